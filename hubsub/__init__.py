@@ -1,0 +1,65 @@
+"""Hierarchical publish/subscribe within a process, for asyncio.
+
+>>> import hubsub
+>>> hub = hubsub.Hub()
+>>> @hub.on(("sensor", "*", "temperature"))
+... def show(key, celsius):
+...     print(key[1], celsius)
+>>> hub.publish(("sensor", "kitchen", "temperature"), 21.5)
+kitchen 21.5
+1
+"""
+
+from .errors import (
+    ClosedError,
+    EmptyKey,
+    HubClosed,
+    HubsubError,
+    InvalidKey,
+    InvalidListener,
+    InvalidPart,
+    NoRunningLoop,
+    SubscriptionClosed,
+    UnknownListener,
+    UnknownSubscription,
+    WildcardPublished,
+    WrongContext,
+    WrongLoop,
+    WrongThread,
+)
+from .event import Event, ListenerFailure, Meta
+from .hub import Hub, Stats
+from .key import Key
+from .publisher import Publisher
+from .subscriber import Subscriber
+from .subscription import Listener, Subscription
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ClosedError",
+    "EmptyKey",
+    "Event",
+    "Hub",
+    "HubClosed",
+    "HubsubError",
+    "InvalidKey",
+    "InvalidListener",
+    "InvalidPart",
+    "Key",
+    "Listener",
+    "ListenerFailure",
+    "Meta",
+    "NoRunningLoop",
+    "Publisher",
+    "Stats",
+    "Subscriber",
+    "Subscription",
+    "SubscriptionClosed",
+    "UnknownListener",
+    "UnknownSubscription",
+    "WildcardPublished",
+    "WrongContext",
+    "WrongLoop",
+    "WrongThread",
+]

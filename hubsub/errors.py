@@ -1,0 +1,141 @@
+"""Every error that hubsub raises, in one tree.
+
+    HubsubError
+    ├── InvalidKey (ValueError)           a key or pattern that cannot be used
+    │   ├── EmptyKey                      it has no parts
+    │   ├── WildcardPublished             a wildcard was published to
+    │   └── InvalidPart                   a part is not a string
+    ├── InvalidListener (TypeError)       not callable, or of the wrong kind for the call
+    ├── UnknownListener (LookupError)     removed, but never added
+    ├── UnknownSubscription (LookupError) no subscription of that id or pattern
+    ├── ClosedError                       you closed it
+    │   ├── HubClosed
+    │   └── SubscriptionClosed
+    └── WrongContext (RuntimeError)       used from where it cannot work
+        ├── WrongThread
+        ├── WrongLoop
+        └── NoRunningLoop
+
+What is *closed* was closed by you; what is *lost* was lost by the world.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+
+class HubsubError(Exception):
+    """Base class of every error that hubsub raises on purpose."""
+
+
+class InvalidKey(HubsubError, ValueError):
+    """A key or pattern that cannot be used; `key` is what was given."""
+
+    def __init__(self, key: object, why: str) -> None:
+        super().__init__(f"{key!r}: {why}")
+        self.key = key
+
+
+class EmptyKey(InvalidKey):
+    """A key needs at least one part."""
+
+    def __init__(self, key: object) -> None:
+        super().__init__(key, "a key needs at least one part, like ('orders', 'new')")
+
+
+class WildcardPublished(InvalidKey):
+    r"""Messages are published to exact keys; wildcards are for subscribing."""
+
+    def __init__(self, key: object) -> None:
+        super().__init__(
+            key, r"'*' and '+' are wildcards, for subscribing only; a literal star is customarily spelled r'\*'"
+        )
+
+
+class InvalidPart(InvalidKey):
+    """A part of a key is not a string; `part` is the offender."""
+
+    def __init__(self, key: object, part: object) -> None:
+        super().__init__(key, f"every part must be a str, and {part!r} is of type {type(part).__name__}")
+        self.part = part
+
+
+class InvalidListener(HubsubError, TypeError):
+    """A listener that cannot be called in the way asked for; `listener` is what was given."""
+
+    def __init__(self, listener: object, why: str) -> None:
+        super().__init__(f"{listener!r}: {why}")
+        self.listener = listener
+
+
+class UnknownListener(HubsubError, LookupError):
+    """The listener to remove was never added to that pattern, or is removed already."""
+
+    def __init__(self, listener: object, pattern: object, owner: object) -> None:
+        super().__init__(f"{owner!r} has no listener {listener!r} on {pattern!r}; remove it with the key it was added with")
+        self.listener = listener
+        self.pattern = pattern
+
+    # A LookupError of two arguments would print as a KeyError does, quoted.
+    __str__ = Exception.__str__
+
+
+class UnknownSubscription(HubsubError, LookupError):
+    """No subscription has that id, or the one that has it does not hold that pattern."""
+
+    def __init__(self, subscription_id: Hashable, owner: object, pattern: object = None) -> None:
+        held = "" if pattern is None else f" on {pattern!r}"
+        super().__init__(f"{owner!r} has no subscription {subscription_id!r}{held}; subscribe first")
+        self.subscription_id = subscription_id
+        self.pattern = pattern
+
+    __str__ = Exception.__str__
+
+
+class ClosedError(HubsubError):
+    """Somebody on this side closed what was used."""
+
+
+class HubClosed(ClosedError):
+    """The hub is closed; `await hub.start()` or `async with hub` opens it again."""
+
+    def __init__(self, hub: object, closing: bool = False) -> None:
+        state = "closing and takes no new subscriptions" if closing else "closed; await hub.start() opens it again"
+        super().__init__(f"{hub!r} is {state}")
+        self.hub = hub
+
+
+class SubscriptionClosed(ClosedError):
+    """The subscription is closed and everything that it had queued was read."""
+
+    def __init__(self, subscription: object) -> None:
+        super().__init__(f"{subscription!r} is closed and has nothing left to read")
+        self.subscription = subscription
+
+
+class WrongContext(HubsubError, RuntimeError):
+    """Used from a thread or a loop where it cannot work."""
+
+
+class WrongThread(WrongContext):
+    """The hub belongs to the thread of its loop; other threads use `publish_threadsafe`."""
+
+    def __init__(self, hub: object) -> None:
+        super().__init__(f"{hub!r} runs in another thread; from here use hub.publish_threadsafe(key, message)")
+        self.hub = hub
+
+
+class WrongLoop(WrongContext):
+    """The hub is bound to another event loop that is still open."""
+
+    def __init__(self, hub: object) -> None:
+        super().__init__(f"{hub!r} is bound to another event loop that is still open; close that loop or use a hub for each")
+        self.hub = hub
+
+
+class NoRunningLoop(WrongContext):
+    """This operation needs a running event loop."""
+
+    def __init__(self, hub: object, what: str) -> None:
+        super().__init__(f"{what} needs {hub!r} to be on a running event loop; await hub.start() binds it to one")
+        self.hub = hub

@@ -1,0 +1,76 @@
+"""What travels: an `Event`, the `Meta` that may go with it, and the report of a listener's failure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple
+
+from .key import Key, T
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class Meta(NamedTuple):
+    """What is known of a message beyond key and payload; present on events that came with it, from a bridge say."""
+
+    id: str | None = None
+    """Unique within `source`."""
+    source: str | None = None
+    """The origin: who published it first."""
+    time: float | None = None
+    """When it was published, in seconds since the epoch."""
+    headers: Mapping[str, str] = {}
+    """Whatever the publisher sent along."""
+    hops: int = 0
+    """How many bridges it has crossed."""
+    position: object = None
+    """Where it stands in its broker's log, in the broker's own terms."""
+    redelivered: bool = False
+    """The broker says that it was delivered before."""
+    replayed: bool = False
+    """It comes from a history, not from the live flow."""
+
+
+class Event(tuple[Key[T], T], Generic[T]):
+    """A message and its key: `key, message = event`.
+
+    `event.meta` is None unless something was known beyond the two.
+    """
+
+    meta: Meta | None = None
+
+    def __new__(cls, key: Key[T], message: T, meta: Meta | None = None) -> Self:
+        event = tuple.__new__(cls, (key, message))
+        if meta is not None:
+            event.meta = meta
+        return event
+
+    if TYPE_CHECKING:
+
+        @property
+        def key(self) -> Key[T]: ...
+
+        @property
+        def message(self) -> T: ...
+    else:
+        key = property(itemgetter(0), doc="What it was published to.")
+        message = property(itemgetter(1), doc="What was published.")
+
+    def __getnewargs__(self) -> tuple[Any, ...]:
+        return (self[0], self[1], self.meta)
+
+    def __repr__(self) -> str:
+        meta = "" if self.meta is None else f", {self.meta!r}"
+        return f"Event({self[0]!r}, {self[1]!r}{meta})"
+
+
+class ListenerFailure(NamedTuple):
+    """What `Hub(on_error=...)` is told when a listener fails."""
+
+    key: Key[Any]
+    message: Any
+    listener: Any
+    """The `Listener` that failed; `listener.function` is the callable."""
+    error: BaseException

@@ -1,0 +1,785 @@
+"""The hub: routes each message to whoever subscribed to its key."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext, suppress
+from functools import partial
+from inspect import iscoroutinefunction
+from itertools import count
+from threading import get_ident
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec, Protocol, TypeVar, overload
+
+from .errors import HubClosed, InvalidListener, NoRunningLoop, WrongLoop, WrongThread
+from .event import Event, ListenerFailure
+from .key import PLUS, STAR, Key, KeyLike, Patterns, T, as_patterns, escaped, is_subset, publishable
+from .log import Logger
+from .mailbox import Mailbox
+from .matcher import Matcher
+from .routes import Route, RouteCache, Tally, gone
+from .subscription import AsyncListener, Forgetful, Listener, Registration, Subscription
+
+if TYPE_CHECKING:
+    from types import FrameType, TracebackType
+
+    from typing_extensions import Self
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+logger = Logger("hubsub.hub")
+listener_logger = Logger("hubsub.listener")
+
+NAMESPACE = "Hub"  # the first part of the keys of meta-events
+
+
+class Decorator(Protocol[P]):
+    """Takes a function, plain or async, of these parameters and returns it unchanged."""
+
+    def __call__(self, function: Callable[P, R], /) -> Callable[P, R]: ...
+
+
+class Stats(NamedTuple):
+    """Totals of a hub at a moment. Figures of single subscriptions are on them."""
+
+    time: float
+    """When it was taken, in seconds since the epoch."""
+    published: int
+    """Messages published so far."""
+    routed: int
+    """The sum of what each `publish` returned: messages times subscriptions."""
+    failed: int
+    """Calls of listeners that raised."""
+    subscriptions: int
+    """Subscriptions and listeners registered now."""
+    patterns: int
+    """Different patterns among them."""
+    cached_routes: int
+    """Keys whose route is remembered."""
+    cache_hits: int
+    """Messages published along a remembered route."""
+    cache_misses: int
+    """Routes made."""
+
+
+class Hub:
+    """Routes messages from publishers to subscribers by key.
+
+    May be made before an event loop runs, at module level say. Publishing to sync listeners never needs a loop; async
+    listeners and consumers bind the hub to the loop they run on. When that loop is closed, or the hub was closed and
+    is started again, it binds anew and keeps its listeners. A hub belongs to the thread of its loop; other threads use
+    `publish_threadsafe`.
+
+    Args:
+        name: Shown in logs and errors.
+        drain: Seconds that `close` gives async listeners to finish what is queued.
+        maxsize: The default bound, in messages, of each subscription's and async listener's queue.
+        on_error: Called with a `ListenerFailure` when a listener raises.
+        route_cache: Keys whose routes are remembered; 0 for none.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str = "hub",
+        drain: float = 5.0,
+        maxsize: int = 10_000,
+        on_error: Callable[[ListenerFailure], object] | None = None,
+        route_cache: int = 100_000,
+    ) -> None:
+        if drain < 0:
+            raise ValueError(f"drain is a number of seconds, not {drain!r}")
+        if route_cache < 0:
+            raise ValueError(f"route_cache is a number of keys, not {route_cache!r}")
+        self.name = name
+        self.drain = drain
+        self.maxsize = _bound(maxsize)
+        self.on_error = on_error
+        self._matcher: Matcher[Registration] = Matcher()
+        self._registered: dict[Registration, None] = {}
+        self._order = count(1)
+        self._watchers = 0  # patterns that may match the hub's own namespace
+        self._route_cache = route_cache
+        self._tally = Tally()
+        self._misses = 0
+        self._failed = 0
+        self._cache = RouteCache(route_cache, self._tally)
+        self._routes = self._cache.routes
+        self._caching = route_cache > 0
+        self._uncached: list[Route] = []
+        self._retired: list[RouteCache] = []
+        self._state: Literal["open", "closing", "closed"] = "open"
+        self._closing: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = 0
+        self._ending = False
+        self._unstarted: dict[AsyncListener, None] = {}
+        self._running: dict[AsyncListener, None] = {}
+
+    def __repr__(self) -> str:
+        return f"<Hub {self.name!r}>"
+
+    # Publishing
+
+    def publish(self, key: KeyLike[T], message: T = None) -> int:  # type: ignore[assignment]
+        """Deliver to every matching subscription, in order of subscription; return how many there are.
+
+        Never waits. A listener that raises is logged and counted and hurts no one else. What a listener publishes is
+        delivered whole before this delivery goes on; what it subscribes does not get this message any more, what it
+        removes is called no more.
+
+        Raises:
+            InvalidKey: Nothing can be published to `key`.
+            HubClosed: The hub is closed.
+            WrongThread: The hub's loop runs in another thread (told where telling costs nothing).
+        """
+        try:
+            route = self._routes[key]
+        except (KeyError, TypeError):
+            route = self._route(key)
+        route.published += 1
+        key = route.key
+        for deliver in route:
+            try:
+                deliver(key, message)
+            except BaseException as error:
+                self._deliver_failed(route, deliver, message, error)
+        return len(route)
+
+    def publish_many(self, pairs: Iterable[tuple[KeyLike[T], T]]) -> int:
+        """Publish each (key, message) in turn; return the sum of what `publish` returned."""
+        return sum(self.publish(key, message) for key, message in pairs)
+
+    def publish_event(self, event: Event[T], source: Registration | None = None) -> int:
+        """Deliver an event with its metadata to every matching subscription but `source`; return how many.
+
+        For bridges and the like, which relay what came from elsewhere; otherwise as `publish`.
+        """
+        try:
+            route = self._routes[event.key]
+        except (KeyError, TypeError):
+            route = self._route(event.key)
+        if type(event.key) is not Key:
+            event = Event(route.key, event.message, event.meta)
+        return self._deliver(route.targets, event, source)  # type: ignore[arg-type]
+
+    async def publish_wait(self, key: KeyLike[T], message: T = None) -> int:  # type: ignore[assignment]
+        """Deliver as `publish` does, when each full queue has a place: to everyone in one step, or to no one.
+
+        First come, first served. With room it does not yield to the loop; cancelled, it has delivered nothing.
+
+        Raises:
+            InvalidKey, HubClosed: As `publish`; also if the hub is closed while waiting.
+        """
+        try:
+            route = self._routes[key]
+        except (KeyError, TypeError):
+            route = self._route(key)
+        mailboxes = route.mailboxes
+        if mailboxes is None:
+            mailboxes = route.mailboxes = _mailboxes(route)
+        for mailbox in mailboxes:
+            if len(mailbox.items) >= mailbox.room:
+                return await self._publish_into_places(route.key, message, mailboxes)
+        return self.publish(key, message)
+
+    async def _publish_into_places(self, key: Key[T], message: T, mailboxes: Sequence[Mailbox]) -> int:
+        # Everyone takes places in order of subscription, so that no two wait for each other.
+        loop = self._bind()
+        held: list[Mailbox] = []
+        try:
+            for mailbox in mailboxes:
+                if len(mailbox.items) >= mailbox.room and not mailbox.closed:
+                    await mailbox.place(loop)
+                    held.append(mailbox)
+            return self.publish(key, message)
+        finally:
+            for mailbox in held:
+                mailbox.give_back()
+
+    def publish_threadsafe(self, key: KeyLike[T], message: T = None) -> concurrent.futures.Future[int]:  # type: ignore[assignment]
+        """Publish from any thread, through the hub's loop, in order for each thread.
+
+        Returns a future of what `publish` returns or raises; cancelled in time, nothing is published.
+
+        Raises:
+            NoRunningLoop: The hub is not bound to a loop yet, or its loop is closed.
+        """
+        loop = self._loop
+        future: concurrent.futures.Future[int] = concurrent.futures.Future()
+
+        def publish() -> None:
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(self.publish(key, message))
+                except BaseException as error:
+                    future.set_exception(error)
+                    if not isinstance(error, Exception):
+                        raise
+
+        if loop is None or loop.is_closed():
+            raise NoRunningLoop(self, "publish_threadsafe")
+        loop.call_soon_threadsafe(publish)
+        return future
+
+    # Subscribing
+
+    @overload
+    def on(self, patterns: Patterns[T], *, maxsize: int | None = None) -> Decorator[[Key[T], T]]: ...
+    @overload
+    def on(
+        self, patterns: Patterns[T], *, event: Literal[True], maxsize: int | None = None
+    ) -> Decorator[[Event[T]]]: ...
+
+    def on(self, patterns: Patterns[Any], *, event: bool = False, maxsize: int | None = None) -> Any:
+        """Add the decorated function as a listener and return it unchanged. Options as of `add_listener`."""
+
+        def add(function: Callable[..., object]) -> Callable[..., object]:
+            self._add_listener(patterns, function, is_async(function), event=event, maxsize=maxsize)
+            return function
+
+        return add
+
+    def add_listener(
+        self,
+        patterns: Patterns[Any],
+        function: Callable[..., object],
+        *,
+        event: bool = False,
+        maxsize: int | None = None,
+    ) -> Listener:
+        """Call `function(key, message)` for every message that matches one of `patterns`.
+
+        A plain function is called right in the publish. An async one gets a queue and one task: it is called in order,
+        one message at a time, and slows nobody down.
+
+        Args:
+            patterns: One pattern, or a list, set or frozenset of them.
+            function: A function, plain or async, or anything callable.
+            event: Call `function(event)` instead, with the `Event`.
+            maxsize: For async functions: the bound of the queue, by default the hub's.
+
+        Returns:
+            A handle with its figures and `remove()`.
+
+        Raises:
+            InvalidListener: It cannot be called, or `maxsize` is given for a plain function.
+            InvalidKey: A pattern cannot be subscribed to.
+            HubClosed: The hub is closed or closing.
+        """
+        return self._add_listener(patterns, function, is_async(function), event=event, maxsize=maxsize)
+
+    def subscribe(self, patterns: Patterns[T], *, maxsize: int | None = None) -> Subscription[T]:
+        """Queue every message that matches one of `patterns`, from now on.
+
+        Args:
+            patterns: One pattern, or a list, set or frozenset of them.
+            maxsize: The bound of the queue, by default the hub's; see `Subscription`.
+
+        Raises:
+            InvalidKey: A pattern cannot be subscribed to.
+            HubClosed: The hub is closed or closing.
+        """
+        named = as_patterns(patterns)
+        subscription: Subscription[T] = Subscription(self, _bound(maxsize, self.maxsize))
+        self._add(subscription, named)
+        return subscription
+
+    # Asking
+
+    def has_subscribers(self, patterns: Patterns[Any] = STAR) -> bool:
+        """True exactly if some publishable key matches both a pattern and a subscription; by default: any at all.
+
+        For a key without wildcards this costs a look-up; for a pattern it scans the subscribed patterns.
+        """
+        return any(self._matcher.overlaps(named) for named in as_patterns(patterns))
+
+    def patterns(self) -> dict[Key[Any], int]:
+        """Every subscribed pattern and how many subscriptions it has."""
+        return {Key.create_from(pattern): number for pattern, number in self._matcher.counts()}
+
+    def get_subscriber_queue_sizes(self, key: KeyLike[Any]) -> tuple[int, ...]:
+        """The messages pending in each queue that `key` is delivered to, in order of subscription."""
+        targets = sorted(set(self._matcher.match(publishable(key))), key=_by_order)
+        return tuple(target.pending for target in targets if _mailbox(target) is not None)
+
+    def get_all_subscriber_queue_sizes(self) -> dict[Key[Any], tuple[int, ...]]:
+        """For each pattern that has queues, the messages pending in each of them."""
+        sizes: dict[tuple[str, ...], list[int]] = {}
+        for registration in self._registered:
+            if _mailbox(registration) is not None:
+                for pattern in registration._patterns:
+                    sizes.setdefault(pattern, []).append(registration.pending)
+        return {Key.create_from(pattern): tuple(pending) for pattern, pending in sizes.items()}
+
+    def stats(self) -> Stats:
+        """Totals as of now. Costs an addition a remembered route, whatever the number of subscriptions."""
+        self._fold_all()
+        published, routed = self._tally.published, self._tally.routed
+        return Stats(
+            time=time.time(),
+            published=published,
+            routed=routed,
+            failed=self._failed,
+            subscriptions=len(self._registered),
+            patterns=len(self._matcher),
+            cached_routes=self._cache.size,
+            cache_hits=published - self._misses,
+            cache_misses=self._misses,
+        )
+
+    # Life
+
+    @property
+    def is_open(self) -> bool:
+        """False once `close` was called, until the hub is started again."""
+        return self._state == "open"
+
+    async def start(self) -> None:
+        """Bind the hub to the running loop and start what waits for one; opens a closed hub again.
+
+        Raises:
+            HubClosed: It is just being closed.
+            WrongLoop, WrongThread: It is bound to another loop that is still open.
+        """
+        if self._state == "closing":
+            raise HubClosed(self, closing=True)
+        self._bind()
+        self._state = "open"
+
+    async def close(self) -> None:
+        """Drain the async listeners for at most `drain` seconds, then end every task and every subscription.
+
+        New subscriptions are refused at once. Async listeners finish what is queued and may publish onward. What is
+        left then is counted as dropped and logged. Consumers may still read what is queued for them; nobody waits for
+        that. Cancelled once, it drains all the same; cancelled again, it stops draining. Closing twice is safe; from
+        inside a listener's own call that call is neither cancelled nor waited for.
+        """
+        await self._close(cancelled=False)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._close(cancelled=isinstance(error, asyncio.CancelledError))
+
+    async def _close(self, cancelled: bool) -> None:
+        if self._state == "closed":
+            return
+        loop = self._bind()
+        if self._closing is None:
+            self._state = "closing"
+            self._closing = loop.create_task(self._drain_and_end(), name=f"closing {self!r}")
+        elif any(listener.is_caller() for listener in self._running):
+            return  # the closing waits for this very call
+        closing = self._closing
+        interrupt: asyncio.CancelledError | None = None
+        with _shield():
+            while not closing.done():
+                try:
+                    await asyncio.wait([closing])
+                except asyncio.CancelledError as error:
+                    if cancelled:
+                        closing.cancel()
+                    cancelled, interrupt = True, error
+        if interrupt is not None:
+            raise interrupt
+        if not closing.cancelled():
+            closing.result()
+
+    async def _drain_and_end(self) -> None:
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self.drain):
+                    await self._drain()
+        finally:
+            await self._end()
+
+    async def _drain(self) -> None:
+        """Wait until no async listener has anything to do; it may give the others more by publishing onward."""
+        while busy := [listener for listener in self._running if listener.is_busy and not listener.is_caller()]:
+            await busy[0].quiet()
+
+    async def _end(self) -> None:
+        self._state = "closed"
+        self._swap_cache()
+        tasks = []
+        abandoned = 0
+        for registration in list(self._registered):
+            if isinstance(registration, AsyncListener):
+                abandoned += registration._mailbox.drop_all()
+                tasks += registration._stop()
+            elif isinstance(registration, Subscription):
+                self._remove(registration)
+        self._closing = None
+        if abandoned:
+            logger.warning("%r closed with %d messages that its async listeners had not handled", self, abandoned)
+        if tasks:
+            _, stuck = await asyncio.wait(tasks, timeout=max(self.drain, 1.0))
+            for task in stuck:
+                logger.error("%r closed, but %r goes on in spite of being cancelled", self, task)
+
+    def _bind(self) -> asyncio.AbstractEventLoop:
+        """Bind to the running loop, unless bound to it already, and start what waited for one."""
+        loop = asyncio.get_running_loop()
+        if loop is self._loop:
+            return loop
+        if self._loop is not None and not self._loop.is_closed():
+            raise WrongThread(self) if self._thread != get_ident() else WrongLoop(self)
+        self._loop = loop
+        self._thread = get_ident()
+        self._ending = False
+        self._closing = None
+        for old in self._retired:
+            loop.call_soon(self._dismantle, old)
+        # In debug mode nothing is cached, so that every publish passes the checks of a new key.
+        self._caching = self._route_cache > 0 and not loop.get_debug()
+        if not self._caching:
+            self._swap_cache()
+        # A loop that was closed without ending its tasks leaves them behind.
+        left, self._running = self._running, {}
+        for listener in left:
+            listener._reset()
+        late, self._unstarted = self._unstarted, {}
+        for listener in late:
+            listener._start()
+        return loop
+
+    def _bind_later(self, listener: AsyncListener) -> asyncio.AbstractEventLoop | None:
+        """The loop to start a task on; without one, remember the listener until there is one."""
+        loop = self._loop
+        if _is_loop_running():
+            loop = self._bind()
+        else:
+            self._check_thread()
+            # A loop that is bound but stands still in this thread will run again.
+            if loop is None or loop.is_closed():
+                self._unstarted[listener] = None
+                return None
+        self._running[listener] = None
+        return loop
+
+    def _task_ended(self, listener: AsyncListener, task: asyncio.Task[None]) -> bool:
+        """Note that a listener's task has ended; return whether that is in order."""
+        self._running.pop(listener, None)
+        if listener.closed or self._state != "open":
+            return True
+        # asyncio.run cancels every task when it ends: then the listener stays, for the next loop. If only its own
+        # task is being cancelled, somebody meant it.
+        if not self._ending:
+            self._ending = all(other.cancelling() for other in asyncio.all_tasks(task.get_loop()))
+        if self._ending and listener.pending:
+            self._unstarted[listener] = None
+        return self._ending
+
+    def _check_thread(self) -> None:
+        if self._loop is not None and self._thread != get_ident() and not self._loop.is_closed():
+            raise WrongThread(self)
+
+    # Delivering, the rare parts
+
+    def _route(self, key: KeyLike[Any]) -> Route:
+        """Make the route of a key that is not in the cache."""
+        self._check_thread()
+        if self._state == "closed":
+            raise HubClosed(self)
+        if self._uncached:
+            self._fold_uncached()
+        key = publishable(key)
+        route = self._routes.get(key)
+        if route is not None:
+            return route
+        targets = self._matcher.match(key)
+        if len(targets) > 1:
+            targets = sorted(set(targets), key=_by_order)
+        route = Route(key, targets)
+        if len(targets) > 1 and len(set(map(id, route))) < len(route):
+            _tell_apart(route)
+        self._misses += 1
+        if self._caching:
+            self._cache.add(route)
+        else:
+            self._uncached.append(route)
+        return route
+
+    def _deliver(self, targets: Sequence[Registration], event: Event[Any], source: Registration | None = None) -> int:
+        """Deliver an event without a route of its own."""
+        interrupt: BaseException | None = None
+        delivered = 0
+        for target in targets:
+            if target is source or target.closed:
+                continue
+            delivered += 1
+            target.counted += 1
+            try:
+                target.deliver_event(event)
+            except BaseException as error:
+                interrupt = self._failure(target, event.key, event.message, error) or interrupt
+        self._tally.published += 1
+        self._tally.routed += delivered
+        if interrupt is not None:
+            raise interrupt
+        return delivered
+
+    def _deliver_failed(self, route: Route, deliver: Any, message: Any, error: BaseException) -> None:
+        """Report the failure of one place of a route; if it must pass, serve the places after it first."""
+        place = _place(route, deliver)
+        interrupt = self._failure(route.targets[place], route.key, message, error)  # type: ignore[arg-type]
+        if interrupt is None:
+            return
+        for later in range(place + 1, len(route)):
+            try:
+                route[later](route.key, message)
+            except BaseException as another:
+                self._failure(route.targets[later], route.key, message, another)  # type: ignore[arg-type]
+        raise interrupt
+
+    def _failure(self, target: Registration, key: Key[Any], message: Any, error: BaseException) -> BaseException | None:
+        """Report what a target raised; return it if it is none of its failures but has to pass."""
+        if isinstance(error, WrongThread) or not isinstance(error, Exception | asyncio.CancelledError):
+            return error
+        if isinstance(target, Listener):
+            self._report(target, key, message, error)
+        else:
+            logger.error("delivering %r to %r failed", key, target, cause=error)
+        return None
+
+    def _report(self, listener: Listener, key: Key[Any], message: Any, error: BaseException) -> None:
+        """Count, log and pass on a listener's failure."""
+        listener.failed += 1
+        self._failed += 1
+        if isinstance(error, RecursionError):
+            # A traceback of a thousand frames tells less than this line.
+            listener_logger.error("listener %r failed on %r: %s", listener.function, key, error)
+        else:
+            listener_logger.error("listener %r failed on %r", listener.function, key, cause=error)
+        if self.on_error is not None:
+            try:
+                self.on_error(ListenerFailure(key, message, listener, error))
+            except Exception as another:
+                logger.error("on_error %r failed", self.on_error, cause=another)
+
+    # Subscribing, the inner parts
+
+    def _add_listener(
+        self,
+        patterns: Patterns[Any],
+        function: Callable[..., Any],
+        asynchronous: bool,
+        *,
+        event: bool = False,
+        maxsize: int | None = None,
+        owner: Forgetful | None = None,
+    ) -> Listener:
+        if not callable(function):
+            raise InvalidListener(function, "a listener is a function, or anything that can be called")
+        named = as_patterns(patterns)
+        listener: Listener
+        if asynchronous:
+            bound = _bound(maxsize, self.maxsize)
+            listener = AsyncListener(self, function, maxsize=bound, event=event, owner=owner)
+        elif maxsize is not None:
+            raise InvalidListener(function, "maxsize bounds the queue of an async listener; a sync one has none")
+        else:
+            listener = Listener(self, function, event=event, owner=owner)
+        self._add(listener, named)
+        return listener
+
+    def _add(self, registration: Registration, patterns: Sequence[tuple[str, ...]]) -> None:
+        """Register it on these patterns, which it does not hold yet. Nothing is awaited, nothing can fail half-way."""
+        self._check_thread()
+        if self._state != "open":
+            raise HubClosed(self, closing=self._state == "closing")
+        if registration.closed:
+            registration._reopened()
+        if registration not in self._registered:
+            self._registered[registration] = None
+            registration.order = next(self._order)
+        registration._patterns += tuple(patterns)
+        added = []
+        for pattern in patterns:
+            added.append((pattern, self._matcher.add(pattern, registration)))
+            self._watchers += _may_be_meta(pattern)
+            self._forget_routes(pattern)
+        if self._watchers:
+            self._announce("addedSubscriber", added)
+
+    def _remove(self, registration: Registration, patterns: Iterable[tuple[str, ...]] | None = None) -> None:
+        """Take it off these patterns, or off all; off its last one it is closed."""
+        self._check_thread()
+        patterns = registration._patterns if patterns is None else tuple(patterns)
+        left = tuple(pattern for pattern in registration._patterns if pattern not in patterns)
+        removed = []
+        for pattern in patterns:
+            removed.append((pattern, self._matcher.remove(pattern, registration)))
+            self._watchers -= _may_be_meta(pattern)
+            self._forget_routes(pattern)
+        self._silence(registration, left)
+        if not left:
+            registration.closed = True
+            del self._registered[registration]
+            self._unstarted.pop(registration, None)  # type: ignore[call-overload]
+            registration._removed()
+        else:
+            registration._patterns = left
+        if registration._owner is not None:
+            registration._owner._forget(registration, patterns)
+        if self._watchers and self._state != "closed":
+            self._announce("removedSubscriber", removed)
+
+    def _announce(self, what: str, changes: Iterable[tuple[tuple[str, ...], int]]) -> None:
+        """Publish the meta-events of a change that has taken effect; build them only for somebody."""
+        for pattern, number in changes:
+            key: Key[Any] = Key(NAMESPACE, what, *escaped(pattern))
+            targets = self._matcher.match(key)
+            if targets:
+                message = {"key": Key.create_from(pattern), "currentSubscriberCount": number}
+                self._misses += 1
+                self._deliver(sorted(set(targets), key=_by_order), Event(key, message))
+
+    # The route cache
+
+    # A change that touches more routes than this swaps the whole cache.
+    MOST_DROPPED = 300
+    # Routes dismantled in one turn of the loop.
+    SLICE = 300
+
+    def _forget_routes(self, pattern: tuple[str, ...]) -> None:
+        """Drop the cached routes that a change of `pattern` touches."""
+        touched = self._cache.touched(pattern, self.MOST_DROPPED)
+        if touched is None:
+            self._swap_cache()
+        else:
+            for route in touched:
+                self._cache.drop(route)
+
+    def _swap_cache(self) -> None:
+        """Start an empty cache and dismantle the old one in slices, so that the loop never stalls."""
+        old = self._cache
+        self._cache = RouteCache(self._route_cache, self._tally)
+        self._routes = self._cache.routes
+        if _is_loop_running():
+            self._retired.append(old)
+            asyncio.get_running_loop().call_soon(self._dismantle, old)
+        else:
+            old.fold()
+
+    def _dismantle(self, old: RouteCache) -> None:
+        if old.dismantle(self.SLICE):
+            asyncio.get_running_loop().call_soon(self._dismantle, old)
+        elif old in self._retired:
+            self._retired.remove(old)
+
+    def _fold_uncached(self) -> None:
+        for route in self._uncached:
+            self._tally.fold(route)
+        self._uncached.clear()
+
+    def _fold_all(self) -> None:
+        self._fold_uncached()
+        for cache in (self._cache, *self._retired):
+            cache.fold()
+
+    def _fold(self, registration: Registration) -> None:
+        """Bring the figures of one registration up to date."""
+        self._fold_uncached()
+        for cache in self._retired:
+            cache.fold()
+        for pattern in registration._patterns:
+            for route in self._cache.touched(pattern) or ():
+                self._tally.fold(route)
+
+    def _silence(self, registration: Registration, left: Iterable[tuple[str, ...]]) -> None:
+        """Overwrite the place of what was closed in the routes of running publishes.
+
+        A publish runs while one of its listeners closes something: it is a frame on this very stack. Looking for it
+        there is what allows the loop in `publish` to read no flag and leave no trace. `left` are the patterns that the
+        registration keeps.
+        """
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None:
+            if frame.f_code is _PUBLISH:
+                running = frame.f_locals
+                route = running.get("route")
+                if running["self"] is self and route is not None and registration in route.targets:
+                    place = route.targets.index(registration)
+                    if route[place] is not gone and not any(is_subset(route.key, pattern) for pattern in left):
+                        route[place] = gone
+                        if place > _place(route, running.get("deliver")):
+                            registration.missed += 1
+            frame = frame.f_back
+
+
+_PUBLISH = Hub.publish.__code__
+
+
+def is_async(function: object) -> bool:
+    """True if calling `function` makes a coroutine: a coroutine function, a partial of one, or such a `__call__`."""
+    while isinstance(function, partial):
+        function = function.func
+    return iscoroutinefunction(function) or iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
+
+
+def _is_loop_running() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _by_order(registration: Registration) -> int:
+    return registration.order
+
+
+def _bound(maxsize: int | None, default: int = 0) -> int:
+    if maxsize is None:
+        return default
+    if not isinstance(maxsize, int) or maxsize < 1:
+        raise ValueError(f"maxsize is a number of messages, at least 1, not {maxsize!r}")
+    return maxsize
+
+
+def _may_be_meta(pattern: tuple[str, ...]) -> bool:
+    return pattern[0] in (NAMESPACE, STAR, PLUS)
+
+
+def _mailbox(registration: Any) -> Mailbox | None:
+    return getattr(registration, "_mailbox", None)
+
+
+def _mailboxes(route: Route) -> tuple[Mailbox, ...]:
+    return tuple(box for target in route.targets if (box := _mailbox(target)) is not None)
+
+
+def _place(route: Route, deliver: object) -> int:
+    """Where in its route a callable stands, or stood before it was overwritten; -1 before the first call."""
+    for place, other in enumerate(route):
+        if other is deliver:
+            return place
+    for place, target in enumerate(route.targets):
+        if route[place] is gone and target.deliver in (deliver, getattr(deliver, "func", None)):
+            return place
+    return -1
+
+
+def _tell_apart(route: Route) -> None:
+    """Wrap what stands in a route more than once, so that a failure can be told to be one listener's."""
+    seen = set()
+    for place, deliver in enumerate(route):
+        if id(deliver) in seen:
+            route[place] = partial(deliver)
+        seen.add(id(deliver))
+
+
+def _shield() -> Any:
+    """A shield against anyio's cancel scopes, which else cancel every await of a clean-up, where anyio is in use."""
+    anyio = sys.modules.get("anyio")
+    return nullcontext() if anyio is None else anyio.CancelScope(shield=True)

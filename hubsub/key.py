@@ -1,0 +1,185 @@
+r"""Keys, and patterns: keys with wildcards.
+
+`*` stands for exactly one part; as the last part for one *or more*. `+` stands for exactly one part, also last.
+Only the whole parts `*` and `+` are special: `"a*"` is an ordinary part. Matching is string equality and nothing is
+ever unescaped: `r"\*"` is simply the customary spelling of a literal star, in keys and in patterns alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias
+
+from .errors import EmptyKey, InvalidKey, InvalidPart, WildcardPublished
+
+if TYPE_CHECKING:
+    from typing_extensions import Self, TypeVar
+
+    T = TypeVar("T", default=Any)
+else:
+    from typing import TypeVar
+
+    T = TypeVar("T")
+
+_K = TypeVar("_K", bound="tuple[str, ...]")
+
+STAR = "*"  # one part; one or more where it stands last
+PLUS = "+"  # one part
+
+
+class Key(tuple[str, ...], Generic[T]):
+    """A tuple of strings that names what is published, or with wildcards, what is subscribed to.
+
+    Equal to and hashed as the plain tuple. `Key[T]` tells a type checker what the messages are.
+
+    Example:
+        >>> Key("sensor", "kitchen") + ("temperature",)
+        ('sensor', 'kitchen', 'temperature')
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, *parts: str) -> Self:
+        return tuple.__new__(cls, parts)
+
+    def __getnewargs__(self) -> tuple[str, ...]:  # type: ignore[override]
+        # Pickle and copy call __new__(*these): without this they would nest the tuple in itself.
+        return tuple(self)
+
+    @classmethod
+    def create_from(cls, parts: str | Iterable[str]) -> Self:
+        """Make a key of one part from a string, or of many from an iterable. A string is never split."""
+        return tuple.__new__(cls, (parts,) if isinstance(parts, str) else parts)
+
+    def __add__(self, other: str | Iterable[str]) -> Self:  # type: ignore[override]
+        return tuple.__new__(type(self), (*self, other) if isinstance(other, str) else (*self, *other))
+
+    @property
+    def is_wildcard(self) -> bool:
+        """True if any part is `*` or `+`."""
+        return STAR in self or PLUS in self
+
+    def is_subset_of(self, other: str | Iterable[str]) -> bool:
+        """True exactly if every publishable key that this pattern matches is matched by `other` too."""
+        return is_subset(self, Key.create_from(other))
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        r"""Read the text form: parts joined by `/`, with `\/` for a slash and `\\` for a backslash in a part.
+
+        Raises:
+            InvalidKey: A backslash stands before anything but `/` or another backslash.
+        """
+        parts = [""]
+        characters = iter(text)
+        for character in characters:
+            if character == "/":
+                parts.append("")
+                continue
+            if character == "\\":
+                character = next(characters, "")
+                if character not in ("/", "\\"):
+                    raise InvalidKey(text, r"a backslash must be followed by '/' or by another backslash")
+            parts[-1] += character
+        return cls(*parts)
+
+    @property
+    def text(self) -> str:
+        """The text form, the inverse of `parse`.
+
+        Raises:
+            EmptyKey: The empty key has no text form.
+        """
+        if not self:
+            raise EmptyKey(self)
+        return "/".join(part.replace("\\", "\\\\").replace("/", "\\/") for part in self)
+
+
+KeyLike: TypeAlias = "Key[T] | tuple[str, ...] | str"
+"""What is accepted wherever a key is expected: a `Key`, a plain tuple, or a string for a key of one part."""
+
+Patterns: TypeAlias = "KeyLike[T] | list[KeyLike[T]] | set[KeyLike[T]] | frozenset[KeyLike[T]]"
+"""What is accepted wherever several patterns make sense: one, or a list, set or frozenset of them."""
+
+
+def publishable(key: KeyLike[T]) -> Key[T]:
+    """Return `key` as a `Key` that may be published to.
+
+    Raises:
+        EmptyKey, InvalidPart, WildcardPublished: It may not.
+    """
+    checked = _checked(key)
+    if STAR in checked or PLUS in checked:
+        raise WildcardPublished(key)
+    return checked
+
+
+def as_patterns(patterns: Patterns[T]) -> list[tuple[str, ...]]:
+    """Return what `patterns` names as tuples, each once, in the order given.
+
+    Raises:
+        EmptyKey, InvalidPart: One of them cannot be subscribed to.
+        InvalidKey: The collection is empty.
+    """
+    if isinstance(patterns, tuple):
+        return [_checked_tuple(patterns)]
+    if isinstance(patterns, str):
+        return [(patterns,)]
+    if not isinstance(patterns, (list, set, frozenset)):
+        raise InvalidKey(patterns, "a pattern is a tuple of strings or a str; several are a list, set or frozenset of them")
+    if not patterns:
+        raise InvalidKey(patterns, "name at least one pattern")
+    return list(dict.fromkeys(_checked(pattern) for pattern in patterns))
+
+
+def _checked(key: object) -> Key[Any]:
+    if isinstance(key, Key):
+        return _checked_tuple(key)
+    if isinstance(key, str):
+        return Key(key)
+    if not isinstance(key, tuple):
+        raise InvalidKey(key, f"a key is a tuple of strings or a str, not a {type(key).__name__}")
+    return tuple.__new__(Key, _checked_tuple(key))
+
+
+def _checked_tuple(key: _K) -> _K:
+    if not key:
+        raise EmptyKey(key)
+    try:
+        "".join(key)  # the fastest question whether every part is a string
+    except TypeError:
+        raise InvalidPart(key, next(part for part in key if not isinstance(part, str))) from None
+    return key
+
+
+def is_subset(narrow: tuple[str, ...], wide: tuple[str, ...]) -> bool:
+    """True exactly if every publishable key that `narrow` matches is matched by `wide`.
+
+    With an exact key as `narrow` this is matching itself.
+    """
+    if not narrow or not wide:
+        return False
+    if wide[-1] == STAR:
+        # One or more parts may stand in the place of the last star; the rest must fit part by part.
+        if len(narrow) < len(wide):
+            return False
+    elif len(narrow) != len(wide) or narrow[-1] == STAR:
+        return False
+    return all(mask in (STAR, PLUS) or part == mask for part, mask in zip(narrow, wide, strict=False))
+
+
+def overlaps(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
+    """True exactly if some publishable key matches both patterns."""
+    if not one or not other:
+        return False
+    if len(one) > len(other):
+        one, other = other, one
+    if len(one) < len(other) and one[-1] != STAR:
+        return False
+    wild = (STAR, PLUS)
+    return all(a == b or a in wild or b in wild for a, b in zip(one, other, strict=False))
+
+
+def escaped(pattern: tuple[str, ...]) -> tuple[str, ...]:
+    r"""Return `pattern` with its wildcards as literal parts: `*` as `\*`, `+` as `\+`."""
+    return tuple(f"\\{part}" if part in (STAR, PLUS) else part for part in pattern)

@@ -1,0 +1,171 @@
+"""Which subscriptions a key has: exact patterns are looked up, wildcard patterns live in a trie."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Generic, TypeVar
+
+from .key import PLUS, STAR, is_subset, overlaps
+
+S = TypeVar("S")
+
+Pattern = tuple[str, ...]
+
+
+class Node(Generic[S]):
+    """One part deep in the trie of wildcard patterns.
+
+    `*` in the middle and `+` match the same parts, so they share the branch `one`.
+    """
+
+    __slots__ = ("here", "one", "parts", "rest")
+
+    def __init__(self) -> None:
+        self.parts: dict[str, Node[S]] = {}
+        self.one: Node[S] | None = None
+        # Insertion order is the order of subscription. The count is of the spellings (`*`, `+`) that hold it here.
+        self.here: dict[S, int] = {}  # patterns that end here
+        self.rest: dict[S, int] = {}  # patterns whose last `*` takes one or more parts below here
+
+    def is_empty(self) -> bool:
+        return not (self.parts or self.here or self.rest) and self.one is None
+
+
+class Matcher(Generic[S]):
+    """A set of (pattern, subscription) pairs that answers which subscriptions match a key.
+
+    Adding, removing and matching cost what the pattern or key is long (and wildcards make it branch), however many
+    patterns there are. `S` is anything hashable.
+    """
+
+    __slots__ = ("_exact", "_root", "_wild")
+
+    def __init__(self) -> None:
+        # Most exact patterns have one subscription: a dict for each would double the memory of a million of them.
+        self._exact: dict[Pattern, S | _Group[S]] = {}
+        self._wild: dict[Pattern, int] = {}
+        self._root: Node[S] = Node()
+
+    def add(self, pattern: Pattern, subscription: S) -> int:
+        """Add a pair that is not held yet; return how many subscriptions the pattern has now."""
+        if STAR not in pattern and PLUS not in pattern:
+            held = self._exact.get(pattern)
+            if held is None:
+                self._exact[pattern] = subscription
+                return 1
+            if type(held) is not _Group:
+                held = self._exact[pattern] = _Group({held: None})  # type: ignore[dict-item]
+            held[subscription] = None
+            return len(held)
+        entries = self._entries(pattern)
+        entries[subscription] = entries.get(subscription, 0) + 1
+        count = self._wild[pattern] = self._wild.get(pattern, 0) + 1
+        return count
+
+    def remove(self, pattern: Pattern, subscription: S) -> int:
+        """Remove a pair that is held; return how many subscriptions the pattern has left. Empty branches go."""
+        if STAR not in pattern and PLUS not in pattern:
+            held = self._exact[pattern]
+            if type(held) is _Group:
+                del held[subscription]
+                if held:
+                    return len(held)
+            del self._exact[pattern]
+            return 0
+        entries = self._entries(pattern)
+        entries[subscription] -= 1
+        if not entries[subscription]:
+            del entries[subscription]
+        count = self._wild[pattern] = self._wild[pattern] - 1
+        if not count:
+            del self._wild[pattern]
+            self._prune(pattern)
+        return count
+
+    def match(self, key: Pattern) -> list[S]:
+        """Return the subscriptions that match an exact key, in no particular order, one of several patterns repeated."""
+        found: list[S] = []
+        exact = self._exact.get(key)
+        if exact is not None:
+            if type(exact) is _Group:
+                found.extend(exact)
+            else:
+                found.append(exact)  # type: ignore[arg-type]
+        nodes = [self._root]
+        for part in key:
+            below = []
+            for node in nodes:
+                if node.rest:
+                    found.extend(node.rest)
+                child = node.parts.get(part)
+                if child is not None:
+                    below.append(child)
+                child = node.one
+                if child is not None:
+                    below.append(child)
+            if not below:
+                return found
+            nodes = below
+        for node in nodes:
+            if node.here:
+                found.extend(node.here)
+        return found
+
+    def overlaps(self, pattern: Pattern) -> bool:
+        """True if some publishable key matches both `pattern` and a subscription. Scans; an exact key is matched."""
+        if STAR not in pattern and PLUS not in pattern:
+            return bool(self.match(pattern))
+        return any(is_subset(key, pattern) for key in self._exact) or any(overlaps(p, pattern) for p in self._wild)
+
+    def counts(self) -> Iterator[tuple[Pattern, int]]:
+        """Every pattern and how many subscriptions it has."""
+        for key, held in self._exact.items():
+            yield key, len(held) if type(held) is _Group else 1
+        yield from self._wild.items()
+
+    def __len__(self) -> int:
+        return len(self._exact) + len(self._wild)
+
+    def is_empty(self) -> bool:
+        """True if nothing is held and no branch was left behind."""
+        return not (self._exact or self._wild) and self._root.is_empty()
+
+    def _entries(self, pattern: Pattern) -> dict[S, int]:
+        """The entries that `pattern` ends in, with the branch to them."""
+        node = self._root
+        last = len(pattern) - 1
+        for place, part in enumerate(pattern):
+            if part == STAR and place == last:
+                return node.rest
+            if part in (STAR, PLUS):
+                if node.one is None:
+                    node.one = Node()
+                node = node.one
+            else:
+                child = node.parts.get(part)
+                if child is None:
+                    child = node.parts[part] = Node()
+                node = child
+        return node.here
+
+    def _prune(self, pattern: Pattern) -> None:
+        """Remove the nodes of a branch that hold nothing any more, from its end upwards."""
+        path = [self._root]
+        for part in pattern if pattern[-1] != STAR else pattern[:-1]:
+            node = path[-1]
+            child = node.one if part in (STAR, PLUS) else node.parts.get(part)
+            assert child is not None
+            path.append(child)
+        for parent, part, child in zip(reversed(path[:-1]), reversed(pattern[: len(path) - 1]), reversed(path), strict=False):
+            if not child.is_empty():
+                return
+            if part in (STAR, PLUS):
+                parent.one = None
+            else:
+                del parent.parts[part]
+
+
+class _Group(dict[S, None]):
+    """Several subscriptions of one exact pattern; a class of its own to be told from a subscription."""
+
+    __slots__ = ()

@@ -1,0 +1,234 @@
+"""A subscriber: an owner of subscriptions and listeners, which all end with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+from .errors import InvalidListener, UnknownListener, UnknownSubscription
+from .event import Event
+from .hub import Decorator, Hub, is_async
+from .key import Key, KeyLike, Patterns, T, as_patterns
+from .subscription import Listener, Registration, Removal, Subscription
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+
+class Subscriber:
+    """Owns subscriptions and listeners; `close()`, or leaving it as a context manager, removes all of them.
+
+    A function that is added twice to one pattern by one subscriber stays one listener. Two subscribers are
+    independent of each other.
+
+    Args:
+        hub: Where to subscribe.
+        id_: A name, shown in logs and errors.
+    """
+
+    DEFAULT_SUBSCRIPTION_ID = "default"
+
+    __slots__ = ("_listeners", "_subscriptions", "hub", "id")
+
+    def __init__(self, hub: Hub, id_: str) -> None:
+        self.hub = hub
+        self.id = id_
+        self._subscriptions: dict[Hashable, Subscription[Any]] = {}
+        self._listeners: dict[Hashable, dict[tuple[str, ...], Listener]] = {}
+
+    def __repr__(self) -> str:
+        return f"<Subscriber {self.id!r} on {self.hub!r}>"
+
+    # Subscriptions
+
+    def subscribe(self, key: Patterns[T], subscription_id: Hashable = DEFAULT_SUBSCRIPTION_ID) -> Subscription[T]:
+        """Add a pattern, or several, to the subscription of that id, and return it; make it if need be.
+
+        All patterns of one id share a queue. Subscribed again after its last pattern was unsubscribed, the queue goes
+        on with what was left in it.
+
+        Raises:
+            InvalidKey: A pattern cannot be subscribed to.
+            HubClosed: The hub is closed or closing.
+        """
+        patterns = as_patterns(key)
+        subscription = self._subscriptions.get(subscription_id)
+        if subscription is None:
+            subscription = Subscription(self.hub, self.hub.maxsize)
+        new = [pattern for pattern in patterns if subscription.closed or pattern not in subscription._patterns]
+        self.hub._add(subscription, new)
+        self._subscriptions[subscription_id] = subscription
+        return subscription
+
+    def unsubscribe(self, key: Patterns[Any], subscription_id: Hashable = DEFAULT_SUBSCRIPTION_ID) -> None:
+        """Take a pattern, or several, off the subscription of that id. Without its last one it ends.
+
+        What is queued can still be read.
+
+        Raises:
+            UnknownSubscription: There is none of that id, or it does not hold the pattern; then nothing is changed.
+        """
+        patterns = as_patterns(key)
+        subscription = self._subscription(subscription_id)
+        for pattern in patterns:
+            if subscription.closed or pattern not in subscription._patterns:
+                raise UnknownSubscription(subscription_id, self, pattern)
+        self.hub._remove(subscription, patterns)
+
+    async def consume(self, subscription_id: Hashable = DEFAULT_SUBSCRIPTION_ID) -> Event[Any]:
+        """Wait for the next message of the subscription of that id: `key, message = await subscriber.consume()`.
+
+        Cancelled, it loses nothing.
+
+        Raises:
+            UnknownSubscription: Nothing was ever subscribed under that id.
+            SubscriptionClosed: It ended and everything queued was read.
+        """
+        return await self._subscription(subscription_id).consume()
+
+    def _subscription(self, subscription_id: Hashable) -> Subscription[Any]:
+        try:
+            return self._subscriptions[subscription_id]
+        except KeyError:
+            raise UnknownSubscription(subscription_id, self) from None
+
+    # Listeners
+
+    def add_sync_listener(
+        self, keys: Patterns[T], callback: Callable[[Key[T], T], object], *, event: bool = False
+    ) -> Listener:
+        """Call a plain function right in the publish of every message that matches; as `Hub.add_listener`.
+
+        Raises:
+            InvalidListener: It is an async function, or cannot be called.
+        """
+        if is_async(callback):
+            raise InvalidListener(callback, "this is an async function; add it with add_async_listener or add_listener")
+        return self._add(keys, callback, False, event=event)
+
+    def add_async_listener(
+        self,
+        keys: Patterns[T],
+        callback: Callable[[Key[T], T], Any],
+        *,
+        event: bool = False,
+        maxsize: int | None = None,
+    ) -> Listener:
+        """Await `callback(key, message)` in a task of its own, one message after the other; as `Hub.add_listener`.
+
+        Anything that returns an awaitable will do.
+        """
+        return self._add(keys, callback, True, event=event, maxsize=maxsize)
+
+    def add_listener(
+        self,
+        keys: Patterns[Any],
+        callback: Callable[..., object],
+        *,
+        event: bool = False,
+        maxsize: int | None = None,
+    ) -> Listener:
+        """Add a function, plain or async, which it is being told by looking; as `Hub.add_listener`."""
+        return self._add(keys, callback, is_async(callback), event=event, maxsize=maxsize)
+
+    @overload
+    def on(self, keys: Patterns[T], *, maxsize: int | None = None) -> Decorator[[Key[T], T]]: ...
+    @overload
+    def on(self, keys: Patterns[T], *, event: Literal[True], maxsize: int | None = None) -> Decorator[[Event[T]]]: ...
+
+    def on(self, keys: Patterns[Any], *, event: bool = False, maxsize: int | None = None) -> Any:
+        """Add the decorated function as a listener and return it unchanged."""
+
+        def add(function: Callable[..., object]) -> Callable[..., object]:
+            self._add(keys, function, is_async(function), event=event, maxsize=maxsize)
+            return function
+
+        return add
+
+    def remove_listener(self, keys: Patterns[Any], callback: Callable[..., object]) -> Removal:
+        """Take a function off a pattern, or several, at once: as `Listener.remove`, off its last pattern.
+
+        Returns an awaitable that ends when its task, if it had one, has.
+
+        Raises:
+            UnknownListener: It was not added to one of them; then nothing is changed.
+        """
+        patterns = as_patterns(keys)
+        held = self._listeners.get(_identity(callback), {})
+        for pattern in patterns:
+            if pattern not in held:
+                raise UnknownListener(callback, pattern, self)
+        affected: dict[Listener, list[tuple[str, ...]]] = {}
+        for pattern in patterns:
+            affected.setdefault(held[pattern], []).append(pattern)
+        removals = []
+        for listener, taken in affected.items():
+            if len(taken) == len(listener._patterns):
+                removals.append(listener.remove())
+            else:
+                self.hub._remove(listener, taken)
+        return Removal.of(removals)
+
+    def remove_all_listeners(self) -> Removal:
+        """Remove every listener at once, as `Listener.remove`; subscriptions stay."""
+        listeners = {listener: None for held in self._listeners.values() for listener in held.values()}
+        return Removal.of([listener.remove() for listener in listeners])
+
+    def close(self) -> Removal:
+        """Remove every listener and end every subscription. What is queued in subscriptions can still be read."""
+        removal = self.remove_all_listeners()
+        for subscription in self._subscriptions.values():
+            subscription.close()
+        return removal
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def _add(
+        self,
+        keys: Patterns[Any],
+        callback: Callable[..., object],
+        asynchronous: bool,
+        *,
+        event: bool = False,
+        maxsize: int | None = None,
+    ) -> Listener:
+        identity = _identity(callback)
+        held = self._listeners.get(identity, {})
+        patterns = as_patterns(keys)
+        new = [pattern for pattern in patterns if pattern not in held]
+        if not new:
+            return held[patterns[0]]
+        listener = self.hub._add_listener(new, callback, asynchronous, event=event, maxsize=maxsize, owner=self)
+        # A meta-event's listener may have run meanwhile and removed it again.
+        if not listener.closed:
+            held = self._listeners.setdefault(identity, {})
+            held.update(dict.fromkeys(new, listener))
+        return listener
+
+    def _forget(self, registration: Registration, patterns: Iterable[tuple[str, ...]]) -> None:
+        """The hub has removed one of our listeners from these patterns, whoever asked for it."""
+        assert isinstance(registration, Listener)
+        identity = _identity(registration.function)
+        held = self._listeners.get(identity, {})
+        for pattern in patterns:
+            if held.get(pattern) is registration:
+                del held[pattern]
+        if not held:
+            self._listeners.pop(identity, None)
+
+
+def _identity(function: Callable[..., object]) -> Hashable:
+    """What makes two callables the same: they are equal; what cannot be hashed is only itself."""
+    try:
+        hash(function)
+    except TypeError:
+        return id(function)
+    return function

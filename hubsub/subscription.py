@@ -1,0 +1,494 @@
+"""What is registered with a hub: listeners, called with each message, and subscriptions, which queue them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable
+from contextvars import ContextVar, copy_context
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, Protocol
+
+from .errors import SubscriptionClosed
+from .event import Event
+from .key import Key, T
+from .log import Logger
+from .mailbox import Mailbox, as_event
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+logger = Logger("hubsub.listener")
+
+# The async listener whose call, or a task that such a call started, is running.
+_inside: ContextVar[AsyncListener | None] = ContextVar("hubsub_inside", default=None)
+
+
+class Owner(Protocol):
+    """What a registration needs of its hub."""
+
+    @property
+    def is_open(self) -> bool: ...
+    def _bind(self) -> asyncio.AbstractEventLoop: ...
+    def _bind_later(self, listener: AsyncListener) -> asyncio.AbstractEventLoop | None: ...
+    def _check_thread(self) -> None: ...
+    def _fold(self, registration: Registration) -> None: ...
+    def _remove(self, registration: Registration, patterns: Iterable[tuple[str, ...]] | None = None) -> None: ...
+    def _report(self, listener: Listener, key: Key[Any], message: Any, error: BaseException) -> None: ...
+    def _task_ended(self, listener: AsyncListener, task: asyncio.Task[None]) -> bool: ...
+
+
+class Forgetful(Protocol):
+    """Whoever keeps a book of registrations and strikes them out when they are gone."""
+
+    def _forget(self, registration: Registration, patterns: Iterable[tuple[str, ...]]) -> None: ...
+
+
+class Registration:
+    """One registration with a hub, on one pattern or several; several that match give a message once."""
+
+    __slots__ = ("_hub", "_owner", "_patterns", "closed", "counted", "deliver", "missed", "order")
+
+    def __init__(
+        self,
+        hub: Owner,
+        deliver: Callable[[Key[Any], Any], object],
+        owner: Forgetful | None = None,
+    ) -> None:
+        self._hub = hub
+        self._owner = owner
+        # The hub sets these two when it registers it.
+        self._patterns: tuple[tuple[str, ...], ...] = ()
+        self.order = 0
+        self.deliver = deliver
+        # Messages routed here, as far as routes have told; `Owner._fold` makes them tell.
+        self.counted = 0
+        # Of these, the ones for which it was closed before its turn came.
+        self.missed = 0
+        self.closed = False
+
+    @property
+    def patterns(self) -> tuple[Key[Any], ...]:
+        """What it is registered on."""
+        return tuple(Key.create_from(pattern) for pattern in self._patterns)
+
+    @property
+    def pending(self) -> int:
+        """Messages queued now."""
+        return 0
+
+    @property
+    def peak_pending(self) -> int:
+        """The most messages ever queued."""
+        return 0
+
+    @property
+    def delivered(self) -> int:
+        """Messages handed over: a listener was called, or a consumer took it."""
+        self._hub._fold(self)
+        return self.counted - self.missed
+
+    @property
+    def dropped(self) -> int:
+        """Messages accepted that nobody will be handed any more."""
+        return self.missed
+
+    @property
+    def accepted(self) -> int:
+        """Messages routed here: at any moment delivered + pending + dropped."""
+        return self.delivered + self.pending + self.dropped
+
+    def deliver_event(self, event: Event[Any]) -> None:
+        """Deliver a message together with its metadata."""
+        self.deliver(*event)
+
+    def _removed(self) -> None:
+        """Let go of what was queued or running; the hub has just removed it."""
+
+    def _reopened(self) -> None:
+        """Begin anew; the hub is just registering it again."""
+        self.closed = False
+        self._patterns = ()
+
+    def __repr__(self) -> str:
+        patterns = ", ".join(map(repr, self._patterns))
+        closed = " closed" if self.closed else ""
+        return f"<{type(self).__name__} {patterns}{closed}>"
+
+
+class Removal:
+    """What removing returns: awaited, it ends when the tasks that were removed have. Awaiting is optional."""
+
+    __slots__ = ("_tasks",)
+
+    def __init__(self, tasks: Iterable[asyncio.Task[None]] = ()) -> None:
+        self._tasks = tuple(tasks)
+
+    @classmethod
+    def of(cls, removals: Iterable[Removal]) -> Removal:
+        """Several removals as one."""
+        return cls(task for removal in removals for task in removal._tasks)
+
+    def __await__(self) -> Generator[Any, None, None]:
+        running = [task for task in self._tasks if not task.done() and not task.get_loop().is_closed()]
+        if running:
+            # Waited for, not awaited: who cancels the waiting does not cancel them a second time.
+            yield from asyncio.wait(running).__await__()
+
+
+class Listener(Registration):
+    """A callable that is called with each message, right in the publish. `remove()` ends it."""
+
+    __slots__ = ("failed", "function")
+
+    def __init__(
+        self,
+        hub: Owner,
+        function: Callable[..., object],
+        *,
+        event: bool = False,
+        owner: Forgetful | None = None,
+    ) -> None:
+        super().__init__(hub, partial(_call_with_event, function) if event else function, owner)
+        self.function = function
+        """The callable."""
+        self.failed = 0
+        """Calls that raised."""
+
+    def deliver_event(self, event: Event[Any]) -> None:
+        if self.deliver is self.function:
+            self.function(*event)
+        else:
+            self.function(event)
+
+    def remove(self) -> Removal:
+        """Remove it at once: it is called no more, what it had queued is dropped, a call in progress is cancelled.
+
+        Returns an awaitable that ends when its task has. From inside its own call neither is that call cancelled nor
+        waited for. Removing twice is safe.
+        """
+        if not self.closed:
+            self._hub._remove(self)
+        return Removal()
+
+
+def _call_with_event(function: Callable[[Event[Any]], object], key: Key[Any], message: Any) -> None:
+    function(Event(key, message))
+
+
+class AsyncListener(Listener):
+    """An async callable with a queue and one task, which calls it in order, one message at a time.
+
+    The task starts with the first message and runs in a copy of the context of the registration.
+    """
+
+    __slots__ = ("_context", "_event", "_idle", "_mailbox", "_quiet", "_stopped", "_task")
+
+    # Messages handled without suspending before the loop gets a turn.
+    BURST = 64
+
+    def __init__(
+        self,
+        hub: Owner,
+        function: Callable[..., Awaitable[object]],
+        *,
+        maxsize: int,
+        event: bool = False,
+        owner: Forgetful | None = None,
+    ) -> None:
+        super().__init__(hub, function, owner=owner)
+        self._mailbox = Mailbox(maxsize, self._complain)
+        self._mailbox.wake = self._start
+        self.deliver = self._mailbox.put
+        self._event = event
+        self._context = copy_context()
+        self._context.run(_inside.set, self)
+        self._task: asyncio.Task[None] | None = None
+        self._idle: asyncio.Future[None] | None = None
+        self._quiet: list[asyncio.Future[None]] = []
+        self._stopped = False  # the hub is closed: the task ends after the call in progress
+
+    pending = property(lambda self: len(self._mailbox.items), doc=Registration.pending.__doc__)
+    peak_pending = property(lambda self: _peak(self._mailbox), doc=Registration.peak_pending.__doc__)
+    delivered = property(lambda self: self._mailbox.taken, doc=Registration.delivered.__doc__)
+    dropped = property(lambda self: self._mailbox.dropped, doc=Registration.dropped.__doc__)
+
+    @property
+    def maxsize(self) -> int:
+        """The bound: where `publish_wait` waits and `publish` complains."""
+        return self._mailbox.maxsize
+
+    def deliver_event(self, event: Event[Any]) -> None:
+        self._mailbox.put_event(event)
+
+    def remove(self) -> Removal:
+        task = self._task
+        super().remove()
+        return Removal() if task is None or self.is_caller() else Removal((task,))
+
+    remove.__doc__ = Listener.remove.__doc__
+
+    def is_caller(self) -> bool:
+        """True inside its own call, and in the tasks that such a call started."""
+        return _inside.get() is self
+
+    # The task
+
+    def _start(self) -> None:
+        loop = self._hub._bind_later(self)
+        if loop is None:
+            return  # the hub starts it once a loop runs
+        self._mailbox.wake = None
+        self._task = loop.create_task(self._run(), name=f"hubsub listener {self.function!r}", context=self._context)
+
+    async def _run(self) -> None:
+        if self._task is None:
+            # An eager task factory runs us inside the publish, before the message is queued.
+            await asyncio.sleep(0)
+        task = self._task
+        assert task is not None
+        function, with_event = self.function, self._event
+        mailbox, items = self._mailbox, self._mailbox.items
+        burst = 0
+        try:
+            while not (self.closed or self._stopped):
+                while items:
+                    if len(items) > mailbox.peak:
+                        mailbox.peak = len(items)
+                    item = items.popleft()
+                    mailbox.taken += 1
+                    if mailbox.alert:
+                        mailbox.eased()
+                    try:
+                        if with_event:
+                            await function(as_event(item))
+                        else:
+                            key, message = item
+                            await function(key, message)
+                    except Exception as error:
+                        self._hub._report(self, *item, error)
+                    except asyncio.CancelledError as error:
+                        if task.cancelling():
+                            raise
+                        # It leaked out of something that the listener awaited: a failure like any other.
+                        self._hub._report(self, *item, error)
+                    burst += 1
+                    if burst >= self.BURST:
+                        burst = 0
+                        await asyncio.sleep(0)
+                if not (self.closed or self._stopped):
+                    await self._sleep(task.get_loop())
+        finally:
+            self._ended(task)
+
+    async def _sleep(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._idle = loop.create_future()
+        self._mailbox.wake = self._wake
+        self._tell_quiet()
+        try:
+            await self._idle
+        finally:
+            self._idle = None
+
+    def _wake(self) -> None:
+        self._hub._check_thread()
+        idle = self._idle
+        if idle is None or idle.get_loop().is_closed():
+            self._reset()
+            self._start()
+            return
+        self._mailbox.wake = None
+        if not idle.done():
+            idle.set_result(None)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if self._task is not task:
+            return  # left behind by a loop that was closed under it
+        self._task = None
+        self._mailbox.wake = self._start
+        self._tell_quiet()
+        if not self._hub._task_ended(self, task):
+            logger.warning("the task of %r was ended from outside; the listener is removed", self)
+            self.remove()
+        elif self._stopped:
+            self._stopped = False
+            if self._mailbox.items and self._hub.is_open:
+                self._start()  # the hub was opened again during the last call
+
+    def _reset(self) -> None:
+        """Forget the task of a loop that was closed under it; start anew if something is queued."""
+        if self._task is not None:
+            _never_mind(self._task)
+        self._task = self._idle = None
+        self._stopped = False
+        self._mailbox.wake = self._start
+        if self._mailbox.items:
+            self._start()
+
+    def _stop(self) -> list[asyncio.Task[None]]:
+        """End the task, but not from inside its own call; return it if it is to be waited for."""
+        task = self._task
+        if task is None:
+            return []
+        _never_mind(task)
+        if self.is_caller():
+            self._stopped = True
+            return []
+        task.cancel()
+        return [task]
+
+    def _removed(self) -> None:
+        self._mailbox.drop_all()
+        self._mailbox.close()
+        task = self._task
+        if task is None:
+            return
+        _never_mind(task)
+        if self._idle is not None:
+            self._wake()
+        elif not self.is_caller():
+            task.cancel()
+
+    # What the hub asks
+
+    @property
+    def is_busy(self) -> bool:
+        """True while a call runs or messages are queued for it."""
+        return self._task is not None and (self._idle is None or bool(self._mailbox.items))
+
+    def quiet(self) -> asyncio.Future[None]:
+        """A future that is done when it has handled everything for now, or has ended."""
+        assert self._task is not None
+        future = self._task.get_loop().create_future()
+        self._quiet.append(future)
+        return future
+
+    def _tell_quiet(self) -> None:
+        for future in self._quiet:
+            if not future.done():
+                future.set_result(None)
+        self._quiet.clear()
+
+    def _complain(self, pending: int) -> None:
+        logger.warning("%r does not keep up: %d messages queued, bound %d", self, pending, self.maxsize)
+
+
+class Subscription(Registration, Generic[T]):
+    """A queue of the messages that match its patterns.
+
+    Iterate it (`async for key, message in subscription`), or `await subscription.consume()`. Several consumers share
+    the messages. Cancelling whoever waits loses nothing. It is registered when it is made; `close()`, or leaving it as
+    a context manager, ends it.
+
+    The bound `maxsize` is where `publish_wait` waits and `publish` complains. `publish` goes past it: a consumer that
+    never reads costs memory without end.
+    """
+
+    __slots__ = ("_mailbox",)
+
+    def __init__(self, hub: Owner, maxsize: int) -> None:
+        self._mailbox = Mailbox(maxsize, self._complain)
+        super().__init__(hub, self._mailbox.put)
+
+    pending = property(lambda self: len(self._mailbox.items), doc=Registration.pending.__doc__)
+    peak_pending = property(lambda self: _peak(self._mailbox), doc=Registration.peak_pending.__doc__)
+    delivered = property(lambda self: self._mailbox.taken, doc=Registration.delivered.__doc__)
+    dropped = property(lambda self: self._mailbox.dropped, doc=Registration.dropped.__doc__)
+
+    @property
+    def maxsize(self) -> int:
+        """The bound: where `publish_wait` waits and `publish` complains."""
+        return self._mailbox.maxsize
+
+    async def consume(self) -> Event[T]:
+        """Wait for the next message and return it; `key, message = await subscription.consume()`.
+
+        Raises:
+            SubscriptionClosed: It is closed and everything queued was read.
+        """
+        mailbox = self._mailbox
+        while not mailbox.items:
+            await self._wait()
+        return mailbox.take()
+
+    async def get_batch(self, maximum: int) -> list[Event[T]]:
+        """Wait for a message, then return all that are queued, at least one and at most `maximum`.
+
+        Raises:
+            ValueError: `maximum` is less than one.
+            SubscriptionClosed: It is closed and everything queued was read.
+        """
+        if maximum < 1:
+            raise ValueError(f"a batch holds at least one message, not {maximum!r}")
+        mailbox = self._mailbox
+        while not mailbox.items:
+            await self._wait()
+        return [mailbox.take() for _ in range(min(maximum, len(mailbox.items)))]
+
+    async def _wait(self) -> None:
+        if self._mailbox.closed:
+            raise SubscriptionClosed(self)
+        await self._mailbox.wait(self._hub._bind(), self._hub._check_thread)
+
+    def __aiter__(self) -> AsyncIterator[Event[T]]:
+        return _Reader(self)
+
+    def deliver_event(self, event: Event[Any]) -> None:
+        self._mailbox.put_event(event)
+
+    def close(self) -> None:
+        """End it at once: nothing more is delivered; what is queued can still be read. Closing twice is safe."""
+        if not self.closed:
+            self._hub._remove(self)
+
+    def _removed(self) -> None:
+        self._mailbox.close()
+
+    def _reopened(self) -> None:
+        super()._reopened()
+        self._mailbox.closed = False
+
+    def _complain(self, pending: int) -> None:
+        logger.warning("%r is not read fast enough: %d messages queued, bound %d", self, pending, self.maxsize)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _Reader(AsyncIterator[Event[T]]):
+    """One `async for` over a subscription."""
+
+    __slots__ = ("_mailbox", "_subscription")
+
+    def __init__(self, subscription: Subscription[T]) -> None:
+        self._subscription = subscription
+        self._mailbox = subscription._mailbox
+
+    async def __anext__(self) -> Event[T]:
+        mailbox = self._mailbox
+        while not mailbox.items:
+            if mailbox.closed:
+                raise StopAsyncIteration
+            await self._subscription._wait()
+        return mailbox.take()
+
+
+def _never_mind(task: asyncio.Task[None]) -> None:
+    """Let a task go unfinished without a complaint: awaiting a removal is optional, and no loop may run any more."""
+    task._log_destroy_pending = False  # type: ignore[attr-defined]
+
+
+def _peak(mailbox: Mailbox) -> int:
+    return max(mailbox.peak, len(mailbox.items))
