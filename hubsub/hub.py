@@ -11,6 +11,7 @@ from contextlib import nullcontext, suppress
 from functools import partial
 from inspect import iscoroutinefunction
 from itertools import count
+from operator import attrgetter
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec, Protocol, TypeVar, overload
 
@@ -20,7 +21,7 @@ from .key import PLUS, STAR, Key, KeyLike, Patterns, T, as_patterns, escaped, is
 from .log import Logger
 from .mailbox import Mailbox
 from .matcher import Matcher
-from .routes import Route, RouteCache, Tally, gone
+from .routes import Deliver, Route, RouteCache, Tally
 from .subscription import AsyncListener, Forgetful, Listener, Registration, Subscription
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ class Hub:
         self._registered: dict[Registration, None] = {}
         self._order = count(1)
         self._watchers = 0  # patterns that may match the hub's own namespace
+        self._several = 0  # patterns that are not the only one of their registration
         self._route_cache = route_cache
         self._tally = Tally()
         self._misses = 0
@@ -179,8 +181,9 @@ class Hub:
             route = self._routes[key]
         except (KeyError, TypeError):
             route = self._route(key)
-        mailboxes = route.mailboxes
-        if mailboxes is None:
+        try:
+            mailboxes = route.mailboxes
+        except AttributeError:
             mailboxes = route.mailboxes = _mailboxes(route)
         for mailbox in mailboxes:
             if len(mailbox.items) >= mailbox.room:
@@ -304,8 +307,7 @@ class Hub:
 
     def get_subscriber_queue_sizes(self, key: KeyLike[Any]) -> tuple[int, ...]:
         """The messages pending in each queue that `key` is delivered to, in order of subscription."""
-        targets = sorted(set(self._matcher.match(publishable(key))), key=_by_order)
-        return tuple(target.pending for target in targets if _mailbox(target) is not None)
+        return tuple(target.pending for target in self._targets(publishable(key)) if _mailbox(target) is not None)
 
     def get_all_subscriber_queue_sizes(self) -> dict[Key[Any], tuple[int, ...]]:
         """For each pattern that has queues, the messages pending in each of them."""
@@ -487,27 +489,36 @@ class Hub:
 
     def _route(self, key: KeyLike[Any]) -> Route:
         """Make the route of a key that is not in the cache."""
-        self._check_thread()
+        if self._thread != get_ident():
+            self._check_thread()
         if self._state == "closed":
             raise HubClosed(self)
-        if self._uncached:
-            self._fold_uncached()
-        key = publishable(key)
-        route = self._routes.get(key)
-        if route is not None:
-            return route
-        targets = self._matcher.match(key)
-        if len(targets) > 1:
-            targets = sorted(set(targets), key=_by_order)
-        route = Route(key, targets)
-        if len(targets) > 1 and len(set(map(id, route))) < len(route):
-            _tell_apart(route)
+        exact = publishable(key)
+        if exact is not key and exact in self._routes:
+            return self._routes[exact]
+        targets = self._targets(exact)
+        route = Route(map(_deliver_of, targets))
+        route.key = exact
+        route.targets = targets
+        route.published = 0
         self._misses += 1
         if self._caching:
+            if self._cache.size >= self._cache.limit:
+                self._swap_cache()
             self._cache.add(route)
         else:
+            self._fold_uncached()
             self._uncached.append(route)
         return route
+
+    def _targets(self, key: Key[Any]) -> list[Registration]:
+        """Who gets what is published to an exact key, in order of subscription, each once."""
+        targets = self._matcher.match(key)
+        if len(targets) > 1:
+            if self._several:
+                targets = list(dict.fromkeys(targets))
+            targets.sort(key=_by_order)
+        return targets
 
     def _deliver(self, targets: Sequence[Registration], event: Event[Any], source: Registration | None = None) -> int:
         """Deliver an event without a route of its own."""
@@ -530,7 +541,7 @@ class Hub:
 
     def _deliver_failed(self, route: Route, deliver: Any, message: Any, error: BaseException) -> None:
         """Report the failure of one place of a route; if it must pass, serve the places after it first."""
-        place = _place(route, deliver)
+        place = route.place_of(deliver)
         interrupt = self._failure(route.targets[place], route.key, message, error)  # type: ignore[arg-type]
         if interrupt is None:
             return
@@ -543,7 +554,10 @@ class Hub:
 
     def _failure(self, target: Registration, key: Key[Any], message: Any, error: BaseException) -> BaseException | None:
         """Report what a target raised; return it if it is none of its failures but has to pass."""
-        if isinstance(error, WrongThread) or not isinstance(error, Exception | asyncio.CancelledError):
+        if isinstance(error, WrongThread):
+            target.missed += 1  # it refused the message
+            return error
+        if not isinstance(error, Exception | asyncio.CancelledError):
             return error
         if isinstance(target, Listener):
             self._report(target, key, message, error)
@@ -602,6 +616,7 @@ class Hub:
         if registration not in self._registered:
             self._registered[registration] = None
             registration.order = next(self._order)
+        self._several += len(patterns) - (not registration._patterns)
         registration._patterns += tuple(patterns)
         added = []
         for pattern in patterns:
@@ -622,6 +637,7 @@ class Hub:
             self._watchers -= _may_be_meta(pattern)
             self._forget_routes(pattern)
         self._silence(registration, left)
+        self._several -= len(patterns) - (not left)
         if not left:
             registration.closed = True
             del self._registered[registration]
@@ -638,11 +654,11 @@ class Hub:
         """Publish the meta-events of a change that has taken effect; build them only for somebody."""
         for pattern, number in changes:
             key: Key[Any] = Key(NAMESPACE, what, *escaped(pattern))
-            targets = self._matcher.match(key)
+            targets = self._targets(key)
             if targets:
                 message = {"key": Key.create_from(pattern), "currentSubscriberCount": number}
                 self._misses += 1
-                self._deliver(sorted(set(targets), key=_by_order), Event(key, message))
+                self._deliver(targets, Event(key, message))
 
     # The route cache
 
@@ -709,11 +725,8 @@ class Hub:
                 running = frame.f_locals
                 route = running.get("route")
                 if running["self"] is self and route is not None and registration in route.targets:
-                    place = route.targets.index(registration)
-                    if route[place] is not gone and not any(is_subset(route.key, pattern) for pattern in left):
-                        route[place] = gone
-                        if place > _place(route, running.get("deliver")):
-                            registration.missed += 1
+                    if not any(is_subset(route.key, pattern) for pattern in left):
+                        route[route.targets.index(registration)] = registration._miss
             frame = frame.f_back
 
 
@@ -735,8 +748,8 @@ def _is_loop_running() -> bool:
     return True
 
 
-def _by_order(registration: Registration) -> int:
-    return registration.order
+_deliver_of: Callable[[Registration], Deliver] = attrgetter("deliver")
+_by_order: Callable[[Registration], int] = attrgetter("order")
 
 
 def _bound(maxsize: int | None, default: int = 0) -> int:
@@ -757,26 +770,6 @@ def _mailbox(registration: Any) -> Mailbox | None:
 
 def _mailboxes(route: Route) -> tuple[Mailbox, ...]:
     return tuple(box for target in route.targets if (box := _mailbox(target)) is not None)
-
-
-def _place(route: Route, deliver: object) -> int:
-    """Where in its route a callable stands, or stood before it was overwritten; -1 before the first call."""
-    for place, other in enumerate(route):
-        if other is deliver:
-            return place
-    for place, target in enumerate(route.targets):
-        if route[place] is gone and target.deliver in (deliver, getattr(deliver, "func", None)):
-            return place
-    return -1
-
-
-def _tell_apart(route: Route) -> None:
-    """Wrap what stands in a route more than once, so that a failure can be told to be one listener's."""
-    seen = set()
-    for place, deliver in enumerate(route):
-        if id(deliver) in seen:
-            route[place] = partial(deliver)
-        seen.add(id(deliver))
 
 
 def _shield() -> Any:

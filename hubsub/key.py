@@ -108,10 +108,14 @@ def publishable(key: KeyLike[T]) -> Key[T]:
     Raises:
         EmptyKey, InvalidPart, WildcardPublished: It may not.
     """
-    checked = _checked(key)
+    checked = key if type(key) is Key else _checked(key)
+    try:
+        "".join(checked)  # the fastest question whether every part is a string
+    except TypeError:
+        _checked(key)
     if STAR in checked or PLUS in checked:
         raise WildcardPublished(key)
-    return checked
+    return checked or _checked_tuple(checked)
 
 
 def as_patterns(patterns: Patterns[T]) -> list[tuple[str, ...]]:
@@ -146,7 +150,7 @@ def _checked_tuple(key: _K) -> _K:
     if not key:
         raise EmptyKey(key)
     try:
-        "".join(key)  # the fastest question whether every part is a string
+        "".join(key)
     except TypeError:
         raise InvalidPart(key, next(part for part in key if not isinstance(part, str))) from None
     return key

@@ -32,6 +32,7 @@ class Mailbox:
         "_places",
         "_reserved",
         "_waiters",
+        "_watermark",
         "alert",
         "closed",
         "complain",
@@ -40,7 +41,6 @@ class Mailbox:
         "maxsize",
         "peak",
         "room",
-        "taken",
         "wake",
     )
 
@@ -50,9 +50,10 @@ class Mailbox:
         self.complain = complain
         # Called by whoever puts while somebody sleeps; None while nobody does.
         self.wake: Callable[[], None] | None = None
-        self.taken = 0
         self.dropped = 0
-        self.peak = 0  # of the moments before something was taken: between two of them the queue only grows
+        self.peak = 0
+        # The first length that nobody has noticed yet: a new peak, or the bound. One comparison for both.
+        self._watermark = 0
         self.closed = False
         # Below so many items there is room for publish_wait: none while others wait, so that nobody overtakes.
         self.room = maxsize
@@ -70,9 +71,10 @@ class Mailbox:
         # Waking is first: it refuses the wrong thread, and then nothing is half-done.
         if self.wake is not None:
             self.wake()
-        self.items.append((key, message))
-        if len(self.items) > self.maxsize and not self._overfull:
-            self._complain()
+        items = self.items
+        items.append((key, message))
+        if len(items) > self._watermark:
+            self._grown()
 
     def put_event(self, event: Event[Any]) -> None:
         """Append an event with what travels with it."""
@@ -80,35 +82,28 @@ class Mailbox:
         if event.meta is not None:
             self.items[-1] = event
 
-    def _complain(self) -> None:
-        # Once an episode: it ends when the queue is half empty. Ending it at the first free place would log every
-        # other message of a consumer that keeps up just not quite.
-        self._overfull = self.alert = True
-        self.complain(len(self.items))
+    def _grown(self) -> None:
+        length = len(self.items)
+        self.peak = max(self.peak, length)
+        if length > self.maxsize and not self._overfull:
+            # Once an episode: it ends when the queue is half empty. Ending it at the first free place would log every
+            # other message of a consumer that keeps up just not quite.
+            self._overfull = self.alert = True
+            self.complain(length)
+        self._watermark = self.peak if self._overfull else min(self.peak, self.maxsize)
 
     # Taking
 
-    def take(self) -> Event[Any]:
-        """Remove and return the oldest message; there must be one."""
-        items = self.items
-        if len(items) > self.peak:
-            self.peak = len(items)
-        item = items.popleft()
-        self.taken += 1
-        if self.alert:
-            self.eased()
-        return item if type(item) is Event else as_tuple(Event, item)
-
     def eased(self) -> None:
-        """Something was taken: end the episode, hand out free places."""
+        """Something was taken while `alert`: end the episode, hand out free places."""
         if self._overfull and len(self.items) <= self.maxsize // 2:
             self._overfull = False
+            self._watermark = min(self.peak, self.maxsize)
         self._hand_out()
 
     def drop_all(self) -> int:
         """Drop and count what is queued; return how many."""
         count = len(self.items)
-        self.peak = max(self.peak, count)
         self.dropped += count
         self.items.clear()
         return count

@@ -85,30 +85,29 @@ class Matcher(Generic[S]):
     def match(self, key: Pattern) -> list[S]:
         """Return the subscriptions that match an exact key, in no particular order, one of several patterns repeated."""
         found: list[S] = []
-        exact = self._exact.get(key)
-        if exact is not None:
-            if type(exact) is _Group:
-                found.extend(exact)
+        if key in self._exact:
+            held = self._exact[key]
+            if type(held) is _Group:
+                found += held
             else:
-                found.append(exact)  # type: ignore[arg-type]
+                found.append(held)  # type: ignore[arg-type]
         nodes = [self._root]
         for part in key:
             below = []
             for node in nodes:
                 if node.rest:
-                    found.extend(node.rest)
-                child = node.parts.get(part)
-                if child is not None:
-                    below.append(child)
-                child = node.one
-                if child is not None:
-                    below.append(child)
+                    found += node.rest
+                parts = node.parts
+                if part in parts:
+                    below.append(parts[part])
+                if node.one is not None:
+                    below.append(node.one)
             if not below:
                 return found
             nodes = below
         for node in nodes:
             if node.here:
-                found.extend(node.here)
+                found += node.here
         return found
 
     def overlaps(self, pattern: Pattern) -> bool:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
-from itertools import islice
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from typing import Any, Protocol
 
-from .key import PLUS, STAR, Key
+from .key import PLUS, STAR, Key, is_subset
 
 Deliver = Callable[[Key[Any], Any], object]
 
@@ -22,29 +23,33 @@ class Target(Protocol):
 class Route(list[Deliver]):
     """The callables that a message of one key is delivered to, in order of subscription.
 
-    It is never changed while it is in use but for one thing: the place of what was closed is overwritten with `gone`.
+    It is never changed while it is in use but for one thing: the place of what was closed is overwritten.
     Counting each listener's messages would cost every publish a step per listener; so a route counts its own
     publishes, and `fold` adds them to its targets when somebody asks or when the route is given up.
     """
 
-    __slots__ = ("key", "mailboxes", "published", "targets")
+    __slots__ = ("_failures", "key", "mailboxes", "published", "targets")
 
-    # Routes are put in sets: by identity, not by content.
-    __hash__ = object.__hash__
-
-    def __eq__(self, other: object) -> bool:
-        return self is other
-
-    def __init__(self, key: Key[Any], targets: Sequence[Target]) -> None:
-        super().__init__([target.deliver for target in targets])
-        self.key = key
-        self.targets = targets
-        self.published = 0
-        self.mailboxes: Sequence[Any] | None = None  # filled by the first publish_wait
+    # No __init__: without one it is made in C, in half the time. Who makes a route sets the first three.
+    key: Key[Any]
+    targets: Sequence[Target]  # whose `deliver` stands in the same place
+    published: int
+    mailboxes: Sequence[Any]  # set by the first publish_wait
 
 
-def gone(key: Key[Any], message: Any) -> None:
-    """Stand in a running publish for what was closed since it began."""
+    def place_of(self, deliver: object) -> int:
+        """The place whose call has just failed, given what was called.
+
+        A callable may stand in several places. It is taken to fail in each in turn, as what depends on the message
+        alone does.
+        """
+        places = [place for place, target in enumerate(self.targets) if target.deliver is deliver]
+        if len(places) == 1:
+            return places[0]
+        publish, failures = getattr(self, "_failures", (0, 0))
+        failures = failures + 1 if publish == self.published else 0
+        self._failures = (self.published, failures)
+        return places[failures % len(places)]
 
 
 class Tally:
@@ -68,94 +73,90 @@ class Tally:
 
 
 class RouteCache:
-    """Routes by key, bounded; finds those that a pattern touches without looking at the others.
+    """Routes by key; finds those that a pattern touches without looking at the others.
+
+    When `size` has reached `limit` its owner is to start another one: it is full, or most of its index is stale.
 
     Args:
-        limit: Routes kept. Beyond it the oldest are given up, a few at a time.
+        limit: Routes kept.
         tally: Where routes that are given up are counted.
     """
 
-    __slots__ = ("_index", "_limit", "_tally", "routes", "size")
+    __slots__ = ("_index", "_stale", "_tally", "limit", "routes", "size")
 
-    EVICTED_AT_ONCE = 64
     # Beyond this many candidates, finding the touched routes costs more than making all of them anew bit by bit.
-    MOST_SEARCHED = 4096
+    MOST_SEARCHED = 1000
 
     def __init__(self, limit: int, tally: Tally) -> None:
         # A key of one part is also found under its bare string: hub.publish("tick").
         self.routes: dict[tuple[str, ...] | str, Route] = {}
-        # By length of key, then place, then part: the routes that have this part in this place.
-        self._index: dict[int, tuple[dict[str, set[Route]], ...]] = {}
-        self._limit = limit
-        self._tally = tally
         self.size = 0
+        # By length of key, then place, then part: the keys that have this part in this place.
+        self._index: dict[int, list[dict[str, list[Key[Any]]]]] = {}
+        # Keys that are in the index but have no route now. Taking them out would cost more than to pass over them.
+        self._stale: dict[Key[Any], None] = {}
+        self.limit = limit
+        self._tally = tally
 
     def add(self, route: Route) -> None:
         """Remember a route."""
-        if self.size >= self._limit:
-            # Oldest first, by insertion. Walking a dict from its front passes over the places of what was removed;
-            # done for many at once, that is a fraction of the cost of making one route.
-            for old in list(islice(self.routes.values(), self.EVICTED_AT_ONCE)):
-                self.drop(old)
         key = route.key
         self.size += 1
         self.routes[key] = route
         length = len(key)
-        places = self._index.get(length)
-        if places is None:
-            places = self._index[length] = tuple([{} for _ in key])
-        for routes, part in zip(places, key):  # noqa: B905 - equally long, and strict= is slow here
-            held = routes.get(part)
-            if held is None:
-                routes[part] = {route}
-            else:
-                held.add(route)
         if length == 1:
             self.routes[key[0]] = route
+        if self._stale and key in self._stale:
+            del self._stale[key]
+            return
+        places = self._index.get(length)
+        if places is None:
+            places = self._index[length] = [defaultdict(list) for _ in key]
+        for keys, part in zip(places, key):  # noqa: B905 - equally long, and strict= is slow here
+            keys[part].append(key)
 
     def drop(self, route: Route) -> None:
         """Give a route up, having added what it counted; a publish that runs on it runs on."""
         key = route.key
         if self.routes.pop(key, None) is None:
             return
-        self.size -= 1
         if len(key) == 1:
             del self.routes[key[0]]
-        places = self._index[len(key)]
-        for routes, part in zip(places, key, strict=True):
-            held = routes[part]
-            held.discard(route)
-            if not held:
-                del routes[part]
-        if not places[0]:
-            del self._index[len(key)]
+        self.size -= 1
         self._tally.fold(route)
+        if self.routes:
+            self._stale[key] = None
+            if len(self._stale) > self.size + self.MOST_SEARCHED:
+                self.limit = 0
+        else:
+            self._index.clear()
+            self._stale.clear()
 
     def touched(self, pattern: tuple[str, ...], most: int = sys.maxsize) -> list[Route] | None:
         """Return the routes whose key matches `pattern`.
 
         None if they are more than `most`, or if finding that out would cost more than to make them all anew.
         """
+        routes = self.routes
         if STAR not in pattern and PLUS not in pattern:
-            route = self.routes.get(pattern)
+            route = routes.get(pattern)
             return [] if route is None else [route]
+        search = max(most, self.MOST_SEARCHED)
         found: list[Route] = []
         for length, places in self._index.items():
             if length < len(pattern) or (length > len(pattern) and pattern[-1] != STAR):
                 continue
-            sets = [places[place].get(part) for place, part in enumerate(pattern) if part not in (STAR, PLUS)]
-            if None in sets:
-                continue
-            if sets:
-                sets.sort(key=len)  # type: ignore[arg-type]
-                if len(sets[0]) > max(most, self.MOST_SEARCHED):  # type: ignore[arg-type]
+            candidates: Iterable[Key[Any]]
+            literal = [place for place, part in enumerate(pattern) if part != STAR and part != PLUS]
+            if literal:
+                candidates = min([places[place].get(pattern[place], ()) for place in literal], key=len)
+                if len(candidates) > search:
                     return None
-                found.extend(set.intersection(*sets))  # type: ignore[arg-type]
             else:
-                for held in places[0].values():
-                    if len(found) + len(held) > most:
-                        return None
-                    found.extend(held)
+                if sum(map(len, places[0].values())) > search:
+                    return None
+                candidates = chain.from_iterable(places[0].values())
+            found += [routes[key] for key in candidates if is_subset(key, pattern) and key in routes]
             if len(found) > most:
                 return None
         return found
@@ -170,14 +171,17 @@ class RouteCache:
         routes = self.routes
         for _ in range(min(most, len(routes))):
             self._tally.fold(routes.popitem()[1])
-        index = self._index
+        self._stale.clear()
         left = most
-        while index and left > 0:
-            length, places = index.popitem()
-            for held in places:
-                while held and left > 0:
-                    held.popitem()
-                    left -= 1
-            if any(places):
-                index[length] = places
-        return bool(routes or index)
+        for length, places in list(self._index.items()):
+            for place in places:
+                while place and left > 0:
+                    part, keys = place.popitem()
+                    if len(keys) > left:
+                        # Dropped whole, a long list would take its time to give everything in it back.
+                        del keys[-left:]
+                        place[part] = keys
+                    left -= len(keys) + 1
+            if not any(places):
+                del self._index[length]
+        return bool(routes or self._index)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Coroutine, Hashable, Iterable
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from .errors import InvalidListener, UnknownListener, UnknownSubscription
@@ -71,13 +71,17 @@ class Subscriber:
             UnknownSubscription: There is none of that id, or it does not hold the pattern; then nothing is changed.
         """
         patterns = as_patterns(key)
-        subscription = self._subscription(subscription_id)
+        subscription = self._subscriptions.get(subscription_id)
+        if subscription is None:
+            raise UnknownSubscription(subscription_id, self)
         for pattern in patterns:
             if subscription.closed or pattern not in subscription._patterns:
                 raise UnknownSubscription(subscription_id, self, pattern)
         self.hub._remove(subscription, patterns)
 
-    async def consume(self, subscription_id: Hashable = DEFAULT_SUBSCRIPTION_ID) -> Event[Any]:
+    def consume(
+        self, subscription_id: Hashable = DEFAULT_SUBSCRIPTION_ID
+    ) -> Coroutine[Any, Any, tuple[Key[Any], Any]]:
         """Wait for the next message of the subscription of that id: `key, message = await subscriber.consume()`.
 
         Cancelled, it loses nothing.
@@ -86,11 +90,9 @@ class Subscriber:
             UnknownSubscription: Nothing was ever subscribed under that id.
             SubscriptionClosed: It ended and everything queued was read.
         """
-        return await self._subscription(subscription_id).consume()
-
-    def _subscription(self, subscription_id: Hashable) -> Subscription[Any]:
+        # Not an async function of its own: a coroutine less to go through for each message.
         try:
-            return self._subscriptions[subscription_id]
+            return self._subscriptions[subscription_id].consume_pair()
         except KeyError:
             raise UnknownSubscription(subscription_id, self) from None
 

@@ -12,7 +12,7 @@ from .errors import SubscriptionClosed
 from .event import Event
 from .key import Key, T
 from .log import Logger
-from .mailbox import Mailbox, as_event
+from .mailbox import Mailbox, as_event, as_tuple
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -64,7 +64,7 @@ class Registration:
         self.deliver = deliver
         # Messages routed here, as far as routes have told; `Owner._fold` makes them tell.
         self.counted = 0
-        # Of these, the ones for which it was closed before its turn came.
+        # Of these, the ones that never came: it was closed in the middle of their publish.
         self.missed = 0
         self.closed = False
 
@@ -84,20 +84,24 @@ class Registration:
         return 0
 
     @property
-    def delivered(self) -> int:
-        """Messages handed over: a listener was called, or a consumer took it."""
-        self._hub._fold(self)
-        return self.counted - self.missed
-
-    @property
     def dropped(self) -> int:
         """Messages accepted that nobody will be handed any more."""
-        return self.missed
+        return 0
 
     @property
     def accepted(self) -> int:
         """Messages routed here: at any moment delivered + pending + dropped."""
-        return self.delivered + self.pending + self.dropped
+        self._hub._fold(self)
+        return self.counted - self.missed
+
+    @property
+    def delivered(self) -> int:
+        """Messages handed over: a listener was called, or a consumer took it."""
+        return self.accepted - self.pending - self.dropped
+
+    def _miss(self, key: Key[Any], message: Any) -> None:
+        """Stand in its place in a publish that was running when it was closed."""
+        self.missed += 1
 
     def deliver_event(self, event: Event[Any]) -> None:
         """Deliver a message together with its metadata."""
@@ -185,8 +189,8 @@ class AsyncListener(Listener):
 
     __slots__ = ("_context", "_event", "_idle", "_mailbox", "_quiet", "_stopped", "_task")
 
-    # Messages handled without suspending before the loop gets a turn.
-    BURST = 64
+    # Messages handled before the loop gets a turn, if handling them does not suspend.
+    BURST = range(256)
 
     def __init__(
         self,
@@ -210,8 +214,7 @@ class AsyncListener(Listener):
         self._stopped = False  # the hub is closed: the task ends after the call in progress
 
     pending = property(lambda self: len(self._mailbox.items), doc=Registration.pending.__doc__)
-    peak_pending = property(lambda self: _peak(self._mailbox), doc=Registration.peak_pending.__doc__)
-    delivered = property(lambda self: self._mailbox.taken, doc=Registration.delivered.__doc__)
+    peak_pending = property(lambda self: self._mailbox.peak, doc=Registration.peak_pending.__doc__)
     dropped = property(lambda self: self._mailbox.dropped, doc=Registration.dropped.__doc__)
 
     @property
@@ -250,14 +253,12 @@ class AsyncListener(Listener):
         assert task is not None
         function, with_event = self.function, self._event
         mailbox, items = self._mailbox, self._mailbox.items
-        burst = 0
         try:
             while not (self.closed or self._stopped):
-                while items:
-                    if len(items) > mailbox.peak:
-                        mailbox.peak = len(items)
+                for _ in self.BURST:
+                    if not items:
+                        break
                     item = items.popleft()
-                    mailbox.taken += 1
                     if mailbox.alert:
                         mailbox.eased()
                     try:
@@ -273,11 +274,9 @@ class AsyncListener(Listener):
                             raise
                         # It leaked out of something that the listener awaited: a failure like any other.
                         self._hub._report(self, *item, error)
-                    burst += 1
-                    if burst >= self.BURST:
-                        burst = 0
-                        await asyncio.sleep(0)
-                if not (self.closed or self._stopped):
+                if items:
+                    await asyncio.sleep(0)
+                elif not (self.closed or self._stopped):
                     await self._sleep(task.get_loop())
         finally:
             self._ended(task)
@@ -392,8 +391,7 @@ class Subscription(Registration, Generic[T]):
         super().__init__(hub, self._mailbox.put)
 
     pending = property(lambda self: len(self._mailbox.items), doc=Registration.pending.__doc__)
-    peak_pending = property(lambda self: _peak(self._mailbox), doc=Registration.peak_pending.__doc__)
-    delivered = property(lambda self: self._mailbox.taken, doc=Registration.delivered.__doc__)
+    peak_pending = property(lambda self: self._mailbox.peak, doc=Registration.peak_pending.__doc__)
     dropped = property(lambda self: self._mailbox.dropped, doc=Registration.dropped.__doc__)
 
     @property
@@ -407,10 +405,18 @@ class Subscription(Registration, Generic[T]):
         Raises:
             SubscriptionClosed: It is closed and everything queued was read.
         """
+        return as_event(await self.consume_pair())
+
+    async def consume_pair(self) -> tuple[Key[T], T]:
+        """As `consume`, but a plain tuple unless metadata travels with the message: the fastest way to wait for one."""
         mailbox = self._mailbox
-        while not mailbox.items:
+        items = mailbox.items
+        while not items:
             await self._wait()
-        return mailbox.take()
+        item = items.popleft()
+        if mailbox.alert:
+            mailbox.eased()
+        return item
 
     async def get_batch(self, maximum: int) -> list[Event[T]]:
         """Wait for a message, then return all that are queued, at least one and at most `maximum`.
@@ -422,9 +428,13 @@ class Subscription(Registration, Generic[T]):
         if maximum < 1:
             raise ValueError(f"a batch holds at least one message, not {maximum!r}")
         mailbox = self._mailbox
-        while not mailbox.items:
+        items = mailbox.items
+        while not items:
             await self._wait()
-        return [mailbox.take() for _ in range(min(maximum, len(mailbox.items)))]
+        batch = [as_event(items.popleft()) for _ in range(min(maximum, len(items)))]
+        if mailbox.alert:
+            mailbox.eased()
+        return batch
 
     async def _wait(self) -> None:
         if self._mailbox.closed:
@@ -478,17 +488,17 @@ class _Reader(AsyncIterator[Event[T]]):
 
     async def __anext__(self) -> Event[T]:
         mailbox = self._mailbox
-        while not mailbox.items:
+        items = mailbox.items
+        while not items:
             if mailbox.closed:
                 raise StopAsyncIteration
             await self._subscription._wait()
-        return mailbox.take()
+        item = items.popleft()
+        if mailbox.alert:
+            mailbox.eased()
+        return item if type(item) is Event else as_tuple(Event, item)
 
 
 def _never_mind(task: asyncio.Task[None]) -> None:
     """Let a task go unfinished without a complaint: awaiting a removal is optional, and no loop may run any more."""
     task._log_destroy_pending = False  # type: ignore[attr-defined]
-
-
-def _peak(mailbox: Mailbox) -> int:
-    return max(mailbox.peak, len(mailbox.items))

@@ -1,0 +1,56 @@
+# `make help` lists the targets.
+# ARGS goes to the program that the target runs, as in: make test ARGS="-k wildcard -x -n 0"
+# PYTHON is the interpreter to build the environment with, as in: make test PYTHON=python3.13
+PYTHON ?= python3
+ARGS ?=
+
+# Every path is relative, so that a space in the path of the checkout does no harm.
+SETUP = @$(PYTHON) tools/setup_env.py
+RUN = .venv/bin/python -m
+
+# Two targets at once would set up the same environment twice.
+.NOTPARALLEL:
+.PHONY: help demo test lint types docs bench matrix dist clean
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1	/p' Makefile
+
+demo: ## see hubsub at work
+	$(SETUP) demo
+	$(RUN) hubsub demo $(ARGS)
+
+test: ## run the tests
+	$(SETUP) test
+	$(RUN) pytest -n 2 --dist loadgroup $(ARGS)
+
+lint: ## check style and format
+	$(SETUP) lint
+	$(RUN) ruff check
+	$(RUN) ruff format --check
+
+types: ## check the types, with two checkers
+	$(SETUP) test lint
+	$(RUN) mypy
+	$(RUN) basedpyright
+
+docs: ## build the documentation into site/
+	$(SETUP) docs
+	$(RUN) mkdocs build --strict
+
+# Peers pin what the tests want newer, and broadcaster wants an old redis: neither may decide what the tests run with.
+bench: ## compare with other libraries
+	$(SETUP) --venv .venv-bench bench
+	$(SETUP) --venv .venv-broadcaster bench-broadcaster
+	.venv-bench/bin/python -m benchmarks $(ARGS)
+
+matrix: ## run the core tests on every event loop, and on every Python here
+	@$(PYTHON) tools/matrix.py $(ARGS)
+
+dist: ## build wheel and source distribution into dist/
+	$(SETUP) test
+	rm -rf build dist
+	$(RUN) build --no-isolation
+
+clean: ## remove everything that these targets made
+	rm -rf .venv .venv-* build dist site *.egg-info .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +

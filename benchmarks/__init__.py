@@ -1,0 +1,1 @@
+"""What hubsub costs, beside its peers: `make bench`, described in docs/benchmarks.md."""

@@ -1,0 +1,89 @@
+"""`python -m benchmarks`: compare, print, and write docs/benchmarks.md and docs/benchmarks.svg."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import subprocess
+import time
+from pathlib import Path
+
+# Each registers its benchmarks; the order is that of the table.
+from . import publishing, queueing, matching, subscribing, pausing, memory, importing  # noqa: F401, I001
+from . import chart, report, throughput
+from .harness import BENCHMARKS, run
+
+ROOT = Path(__file__).resolve().parent.parent
+BROADCASTER = ROOT / ".venv-broadcaster" / "bin" / "python"
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Compare hubsub with its peers.")
+    parser.add_argument("--quick", action="store_true", help="a fifth of the rounds")
+    parser.add_argument("--only", metavar="NAME", help="benchmarks with this in their name; writes nothing")
+    parser.add_argument("--no-write", action="store_true", help="print only")
+    parser.add_argument("--list", action="store_true", help="list the benchmarks and end")
+    parser.add_argument("--broadcaster", metavar="PYTHON", type=Path, default=BROADCASTER, help="where that one is")
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = arguments()
+    if options.list:
+        for benchmark in BENCHMARKS:
+            print(f"{benchmark.name}\n    {benchmark.sentence} Target: {benchmark.target}.")
+        return
+    # Processes that are started here import the package from here.
+    os.chdir(ROOT)
+    logging.disable(logging.WARNING)
+    began = time.monotonic()
+    wanted = options.only or ""
+
+    elsewhere = {}
+    versions = []
+    if options.broadcaster.exists():
+        elsewhere["broadcaster"] = throughput.Elsewhere(options.broadcaster, "broadcaster")
+        versions.append(version_in(options.broadcaster, "broadcaster"))
+    else:
+        print("Without broadcaster: its environment is missing, `make bench` makes it.")
+    where, what = report.machine(), report.versions(versions)
+    print(f"{where}\n{what}\n")
+
+    results = []
+    for benchmark in BENCHMARKS:
+        if wanted in benchmark.name:
+            results.append(run(benchmark, options.quick))
+            print(report.line(results[-1]), flush=True)
+
+    found = {}
+    rounds = 3 if options.quick else 15
+    for task in throughput.TASKS:
+        if wanted in f"throughput_{task}":
+            found[task] = throughput.run(task, elsewhere, rounds)
+            print("\n" + "\n".join(report.throughput_lines(task, found[task])), flush=True)
+    for peer in elsewhere.values():
+        peer.close()
+    print(f"\n{time.monotonic() - began:.0f} s")
+
+    if not wanted and not options.no_write:
+        how = "A quick run, a fifth of the rounds." if options.quick else ""
+        report.replace_between_markers(ROOT / "docs/benchmarks.md", report.tables(results, found, where, what, how))
+        panels = {title(task): [(each.name, each.median) for each in peers] for task, peers in found.items()}
+        drawing = chart.draw("Throughput relative to hubsub", f"Messages in the time that hubsub takes for one. {where}.", panels)
+        (ROOT / "docs/benchmarks.svg").write_text(drawing, encoding="utf-8")
+
+
+def title(task: str) -> str:
+    text = throughput.TASKS[task]
+    return text[0].upper() + text[1:]
+
+
+def version_in(python: Path, distribution: str) -> str:
+    code = f"from importlib.metadata import version; print(version({distribution!r}))"
+    output = subprocess.run([python, "-c", code], check=True, capture_output=True, text=True).stdout
+    return f"{distribution} {output.strip()}"
+
+
+if __name__ == "__main__":
+    main()

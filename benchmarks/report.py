@@ -1,0 +1,82 @@
+"""What a run found, as text for the terminal and as tables for the documentation."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+from statistics import median
+
+from .harness import Result, figure
+from .throughput import TASKS, Throughput
+
+BEGIN = "<!-- begin: written by make bench -->"
+END = "<!-- end -->"
+
+DISTRIBUTIONS = ["aiopubsub", "blinker", "bubus", "pyee", "pymitter", "PyPubSub"]
+
+
+def machine() -> str:
+    """What it ran on: processor, cores, system; nothing that tells whose it is."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.partition(":")[2] for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        model = names[0].strip() if names else model
+    return f"{model}, {os.cpu_count()} cores, {platform.system()}"
+
+
+def versions(elsewhere: Iterable[str]) -> str:
+    """The interpreter and the libraries."""
+    import hubsub
+
+    found = [f"{platform.python_implementation()} {platform.python_version()}", f"hubsub {hubsub.__version__}"]
+    found += [f"{name} {metadata.version(name)}" for name in DISTRIBUTIONS]
+    return ", ".join([*found, *elsewhere])
+
+
+def line(result: Result) -> str:
+    """One benchmark for the terminal."""
+    benchmark = result.benchmark
+    low, high = (figure(value, benchmark.unit) for value in (min(result.values), max(result.values)))
+    reached = "" if result.is_reached else "  MISSED"
+    name, middle = benchmark.name, figure(result.median, benchmark.unit)
+    return f"{name:46} {middle:>10}   {low:>10} … {high:<10}  {benchmark.target}{reached}"
+
+
+def throughput_lines(task: str, found: list[Throughput]) -> Iterable[str]:
+    """One task for the terminal."""
+    yield TASKS[task]
+    for each in found:
+        yield f"    {each.name:14} {figure(each.median, '×'):>8}   {median(each.seconds) * 1e6:9.2f} µs a message"
+
+
+def tables(results: list[Result], throughput: dict[str, list[Throughput]], where: str, what: str, rounds: str) -> str:
+    """Everything for the documentation."""
+    parts = [f"Measured on: {where}. {what}. {rounds}", ""]
+    parts += ["| Benchmark | What is compared | Target | Median | Least … most |", "| --- | --- | --- | --- | --- |"]
+    for result in results:
+        benchmark = result.benchmark
+        low, middle, high = (figure(f(result.values), benchmark.unit) for f in (min, median, max))
+        verdict = f"**{middle}**" if result.is_reached else f"**{middle}** (missed)"
+        parts.append(f"| `{benchmark.name}` | {benchmark.sentence} | {benchmark.target} | {verdict} | {low} … {high} |")
+    parts += ["", "![Messages in the time that hubsub takes for one, by library and task](benchmarks.svg)", ""]
+    for task, found in throughput.items():
+        title = TASKS[task][0].upper() + TASKS[task][1:]
+        parts += [f"| {title} | Relative to hubsub | Least … most | µs a message |", "| --- | --- | --- | --- |"]
+        for each in found:
+            low, middle, high = (figure(f(each.relative), "×") for f in (min, median, max))
+            parts.append(f"| {each.name} | {middle} | {low} … {high} | {median(each.seconds) * 1e6:.2f} |")
+        parts.append("")
+    return "\n".join(parts).rstrip()
+
+
+def replace_between_markers(page: Path, text: str) -> None:
+    """Put the tables into the page, in the place of the last ones."""
+    before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise SystemExit(f"{page} lacks the markers {BEGIN} and {END}, between which the tables go")
+    page.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
