@@ -33,9 +33,9 @@ class Benchmark(NamedTuple):
     @property
     def target(self) -> str:
         if self.at_most is not None:
-            return f"at most {figure(self.at_most, self.unit)}"
+            return f"at most {_with_unit(f'{self.at_most:g}', self.unit)}"
         if self.at_least is not None:
-            return f"at least {figure(self.at_least, self.unit)}"
+            return f"at least {_with_unit(f'{self.at_least:g}', self.unit)}"
         return "none"
 
     def is_reached_by(self, value: float) -> bool:
@@ -123,11 +123,11 @@ def seconds_per_call(function: Callable[[Any, Any], object], key: Any, message: 
 
 
 def figure(value: float, unit: str) -> str:
-    """Three digits are more than such a measurement is worth; two decimals at most."""
-    if value >= 100:
-        text = f"{value:.0f}"
-    elif value >= 0.1:
-        text = f"{value:.2f}".rstrip("0").rstrip(".")
-    else:
-        text = f"{value:.2g}"
+    """A figure with its unit, three digits long: more is not to be had by measuring."""
+    decimals = 2 if value < 10 else 1 if value < 100 else 0
+    text = f"{value:.{decimals}f}" if value >= 0.1 else f"{value:.2g}"
+    return _with_unit(text, unit)
+
+
+def _with_unit(text: str, unit: str) -> str:
     return text + unit if unit == "×" else f"{text} {unit}"

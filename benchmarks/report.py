@@ -64,8 +64,7 @@ def tables(results: list[Result], throughput: dict[str, list[Throughput]], where
         parts.append(f"| `{benchmark.name}` | {benchmark.sentence} | {benchmark.target} | {verdict} | {low} … {high} |")
     parts += ["", "![Messages in the time that hubsub takes for one, by library and task](benchmarks.svg)", ""]
     for task, found in throughput.items():
-        title = TASKS[task][0].upper() + TASKS[task][1:]
-        parts += [f"| {title} | Relative to hubsub | Least … most | µs a message |", "| --- | --- | --- | --- |"]
+        parts += [f"| {TASKS[task]} | Relative to hubsub | Least … most | µs a message |", "| --- | --- | --- | --- |"]
         for each in found:
             low, middle, high = (figure(f(each.relative), "×") for f in (min, median, max))
             parts.append(f"| {each.name} | {middle} | {low} … {high} | {median(each.seconds) * 1e6:.2f} |")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 from itertools import islice
-from statistics import median
 from time import perf_counter
 from typing import Any
 
@@ -12,7 +10,7 @@ import aiopubsub
 
 import hubsub
 
-from .harness import Side, compare, measure
+from .harness import Side, compare
 from .patterns import add_patterns, four_parts, new_keys
 
 WORDS = 400

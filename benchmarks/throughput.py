@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 from .harness import in_turns
 
 TASKS = {
-    "sync": "publish to 1 sync listener",
-    "bulk": "publish through an async listener, in bulk",
-    "queue": "publish through a queue, in bulk",
+    "sync": "Publish to 1 sync listener",
+    "bulk": "Publish through an async listener, in bulk",
+    "queue": "Publish through a queue, in bulk",
 }
 
 # Module, and the name people know it by; hubsub is what the others are measured by.
@@ -32,6 +32,8 @@ PEERS = {
 }
 
 SECONDS_A_ROUND = 0.02
+# Beyond it a message was lost, and waiting on would be for ever.
+SECONDS_AT_MOST = 60
 
 
 class Throughput(NamedTuple):
@@ -82,7 +84,7 @@ def local(peer: str, task: str) -> Task | None:
     """Return the function that does this task through this peer, here; None if the peer cannot."""
     function: Any = getattr(import_module(f"{__package__}.peers.{peer}"), task, None)
     if inspect.iscoroutinefunction(function):
-        return lambda messages: asyncio.run(function(messages))
+        return lambda messages: asyncio.run(asyncio.wait_for(function(messages), SECONDS_AT_MOST))
     return function
 
 
@@ -101,7 +103,8 @@ def run(task: str, elsewhere: dict[str, Elsewhere], rounds: int) -> list[Through
 
     found = []
     for name, seconds in zip(functions, zip(*figures, strict=True), strict=True):
-        found.append(Throughput(name, list(seconds), [each[0] / own for each, own in zip(figures, seconds, strict=True)]))
+        relative = [each[0] / own for each, own in zip(figures, seconds, strict=True)]
+        found.append(Throughput(name, list(seconds), relative))
     return [found[0], *sorted(found[1:], key=lambda each: -each.median)]
 
 

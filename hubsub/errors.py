@@ -72,7 +72,7 @@ class UnknownListener(HubsubError, LookupError):
     """The listener to remove was never added to that pattern, or is removed already."""
 
     def __init__(self, listener: object, pattern: object, owner: object) -> None:
-        super().__init__(f"{owner!r} has no listener {listener!r} on {pattern!r}; remove it with the key it was added with")
+        super().__init__(f"{owner!r} has no listener {listener!r} on {pattern!r}; was it added with another key?")
         self.listener = listener
         self.pattern = pattern
 
@@ -129,7 +129,7 @@ class WrongLoop(WrongContext):
     """The hub is bound to another event loop that is still open."""
 
     def __init__(self, hub: object) -> None:
-        super().__init__(f"{hub!r} is bound to another event loop that is still open; close that loop or use a hub for each")
+        super().__init__(f"{hub!r} is bound to another event loop that is still open; close it, or use a hub for each")
         self.hub = hub
 
 

@@ -17,17 +17,16 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec, Protocol,
 
 from .errors import HubClosed, InvalidListener, NoRunningLoop, WrongLoop, WrongThread
 from .event import Event, ListenerFailure
-from .key import PLUS, STAR, Key, KeyLike, Patterns, T, as_patterns, escaped, is_subset, publishable
+from .key import PLUS, STAR, Deliver, Key, KeyLike, Patterns, T, as_patterns, escaped, is_subset, publishable
 from .log import Logger
 from .mailbox import Mailbox
 from .matcher import Matcher
-from .routes import Deliver, Route, RouteCache, Tally
-from .subscription import AsyncListener, Forgetful, Listener, Registration, Subscription
+from .routes import Route, RouteCache, Tally
+from .subscription import AsyncListener, Bookkeeper, Listener, Registration, Subscription
 
 if TYPE_CHECKING:
     from types import FrameType, TracebackType
-
-    from typing_extensions import Self
+    from typing import Self
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -167,7 +166,7 @@ class Hub:
             route = self._route(event.key)
         if type(event.key) is not Key:
             event = Event(route.key, event.message, event.meta)
-        return self._deliver(route.targets, event, source)  # type: ignore[arg-type]
+        return self._deliver(route.targets, event, source)
 
     async def publish_wait(self, key: KeyLike[T], message: T = None) -> int:  # type: ignore[assignment]
         """Deliver as `publish` does, when each full queue has a place: to everyone in one step, or to no one.
@@ -184,7 +183,7 @@ class Hub:
         try:
             mailboxes = route.mailboxes
         except AttributeError:
-            mailboxes = route.mailboxes = _mailboxes(route)
+            mailboxes = route.mailboxes = _mailboxes(route.targets)
         for mailbox in mailboxes:
             if len(mailbox.items) >= mailbox.room:
                 return await self._publish_into_places(route.key, message, mailboxes)
@@ -307,13 +306,13 @@ class Hub:
 
     def get_subscriber_queue_sizes(self, key: KeyLike[Any]) -> tuple[int, ...]:
         """The messages pending in each queue that `key` is delivered to, in order of subscription."""
-        return tuple(target.pending for target in self._targets(publishable(key)) if _mailbox(target) is not None)
+        return tuple(target.pending for target in self._targets(publishable(key)) if target.mailbox is not None)
 
     def get_all_subscriber_queue_sizes(self) -> dict[Key[Any], tuple[int, ...]]:
         """For each pattern that has queues, the messages pending in each of them."""
         sizes: dict[tuple[str, ...], list[int]] = {}
         for registration in self._registered:
-            if _mailbox(registration) is not None:
+            if registration.mailbox is not None:
                 for pattern in registration._patterns:
                     sizes.setdefault(pattern, []).append(registration.pending)
         return {Key.create_from(pattern): tuple(pending) for pattern, pending in sizes.items()}
@@ -348,7 +347,7 @@ class Hub:
             HubClosed: It is just being closed.
             WrongLoop, WrongThread: It is bound to another loop that is still open.
         """
-        if self._state == "closing":
+        if self._closing is not None and not self._closing.done():
             raise HubClosed(self, closing=True)
         self._bind()
         self._state = "open"
@@ -373,10 +372,10 @@ class Hub:
         await self._close(cancelled=isinstance(error, asyncio.CancelledError))
 
     async def _close(self, cancelled: bool) -> None:
-        if self._state == "closed":
-            return
-        loop = self._bind()
-        if self._closing is None:
+        if self._closing is None or self._closing.done():
+            if self._state == "closed":
+                return
+            loop = self._bind()
             self._state = "closing"
             self._closing = loop.create_task(self._drain_and_end(), name=f"closing {self!r}")
         elif any(listener.is_caller() for listener in self._running):
@@ -420,7 +419,9 @@ class Hub:
                 tasks += registration._stop()
             elif isinstance(registration, Subscription):
                 self._remove(registration)
-        self._closing = None
+        for cache in list(self._retired):
+            while cache.dismantle(self.SLICE):
+                await asyncio.sleep(0)
         if abandoned:
             logger.warning("%r closed with %d messages that its async listeners had not handled", self, abandoned)
         if tasks:
@@ -542,14 +543,14 @@ class Hub:
     def _deliver_failed(self, route: Route, deliver: Any, message: Any, error: BaseException) -> None:
         """Report the failure of one place of a route; if it must pass, serve the places after it first."""
         place = route.place_of(deliver)
-        interrupt = self._failure(route.targets[place], route.key, message, error)  # type: ignore[arg-type]
+        interrupt = self._failure(route.targets[place], route.key, message, error)
         if interrupt is None:
             return
         for later in range(place + 1, len(route)):
             try:
                 route[later](route.key, message)
             except BaseException as another:
-                self._failure(route.targets[later], route.key, message, another)  # type: ignore[arg-type]
+                self._failure(route.targets[later], route.key, message, another)
         raise interrupt
 
     def _failure(self, target: Registration, key: Key[Any], message: Any, error: BaseException) -> BaseException | None:
@@ -590,7 +591,7 @@ class Hub:
         *,
         event: bool = False,
         maxsize: int | None = None,
-        owner: Forgetful | None = None,
+        owner: Bookkeeper | None = None,
     ) -> Listener:
         if not callable(function):
             raise InvalidListener(function, "a listener is a function, or anything that can be called")
@@ -623,6 +624,8 @@ class Hub:
             added.append((pattern, self._matcher.add(pattern, registration)))
             self._watchers += _may_be_meta(pattern)
             self._forget_routes(pattern)
+        if registration._owner is not None:
+            registration._owner._note(registration, patterns)
         if self._watchers:
             self._announce("addedSubscriber", added)
 
@@ -723,10 +726,11 @@ class Hub:
         while frame is not None:
             if frame.f_code is _PUBLISH:
                 running = frame.f_locals
-                route = running.get("route")
-                if running["self"] is self and route is not None and registration in route.targets:
-                    if not any(is_subset(route.key, pattern) for pattern in left):
-                        route[route.targets.index(registration)] = registration._miss
+                route: Route | None = running.get("route")
+                if running["self"] is not self or route is None or registration not in route.targets:
+                    pass
+                elif not any(is_subset(route.key, pattern) for pattern in left):
+                    route[route.targets.index(registration)] = registration._miss
             frame = frame.f_back
 
 
@@ -764,12 +768,8 @@ def _may_be_meta(pattern: tuple[str, ...]) -> bool:
     return pattern[0] in (NAMESPACE, STAR, PLUS)
 
 
-def _mailbox(registration: Any) -> Mailbox | None:
-    return getattr(registration, "_mailbox", None)
-
-
-def _mailboxes(route: Route) -> tuple[Mailbox, ...]:
-    return tuple(box for target in route.targets if (box := _mailbox(target)) is not None)
+def _mailboxes(targets: Iterable[Registration]) -> tuple[Mailbox, ...]:
+    return tuple(box for target in targets if (box := target.mailbox) is not None)
 
 
 def _shield() -> Any:

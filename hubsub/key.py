@@ -7,13 +7,16 @@ ever unescaped: `r"\*"` is simply the customary spelling of a literal star, in k
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias
 
 from .errors import EmptyKey, InvalidKey, InvalidPart, WildcardPublished
 
 if TYPE_CHECKING:
-    from typing_extensions import Self, TypeVar
+    from typing import Self
+
+    from typing_extensions import TypeVar
 
     T = TypeVar("T", default=Any)
 else:
@@ -42,7 +45,7 @@ class Key(tuple[str, ...], Generic[T]):
     def __new__(cls, *parts: str) -> Self:
         return tuple.__new__(cls, parts)
 
-    def __getnewargs__(self) -> tuple[str, ...]:  # type: ignore[override]
+    def __getnewargs__(self) -> tuple[str, ...]:
         # Pickle and copy call __new__(*these): without this they would nest the tuple in itself.
         return tuple(self)
 
@@ -98,8 +101,14 @@ class Key(tuple[str, ...], Generic[T]):
 KeyLike: TypeAlias = "Key[T] | tuple[str, ...] | str"
 """What is accepted wherever a key is expected: a `Key`, a plain tuple, or a string for a key of one part."""
 
-Patterns: TypeAlias = "KeyLike[T] | list[KeyLike[T]] | set[KeyLike[T]] | frozenset[KeyLike[T]]"
+Patterns: TypeAlias = (
+    "KeyLike[T] | list[Key[T]] | list[tuple[str, ...]] | list[str] | list[KeyLike[T]] | AbstractSet[KeyLike[T]]"
+)
 """What is accepted wherever several patterns make sense: one, or a list, set or frozenset of them."""
+
+
+Deliver: TypeAlias = "Callable[[Key[Any], Any], object]"
+"""What a message is delivered to: a listener, or the entrance of a queue."""
 
 
 def publishable(key: KeyLike[T]) -> Key[T]:
@@ -130,7 +139,7 @@ def as_patterns(patterns: Patterns[T]) -> list[tuple[str, ...]]:
     if isinstance(patterns, str):
         return [(patterns,)]
     if not isinstance(patterns, (list, set, frozenset)):
-        raise InvalidKey(patterns, "a pattern is a tuple of strings or a str; several are a list, set or frozenset of them")
+        raise InvalidKey(patterns, "a pattern is a tuple of strings or a str; several are a list, set or frozenset")
     if not patterns:
         raise InvalidKey(patterns, "name at least one pattern")
     return list(dict.fromkeys(_checked(pattern) for pattern in patterns))

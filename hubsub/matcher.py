@@ -83,7 +83,7 @@ class Matcher(Generic[S]):
         return count
 
     def match(self, key: Pattern) -> list[S]:
-        """Return the subscriptions that match an exact key, in no particular order, one of several patterns repeated."""
+        """Return the subscriptions that match an exact key, in no particular order; one of several patterns repeats."""
         found: list[S] = []
         if key in self._exact:
             held = self._exact[key]
@@ -149,13 +149,14 @@ class Matcher(Generic[S]):
 
     def _prune(self, pattern: Pattern) -> None:
         """Remove the nodes of a branch that hold nothing any more, from its end upwards."""
-        path = [self._root]
+        path = []
+        node = self._root
         for part in pattern if pattern[-1] != STAR else pattern[:-1]:
-            node = path[-1]
-            child = node.one if part in (STAR, PLUS) else node.parts.get(part)
+            child = node.one if part in (STAR, PLUS) else node.parts[part]
             assert child is not None
-            path.append(child)
-        for parent, part, child in zip(reversed(path[:-1]), reversed(pattern[: len(path) - 1]), reversed(path), strict=False):
+            path.append((node, part, child))
+            node = child
+        for parent, part, child in reversed(path):
             if not child.is_empty():
                 return
             if part in (STAR, PLUS):

@@ -4,20 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from itertools import chain
-from typing import Any, Protocol
+from typing import Any
 
-from .key import PLUS, STAR, Key, is_subset
-
-Deliver = Callable[[Key[Any], Any], object]
-
-
-class Target(Protocol):
-    """What routes lead to: a registration."""
-
-    deliver: Deliver
-    counted: int
+from .key import PLUS, STAR, Deliver, Key, is_subset
 
 
 class Route(list[Deliver]):
@@ -32,10 +23,9 @@ class Route(list[Deliver]):
 
     # No __init__: without one it is made in C, in half the time. Who makes a route sets the first three.
     key: Key[Any]
-    targets: Sequence[Target]  # whose `deliver` stands in the same place
+    targets: Sequence[Any]  # the registrations; the `deliver` of each stands in the same place
     published: int
     mailboxes: Sequence[Any]  # set by the first publish_wait
-
 
     def place_of(self, deliver: object) -> int:
         """The place whose call has just failed, given what was called.
@@ -70,6 +60,9 @@ class Tally:
             self.routed += published * len(route)
             for target in route.targets:
                 target.counted += published
+
+
+_NONE: list[Key[Any]] = []
 
 
 class RouteCache:
@@ -146,16 +139,15 @@ class RouteCache:
         for length, places in self._index.items():
             if length < len(pattern) or (length > len(pattern) and pattern[-1] != STAR):
                 continue
-            candidates: Iterable[Key[Any]]
             literal = [place for place, part in enumerate(pattern) if part != STAR and part != PLUS]
             if literal:
-                candidates = min([places[place].get(pattern[place], ()) for place in literal], key=len)
+                candidates = min([places[place].get(pattern[place], _NONE) for place in literal], key=len)
                 if len(candidates) > search:
                     return None
             else:
                 if sum(map(len, places[0].values())) > search:
                     return None
-                candidates = chain.from_iterable(places[0].values())
+                candidates = list(chain.from_iterable(places[0].values()))
             found += [routes[key] for key in candidates if is_subset(key, pattern) and key in routes]
             if len(found) > most:
                 return None

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Hashable, Iterable
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from .errors import InvalidListener, UnknownListener, UnknownSubscription
+from .errors import HubsubError, InvalidListener, UnknownListener, UnknownSubscription
 from .event import Event
 from .hub import Decorator, Hub, is_async
-from .key import Key, KeyLike, Patterns, T, as_patterns
+from .key import Key, Patterns, T, as_patterns
 from .subscription import Listener, Registration, Removal, Subscription
 
 if TYPE_CHECKING:
     from types import TracebackType
-
-    from typing_extensions import Self
+    from typing import Self
 
 
 class Subscriber:
@@ -58,8 +57,13 @@ class Subscriber:
         if subscription is None:
             subscription = Subscription(self.hub, self.hub.maxsize)
         new = [pattern for pattern in patterns if subscription.closed or pattern not in subscription._patterns]
-        self.hub._add(subscription, new)
         self._subscriptions[subscription_id] = subscription
+        try:
+            self.hub._add(subscription, new)
+        except HubsubError:
+            if not subscription._patterns:
+                del self._subscriptions[subscription_id]
+            raise
         return subscription
 
     def unsubscribe(self, key: Patterns[Any], subscription_id: Hashable = DEFAULT_SUBSCRIPTION_ID) -> None:
@@ -79,9 +83,7 @@ class Subscriber:
                 raise UnknownSubscription(subscription_id, self, pattern)
         self.hub._remove(subscription, patterns)
 
-    def consume(
-        self, subscription_id: Hashable = DEFAULT_SUBSCRIPTION_ID
-    ) -> Coroutine[Any, Any, tuple[Key[Any], Any]]:
+    def consume(self, subscription_id: Hashable = DEFAULT_SUBSCRIPTION_ID) -> Coroutine[Any, Any, tuple[Key[Any], Any]]:
         """Wait for the next message of the subscription of that id: `key, message = await subscriber.consume()`.
 
         Cancelled, it loses nothing.
@@ -202,18 +204,18 @@ class Subscriber:
         event: bool = False,
         maxsize: int | None = None,
     ) -> Listener:
-        identity = _identity(callback)
-        held = self._listeners.get(identity, {})
+        held = self._listeners.get(_identity(callback), {})
         patterns = as_patterns(keys)
         new = [pattern for pattern in patterns if pattern not in held]
         if not new:
             return held[patterns[0]]
-        listener = self.hub._add_listener(new, callback, asynchronous, event=event, maxsize=maxsize, owner=self)
-        # A meta-event's listener may have run meanwhile and removed it again.
-        if not listener.closed:
-            held = self._listeners.setdefault(identity, {})
-            held.update(dict.fromkeys(new, listener))
-        return listener
+        return self.hub._add_listener(new, callback, asynchronous, event=event, maxsize=maxsize, owner=self)
+
+    def _note(self, registration: Registration, patterns: Iterable[tuple[str, ...]]) -> None:
+        """The hub has just registered one of our listeners on these patterns."""
+        assert isinstance(registration, Listener)
+        held = self._listeners.setdefault(_identity(registration.function), {})
+        held.update(dict.fromkeys(patterns, registration))
 
     def _forget(self, registration: Registration, patterns: Iterable[tuple[str, ...]]) -> None:
         """The hub has removed one of our listeners from these patterns, whoever asked for it."""

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol
 
 from .errors import SubscriptionClosed
 from .event import Event
-from .key import Key, T
+from .key import Deliver, Key, T
 from .log import Logger
 from .mailbox import Mailbox, as_event, as_tuple
 
 if TYPE_CHECKING:
     from types import TracebackType
-
-    from typing_extensions import Self
+    from typing import Self
 
 logger = Logger("hubsub.listener")
 
@@ -39,29 +38,33 @@ class Owner(Protocol):
     def _task_ended(self, listener: AsyncListener, task: asyncio.Task[None]) -> bool: ...
 
 
-class Forgetful(Protocol):
-    """Whoever keeps a book of registrations and strikes them out when they are gone."""
+class Bookkeeper(Protocol):
+    """Whoever keeps a book of registrations: the hub tells of each change before it announces it."""
 
+    def _note(self, registration: Registration, patterns: Iterable[tuple[str, ...]]) -> None: ...
     def _forget(self, registration: Registration, patterns: Iterable[tuple[str, ...]]) -> None: ...
 
 
 class Registration:
     """One registration with a hub, on one pattern or several; several that match give a message once."""
 
-    __slots__ = ("_hub", "_owner", "_patterns", "closed", "counted", "deliver", "missed", "order")
+    __slots__ = ("_hub", "_owner", "_patterns", "closed", "counted", "deliver", "mailbox", "missed", "order")
 
     def __init__(
         self,
         hub: Owner,
-        deliver: Callable[[Key[Any], Any], object],
-        owner: Forgetful | None = None,
+        deliver: Deliver,
+        *,
+        mailbox: Mailbox | None = None,
+        owner: Bookkeeper | None = None,
     ) -> None:
         self._hub = hub
         self._owner = owner
+        self.mailbox = mailbox
         # The hub sets these two when it registers it.
         self._patterns: tuple[tuple[str, ...], ...] = ()
         self.order = 0
-        self.deliver = deliver
+        self.deliver: Deliver = deliver
         # Messages routed here, as far as routes have told; `Owner._fold` makes them tell.
         self.counted = 0
         # Of these, the ones that never came: it was closed in the middle of their publish.
@@ -76,17 +79,17 @@ class Registration:
     @property
     def pending(self) -> int:
         """Messages queued now."""
-        return 0
+        return 0 if self.mailbox is None else len(self.mailbox.items)
 
     @property
     def peak_pending(self) -> int:
         """The most messages ever queued."""
-        return 0
+        return 0 if self.mailbox is None else self.mailbox.peak
 
     @property
     def dropped(self) -> int:
         """Messages accepted that nobody will be handed any more."""
-        return 0
+        return 0 if self.mailbox is None else self.mailbox.dropped
 
     @property
     def accepted(self) -> int:
@@ -152,9 +155,9 @@ class Listener(Registration):
         function: Callable[..., object],
         *,
         event: bool = False,
-        owner: Forgetful | None = None,
+        owner: Bookkeeper | None = None,
     ) -> None:
-        super().__init__(hub, partial(_call_with_event, function) if event else function, owner)
+        super().__init__(hub, partial(_call_with_event, function) if event else function, owner=owner)
         self.function = function
         """The callable."""
         self.failed = 0
@@ -199,10 +202,10 @@ class AsyncListener(Listener):
         *,
         maxsize: int,
         event: bool = False,
-        owner: Forgetful | None = None,
+        owner: Bookkeeper | None = None,
     ) -> None:
         super().__init__(hub, function, owner=owner)
-        self._mailbox = Mailbox(maxsize, self._complain)
+        self._mailbox = self.mailbox = Mailbox(maxsize, self._complain)
         self._mailbox.wake = self._start
         self.deliver = self._mailbox.put
         self._event = event
@@ -212,10 +215,6 @@ class AsyncListener(Listener):
         self._idle: asyncio.Future[None] | None = None
         self._quiet: list[asyncio.Future[None]] = []
         self._stopped = False  # the hub is closed: the task ends after the call in progress
-
-    pending = property(lambda self: len(self._mailbox.items), doc=Registration.pending.__doc__)
-    peak_pending = property(lambda self: self._mailbox.peak, doc=Registration.peak_pending.__doc__)
-    dropped = property(lambda self: self._mailbox.dropped, doc=Registration.dropped.__doc__)
 
     @property
     def maxsize(self) -> int:
@@ -243,7 +242,12 @@ class AsyncListener(Listener):
         if loop is None:
             return  # the hub starts it once a loop runs
         self._mailbox.wake = None
-        self._task = loop.create_task(self._run(), name=f"hubsub listener {self.function!r}", context=self._context)
+        task = loop.create_task(self._run(), name=f"hubsub listener {self.function!r}", context=self._context)
+        # The hub knows its tasks: one that is left behind, by a loop that never runs again, needs no complaint.
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
+        # Not a clause in the task itself: cancelled before its first step, a task runs nothing of it.
+        task.add_done_callback(self._ended)
+        self._task = task
 
     async def _run(self) -> None:
         if self._task is None:
@@ -251,35 +255,33 @@ class AsyncListener(Listener):
             await asyncio.sleep(0)
         task = self._task
         assert task is not None
-        function, with_event = self.function, self._event
+        function: Callable[..., Any] = self.function
+        with_event = self._event
         mailbox, items = self._mailbox, self._mailbox.items
-        try:
-            while not (self.closed or self._stopped):
-                for _ in self.BURST:
-                    if not items:
-                        break
-                    item = items.popleft()
-                    if mailbox.alert:
-                        mailbox.eased()
-                    try:
-                        if with_event:
-                            await function(as_event(item))
-                        else:
-                            key, message = item
-                            await function(key, message)
-                    except Exception as error:
-                        self._hub._report(self, *item, error)
-                    except asyncio.CancelledError as error:
-                        if task.cancelling():
-                            raise
-                        # It leaked out of something that the listener awaited: a failure like any other.
-                        self._hub._report(self, *item, error)
-                if items:
-                    await asyncio.sleep(0)
-                elif not (self.closed or self._stopped):
-                    await self._sleep(task.get_loop())
-        finally:
-            self._ended(task)
+        while not (self.closed or self._stopped):
+            for _ in self.BURST:
+                if not items:
+                    break
+                item = items.popleft()
+                if mailbox.alert:
+                    mailbox.eased()
+                try:
+                    if with_event:
+                        await function(as_event(item))
+                    else:
+                        key, message = item
+                        await function(key, message)
+                except Exception as error:
+                    self._hub._report(self, *item, error)
+                except asyncio.CancelledError as error:
+                    if task.cancelling():
+                        raise
+                    # It leaked out of something that the listener awaited: a failure like any other.
+                    self._hub._report(self, *item, error)
+            if items:
+                await asyncio.sleep(0)
+            elif not (self.closed or self._stopped):
+                await self._sleep(task.get_loop())
 
     async def _sleep(self, loop: asyncio.AbstractEventLoop) -> None:
         self._idle = loop.create_future()
@@ -317,8 +319,6 @@ class AsyncListener(Listener):
 
     def _reset(self) -> None:
         """Forget the task of a loop that was closed under it; start anew if something is queued."""
-        if self._task is not None:
-            _never_mind(self._task)
         self._task = self._idle = None
         self._stopped = False
         self._mailbox.wake = self._start
@@ -330,7 +330,6 @@ class AsyncListener(Listener):
         task = self._task
         if task is None:
             return []
-        _never_mind(task)
         if self.is_caller():
             self._stopped = True
             return []
@@ -343,7 +342,6 @@ class AsyncListener(Listener):
         task = self._task
         if task is None:
             return
-        _never_mind(task)
         if self._idle is not None:
             self._wake()
         elif not self.is_caller():
@@ -388,11 +386,7 @@ class Subscription(Registration, Generic[T]):
 
     def __init__(self, hub: Owner, maxsize: int) -> None:
         self._mailbox = Mailbox(maxsize, self._complain)
-        super().__init__(hub, self._mailbox.put)
-
-    pending = property(lambda self: len(self._mailbox.items), doc=Registration.pending.__doc__)
-    peak_pending = property(lambda self: self._mailbox.peak, doc=Registration.peak_pending.__doc__)
-    dropped = property(lambda self: self._mailbox.dropped, doc=Registration.dropped.__doc__)
+        super().__init__(hub, self._mailbox.put, mailbox=self._mailbox)
 
     @property
     def maxsize(self) -> int:
@@ -497,8 +491,3 @@ class _Reader(AsyncIterator[Event[T]]):
         if mailbox.alert:
             mailbox.eased()
         return item if type(item) is Event else as_tuple(Event, item)
-
-
-def _never_mind(task: asyncio.Task[None]) -> None:
-    """Let a task go unfinished without a complaint: awaiting a removal is optional, and no loop may run any more."""
-    task._log_destroy_pending = False  # type: ignore[attr-defined]

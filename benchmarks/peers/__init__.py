@@ -10,13 +10,9 @@ called by its fastest way. The last message of a lot is None: who sees it has se
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import chain
-
 LOT = 1_000
 
 
-def lots(messages: int, lot: int = LOT) -> Iterator[list[int | None]]:
-    """Yield the messages of each lot."""
-    for start in range(0, messages, lot):
-        yield list(chain(range(start, min(start + lot, messages) - 1), [None]))
+def lots(messages: int, lot: int = LOT) -> list[list[int | None]]:
+    """Return the messages of each lot."""
+    return [[*range(start, min(start + lot, messages) - 1), None] for start in range(0, messages, lot)]

@@ -26,8 +26,9 @@ async def bulk(messages: int) -> float:
 
     signal = Signal()
     signal.connect(listener)
+    batches = lots(messages)
     began = perf_counter()
-    for lot in lots(messages):
+    for lot in batches:
         for message in lot:
             # Returns when it is handled.
             await signal.send_async(None, message=message)

@@ -19,8 +19,9 @@ class Reading(BaseEvent[None]):
 async def _dispatch(listener: Callable[[Reading], Any], messages: int) -> float:
     bus = EventBus(name="bench")
     bus.on(Reading, listener)
+    batches = lots(messages, LOT)
     began = perf_counter()
-    for lot in lots(messages, LOT):
+    for lot in batches:
         for message in lot:
             last = bus.dispatch(Reading(message=message))
         await last

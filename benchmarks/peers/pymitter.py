@@ -30,8 +30,9 @@ async def bulk(messages: int) -> float:
             handled.set()
 
     emitter.on("sensor.kitchen", listener)
+    batches = lots(messages)
     began = perf_counter()
-    for lot in lots(messages):
+    for lot in batches:
         handled.clear()
         for message in lot:
             emitter.emit_future("sensor.kitchen", message)

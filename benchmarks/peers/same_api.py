@@ -47,8 +47,9 @@ async def bulk(library: ModuleType, messages: int, prefixed: bool = False) -> fl
 
     subscriber.add_async_listener(library.Key(*KEY), listener)
     publish, key = _publishing(library, hub, prefixed)
+    batches = lots(messages)
     began = perf_counter()
-    for lot in lots(messages):
+    for lot in batches:
         handled.clear()
         for message in lot:
             publish(key, message)
@@ -63,8 +64,9 @@ async def queue(library: ModuleType, messages: int, prefixed: bool = False) -> f
     subscriber = library.Subscriber(hub, "bench")
     subscriber.subscribe(library.Key(*KEY))
     publish, key = _publishing(library, hub, prefixed)
+    batches = lots(messages)
     began = perf_counter()
-    for lot in lots(messages):
+    for lot in batches:
         for message in lot:
             publish(key, message)
         for _ in lot:

@@ -1,0 +1,64 @@
+"""The command line: `python -m hubsub demo`, or `hubsub demo`."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import sys
+from collections.abc import Sequence
+
+from . import __version__
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command that `argv` names, by default what stands on the command line; return the exit code."""
+    parser = argparse.ArgumentParser(prog="hubsub", description="Hierarchical publish/subscribe for asyncio.")
+    parser.add_argument("--version", action="version", version=f"hubsub {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    demo = commands.add_parser(
+        "demo",
+        help="see a hub at work on this machine's live figures",
+        description="Publish this machine's live figures through a hub, and show them. Ctrl-C ends it.",
+    )
+    demo.add_argument("--seconds", type=_seconds, metavar="N", help="end by itself after so long (default: never)")
+    demo.add_argument("--plain", action="store_true", help="print lines, as without a terminal, instead of a table")
+    demo.set_defaults(run=_demo)
+
+    arguments = parser.parse_args(argv)
+    try:
+        return int(arguments.run(arguments))
+    except KeyboardInterrupt:  # before the command itself took care of Ctrl-C
+        return 130
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    try:
+        from . import demo
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in {"psutil", "rich"}:
+            raise
+        print("the demo needs psutil and rich: pip install 'hubsub[demo]'", file=sys.stderr)
+        return 1
+    try:
+        demo.main(arguments.seconds, arguments.plain)
+    except* BrokenPipeError:
+        # Whoever read along has gone, as in `| head`. Python would complain when it flushes what is left.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not (0 < seconds < math.inf):
+        raise ValueError
+    return seconds
+
+
+# What argparse calls the type in its complaint.
+_seconds.__name__ = "number of seconds"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

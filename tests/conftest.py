@@ -1,0 +1,68 @@
+"""What every test has: the loop that `make matrix` asks for, and a look at what is left behind."""
+
+import asyncio
+import gc
+import os
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+
+import pytest
+
+import hubsub
+
+# Set by `make matrix`: asyncio, debug (asyncio's debug mode) or uvloop.
+LOOP = os.environ.get("HUBSUB_TEST_LOOP", "asyncio")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if LOOP == "debug":
+        # pytest-asyncio sets the debug flag of every loop itself, over what a loop factory or the environment says.
+        config.option.asyncio_debug = True
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    if LOOP == "uvloop":
+        import uvloop
+
+        return {"uvloop": uvloop.new_event_loop}
+    return {LOOP: asyncio.new_event_loop}
+
+
+@pytest.fixture
+async def hub() -> AsyncIterator[hubsub.Hub]:
+    """An open hub; it is closed after the test and must have left nothing behind."""
+    hub = hubsub.Hub()
+    await hub.start()
+    yield hub
+    await hub.close()
+    assert_nothing_left(hub)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+@pytest.fixture
+def loopless() -> Iterator[hubsub.Hub]:
+    """A hub without a loop; it must be empty when everything was removed."""
+    hub = hubsub.Hub()
+    yield hub
+    assert_nothing_left(hub)
+
+
+def assert_nothing_left(hub: hubsub.Hub) -> None:
+    """Remove what is registered: then no trie node, route or task may be left."""
+    for registration in list(hub._registered):
+        hub._remove(registration)
+    assert hub._matcher.is_empty()
+    assert hub._watchers == 0
+    assert hub._several == 0
+    assert not hub._running
+    assert not hub._unstarted
+    assert not hub._retired
+    routes = [route for route in hub._cache.routes.values() if route]
+    assert routes == []
+
+
+def objects_of(kind: type) -> list[object]:
+    """Every living object of a class."""
+    gc.collect()
+    return [thing for thing in gc.get_objects() if isinstance(thing, kind)]

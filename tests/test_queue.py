@@ -1,0 +1,333 @@
+"""Subscriptions: queues, bounds, waiting, cancelling."""
+
+import asyncio
+from typing import Any
+
+import anyio
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hubsub import Event, Hub, HubClosed, Key, Meta, SubscriptionClosed
+
+
+async def settled(turns: int = 5) -> None:
+    """Let everything that is ready run."""
+    for _ in range(turns):
+        await asyncio.sleep(0)
+
+
+async def test_a_subscription_is_registered_when_it_is_made(hub: Hub) -> None:
+    subscription = hub.subscribe("a")
+    hub.publish("a", 1)
+    assert await subscription.consume() == (("a",), 1)
+
+
+async def test_iterating_gives_events_in_order_and_ends_when_closed(hub: Hub) -> None:
+    subscription = hub.subscribe(("a", "*"))
+    for number in range(3):
+        hub.publish(("a", str(number)), number)
+    subscription.close()
+    events = [event async for event in subscription]
+    assert events == [(("a", str(number)), number) for number in range(3)]
+    assert all(type(event) is Event and type(event.key) is Key for event in events)
+    with pytest.raises(SubscriptionClosed):
+        await subscription.consume()
+
+
+async def test_closing_wakes_whoever_waits(hub: Hub) -> None:
+    subscription = hub.subscribe("a")
+
+    async def iterate() -> list[Any]:
+        return [event async for event in subscription]
+
+    iterating, consuming = asyncio.create_task(iterate()), asyncio.create_task(subscription.consume())
+    await settled()
+    subscription.close()
+    assert await iterating == []
+    with pytest.raises(SubscriptionClosed):
+        await consuming
+
+
+async def test_leaving_the_block_ends_the_subscription(hub: Hub) -> None:
+    with hub.subscribe("a") as one:
+        async with hub.subscribe("a") as other:
+            assert hub.publish("a") == 2
+        assert hub.publish("a") == 1
+    assert hub.publish("a") == 0
+    assert one.closed
+    assert other.closed
+
+
+async def test_several_consumers_share_the_messages(hub: Hub) -> None:
+    subscription = hub.subscribe("a")
+    tasks = [asyncio.create_task(subscription.consume()) for _ in range(3)]
+    await settled()
+    for number in range(3):
+        hub.publish("a", number)
+    assert [(await task).message for task in tasks] == [0, 1, 2]
+
+
+async def test_a_cancelled_consume_loses_nothing(hub: Hub) -> None:
+    subscription = hub.subscribe("a")
+    for before in range(4):
+        task = asyncio.create_task(subscription.consume())
+        for _ in range(before):
+            await asyncio.sleep(0)
+        hub.publish("a", before)
+        task.cancel()
+        done = await asyncio.gather(task, return_exceptions=True)
+        if isinstance(done[0], asyncio.CancelledError):
+            assert (await subscription.consume()).message == before
+        else:
+            assert done[0] == (("a",), before)
+    assert subscription.pending == 0
+    assert subscription.delivered == 4
+
+
+async def test_a_wake_up_of_a_cancelled_consumer_goes_to_the_next(hub: Hub) -> None:
+    subscription = hub.subscribe("a")
+    first, second = (asyncio.create_task(subscription.consume()) for _ in range(2))
+    await settled()
+    hub.publish("a", 1)
+    first.cancel()
+    assert (await second).message == 1
+
+
+async def test_a_cancelled_step_of_an_iterator_ends_nothing(hub: Hub) -> None:
+    subscription = hub.subscribe("a")
+    iterator = aiter(subscription)
+    with anyio.move_on_after(0.001) as scope:
+        await anext(iterator)
+    assert scope.cancelled_caught
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(anext(iterator), 0.001)
+    hub.publish("a", 1)
+    assert await anext(iterator) == (("a",), 1)
+
+
+async def test_a_batch_is_what_is_queued_up_to_the_maximum(hub: Hub) -> None:
+    subscription = hub.subscribe("a")
+    waiting = asyncio.create_task(subscription.get_batch(10))
+    await settled()
+    assert not waiting.done()
+    hub.publish("a", 0)
+    assert await waiting == [(("a",), 0)]
+    for number in range(5):
+        hub.publish("a", number)
+    assert [event.message for event in await subscription.get_batch(3)] == [0, 1, 2]
+    assert [event.message for event in await subscription.get_batch(3)] == [3, 4]
+    assert subscription.delivered == 6
+    with pytest.raises(ValueError, match="at least one"):
+        await subscription.get_batch(0)
+    subscription.close()
+    with pytest.raises(SubscriptionClosed):
+        await subscription.get_batch(1)
+
+
+async def test_a_batch_keeps_metadata(hub: Hub) -> None:
+    subscription = hub.subscribe("a")
+    hub.publish("a", 1)
+    hub.publish_event(Event(Key("a"), 2, Meta(id="x")))
+    plain, rich = await subscription.get_batch(9)
+    assert plain.meta is None
+    assert rich.meta == Meta(id="x")
+
+
+async def test_figures_add_up_at_any_moment(hub: Hub) -> None:
+    subscription = hub.subscribe("a")
+    for number in range(4):
+        hub.publish("a", number)
+    await subscription.consume()
+    assert (subscription.accepted, subscription.delivered, subscription.pending, subscription.dropped) == (4, 1, 3, 0)
+    assert subscription.peak_pending == 4
+    assert subscription.maxsize == hub.maxsize == 10_000
+
+
+async def test_publish_goes_past_the_bound_and_complains_once_an_episode(
+    hub: Hub, caplog: pytest.LogCaptureFixture
+) -> None:
+    subscription = hub.subscribe("a", maxsize=10)
+    for _ in range(2):
+        for _ in range(50):
+            hub.publish("a")
+        while subscription.pending > 6:
+            await subscription.consume()
+        for _ in range(10):
+            hub.publish("a")  # full again, but the episode goes on
+        while subscription.pending:
+            await subscription.consume()
+    assert len(caplog.records) == 2
+    assert "bound 10" in caplog.text
+    assert subscription.peak_pending == 50
+
+
+# publish_wait
+
+
+async def test_publish_wait_with_room_delivers_without_yielding(hub: Hub) -> None:
+    subscription = hub.subscribe("a", maxsize=2)
+    coroutine = hub.publish_wait("a", 1)
+    with pytest.raises(StopIteration) as done:
+        coroutine.send(None)
+    assert done.value.value == 1
+    assert subscription.pending == 1
+
+
+async def test_publish_wait_waits_for_a_place_and_keeps_the_bound(hub: Hub) -> None:
+    subscription = hub.subscribe("a", maxsize=2)
+    publishing = [asyncio.create_task(hub.publish_wait("a", number)) for number in range(6)]
+    await settled()
+    received = []
+    while len(received) < 6:
+        assert subscription.pending <= 2
+        received.append((await subscription.consume()).message)
+        await settled(2)
+    assert received == list(range(6))
+    assert [await task for task in publishing] == [1] * 6
+    assert subscription.peak_pending == 2
+
+
+async def test_publish_wait_delivers_to_everyone_in_one_step_or_to_no_one(hub: Hub) -> None:
+    full, roomy = hub.subscribe("a", maxsize=1), hub.subscribe("a")
+    seen: list[Any] = []
+    hub.add_listener("a", lambda key, message: seen.append(message))
+    hub.publish("a", 0)
+    publishing = asyncio.create_task(hub.publish_wait("a", 1))
+    await settled()
+    assert (full.pending, roomy.pending, seen) == (1, 1, [0])
+    publishing.cancel()
+    await settled()
+    await full.consume()
+    assert (full.pending, roomy.pending, seen) == (0, 1, [0])
+    assert await hub.publish_wait("a", 2) == 3
+    assert (full.pending, roomy.pending, seen) == (1, 2, [0, 2])
+
+
+async def test_first_come_is_first_served_and_nobody_overtakes(hub: Hub) -> None:
+    subscription = hub.subscribe("a", maxsize=1)
+    hub.publish("a", "full")
+    first = asyncio.create_task(hub.publish_wait("a", "first"))
+    await settled()
+    await subscription.consume()  # the place is the first one's now, though it has not run yet
+    second = asyncio.create_task(hub.publish_wait("a", "second"))
+    await settled()
+    assert not second.done()
+    assert [(await subscription.consume()).message for _ in range(2)] == ["first", "second"]
+    await asyncio.gather(first, second)
+
+
+async def test_two_publishers_over_the_same_queues_never_deadlock(hub: Hub) -> None:
+    one, two = hub.subscribe(["a", "both"], maxsize=1), hub.subscribe(["both", "a"], maxsize=1)
+    received: list[Any] = []
+
+    async def read(subscription: Any, count: int) -> None:
+        for _ in range(count):
+            received.append((await subscription.consume()).message)
+            await asyncio.sleep(0)
+
+    async def write(key: str) -> None:
+        for number in range(50):
+            await hub.publish_wait(key, number)
+
+    async with asyncio.timeout(10):
+        await asyncio.gather(write("a"), write("both"), read(one, 100), read(two, 100))
+    assert len(received) == 200
+
+
+async def test_a_cancelled_publish_wait_gives_its_places_back(hub: Hub) -> None:
+    one, two = hub.subscribe("a", maxsize=1), hub.subscribe("a", maxsize=1)
+    hub.publish("a", 0)
+    for turns in range(4):
+        publishing = asyncio.create_task(hub.publish_wait("a", 1))
+        await settled()
+        await one.consume()  # its place is held, the other one is still waited for
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        publishing.cancel()
+        await asyncio.gather(publishing, return_exceptions=True)
+        one._mailbox.put(Key("a"), 0)
+    assert one.pending == two.pending == 1
+    await two.consume()
+    await one.consume()
+    assert await asyncio.wait_for(hub.publish_wait("a", 2), 5) == 2
+
+
+async def test_publish_wait_goes_on_when_the_full_subscription_is_closed(hub: Hub) -> None:
+    subscription = hub.subscribe("a", maxsize=1)
+    hub.publish("a")
+    publishing = asyncio.create_task(hub.publish_wait("a"))
+    await settled()
+    subscription.close()
+    assert await publishing == 0
+
+
+async def test_publish_wait_raises_when_the_hub_is_closed_while_it_waits() -> None:
+    hub = Hub(maxsize=1)
+    hub.subscribe("a")
+    hub.publish("a")
+    publishing = asyncio.create_task(hub.publish_wait("a"))
+    await settled()
+    await hub.close()
+    with pytest.raises(HubClosed):
+        await publishing
+
+
+async def test_publish_wait_is_the_answer_to_a_slow_async_listener(hub: Hub) -> None:
+    pending = []
+
+    async def slow(key: Key[Any], message: Any) -> None:
+        pending.append(listener.pending)
+        await asyncio.sleep(0)
+
+    listener = hub.add_listener("a", slow, maxsize=3)
+    for number in range(50):
+        await hub.publish_wait("a", number)
+    await hub.close()
+    assert len(pending) == 50
+    assert listener.peak_pending == 3
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.lists(st.sampled_from(["publish", "wait", "consume", "cancel", "turn"]), max_size=60),
+    st.integers(1, 3),
+)
+def test_no_interleaving_of_waiting_cancelling_and_consuming_loses_or_doubles(script: list[str], maxsize: int) -> None:
+    async def run() -> None:
+        hub = Hub(maxsize=maxsize)
+        subscription = hub.subscribe("a")
+        sent: list[int] = []
+        got: list[int] = []
+        publishing: dict[int, asyncio.Task[int]] = {}
+        consuming: list[asyncio.Task[Event[Any]]] = []
+        for number, step in enumerate(script):
+            match step:
+                case "publish":
+                    hub.publish("a", number)
+                    sent.append(number)
+                case "wait":
+                    publishing[number] = asyncio.create_task(hub.publish_wait("a", number))
+                case "consume":
+                    consuming.append(asyncio.create_task(subscription.consume()))
+                case "cancel" if number % 2 and consuming:
+                    consuming[number % len(consuming)].cancel()
+                case "cancel" if publishing:
+                    publishing[sorted(publishing)[number % len(publishing)]].cancel()
+                case _:
+                    await asyncio.sleep(0)
+        consuming += [asyncio.create_task(subscription.consume()) for _ in script]
+        await settled(len(script) * 6 + 10)
+        assert all(task.done() for task in publishing.values())
+        sent += [number for number, task in publishing.items() if not task.cancelled()]
+        got += [task.result().message for task in consuming if task.done() and not task.cancelled()]
+        assert sorted(got) == sorted(sent)
+        assert subscription.delivered == len(got)
+        assert subscription.pending == 0
+        assert subscription._mailbox.room == maxsize
+        assert not subscription._mailbox.alert
+        for task in consuming:
+            task.cancel()
+        await hub.close()
+
+    asyncio.run(run())
