@@ -21,11 +21,12 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import psutil
+from rich.columns import Columns
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.layout import Layout
 from rich.live import Live
 from rich.panel import Panel
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from hubsub import Hub, Key, Publisher, Subscription
@@ -47,12 +48,14 @@ PROCESS: Key[Process | None] = Key("host", "process", "+")
 
 
 def read_cpu() -> Iterator[Reading]:
+    """The load of all processors together, and of each."""
     yield ("cpu", "percent"), psutil.cpu_percent()
     for number, percent in enumerate(psutil.cpu_percent(percpu=True)):
         yield ("cpu", str(number), "percent"), percent
 
 
 def read_memory() -> Iterator[Reading]:
+    """How full the memory is."""
     memory, swap = psutil.virtual_memory(), psutil.swap_memory()
     yield ("memory", "percent"), memory.percent
     yield ("memory", "used"), memory.used
@@ -61,6 +64,7 @@ def read_memory() -> Iterator[Reading]:
 
 
 def read_net() -> Iterator[Reading]:
+    """What each network interface has counted."""
     for name, counters in psutil.net_io_counters(pernic=True).items():
         if counters.bytes_recv or counters.bytes_sent:  # others were never used
             yield ("net", name, "bytes_recv"), counters.bytes_recv
@@ -68,6 +72,7 @@ def read_net() -> Iterator[Reading]:
 
 
 def read_disks() -> Iterator[Reading]:
+    """What each disk has counted."""
     disks = psutil.disk_io_counters(perdisk=True)
     for name, counters in disks.items():
         # What a partition counts, sda1 or nvme0n1p1, its disk counts too.
@@ -78,11 +83,15 @@ def read_disks() -> Iterator[Reading]:
 
 
 def read_processes(most: int = 20) -> Iterator[Reading]:
+    """The busiest processes; among equals, the largest."""
+
     def load(process: psutil.Process) -> tuple[float, int]:
         return process.info["cpu_percent"] or 0.0, process.info["memory_info"].rss
 
     # Not every system tells everybody the memory of every process.
-    processes = [each for each in psutil.process_iter(["name", "cpu_percent", "memory_info"]) if each.info["memory_info"]]
+    processes = [
+        each for each in psutil.process_iter(["name", "cpu_percent", "memory_info"]) if each.info["memory_info"]
+    ]
     for process in sorted(processes, key=load, reverse=True)[:most]:
         # A process may call itself anything, also what would make a terminal do strange things.
         name = "".join(letter if letter.isprintable() else "?" for letter in process.info["name"] or "?")
@@ -90,6 +99,7 @@ def read_processes(most: int = 20) -> Iterator[Reading]:
 
 
 def read_hub(hub: Hub) -> Iterator[Reading]:
+    """The hub's own figures."""
     stats = hub.stats()
     yield ("hub", "published"), stats.published
     yield ("hub", "routed"), stats.routed
@@ -152,8 +162,8 @@ def publish_alerts(hub: Hub) -> None:
         before = recent.setdefault(key, deque(maxlen=50))
         highest = max(before, default=figure)
         # Neither the first ones nor small ones are worth an alert.
-        if len(before) >= 5 and figure > 1.5 * highest + (10 if key[-1] == "percent" else 50_000):
-            hub.publish(("alert", *key), f"{as_text(key, figure)}, after {as_text(key, highest)} at most")
+        if len(before) >= 5 and figure > 1.5 * highest + (10 if key[-1] == "percent" else 100_000):
+            hub.publish(("alert", *key), f"{as_text(key, figure)}, up from {as_text(key, highest)}")
         before.append(figure)
 
     @hub.on(PROCESS)
@@ -176,7 +186,7 @@ def as_text(key: Key, message: Any) -> str:
         case (*_, "percent"), _:
             return f"{message:.1f} %"
         case ("rate", "hub", *_), _:
-            return f"{message:.0f}/s"
+            return f"{message:.0f} messages/s"
         case ("rate", *_), _:
             return f"{in_bytes(message)}/s"
         case ("host", "net" | "disk" | "memory", *_), _:
@@ -188,6 +198,7 @@ def as_text(key: Key, message: Any) -> str:
 
 
 def in_bytes(count: float) -> str:
+    """Return a number of bytes as text of at most three digits before the point."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
@@ -239,7 +250,9 @@ class Board:
         return len(self.recent) + 2
 
     def __rich__(self) -> Panel:
-        table = grid("left", "right", "course")
+        table = Table.grid(
+            Column(no_wrap=True), Column(no_wrap=True, justify="right"), Column(ratio=1), padding=(0, 1), expand=True
+        )
         for key, recent in self.recent.items():
             label = Text("/".join(key[len(self.pattern) - 1 :]), "bold")
             text = Text(as_text(key, recent[-1]))
@@ -251,3 +264,137 @@ class Board:
             else:
                 table.add_row(label, text)
         return panel(self.pattern, table)
+
+
+class Processes(Board):
+    """The processes of note, the busiest first."""
+
+    def __rich__(self) -> Panel:
+        right = partial(Column, no_wrap=True, justify="right")
+        table = Table.grid(right(), Column(no_wrap=True, ratio=1), right(), right(), padding=(0, 1), expand=True)
+        latest = {key: recent[-1] for key, recent in self.recent.items()}
+        for key, process in sorted(latest.items(), key=lambda item: item[1][1:], reverse=True):
+            percent = Text(f"{process.percent:.1f} %", heat(process.percent))
+            table.add_row(Text(key[-1], "bold"), Text(process.name), percent, in_bytes(process.memory))
+        return panel(self.pattern, table)
+
+
+class Alerts:
+    """The latest alerts. An async listener takes them in: one that has to wait holds nobody up."""
+
+    PATTERN = ("alert", "*")
+
+    def __init__(self, hub: Hub) -> None:
+        self.latest: deque[Text] = deque(maxlen=50)
+        self.listener = hub.add_listener(self.PATTERN, self.note)
+
+    async def note(self, key: Key, text: str) -> None:
+        at = time.strftime("%H:%M:%S ")
+        self.latest.appendleft(Text.assemble((at, "dim"), ("/".join(key[1:]), "bold"), " ", (text, "yellow")))
+
+    def __rich__(self) -> Panel:
+        return panel(self.PATTERN, Group(*self.latest))
+
+
+class Screen:
+    """All of it on one screen."""
+
+    def __init__(self, hub: Hub, alerts: Alerts) -> None:
+        self.left = [Board(hub, "host", "cpu", "*"), Board(hub, "rate", "net", "*")]
+        self.right = [Board(hub, "host", "memory", "*"), Board(hub, "rate", "disk", "*")]
+        self.lists: list[RenderableType] = [Processes(hub, *PROCESS), alerts]
+        self.hub: dict[Key, Any] = {}
+        hub.add_listener([("rate", "hub", "*"), ("host", "hub", "*")], self.hub.__setitem__)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        height = max(sum(board.height for board in side) for side in (self.left, self.right))
+        whole, figures, left, right, lists = (Layout() for _ in range(5))
+        left.split_column(*(Layout(board, ratio=board.height, minimum_size=4) for board in self.left))
+        right.split_column(*(Layout(board, ratio=board.height, minimum_size=4) for board in self.right))
+        figures.split_row(left, right)
+        figures.size = min(height, console.height // 2)
+        lists.split_row(*(Layout(each) for each in self.lists))
+        whole.split_column(figures, lists, Layout(self.of_hub(), size=3 if console.width >= 100 else 4))
+        yield whole
+
+    def of_hub(self) -> Panel:
+        figures = [Text(as_text(key, figure), "bold") for key, figure in self.hub.items()]
+        for key, figure in zip(self.hub, figures, strict=True):
+            if key[0] == "host":
+                figure.append(" " + "/".join(key[2:]), "not bold")
+        return panel(("host", "hub", "*"), Columns(figures, padding=(0, 3)))
+
+
+def panel(pattern: Iterable[str], content: RenderableType) -> Panel:
+    """Return a frame that is titled with what its content is subscribed to."""
+    return Panel(content, title=Text("/".join(pattern), "bold"), title_align="left", border_style="bright_black")
+
+
+def heat(percent: float) -> str:
+    """Return the colour of a load."""
+    return "red" if percent >= 80 else "yellow" if percent >= 50 else "green"
+
+
+async def paint(screen: Screen, console: Console) -> None:
+    """Show the screen as of now, four times a second."""
+    with Live(screen, console=console, screen=True, auto_refresh=False) as live:
+        while True:
+            live.refresh()
+            await asyncio.sleep(0.25)
+
+
+# Running
+
+
+@contextmanager
+def set_by_signals(event: asyncio.Event) -> Iterator[None]:
+    """Have Ctrl-C and SIGTERM set the event, rather than break off whatever runs."""
+    loop = asyncio.get_running_loop()
+
+    def request(*_: object) -> None:
+        loop.call_soon_threadsafe(event.set)
+
+    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+async def run(seconds: float | None, plain: bool) -> None:
+    """Show the figures for so many seconds, or until Ctrl-C or SIGTERM; then print a summary."""
+    started = time.monotonic()
+    end = asyncio.Event()
+    console = Console()
+
+    with set_by_signals(end):
+        async with Hub(name="demo") as hub, asyncio.TaskGroup() as group:
+            publish_rates(hub)
+            publish_alerts(hub)
+            alerts = Alerts(hub)
+            if plain or not sys.stdout.isatty() or console.is_dumb_terminal:
+                showing = print_lines(hub.subscribe([("host", "*"), ("rate", "*"), ("alert", "*")]))
+            else:
+                showing = paint(Screen(hub, alerts), console)
+            host = Publisher(hub, "host")
+            often = [measure(sensor, host, 0.2) for sensor in (read_cpu, read_memory, read_net, read_disks)]
+            seldom = [measure(sensor, host, 1) for sensor in (read_processes, partial(read_hub, hub))]
+            tasks = [group.create_task(coroutine) for coroutine in (showing, *often, *seldom)]
+
+            with suppress(TimeoutError):
+                await asyncio.wait_for(end.wait(), seconds)
+            stats = hub.stats()
+            for task in tasks:
+                task.cancel()
+
+        print(
+            f"{time.monotonic() - started:.1f} seconds: {stats.published} messages published, {stats.routed} routed, "
+            f"{alerts.listener.delivered} alerts, {stats.subscriptions} subscriptions, {stats.failed} failures",
+            flush=True,
+        )
+
+
+def main(seconds: float | None, plain: bool) -> None:
+    """Run the demo."""
+    asyncio.run(run(seconds, plain))

@@ -17,7 +17,20 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec, Protocol,
 
 from .errors import HubClosed, InvalidListener, NoRunningLoop, WrongLoop, WrongThread
 from .event import Event, ListenerFailure
-from .key import PLUS, STAR, Deliver, Key, KeyLike, Patterns, T, as_patterns, escaped, is_subset, publishable
+from .key import (
+    PLUS,
+    STAR,
+    Deliver,
+    Key,
+    KeyLike,
+    Patterns,
+    T,
+    TypedPatterns,
+    as_patterns,
+    escaped,
+    is_subset,
+    publishable,
+)
 from .log import Logger
 from .mailbox import Mailbox
 from .matcher import Matcher
@@ -231,13 +244,15 @@ class Hub:
     # Subscribing
 
     @overload
-    def on(self, patterns: Patterns[T], *, maxsize: int | None = None) -> Decorator[[Key[T], T]]: ...
+    def on(self, patterns: TypedPatterns[T], *, maxsize: int | None = None) -> Decorator[[Key[T], T]]: ...
     @overload
     def on(
-        self, patterns: Patterns[T], *, event: Literal[True], maxsize: int | None = None
+        self, patterns: TypedPatterns[T], *, event: Literal[True], maxsize: int | None = None
     ) -> Decorator[[Event[T]]]: ...
+    @overload
+    def on(self, patterns: Patterns, *, event: bool = False, maxsize: int | None = None) -> Decorator[...]: ...
 
-    def on(self, patterns: Patterns[Any], *, event: bool = False, maxsize: int | None = None) -> Any:
+    def on(self, patterns: Patterns, *, event: bool = False, maxsize: int | None = None) -> Any:
         """Add the decorated function as a listener and return it unchanged. Options as of `add_listener`."""
 
         def add(function: Callable[..., object]) -> Callable[..., object]:
@@ -248,7 +263,7 @@ class Hub:
 
     def add_listener(
         self,
-        patterns: Patterns[Any],
+        patterns: Patterns,
         function: Callable[..., object],
         *,
         event: bool = False,
@@ -275,7 +290,12 @@ class Hub:
         """
         return self._add_listener(patterns, function, is_async(function), event=event, maxsize=maxsize)
 
-    def subscribe(self, patterns: Patterns[T], *, maxsize: int | None = None) -> Subscription[T]:
+    @overload
+    def subscribe(self, patterns: TypedPatterns[T], *, maxsize: int | None = None) -> Subscription[T]: ...
+    @overload
+    def subscribe(self, patterns: Patterns, *, maxsize: int | None = None) -> Subscription[Any]: ...
+
+    def subscribe(self, patterns: Patterns, *, maxsize: int | None = None) -> Subscription[Any]:
         """Queue every message that matches one of `patterns`, from now on.
 
         Args:
@@ -287,13 +307,13 @@ class Hub:
             HubClosed: The hub is closed or closing.
         """
         named = as_patterns(patterns)
-        subscription: Subscription[T] = Subscription(self, _bound(maxsize, self.maxsize))
+        subscription: Subscription[Any] = Subscription(self, _bound(maxsize, self.maxsize))
         self._add(subscription, named)
         return subscription
 
     # Asking
 
-    def has_subscribers(self, patterns: Patterns[Any] = STAR) -> bool:
+    def has_subscribers(self, patterns: Patterns = STAR) -> bool:
         """True exactly if some publishable key matches both a pattern and a subscription; by default: any at all.
 
         For a key without wildcards this costs a look-up; for a pattern it scans the subscribed patterns.
@@ -420,7 +440,7 @@ class Hub:
             elif isinstance(registration, Subscription):
                 self._remove(registration)
         for cache in list(self._retired):
-            while cache.dismantle(self.SLICE):
+            while cache.dismantle(self.SLICE):  # noqa: ASYNC110 - not waiting: giving the loop its turns
                 await asyncio.sleep(0)
         if abandoned:
             logger.warning("%r closed with %d messages that its async listeners had not handled", self, abandoned)
@@ -585,7 +605,7 @@ class Hub:
 
     def _add_listener(
         self,
-        patterns: Patterns[Any],
+        patterns: Patterns,
         function: Callable[..., Any],
         asynchronous: bool,
         *,

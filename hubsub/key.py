@@ -7,7 +7,7 @@ ever unescaped: `r"\*"` is simply the customary spelling of a literal star, in k
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias
 
@@ -23,8 +23,6 @@ else:
     from typing import TypeVar
 
     T = TypeVar("T")
-
-_K = TypeVar("_K", bound="tuple[str, ...]")
 
 STAR = "*"  # one part; one or more where it stands last
 PLUS = "+"  # one part
@@ -101,11 +99,14 @@ class Key(tuple[str, ...], Generic[T]):
 KeyLike: TypeAlias = "Key[T] | tuple[str, ...] | str"
 """What is accepted wherever a key is expected: a `Key`, a plain tuple, or a string for a key of one part."""
 
-Patterns: TypeAlias = (
-    "KeyLike[T] | list[Key[T]] | list[tuple[str, ...]] | list[str] | list[KeyLike[T]] | AbstractSet[KeyLike[T]]"
-)
-"""What is accepted wherever several patterns make sense: one, or a list, set or frozenset of them."""
+Patterns: TypeAlias = "KeyLike[Any] | Sequence[KeyLike[Any]] | AbstractSet[KeyLike[Any]]"
+"""What is accepted wherever several patterns make sense: one, or a list, set or frozenset of them.
 
+(A checker needs the wider types to accept a list of narrower ones; a tuple is always one pattern.)
+"""
+
+TypedPatterns: TypeAlias = "Key[T] | Sequence[Key[T]] | AbstractSet[Key[T]]"
+"""`Patterns` that all tell of one type of message."""
 
 Deliver: TypeAlias = "Callable[[Key[Any], Any], object]"
 """What a message is delivered to: a listener, or the entrance of a queue."""
@@ -117,52 +118,57 @@ def publishable(key: KeyLike[T]) -> Key[T]:
     Raises:
         EmptyKey, InvalidPart, WildcardPublished: It may not.
     """
-    checked = key if type(key) is Key else _checked(key)
+    checked = key if type(key) is Key else _as_key(key)
     try:
         "".join(checked)  # the fastest question whether every part is a string
     except TypeError:
-        _checked(key)
+        _check_parts(checked)
+    if not checked:
+        raise EmptyKey(key)
     if STAR in checked or PLUS in checked:
         raise WildcardPublished(key)
-    return checked or _checked_tuple(checked)
+    return checked
 
 
-def as_patterns(patterns: Patterns[T]) -> list[tuple[str, ...]]:
+def as_patterns(patterns: Patterns) -> list[tuple[str, ...]]:
     """Return what `patterns` names as tuples, each once, in the order given.
 
     Raises:
         EmptyKey, InvalidPart: One of them cannot be subscribed to.
         InvalidKey: The collection is empty.
     """
+    several: Iterable[Any]
     if isinstance(patterns, tuple):
-        return [_checked_tuple(patterns)]
-    if isinstance(patterns, str):
-        return [(patterns,)]
-    if not isinstance(patterns, (list, set, frozenset)):
+        several = [patterns]
+    elif isinstance(patterns, str):
+        several = [(patterns,)]
+    elif not isinstance(patterns, (list, set, frozenset)):
         raise InvalidKey(patterns, "a pattern is a tuple of strings or a str; several are a list, set or frozenset")
-    if not patterns:
+    elif not patterns:
         raise InvalidKey(patterns, "name at least one pattern")
-    return list(dict.fromkeys(_checked(pattern) for pattern in patterns))
+    else:
+        several = map(_as_key, patterns)
+    checked: dict[tuple[str, ...], None] = {}
+    for pattern in several:
+        _check_parts(pattern)
+        checked[pattern] = None
+    return list(checked)
 
 
-def _checked(key: object) -> Key[Any]:
+def _as_key(key: object) -> Key[Any]:
     if isinstance(key, Key):
-        return _checked_tuple(key)
-    if isinstance(key, str):
-        return Key(key)
-    if not isinstance(key, tuple):
+        return key
+    if not isinstance(key, (str, tuple)):
         raise InvalidKey(key, f"a key is a tuple of strings or a str, not a {type(key).__name__}")
-    return tuple.__new__(Key, _checked_tuple(key))
+    return Key.create_from(key)
 
 
-def _checked_tuple(key: _K) -> _K:
+def _check_parts(key: tuple[object, ...]) -> None:
     if not key:
         raise EmptyKey(key)
-    try:
-        "".join(key)
-    except TypeError:
-        raise InvalidPart(key, next(part for part in key if not isinstance(part, str))) from None
-    return key
+    for part in key:
+        if not isinstance(part, str):
+            raise InvalidPart(key, part)
 
 
 def is_subset(narrow: tuple[str, ...], wide: tuple[str, ...]) -> bool:

@@ -45,7 +45,7 @@ class Publisher(Generic[T]):
             full = self._full_key(key)
         return await self.hub.publish_wait(full, message)
 
-    def has_subscribers(self, patterns: Patterns[Any] = STAR) -> bool:
+    def has_subscribers(self, patterns: Patterns = STAR) -> bool:
         """True if anybody is subscribed to something under the prefix that a pattern matches; by default: to anything.
 
         As `Hub.has_subscribers`.

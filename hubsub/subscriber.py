@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from .errors import HubsubError, InvalidListener, UnknownListener, UnknownSubscription
 from .event import Event
 from .hub import Decorator, Hub, is_async
-from .key import Key, Patterns, T, as_patterns
+from .key import Key, Patterns, T, TypedPatterns, as_patterns
 from .subscription import Listener, Registration, Removal, Subscription
 
 if TYPE_CHECKING:
@@ -42,7 +42,14 @@ class Subscriber:
 
     # Subscriptions
 
-    def subscribe(self, key: Patterns[T], subscription_id: Hashable = DEFAULT_SUBSCRIPTION_ID) -> Subscription[T]:
+    @overload
+    def subscribe(
+        self, key: TypedPatterns[T], subscription_id: Hashable = DEFAULT_SUBSCRIPTION_ID
+    ) -> Subscription[T]: ...
+    @overload
+    def subscribe(self, key: Patterns, subscription_id: Hashable = DEFAULT_SUBSCRIPTION_ID) -> Subscription[Any]: ...
+
+    def subscribe(self, key: Patterns, subscription_id: Hashable = DEFAULT_SUBSCRIPTION_ID) -> Subscription[Any]:
         """Add a pattern, or several, to the subscription of that id, and return it; make it if need be.
 
         All patterns of one id share a queue. Subscribed again after its last pattern was unsubscribed, the queue goes
@@ -66,7 +73,7 @@ class Subscriber:
             raise
         return subscription
 
-    def unsubscribe(self, key: Patterns[Any], subscription_id: Hashable = DEFAULT_SUBSCRIPTION_ID) -> None:
+    def unsubscribe(self, key: Patterns, subscription_id: Hashable = DEFAULT_SUBSCRIPTION_ID) -> None:
         """Take a pattern, or several, off the subscription of that id. Without its last one it ends.
 
         What is queued can still be read.
@@ -100,9 +107,7 @@ class Subscriber:
 
     # Listeners
 
-    def add_sync_listener(
-        self, keys: Patterns[T], callback: Callable[[Key[T], T], object], *, event: bool = False
-    ) -> Listener:
+    def add_sync_listener(self, keys: Patterns, callback: Callable[..., object], *, event: bool = False) -> Listener:
         """Call a plain function right in the publish of every message that matches; as `Hub.add_listener`.
 
         Raises:
@@ -114,8 +119,8 @@ class Subscriber:
 
     def add_async_listener(
         self,
-        keys: Patterns[T],
-        callback: Callable[[Key[T], T], Any],
+        keys: Patterns,
+        callback: Callable[..., Any],
         *,
         event: bool = False,
         maxsize: int | None = None,
@@ -128,7 +133,7 @@ class Subscriber:
 
     def add_listener(
         self,
-        keys: Patterns[Any],
+        keys: Patterns,
         callback: Callable[..., object],
         *,
         event: bool = False,
@@ -138,11 +143,15 @@ class Subscriber:
         return self._add(keys, callback, is_async(callback), event=event, maxsize=maxsize)
 
     @overload
-    def on(self, keys: Patterns[T], *, maxsize: int | None = None) -> Decorator[[Key[T], T]]: ...
+    def on(self, keys: TypedPatterns[T], *, maxsize: int | None = None) -> Decorator[[Key[T], T]]: ...
     @overload
-    def on(self, keys: Patterns[T], *, event: Literal[True], maxsize: int | None = None) -> Decorator[[Event[T]]]: ...
+    def on(
+        self, keys: TypedPatterns[T], *, event: Literal[True], maxsize: int | None = None
+    ) -> Decorator[[Event[T]]]: ...
+    @overload
+    def on(self, keys: Patterns, *, event: bool = False, maxsize: int | None = None) -> Decorator[...]: ...
 
-    def on(self, keys: Patterns[Any], *, event: bool = False, maxsize: int | None = None) -> Any:
+    def on(self, keys: Patterns, *, event: bool = False, maxsize: int | None = None) -> Any:
         """Add the decorated function as a listener and return it unchanged."""
 
         def add(function: Callable[..., object]) -> Callable[..., object]:
@@ -151,7 +160,7 @@ class Subscriber:
 
         return add
 
-    def remove_listener(self, keys: Patterns[Any], callback: Callable[..., object]) -> Removal:
+    def remove_listener(self, keys: Patterns, callback: Callable[..., object]) -> Removal:
         """Take a function off a pattern, or several, at once: as `Listener.remove`, off its last pattern.
 
         Returns an awaitable that ends when its task, if it had one, has.
@@ -197,7 +206,7 @@ class Subscriber:
 
     def _add(
         self,
-        keys: Patterns[Any],
+        keys: Patterns,
         callback: Callable[..., object],
         asynchronous: bool,
         *,

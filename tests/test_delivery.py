@@ -7,14 +7,14 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from conftest import assert_nothing_left
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from test_key import KEYS, PATTERNS, naive
 
 import hubsub
-from conftest import assert_nothing_left
 from hubsub import Event, Hub, Key, ListenerFailure, Meta
-from test_key import KEYS, PATTERNS, naive
 
 
 def under_x(parts: st.SearchStrategy[tuple[str, ...]]) -> st.SearchStrategy[tuple[str, ...]]:
@@ -589,7 +589,7 @@ def test_cached_and_uncached_agree_with_the_naive_matcher(
 
 
 class HubMachine(RuleBasedStateMachine):
-    """Listeners of every kind come and go, from inside deliveries too; a list of what each should have is the oracle."""
+    """Listeners of every kind come and go, from inside deliveries too; what each should have is the oracle."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -636,7 +636,7 @@ class HubMachine(RuleBasedStateMachine):
 
     @rule(key=under_x(KEYS), data=st.data())
     def remove_during_publish(self, key: tuple[str, ...], data: st.DataObject) -> None:
-        """The first listener of a publish removes another one, which must not be called if its turn is still to come."""
+        """A listener of a publish removes another one, which must not be called if its turn is still to come."""
         if not self.live:
             return
         victim = data.draw(st.sampled_from(sorted(self.live)))

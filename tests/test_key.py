@@ -113,9 +113,10 @@ def test_create_from_never_splits_a_string() -> None:
 
 
 def test_adding_appends_parts_and_stays_a_key() -> None:
-    assert Key("a") + ("b", "c") == ("a", "b", "c")
+    tail = ("b", "c")
+    assert Key("a") + tail == ("a", "b", "c")
     assert Key("a") + "bc" == ("a", "bc")
-    assert type(Key("a") + ["b"]) is Key
+    assert type(Key("a") + list(tail)) is Key
 
 
 def test_only_whole_stars_and_pluses_are_wildcards() -> None:

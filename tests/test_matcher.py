@@ -3,9 +3,9 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from test_key import KEYS, PATTERNS, naive
 
 from hubsub.matcher import Matcher
-from test_key import KEYS, PATTERNS, naive
 
 
 @given(st.lists(PATTERNS, unique=True, max_size=30), KEYS)

@@ -60,7 +60,7 @@ def test_an_answer_to_subscribed_arrives() -> None:
     hub = Hub()
     hub.publish(("state", "now"))  # the route of the answer is cached, without subscribers
     hub.add_listener(
-        ("Hub", "addedSubscriber", "state", "*"), lambda key, message: hub.publish(message["key"][:1] + ("now",), 42)
+        ("Hub", "addedSubscriber", "state", "*"), lambda key, message: hub.publish((message["key"][0], "now"), 42)
     )
     with hub.subscribe(("state", "*")) as subscription:
         assert subscription.pending == 1

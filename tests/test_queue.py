@@ -1,6 +1,7 @@
 """Subscriptions: queues, bounds, waiting, cancelling."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import anyio
@@ -15,6 +16,12 @@ async def settled(turns: int = 5) -> None:
     """Let everything that is ready run."""
     for _ in range(turns):
         await asyncio.sleep(0)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the loop run until something is so; the test's own timeout is the deadline."""
+    while not condition():  # noqa: ASYNC110 - what is waited for has no event to tell of it
+        await asyncio.sleep(0.001)
 
 
 async def test_a_subscription_is_registered_when_it_is_made(hub: Hub) -> None:

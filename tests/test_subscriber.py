@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from test_queue import settled, until
 
 from hubsub import (
     Hub,
@@ -19,7 +20,6 @@ from hubsub import (
     UnknownSubscription,
     WildcardPublished,
 )
-from test_queue import settled
 
 
 async def test_subscribe_and_consume_share_a_queue_per_id(hub: Hub) -> None:
@@ -34,8 +34,8 @@ async def test_subscribe_and_consume_share_a_queue_per_id(hub: Hub) -> None:
 
 
 async def test_consuming_an_unknown_id_is_an_error_at_once(hub: Hub) -> None:
+    subscriber = Subscriber(hub, "s")
     with pytest.raises(UnknownSubscription, match="'nowhere'"):
-        subscriber = Subscriber(hub, "s")
         subscriber.consume("nowhere")
 
 
@@ -259,8 +259,7 @@ async def test_cancelling_who_waits_for_a_removal_does_not_cancel_it_twice(hub: 
     await entered.wait()
     waiting.cancel()
     await listener.remove()
-    while not ended:
-        await asyncio.sleep(0.001)
+    await until(lambda: bool(ended))
     assert ended == ["cleaned up"]
 
 

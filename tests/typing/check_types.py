@@ -1,0 +1,90 @@
+"""What type checkers must see; checked by mypy and basedpyright, never run."""
+
+from typing import Any, assert_type
+
+from hubsub import Event, Hub, Key, Listener, Publisher, Subscriber, Subscription
+
+
+class Order:
+    number: int
+
+
+ORDERS: Key[Order] = Key("orders", "*")
+CREATED: Key[Order] = Key("orders", "created")
+hub = Hub()
+
+# Without a type a key says nothing of its messages.
+assert_type(Key("a"), Key[Any])
+assert_type(Key[Order]("orders"), Key[Order])
+assert_type(Key.create_from("a") + "b", Key[Any])
+assert_type(CREATED + "now", Key[Order])
+
+# Subscriptions.
+assert_type(hub.subscribe(ORDERS), Subscription[Order])
+assert_type(hub.subscribe([ORDERS, CREATED]), Subscription[Order])
+assert_type(hub.subscribe(("a", "b")), Subscription[Any])
+assert_type(hub.subscribe("a"), Subscription[Any])
+hub.subscribe([("a", "b"), ("c", "d")])
+hub.subscribe([("a", "b"), ("c",), "d", Key("e")])
+hub.subscribe({("a",), ("b", "c")})
+hub.subscribe(frozenset({"a"}))
+mixed: list[Key[Any]] = [Key("a")]
+hub.subscribe(mixed)
+tuples: list[tuple[str, str]] = [("a", "b")]
+hub.subscribe(tuples)
+subscriber = Subscriber(hub, "s")
+assert_type(subscriber.subscribe(ORDERS), Subscription[Order])
+
+
+async def read() -> None:
+    subscription = hub.subscribe(ORDERS)
+    async for key, order in subscription:
+        assert_type(key, Key[Order])
+        assert_type(order, Order)
+    async for event in subscription:
+        assert_type(event, Event[Order])
+        assert_type(event.message, Order)
+    assert_type(await subscription.consume(), Event[Order])
+    assert_type(await subscription.get_batch(5), list[Event[Order]])
+    assert_type(await hub.publish_wait(CREATED, Order()), int)
+
+
+# Listeners.
+@hub.on(ORDERS)
+def listen(key: Key[Any], order: Order) -> None: ...
+
+
+@hub.on([ORDERS, CREATED])
+async def listen_async(key: Key[Any], order: Order) -> None: ...
+
+
+@hub.on(ORDERS, event=True)
+def listen_event(event: Event[Order]) -> None: ...
+
+
+@subscriber.on(("a", "*"))
+async def listen_any(key: Key[Any], message: str) -> None: ...
+
+
+@hub.on(ORDERS)  # type: ignore[arg-type]
+def listen_wrong(key: Key[Any], order: str) -> None:  # pyright: ignore[reportArgumentType]
+    ...
+
+
+@hub.on(ORDERS)
+def unannotated(key, message):  # type: ignore[no-untyped-def]
+    ...
+
+
+assert_type(hub.add_listener("a", print), Listener)
+assert_type(subscriber.add_sync_listener(ORDERS, listen), Listener)
+
+# Publishers.
+publisher: Publisher[Order] = Publisher(hub, CREATED)
+publisher.publish("now", Order())
+publisher.publish("now", "not an order")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+Publisher(hub, "a").publish("b", 1)
+Publisher(hub, "a").publish("b")
+hub.publish(CREATED, Order())
+hub.publish("a")
+hub.publish(("a", "b"), 1)
