@@ -7,6 +7,7 @@ import math
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 from . import __version__
 
@@ -50,14 +51,11 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not (0 < seconds < math.inf):
-        raise ValueError
-    return seconds
-
-
-# What argparse calls the type in its complaint.
-_seconds.__name__ = "number of seconds"
+    with suppress(ValueError):
+        seconds = float(text)
+        if 0 < seconds < math.inf:
+            return seconds
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
 
 
 if __name__ == "__main__":

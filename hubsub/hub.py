@@ -7,20 +7,18 @@ import concurrent.futures
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from functools import partial
 from inspect import iscoroutinefunction
 from itertools import count
-from operator import attrgetter
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec, Protocol, TypeVar, overload
 
-from .errors import HubClosed, InvalidListener, NoRunningLoop, WrongLoop, WrongThread
+from .errors import HubClosed, InvalidListener, NoRunningLoop, WrongThread
 from .event import Event, ListenerFailure
 from .key import (
     PLUS,
     STAR,
-    Deliver,
     Key,
     KeyLike,
     Patterns,
@@ -31,10 +29,11 @@ from .key import (
     is_subset,
     publishable,
 )
+from .life import Life
 from .log import Logger
 from .mailbox import Mailbox
-from .matcher import Matcher
-from .routes import Route, RouteCache, Tally
+from .router import Router
+from .routes import Route
 from .subscription import AsyncListener, Bookkeeper, Listener, Registration, Subscription
 
 if TYPE_CHECKING:
@@ -109,30 +108,14 @@ class Hub:
         if route_cache < 0:
             raise ValueError(f"route_cache is a number of keys, not {route_cache!r}")
         self.name = name
-        self.drain = drain
         self.maxsize = _bound(maxsize)
         self.on_error = on_error
-        self._matcher: Matcher[Registration] = Matcher()
+        self._router: Router[Registration] = Router(route_cache)
+        self._life = Life(self, drain, bound=self._bound, ended=self._ended)
         self._registered: dict[Registration, None] = {}
         self._order = count(1)
         self._watchers = 0  # patterns that may match the hub's own namespace
-        self._several = 0  # patterns that are not the only one of their registration
-        self._route_cache = route_cache
-        self._tally = Tally()
-        self._misses = 0
         self._failed = 0
-        self._cache = RouteCache(route_cache, self._tally)
-        self._routes = self._cache.routes
-        self._caching = route_cache > 0
-        self._uncached: list[Route] = []
-        self._retired: list[RouteCache] = []
-        self._state: Literal["open", "closing", "closed"] = "open"
-        self._closing: asyncio.Task[None] | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread = 0
-        self._ending = False
-        self._unstarted: dict[AsyncListener, None] = {}
-        self._running: dict[AsyncListener, None] = {}
 
     def __repr__(self) -> str:
         return f"<Hub {self.name!r}>"
@@ -152,7 +135,7 @@ class Hub:
             WrongThread: The hub's loop runs in another thread (told where telling costs nothing).
         """
         try:
-            route = self._routes[key]
+            route = self._router.routes[key]
         except (KeyError, TypeError):
             route = self._route(key)
         route.published += 1
@@ -174,7 +157,7 @@ class Hub:
         For bridges and the like, which relay what came from elsewhere; otherwise as `publish`.
         """
         try:
-            route = self._routes[event.key]
+            route = self._router.routes[event.key]
         except (KeyError, TypeError):
             route = self._route(event.key)
         if type(event.key) is not Key:
@@ -190,7 +173,7 @@ class Hub:
             InvalidKey, HubClosed: As `publish`; also if the hub is closed while waiting.
         """
         try:
-            route = self._routes[key]
+            route = self._router.routes[key]
         except (KeyError, TypeError):
             route = self._route(key)
         try:
@@ -204,7 +187,7 @@ class Hub:
 
     async def _publish_into_places(self, key: Key[T], message: T, mailboxes: Sequence[Mailbox]) -> int:
         # Everyone takes places in order of subscription, so that no two wait for each other.
-        loop = self._bind()
+        loop = self._life.bind()
         held: list[Mailbox] = []
         try:
             for mailbox in mailboxes:
@@ -224,7 +207,7 @@ class Hub:
         Raises:
             NoRunningLoop: The hub is not bound to a loop yet, or its loop is closed.
         """
-        loop = self._loop
+        loop = self._life.loop
         future: concurrent.futures.Future[int] = concurrent.futures.Future()
 
         def publish() -> None:
@@ -318,15 +301,15 @@ class Hub:
 
         For a key without wildcards this costs a look-up; for a pattern it scans the subscribed patterns.
         """
-        return any(self._matcher.overlaps(named) for named in as_patterns(patterns))
+        return any(self._router.matcher.overlaps(named) for named in as_patterns(patterns))
 
     def patterns(self) -> dict[Key[Any], int]:
         """Every subscribed pattern and how many subscriptions it has."""
-        return {Key.create_from(pattern): number for pattern, number in self._matcher.counts()}
+        return {Key.create_from(pattern): number for pattern, number in self._router.matcher.counts()}
 
     def get_subscriber_queue_sizes(self, key: KeyLike[Any]) -> tuple[int, ...]:
         """The messages pending in each queue that `key` is delivered to, in order of subscription."""
-        return tuple(target.pending for target in self._targets(publishable(key)) if target.mailbox is not None)
+        return tuple(target.pending for target in self._router.targets(publishable(key)) if target.mailbox is not None)
 
     def get_all_subscriber_queue_sizes(self) -> dict[Key[Any], tuple[int, ...]]:
         """For each pattern that has queues, the messages pending in each of them."""
@@ -339,18 +322,18 @@ class Hub:
 
     def stats(self) -> Stats:
         """Totals as of now. Costs an addition a remembered route, whatever the number of subscriptions."""
-        self._fold_all()
-        published, routed = self._tally.published, self._tally.routed
+        self._router.fold_all()
+        published, routed = self._router.tally.published, self._router.tally.routed
         return Stats(
             time=time.time(),
             published=published,
             routed=routed,
             failed=self._failed,
             subscriptions=len(self._registered),
-            patterns=len(self._matcher),
-            cached_routes=self._cache.size,
-            cache_hits=published - self._misses,
-            cache_misses=self._misses,
+            patterns=len(self._router.matcher),
+            cached_routes=self._router.cache.size,
+            cache_hits=published - self._router.misses,
+            cache_misses=self._router.misses,
         )
 
     # Life
@@ -358,7 +341,7 @@ class Hub:
     @property
     def is_open(self) -> bool:
         """False once `close` was called, until the hub is started again."""
-        return self._state == "open"
+        return self._life.state == "open"
 
     async def start(self) -> None:
         """Bind the hub to the running loop and start what waits for one; opens a closed hub again.
@@ -367,10 +350,7 @@ class Hub:
             HubClosed: It is just being closed.
             WrongLoop, WrongThread: It is bound to another loop that is still open.
         """
-        if self._closing is not None and not self._closing.done():
-            raise HubClosed(self, closing=True)
-        self._bind()
-        self._state = "open"
+        self._life.start()
 
     async def close(self) -> None:
         """Drain the async listeners for at most `drain` seconds, then end every task and every subscription.
@@ -380,7 +360,7 @@ class Hub:
         that. Cancelled once, it drains all the same; cancelled again, it stops draining. Closing twice is safe; from
         inside a listener's own call that call is neither cancelled nor waited for.
         """
-        await self._close(cancelled=False)
+        await self._life.close(cancelled=False)
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -389,157 +369,22 @@ class Hub:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._close(cancelled=isinstance(error, asyncio.CancelledError))
-
-    async def _close(self, cancelled: bool) -> None:
-        if self._closing is None or self._closing.done():
-            if self._state == "closed":
-                return
-            loop = self._bind()
-            self._state = "closing"
-            self._closing = loop.create_task(self._drain_and_end(), name=f"closing {self!r}")
-        elif any(listener.is_caller() for listener in self._running):
-            return  # the closing waits for this very call
-        closing = self._closing
-        interrupt: asyncio.CancelledError | None = None
-        with _shield():
-            while not closing.done():
-                try:
-                    await asyncio.wait([closing])
-                except asyncio.CancelledError as error:
-                    if cancelled:
-                        closing.cancel()
-                    cancelled, interrupt = True, error
-        if interrupt is not None:
-            raise interrupt
-        if not closing.cancelled():
-            closing.result()
-
-    async def _drain_and_end(self) -> None:
-        try:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self.drain):
-                    await self._drain()
-        finally:
-            await self._end()
-
-    async def _drain(self) -> None:
-        """Wait until no async listener has anything to do; it may give the others more by publishing onward."""
-        while busy := [listener for listener in self._running if listener.is_busy and not listener.is_caller()]:
-            await busy[0].quiet()
-
-    async def _end(self) -> None:
-        self._state = "closed"
-        self._swap_cache()
-        tasks = []
-        abandoned = 0
-        for registration in list(self._registered):
-            if isinstance(registration, AsyncListener):
-                abandoned += registration._mailbox.drop_all()
-                tasks += registration._stop()
-            elif isinstance(registration, Subscription):
-                self._remove(registration)
-        for cache in list(self._retired):
-            while cache.dismantle(self.SLICE):  # noqa: ASYNC110 - not waiting: giving the loop its turns
-                await asyncio.sleep(0)
-        if abandoned:
-            logger.warning("%r closed with %d messages that its async listeners had not handled", self, abandoned)
-        if tasks:
-            _, stuck = await asyncio.wait(tasks, timeout=max(self.drain, 1.0))
-            for task in stuck:
-                logger.error("%r closed, but %r goes on in spite of being cancelled", self, task)
-
-    def _bind(self) -> asyncio.AbstractEventLoop:
-        """Bind to the running loop, unless bound to it already, and start what waited for one."""
-        loop = asyncio.get_running_loop()
-        if loop is self._loop:
-            return loop
-        if self._loop is not None and not self._loop.is_closed():
-            raise WrongThread(self) if self._thread != get_ident() else WrongLoop(self)
-        self._loop = loop
-        self._thread = get_ident()
-        self._ending = False
-        self._closing = None
-        for old in self._retired:
-            loop.call_soon(self._dismantle, old)
-        # In debug mode nothing is cached, so that every publish passes the checks of a new key.
-        self._caching = self._route_cache > 0 and not loop.get_debug()
-        if not self._caching:
-            self._swap_cache()
-        # A loop that was closed without ending its tasks leaves them behind.
-        left, self._running = self._running, {}
-        for listener in left:
-            listener._reset()
-        late, self._unstarted = self._unstarted, {}
-        for listener in late:
-            listener._start()
-        return loop
-
-    def _bind_later(self, listener: AsyncListener) -> asyncio.AbstractEventLoop | None:
-        """The loop to start a task on; without one, remember the listener until there is one."""
-        loop = self._loop
-        if _is_loop_running():
-            loop = self._bind()
-        else:
-            self._check_thread()
-            # A loop that is bound but stands still in this thread will run again.
-            if loop is None or loop.is_closed():
-                self._unstarted[listener] = None
-                return None
-        self._running[listener] = None
-        return loop
-
-    def _task_ended(self, listener: AsyncListener, task: asyncio.Task[None]) -> bool:
-        """Note that a listener's task has ended; return whether that is in order."""
-        self._running.pop(listener, None)
-        if listener.closed or self._state != "open":
-            return True
-        # asyncio.run cancels every task when it ends: then the listener stays, for the next loop. If only its own
-        # task is being cancelled, somebody meant it.
-        if not self._ending:
-            self._ending = all(other.cancelling() for other in asyncio.all_tasks(task.get_loop()))
-        if self._ending and listener.pending:
-            self._unstarted[listener] = None
-        return self._ending
-
-    def _check_thread(self) -> None:
-        if self._loop is not None and self._thread != get_ident() and not self._loop.is_closed():
-            raise WrongThread(self)
+        await self._life.close(cancelled=isinstance(error, asyncio.CancelledError))
 
     # Delivering, the rare parts
 
     def _route(self, key: KeyLike[Any]) -> Route:
         """Make the route of a key that is not in the cache."""
-        if self._thread != get_ident():
-            self._check_thread()
-        if self._state == "closed":
+        life = self._life
+        if life.thread != get_ident():
+            life.check_thread()
+        if life.state == "closed":
             raise HubClosed(self)
         exact = publishable(key)
-        if exact is not key and exact in self._routes:
-            return self._routes[exact]
-        targets = self._targets(exact)
-        route = Route(map(_deliver_of, targets))
-        route.key = exact
-        route.targets = targets
-        route.published = 0
-        self._misses += 1
-        if self._caching:
-            if self._cache.size >= self._cache.limit:
-                self._swap_cache()
-            self._cache.add(route)
-        else:
-            self._fold_uncached()
-            self._uncached.append(route)
-        return route
-
-    def _targets(self, key: Key[Any]) -> list[Registration]:
-        """Who gets what is published to an exact key, in order of subscription, each once."""
-        targets = self._matcher.match(key)
-        if len(targets) > 1:
-            if self._several:
-                targets = list(dict.fromkeys(targets))
-            targets.sort(key=_by_order)
-        return targets
+        if exact is not key:
+            with suppress(KeyError):
+                return self._router.routes[exact]
+        return self._router.make(exact)
 
     def _deliver(self, targets: Sequence[Registration], event: Event[Any], source: Registration | None = None) -> int:
         """Deliver an event without a route of its own."""
@@ -554,8 +399,8 @@ class Hub:
                 target.deliver_event(event)
             except BaseException as error:
                 interrupt = self._failure(target, event.key, event.message, error) or interrupt
-        self._tally.published += 1
-        self._tally.routed += delivered
+        self._router.tally.published += 1
+        self._router.tally.routed += delivered
         if interrupt is not None:
             raise interrupt
         return delivered
@@ -629,21 +474,19 @@ class Hub:
 
     def _add(self, registration: Registration, patterns: Sequence[tuple[str, ...]]) -> None:
         """Register it on these patterns, which it does not hold yet. Nothing is awaited, nothing can fail half-way."""
-        self._check_thread()
-        if self._state != "open":
-            raise HubClosed(self, closing=self._state == "closing")
+        self._life.check_thread()
+        if self._life.state != "open":
+            raise HubClosed(self, closing=self._life.state == "closing")
         if registration.closed:
             registration._reopened()
         if registration not in self._registered:
             self._registered[registration] = None
             registration.order = next(self._order)
-        self._several += len(patterns) - (not registration._patterns)
         registration._patterns += tuple(patterns)
-        added = []
-        for pattern in patterns:
-            added.append((pattern, self._matcher.add(pattern, registration)))
-            self._watchers += _may_be_meta(pattern)
-            self._forget_routes(pattern)
+        if len(registration._patterns) > 1:
+            self._router.several = True
+        added = [(pattern, self._router.add(pattern, registration)) for pattern in patterns]
+        self._watchers += sum(map(_may_be_meta, patterns))
         if registration._owner is not None:
             registration._owner._note(registration, patterns)
         if self._watchers:
@@ -651,89 +494,51 @@ class Hub:
 
     def _remove(self, registration: Registration, patterns: Iterable[tuple[str, ...]] | None = None) -> None:
         """Take it off these patterns, or off all; off its last one it is closed."""
-        self._check_thread()
+        self._life.check_thread()
         patterns = registration._patterns if patterns is None else tuple(patterns)
         left = tuple(pattern for pattern in registration._patterns if pattern not in patterns)
-        removed = []
-        for pattern in patterns:
-            removed.append((pattern, self._matcher.remove(pattern, registration)))
-            self._watchers -= _may_be_meta(pattern)
-            self._forget_routes(pattern)
+        removed = [(pattern, self._router.remove(pattern, registration)) for pattern in patterns]
+        self._watchers -= sum(map(_may_be_meta, patterns))
         self._silence(registration, left)
-        self._several -= len(patterns) - (not left)
         if not left:
             registration.closed = True
             del self._registered[registration]
-            self._unstarted.pop(registration, None)  # type: ignore[call-overload]
             registration._removed()
         else:
             registration._patterns = left
         if registration._owner is not None:
             registration._owner._forget(registration, patterns)
-        if self._watchers and self._state != "closed":
+        if self._watchers and self._life.state != "closed":
             self._announce("removedSubscriber", removed)
 
     def _announce(self, what: str, changes: Iterable[tuple[tuple[str, ...], int]]) -> None:
         """Publish the meta-events of a change that has taken effect; build them only for somebody."""
         for pattern, number in changes:
             key: Key[Any] = Key(NAMESPACE, what, *escaped(pattern))
-            targets = self._targets(key)
+            targets = self._router.targets(key)
             if targets:
                 message = {"key": Key.create_from(pattern), "currentSubscriberCount": number}
-                self._misses += 1
+                self._router.misses += 1
                 self._deliver(targets, Event(key, message))
 
-    # The route cache
+    # What its life tells
 
-    # A change that touches more routes than this swaps the whole cache.
-    MOST_DROPPED = 300
-    # Routes dismantled in one turn of the loop.
-    SLICE = 300
+    def _bound(self, loop: asyncio.AbstractEventLoop) -> None:
+        # In debug mode nothing is cached, so that every publish passes the checks of a new key.
+        self._router.remember(not loop.get_debug())
+        self._router.dismantle_on(loop)
 
-    def _forget_routes(self, pattern: tuple[str, ...]) -> None:
-        """Drop the cached routes that a change of `pattern` touches."""
-        touched = self._cache.touched(pattern, self.MOST_DROPPED)
-        if touched is None:
-            self._swap_cache()
-        else:
-            for route in touched:
-                self._cache.drop(route)
-
-    def _swap_cache(self) -> None:
-        """Start an empty cache and dismantle the old one in slices, so that the loop never stalls."""
-        old = self._cache
-        self._cache = RouteCache(self._route_cache, self._tally)
-        self._routes = self._cache.routes
-        if _is_loop_running():
-            self._retired.append(old)
-            asyncio.get_running_loop().call_soon(self._dismantle, old)
-        else:
-            old.fold()
-
-    def _dismantle(self, old: RouteCache) -> None:
-        if old.dismantle(self.SLICE):
-            asyncio.get_running_loop().call_soon(self._dismantle, old)
-        elif old in self._retired:
-            self._retired.remove(old)
-
-    def _fold_uncached(self) -> None:
-        for route in self._uncached:
-            self._tally.fold(route)
-        self._uncached.clear()
-
-    def _fold_all(self) -> None:
-        self._fold_uncached()
-        for cache in (self._cache, *self._retired):
-            cache.fold()
-
-    def _fold(self, registration: Registration) -> None:
-        """Bring the figures of one registration up to date."""
-        self._fold_uncached()
-        for cache in self._retired:
-            cache.fold()
-        for pattern in registration._patterns:
-            for route in self._cache.touched(pattern) or ():
-                self._tally.fold(route)
+    async def _ended(self) -> None:
+        """End every subscription, and drop what the async listeners could not handle in time."""
+        abandoned = 0
+        for registration in list(self._registered):
+            if isinstance(registration, Subscription):
+                self._remove(registration)
+            elif registration.mailbox is not None:
+                abandoned += registration.mailbox.drop_all()
+        if abandoned:
+            logger.warning("%r closed with %d messages that its async listeners had not handled", self, abandoned)
+        await self._router.clear()
 
     def _silence(self, registration: Registration, left: Iterable[tuple[str, ...]]) -> None:
         """Overwrite the place of what was closed in the routes of running publishes.
@@ -764,18 +569,6 @@ def is_async(function: object) -> bool:
     return iscoroutinefunction(function) or iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
 
 
-def _is_loop_running() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
-
-
-_deliver_of: Callable[[Registration], Deliver] = attrgetter("deliver")
-_by_order: Callable[[Registration], int] = attrgetter("order")
-
-
 def _bound(maxsize: int | None, default: int = 0) -> int:
     if maxsize is None:
         return default
@@ -790,9 +583,3 @@ def _may_be_meta(pattern: tuple[str, ...]) -> bool:
 
 def _mailboxes(targets: Iterable[Registration]) -> tuple[Mailbox, ...]:
     return tuple(box for target in targets if (box := target.mailbox) is not None)
-
-
-def _shield() -> Any:
-    """A shield against anyio's cancel scopes, which else cancel every await of a clean-up, where anyio is in use."""
-    anyio = sys.modules.get("anyio")
-    return nullcontext() if anyio is None else anyio.CancelScope(shield=True)

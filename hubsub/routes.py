@@ -75,7 +75,7 @@ class RouteCache:
         tally: Where routes that are given up are counted.
     """
 
-    __slots__ = ("_index", "_stale", "_tally", "limit", "routes", "size")
+    __slots__ = ("_index", "_limit", "_stale", "_tally", "limit", "routes", "size")
 
     # Beyond this many candidates, finding the touched routes costs more than making all of them anew bit by bit.
     MOST_SEARCHED = 1000
@@ -88,7 +88,7 @@ class RouteCache:
         self._index: dict[int, list[dict[str, list[Key[Any]]]]] = {}
         # Keys that are in the index but have no route now. Taking them out would cost more than to pass over them.
         self._stale: dict[Key[Any], None] = {}
-        self.limit = limit
+        self.limit = self._limit = limit
         self._tally = tally
 
     def add(self, route: Route) -> None:
@@ -124,6 +124,7 @@ class RouteCache:
         else:
             self._index.clear()
             self._stale.clear()
+            self.limit = self._limit
 
     def touched(self, pattern: tuple[str, ...], most: int = sys.maxsize) -> list[Route] | None:
         """Return the routes whose key matches `pattern`.

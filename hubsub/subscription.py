@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol
 from .errors import SubscriptionClosed
 from .event import Event
 from .key import Deliver, Key, T
+from .life import Life
 from .log import Logger
 from .mailbox import Mailbox, as_event, as_tuple
+from .router import Router
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -27,15 +29,11 @@ _inside: ContextVar[AsyncListener | None] = ContextVar("hubsub_inside", default=
 class Owner(Protocol):
     """What a registration needs of its hub."""
 
-    @property
-    def is_open(self) -> bool: ...
-    def _bind(self) -> asyncio.AbstractEventLoop: ...
-    def _bind_later(self, listener: AsyncListener) -> asyncio.AbstractEventLoop | None: ...
-    def _check_thread(self) -> None: ...
-    def _fold(self, registration: Registration) -> None: ...
+    _life: Life
+    _router: Router[Any]
+
     def _remove(self, registration: Registration, patterns: Iterable[tuple[str, ...]] | None = None) -> None: ...
     def _report(self, listener: Listener, key: Key[Any], message: Any, error: BaseException) -> None: ...
-    def _task_ended(self, listener: AsyncListener, task: asyncio.Task[None]) -> bool: ...
 
 
 class Bookkeeper(Protocol):
@@ -94,7 +92,7 @@ class Registration:
     @property
     def accepted(self) -> int:
         """Messages routed here: at any moment delivered + pending + dropped."""
-        self._hub._fold(self)
+        self._hub._router.fold(self._patterns)
         return self.counted - self.missed
 
     @property
@@ -206,7 +204,7 @@ class AsyncListener(Listener):
     ) -> None:
         super().__init__(hub, function, owner=owner)
         self._mailbox = self.mailbox = Mailbox(maxsize, self._complain)
-        self._mailbox.wake = self._start
+        self._mailbox.wake = self.start
         self.deliver = self._mailbox.put
         self._event = event
         self._context = copy_context()
@@ -237,8 +235,9 @@ class AsyncListener(Listener):
 
     # The task
 
-    def _start(self) -> None:
-        loop = self._hub._bind_later(self)
+    def start(self) -> None:
+        """Start the task, if there is a loop to start it on."""
+        loop = self._hub._life.bind_for(self)
         if loop is None:
             return  # the hub starts it once a loop runs
         self._mailbox.wake = None
@@ -293,11 +292,11 @@ class AsyncListener(Listener):
             self._idle = None
 
     def _wake(self) -> None:
-        self._hub._check_thread()
+        self._hub._life.check_thread()
         idle = self._idle
         if idle is None or idle.get_loop().is_closed():
-            self._reset()
-            self._start()
+            self.reset()
+            self.start()
             return
         self._mailbox.wake = None
         if not idle.done():
@@ -307,25 +306,25 @@ class AsyncListener(Listener):
         if self._task is not task:
             return  # left behind by a loop that was closed under it
         self._task = None
-        self._mailbox.wake = self._start
+        self._mailbox.wake = self.start
         self._tell_quiet()
-        if not self._hub._task_ended(self, task):
+        if not self._hub._life.task_ended(self, task.get_loop()):
             logger.warning("the task of %r was ended from outside; the listener is removed", self)
             self.remove()
         elif self._stopped:
             self._stopped = False
-            if self._mailbox.items and self._hub.is_open:
-                self._start()  # the hub was opened again during the last call
+            if self._mailbox.items and self._hub._life.state == "open":
+                self.start()  # the hub was opened again during the last call
 
-    def _reset(self) -> None:
+    def reset(self) -> None:
         """Forget the task of a loop that was closed under it; start anew if something is queued."""
         self._task = self._idle = None
         self._stopped = False
-        self._mailbox.wake = self._start
+        self._mailbox.wake = self.start
         if self._mailbox.items:
-            self._start()
+            self.start()
 
-    def _stop(self) -> list[asyncio.Task[None]]:
+    def stop(self) -> list[asyncio.Task[None]]:
         """End the task, but not from inside its own call; return it if it is to be waited for."""
         task = self._task
         if task is None:
@@ -339,6 +338,7 @@ class AsyncListener(Listener):
     def _removed(self) -> None:
         self._mailbox.drop_all()
         self._mailbox.close()
+        self._hub._life.unstarted.pop(self, None)
         task = self._task
         if task is None:
             return
@@ -433,7 +433,7 @@ class Subscription(Registration, Generic[T]):
     async def _wait(self) -> None:
         if self._mailbox.closed:
             raise SubscriptionClosed(self)
-        await self._mailbox.wait(self._hub._bind(), self._hub._check_thread)
+        await self._mailbox.wait(self._hub._life.bind(), self._hub._life.check_thread)
 
     def __aiter__(self) -> AsyncIterator[Event[T]]:
         return _Reader(self)

@@ -1,7 +1,6 @@
 """What every test has: the loop that `make matrix` asks for, and a look at what is left behind."""
 
 import asyncio
-import gc
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 
@@ -52,17 +51,9 @@ def assert_nothing_left(hub: hubsub.Hub) -> None:
     """Remove what is registered: then no trie node, route or task may be left."""
     for registration in list(hub._registered):
         hub._remove(registration)
-    assert hub._matcher.is_empty()
+    assert hub._router.matcher.is_empty()
     assert hub._watchers == 0
-    assert hub._several == 0
-    assert not hub._running
-    assert not hub._unstarted
-    assert not hub._retired
-    routes = [route for route in hub._cache.routes.values() if route]
-    assert routes == []
-
-
-def objects_of(kind: type) -> list[object]:
-    """Every living object of a class."""
-    gc.collect()
-    return [thing for thing in gc.get_objects() if isinstance(thing, kind)]
+    assert not hub._life.running
+    assert not hub._life.unstarted
+    assert not hub._router.retired
+    assert [route for route in hub._router.cache.routes.values() if route] == []

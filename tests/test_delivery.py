@@ -15,6 +15,8 @@ from test_key import KEYS, PATTERNS, naive
 
 import hubsub
 from hubsub import Event, Hub, Key, ListenerFailure, Meta
+from hubsub.router import Router
+from hubsub.routes import RouteCache
 
 
 def under_x(parts: st.SearchStrategy[tuple[str, ...]]) -> st.SearchStrategy[tuple[str, ...]]:
@@ -252,12 +254,12 @@ def test_a_listener_removed_from_many_cached_routes_is_called_no_more_in_the_run
 
     hub.add_listener(("many", "*"), removes)
     wide = hub.add_listener(("many", "*"), lambda key, message: seen.append(message))
-    for number in range(5 * Hub.MOST_DROPPED):
+    for number in range(5 * Router.MOST_DROPPED):
         hub.publish(("many", str(number)))
     seen.clear()
     hub.publish(("many", "7"), "now")
     assert seen == []
-    assert wide.delivered == 5 * Hub.MOST_DROPPED
+    assert wide.delivered == 5 * Router.MOST_DROPPED
 
 
 def test_a_retired_route_that_still_runs_honours_a_removal() -> None:
@@ -402,7 +404,7 @@ def test_figures_of_a_listener_survive_every_change_of_route() -> None:
         hub.publish("a")
         hub.publish(("b", str(number)))
         hub.add_listener(("b", "*"), lambda key, message: None)
-    hub._swap_cache()
+    hub._router.swap()
     assert listener.delivered == listener.accepted == 8
     assert hub.stats().published == 8
 
@@ -485,7 +487,7 @@ def test_thousands_of_cycles_leave_nothing(loopless: Hub) -> None:
         listener = loopless.add_listener([("a", str(number), "*"), ("a", str(number))], lambda key, message: None)
         loopless.publish(("a", str(number)))
         listener.remove()
-    assert loopless._matcher.is_empty()
+    assert loopless._router.matcher.is_empty()
 
 
 # The route cache
@@ -497,12 +499,12 @@ def test_a_change_leaves_untouched_routes_cached_and_drops_the_touched() -> None
     for first in "abc":
         for number in range(100):
             hub.publish((first, str(number), "x"))
-    untouched = {key: route for key, route in hub._routes.items() if key[0] != "b"}
+    untouched = {key: route for key, route in hub._router.routes.items() if key[0] != "b"}
     hub.add_listener(("b", "*", "x"), print).remove()
-    assert {key: hub._routes.get(key) for key in untouched} == untouched
-    assert len(hub._routes) == len(untouched)
+    assert {key: hub._router.routes.get(key) for key in untouched} == untouched
+    assert len(hub._router.routes) == len(untouched)
     hub.add_listener(("a", "7", "x"), print).remove()
-    assert len(hub._routes) == len(untouched) - 1
+    assert len(hub._router.routes) == len(untouched) - 1
 
 
 def test_a_first_part_nobody_uses_touches_nothing() -> None:
@@ -545,8 +547,21 @@ def test_an_index_full_of_what_is_gone_is_given_up() -> None:
         key = ("a", str(number))
         hub.publish(key)
         hub.add_listener(key, print).remove()
-    index = hub._cache._index
+    index = hub._router.cache._index
     assert sum(len(keys) for places in index.values() for place in places for keys in place.values()) < 10_000
+
+
+def test_a_cache_worn_by_churn_is_as_good_as_new_once_it_was_empty() -> None:
+    hub = Hub()
+    listener = hub.add_listener(("a", "*"), print)
+    for number in range(3 * RouteCache.MOST_SEARCHED):
+        key = ("b", str(number))
+        hub.publish(key)
+        hub.add_listener(key, print).remove()
+    listener.remove()
+    for number in range(100):
+        hub.publish(("c", str(number)))
+    assert hub.stats().cached_routes == 100
 
 
 async def test_a_change_that_touches_everything_swaps_the_cache_and_dismantles_it_in_slices(hub: Hub) -> None:
@@ -556,10 +571,10 @@ async def test_a_change_that_touches_everything_swaps_the_cache_and_dismantles_i
     hub.add_listener(("a", "*"), print).remove()
     assert hub.stats().cached_routes == 0
     turns = 0
-    while hub._retired:
+    while hub._router.retired:
         turns += 1
         await asyncio.sleep(0)
-    assert turns >= 5000 // Hub.SLICE
+    assert turns >= 5000 // Router.SLICE
     assert listener.delivered == 5000
 
 
@@ -582,7 +597,7 @@ def test_cached_and_uncached_agree_with_the_naive_matcher(
             expected = [pattern for pattern in held if naive(pattern, key)]
             for _ in range(2):
                 assert hub.publish(key) == len(expected)
-            assert list(hub._routes[key].targets) == [held[pattern] for pattern in expected]
+            assert list(hub._router.routes[key].targets) == [held[pattern] for pattern in expected]
     for subscription in held.values():
         subscription.close()
     assert_nothing_left(hub)
@@ -649,7 +664,7 @@ class HubMachine(RuleBasedStateMachine):
 
         trigger = self.hub.add_listener([key], removes)
         trigger.order = self.live[matching[position]].order - 0.5 if position < len(matching) else trigger.order  # type: ignore[assignment]
-        self.hub._swap_cache()
+        self.hub._router.swap()
         self.hub.publish(key)
         self.expected.update(n for place, n in enumerate(matching) if n != victim or place < position)
         trigger.remove()

@@ -160,7 +160,7 @@ async def test_remove_all_listeners_works_with_and_without_await(hub: Hub) -> No
         assert not hub.has_subscribers()
         if waiting:
             await removal
-            assert not hub._running
+            assert not hub._life.running
 
 
 async def test_leaving_the_block_removes_everything_it_owns(hub: Hub) -> None:
@@ -176,7 +176,7 @@ async def test_leaving_the_block_removes_everything_it_owns(hub: Hub) -> None:
         assert hub.publish("a") == 2
         await settled()
     assert hub.patterns() == {}
-    assert not hub._running
+    assert not hub._life.running
 
 
 async def test_removal_takes_effect_at_once_and_cancels_the_call_in_progress(hub: Hub) -> None:
@@ -218,7 +218,7 @@ async def test_removing_from_inside_the_own_call_neither_cancels_nor_waits(hub: 
     await settled()
     assert seen == [1]
     assert listener.dropped == 1
-    assert not hub._running
+    assert not hub._life.running
 
 
 async def test_removing_from_a_task_that_the_call_started_does_not_deadlock(hub: Hub) -> None:

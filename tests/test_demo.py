@@ -1,0 +1,312 @@
+"""The demo shows live figures, ends when it is told to, and leaves nothing behind but a summary."""
+
+import fcntl
+import os
+import re
+import select
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import hubsub
+from hubsub import Key
+from hubsub.__main__ import main
+
+ROOT = Path(__file__).resolve().parent.parent
+PYTHON = [sys.executable, "-X", "utf8", "-W", "error"]
+DEMO = [*PYTHON, "-m", "hubsub", "demo"]
+SUMMARY = re.compile(
+    r"(?P<seconds>[\d.]+) seconds: (?P<published>\d+) messages published, (?P<routed>\d+) routed, "
+    r"(?P<alerts>\d+) alerts, (?P<subscriptions>\d+) subscriptions, (?P<failures>\d+) failures\s*$"
+)
+# A session of its own with its standard input as the terminal: then the terminal turns ^C into a signal.
+ON_TERMINAL = (
+    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+)
+PATIENCE = 25.0
+
+pytestmark = pytest.mark.once
+
+
+class Running:
+    """A command that runs, and what it has printed so far."""
+
+    def __init__(self, command: list[str], complaints: Path, terminal: tuple[int, int] | None = None) -> None:
+        ours = ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
+        environment = {name: value for name, value in os.environ.items() if name not in ours}
+        environment["TERM"] = "xterm-256color"
+        self.complaints = complaints
+        if terminal is None:
+            self.ours, theirs = os.pipe()
+        else:
+            self.ours, theirs = os.openpty()
+            fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", *terminal, 0, 0))
+            command = [*PYTHON, "-c", ON_TERMINAL, *command]
+        with complaints.open("wb") as stderr:
+            self.process = subprocess.Popen(
+                command,
+                stdin=theirs if terminal else subprocess.DEVNULL,
+                stdout=theirs,
+                stderr=stderr,
+                cwd=ROOT,
+                env=environment,
+                start_new_session=True,
+            )
+        os.close(theirs)
+        self.output = b""
+
+    @property
+    def text(self) -> str:
+        """What it has printed, without colours and cursor movements."""
+        return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", self.output.decode(errors="replace"))
+
+    def read(self, deadline: float) -> bool:
+        """Read some more; return whether there may be more."""
+        ready, _, _ = select.select([self.ours], [], [], max(0.0, deadline - time.monotonic()))
+        assert ready, f"nothing more came in time:\n{self.text}"
+        try:
+            chunk = os.read(self.ours, 65536)
+        except OSError:  # how Linux ends a pseudo terminal
+            chunk = b""
+        self.output += chunk
+        return bool(chunk)
+
+    def until(self, pattern: str) -> str:
+        """Wait until something printed matches; return the match."""
+        deadline = time.monotonic() + PATIENCE
+        while (found := re.search(pattern, self.text)) is None:
+            assert self.read(deadline), f"it ended without {pattern!r}:\n{self.text}\n{self.complaints.read_text()}"
+        return found.group()
+
+    def summary(self) -> dict[str, float]:
+        """Wait for its end, which must be a clean one; return the figures of the summary."""
+        deadline = time.monotonic() + PATIENCE
+        while self.read(deadline):
+            pass
+        assert self.process.wait(PATIENCE) == 0
+        assert self.complaints.read_text() == ""
+        found = SUMMARY.search(re.sub(r"\s+", " ", self.text))
+        assert found, f"no summary:\n{self.text}"
+        return {name: float(figure) for name, figure in found.groupdict().items()}
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        os.close(self.ours)
+
+
+Start = Callable[..., Running]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Start the demo with some arguments, on a terminal of (lines, columns) if one is given."""
+    started: list[Running] = []
+
+    def start(*arguments: str, terminal: tuple[int, int] | None = None) -> Running:
+        started.append(Running([*DEMO, *arguments], tmp_path / f"stderr{len(started)}", terminal))
+        return started[-1]
+
+    yield start
+    for running in started:
+        running.close()
+
+
+# Plain lines
+
+
+def test_plain_demo_ends_by_itself_with_a_summary(start: Start) -> None:
+    running = start("--seconds", "1", "--plain")
+    figures = running.summary()
+    assert figures["seconds"] >= 1
+    assert figures["routed"] > figures["published"] > 0
+    assert figures["subscriptions"] >= 4
+    assert figures["failures"] == 0
+    for key in ("host/cpu/percent", "host/cpu/0/percent", "host/memory/used", "host/hub/queued/alert/*"):
+        assert re.search(rf"^{re.escape(key)} +\d", running.text, re.MULTILINE), key
+    assert "\x1b" not in running.output.decode()
+
+
+def test_demo_prints_lines_where_there_is_no_terminal(start: Start) -> None:
+    running = start("--seconds", "1")
+    running.summary()
+    assert "host/cpu/percent" in running.text
+    assert "\x1b" not in running.output.decode()
+
+
+def test_demo_prints_lines_on_a_terminal_that_is_asked_to_be_plain(start: Start) -> None:
+    running = start("--seconds", "1", "--plain", terminal=(24, 80))
+    running.summary()
+    assert "\x1b" not in running.output.decode()
+
+
+def test_demo_shows_a_busy_process(start: Start) -> None:
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
+        try:
+            start("--plain").until(rf"host/process/{busy.pid} +\S.* [1-9][\d.]* % ")
+        finally:
+            busy.kill()
+
+
+def test_demo_shows_the_messages_a_second(start: Start) -> None:
+    start("--plain").until(r"rate/hub/published +[1-9]\d* messages/s")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_ends_the_plain_demo_with_a_summary(start: Start, number: signal.Signals) -> None:
+    running = start("--plain")
+    running.until("host/memory/percent")
+    running.process.send_signal(number)
+    assert running.summary()["failures"] == 0
+
+
+def test_demo_ends_quietly_when_nobody_reads_along_any_more(tmp_path: Path) -> None:
+    with (
+        (tmp_path / "stderr").open("wb") as stderr,
+        subprocess.Popen([*DEMO, "--plain"], stdout=subprocess.PIPE, stderr=stderr, cwd=ROOT) as process,
+    ):
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.stdout.close()
+        try:
+            assert process.wait(PATIENCE) == 0
+        finally:
+            process.kill()
+    assert (tmp_path / "stderr").read_text() == ""
+
+
+# On a terminal
+
+
+@pytest.mark.parametrize("terminal", [(24, 80), (40, 120)])
+def test_demo_on_a_terminal_draws_its_table_and_gives_the_screen_back(start: Start, terminal: tuple[int, int]) -> None:
+    running = start("--seconds", "1.5", terminal=terminal)
+    figures = running.summary()
+    assert figures["failures"] == 0
+    drawn, given_back, after = running.output.decode().rpartition("\x1b[?1049l")
+    assert given_back
+    assert SUMMARY.search(after)
+    assert "\x1b[?1049h" in drawn
+    for pattern in ("host/cpu/*", "host/memory/*", "host/process/+", "alert/*", "host/hub/*"):
+        assert f"─ {pattern} ─" in running.text
+
+
+def test_demo_puts_up_with_a_tiny_terminal(start: Start) -> None:
+    assert start("--seconds", "1", terminal=(5, 20)).summary()["failures"] == 0
+
+
+def test_demo_on_a_terminal_shows_figures_in_their_rows(start: Start) -> None:
+    running = start(terminal=(40, 120))
+    running.until(r"│ 0/percent +[\d.]+ % [ ▁▂▃▄▅▆▇█]+ │")
+    running.until(rf"│ +{running.process.pid} \S+ +[\d.]+ % +[\d.]+ MB │")
+    running.until(r"│ \d+ published +\d+ routed +0 failed +\d+ subscriptions")
+
+
+def test_ctrl_c_ends_the_demo_on_a_terminal_with_a_summary(start: Start) -> None:
+    running = start(terminal=(24, 80))
+    running.until(r"│ 0/percent +\d")
+    os.write(running.ours, b"\x03")
+    assert running.summary()["failures"] == 0
+    assert "\x1b[?1049l" in running.output.decode()
+
+
+def test_sigterm_ends_the_demo_on_a_terminal_with_a_summary(start: Start) -> None:
+    running = start(terminal=(24, 80))
+    running.until(r"│ 0/percent +\d")
+    running.process.terminate()
+    assert running.summary()["failures"] == 0
+    assert "\x1b[?1049l" in running.output.decode()
+
+
+# What publishes onward
+
+
+@pytest.fixture
+def alerts(loopless: hubsub.Hub) -> list[tuple[Key, str]]:
+    from hubsub.demo import publish_alerts, publish_rates
+
+    raised: list[tuple[Key, str]] = []
+    publish_rates(loopless)
+    publish_alerts(loopless)
+    loopless.add_listener(("alert", "*"), lambda key, text: raised.append((key, text)))
+    return raised
+
+
+def test_figure_that_leaps_up_raises_one_alert(loopless: hubsub.Hub, alerts: list[tuple[Key, str]]) -> None:
+    for percent in (10.0, 12.0, 9.0, 11.0, 10.0, 15.0, 60.0, 62.0, 61.0):
+        loopless.publish(("host", "cpu", "percent"), percent)
+    assert alerts == [(("alert", "host", "cpu", "percent"), "60.0 %, up from 15.0 %")]
+
+
+def test_process_that_keeps_a_processor_busy_raises_one_alert_until_it_rests(
+    loopless: hubsub.Hub, alerts: list[tuple[Key, str]]
+) -> None:
+    from hubsub.demo import Process
+
+    for percent in (90.0, 95.0, 40.0, 95.0, 10.0, 80.0):
+        loopless.publish(("host", "process", "42"), Process("worker", percent, 1000))
+    key = ("alert", "host", "process", "42")
+    assert alerts == [(key, "worker takes 90 % of a processor"), (key, "worker takes 80 % of a processor")]
+
+
+def test_what_is_gone_is_forgotten(loopless: hubsub.Hub, alerts: list[tuple[Key, str]]) -> None:
+    from hubsub.demo import Process
+
+    rates: list[float | None] = []
+    loopless.add_listener(("rate", "*"), lambda key, rate: rates.append(rate))
+    for sent in (1000, 2000, None, 5000):
+        loopless.publish(("host", "net", "eth0", "bytes_sent"), sent)
+    # Neither the first figure nor the first after it was gone has one before it.
+    assert [rate is None for rate in rates] == [False, True]
+    loopless.publish(("host", "process", "42"), Process("worker", 90.0, 1000))
+    loopless.publish(("host", "process", "42"), None)
+    loopless.publish(("host", "process", "42"), Process("another", 90.0, 1000))
+    assert [text for _, text in alerts] == ["worker takes 90 % of a processor", "another takes 90 % of a processor"]
+
+
+# The command line
+
+
+@pytest.mark.parametrize("missing", ["psutil", "rich"])
+def test_demo_without_its_extra_says_what_to_install(missing: str) -> None:
+    program = f"import sys; sys.modules[{missing!r}] = None; from hubsub.__main__ import main; sys.exit(main(['demo']))"
+    done = subprocess.run([*PYTHON, "-c", program], capture_output=True, text=True, cwd=ROOT, timeout=PATIENCE)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr == "the demo needs psutil and rich: pip install 'hubsub[demo]'\n"
+
+
+def test_importing_hubsub_leaves_the_demo_and_the_command_line_alone() -> None:
+    program = "import sys, hubsub; print(sorted({'psutil', 'rich', 'argparse', 'hubsub.demo'} & set(sys.modules)))"
+    done = subprocess.run([*PYTHON, "-c", program], capture_output=True, text=True, cwd=ROOT, timeout=PATIENCE)
+    assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf", "soon"])
+def test_seconds_have_to_be_a_number_above_nought(seconds: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["demo", f"--seconds={seconds}"])
+    assert ended.value.code == 2
+    assert "is not a number of seconds above 0" in capsys.readouterr().err
+
+
+def test_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"hubsub {hubsub.__version__}\n"
+
+
+def test_no_command_is_an_error_that_names_the_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([])
+    assert ended.value.code == 2
+    assert "usage: hubsub" in capsys.readouterr().err

@@ -1,0 +1,69 @@
+"""Every example in the README and in the docs runs and prints what the page says; every link to a test leads to one."""
+
+import io
+import re
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import pytest
+from sybil import Document, Example
+from sybil.evaluators.python import PythonEvaluator
+from sybil.parsers.markdown import CodeBlockParser
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+REPOSITORY = "https://github.com/hubsub/hubsub/blob/main/"
+
+every_page = pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
+
+
+class Reader:
+    """Runs the python blocks of a page, each going on from the one before.
+
+    A text block right after one is what it printed; one that prints something has such a block.
+    """
+
+    def __init__(self, page: Path) -> None:
+        parsers = [CodeBlockParser("python", self.run), CodeBlockParser("text", self.compare)]
+        self.document = Document.parse(str(page), *parsers)
+        self.document.namespace["__name__"] = "__main__"
+        self.python = PythonEvaluator()
+        self.printed = ""
+        self.last = 0
+
+    def read(self) -> None:
+        for example in self.document:
+            example.evaluate()
+        self.check_nothing_unsaid()
+
+    def run(self, example: Example) -> None:
+        self.check_nothing_unsaid()
+        with redirect_stdout(io.StringIO()) as output:
+            self.python(example)
+        self.printed = output.getvalue()
+        self.last = example.line
+
+    def compare(self, example: Example) -> None:
+        assert str(example.parsed).split("\n") == self.printed.split("\n"), (
+            f"printed by the example in line {self.last}"
+        )
+        self.printed = ""
+
+    def check_nothing_unsaid(self) -> None:
+        assert not self.printed, f"the page does not show what the example in line {self.last} prints"
+
+
+@every_page
+def test_every_example_runs_and_prints_what_the_page_says(page: Path) -> None:
+    Reader(page).read()
+
+
+@every_page
+def test_every_link_into_the_repository_leads_to_something(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    # [text](address "title"): what links to a test has the test's name for a title.
+    links = re.findall(re.escape(REPOSITORY) + r'([^)\s#]+)(?:#\S+)?(?: "(.*?)")?\)', text)
+    for path, title in links:
+        assert (ROOT / path).exists(), path
+        if title:
+            assert re.search(rf"def {title}\(", (ROOT / path).read_text(encoding="utf-8")), f"{path} has no {title}"
