@@ -12,15 +12,14 @@ Pattern = tuple[str, ...]
 
 
 def four_parts(number: int, words: int) -> list[Pattern]:
-    """Return so many different patterns over a vocabulary of so many words; a third has two wildcards each."""
+    """Return so many different patterns over a vocabulary of so many words; a third has a wildcard in one place."""
     random = Random(number)
     vocabulary = [f"word{number}" for number in range(words)]
     patterns: dict[Pattern, None] = {}
     while len(patterns) < number:
         parts = random.choices(vocabulary, k=4)
         if len(patterns) % 3 == 0:
-            for place in random.sample(range(4), 2):
-                parts[place] = "*"
+            parts[random.randrange(4)] = "*"
         patterns[tuple(parts)] = None
     return list(patterns)
 

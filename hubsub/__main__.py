@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import math
 import os
 import sys
@@ -44,8 +45,13 @@ def _demo(arguments: argparse.Namespace) -> int:
         return 1
     try:
         demo.main(arguments.seconds, arguments.plain)
-    except* BrokenPipeError:
-        # Whoever read along has gone, as in `| head`. Python would complain when it flushes what is left.
+    except* OSError as errors:
+        gone, others = errors.split(
+            lambda error: isinstance(error, OSError) and error.errno in (errno.EPIPE, errno.EIO)
+        )
+        if others is not None:
+            raise others from None
+        # Whoever read along has gone, as in `| head`, or the terminal has. Python would complain as it flushes the rest.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 

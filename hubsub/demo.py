@@ -110,7 +110,7 @@ def read_hub(hub: Hub) -> Iterator[Reading]:
 
 
 async def measure(sensor: Callable[[], Iterable[Reading]], publisher: Publisher, seconds: float) -> None:
-    """Publish what a sensor reads, every so many seconds."""
+    """Publish what a sensor reads, every so many seconds; None for what it reads no more."""
     known: dict[tuple[str, ...], Any] = {}
     try:
         # Loads are those since the reading before: the very first one has nothing to say.
@@ -183,6 +183,8 @@ def as_text(key: Key, message: Any) -> str:
     match key, message:
         case _, None:
             return "gone"
+        case _, str():
+            return message
         case (*_, "percent"), _:
             return f"{message:.1f} %"
         case ("rate", "hub", *_), _:
@@ -212,10 +214,14 @@ async def print_lines(everything: Subscription[Any]) -> None:
     async for key, message in everything:
         text = as_text(key, message)
         now = time.monotonic()
-        then, before = printed.get(key, (0.0, ""))
-        if key[0] == "alert" or (now >= then + 1 and text != before):
-            printed[key] = now, text
-            print(f"{'/'.join(key):<32} {text}", flush=True)
+        due, before = printed.get(key, (now, ""))
+        if key[0] == "alert" or message is None:
+            printed.pop(key, None)
+        elif now >= due and text != before:
+            printed[key] = now + 1, text
+        else:
+            continue
+        print(f"{'/'.join(key):<32} {text}", flush=True)
 
 
 class Sparkline:
@@ -303,8 +309,8 @@ class Screen:
         self.left = [Board(hub, "host", "cpu", "*"), Board(hub, "rate", "net", "*")]
         self.right = [Board(hub, "host", "memory", "*"), Board(hub, "rate", "disk", "*")]
         self.lists: list[RenderableType] = [Processes(hub, *PROCESS), alerts]
-        self.hub: dict[Key, Any] = {}
-        hub.add_listener([("rate", "hub", "*"), ("host", "hub", "*")], self.hub.__setitem__)
+        self.of_hub: dict[Key, Any] = {}
+        hub.add_listener([("rate", "hub", "*"), ("host", "hub", "*")], self.of_hub.__setitem__)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         height = max(sum(board.height for board in side) for side in (self.left, self.right))
@@ -314,12 +320,12 @@ class Screen:
         figures.split_row(left, right)
         figures.size = min(height, console.height // 2)
         lists.split_row(*(Layout(each) for each in self.lists))
-        whole.split_column(figures, lists, Layout(self.of_hub(), size=3 if console.width >= 100 else 4))
+        whole.split_column(figures, lists, Layout(self.hub_panel(), size=3 if console.width >= 100 else 4))
         yield whole
 
-    def of_hub(self) -> Panel:
-        figures = [Text(as_text(key, figure), "bold") for key, figure in self.hub.items()]
-        for key, figure in zip(self.hub, figures, strict=True):
+    def hub_panel(self) -> Panel:
+        figures = [Text(as_text(key, figure), "bold") for key, figure in self.of_hub.items()]
+        for key, figure in zip(self.of_hub, figures, strict=True):
             if key[0] == "host":
                 figure.append(" " + "/".join(key[2:]), "not bold")
         return panel(("host", "hub", "*"), Columns(figures, padding=(0, 3)))
@@ -336,9 +342,9 @@ def heat(percent: float) -> str:
 
 
 async def paint(screen: Screen, console: Console) -> None:
-    """Show the screen as of now, four times a second."""
+    """Show the screen as of now, four times a second, while the terminal is there."""
     with Live(screen, console=console, screen=True, auto_refresh=False) as live:
-        while True:
+        while console.is_terminal:
             live.refresh()
             await asyncio.sleep(0.25)
 

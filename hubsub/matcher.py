@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from .key import PLUS, STAR, is_subset, overlaps
 
@@ -21,14 +21,18 @@ class Node(Generic[S]):
     __slots__ = ("here", "one", "parts", "rest")
 
     def __init__(self) -> None:
-        self.parts: dict[str, Node[S]] = {}
+        # Most nodes have one or two of these four. What is absent costs a matching no look into memory elsewhere.
+        self.parts: dict[str, Node[S]] = _NO_PARTS
         self.one: Node[S] | None = None
-        # Insertion order is the order of subscription. The count is of the spellings (`*`, `+`) that hold it here.
-        self.here: dict[S, int] = {}  # patterns that end here
-        self.rest: dict[S, int] = {}  # patterns whose last `*` takes one or more parts below here
+        # The count is of the spellings (`*`, `+`) by which a subscription is held here.
+        self.here: dict[S, int] | None = None  # of patterns that end here
+        self.rest: dict[S, int] | None = None  # of patterns whose last `*` takes one or more parts below here
 
     def is_empty(self) -> bool:
-        return not (self.parts or self.here or self.rest) and self.one is None
+        return not self.parts and self.one is None and self.here is None and self.rest is None
+
+
+_NO_PARTS: dict[str, Any] = {}  # shared, never filled
 
 
 class Matcher(Generic[S]):
@@ -57,7 +61,11 @@ class Matcher(Generic[S]):
                 held = self._exact[pattern] = _Group({held: None})  # type: ignore[dict-item]
             held[subscription] = None
             return len(held)
-        entries = self._entries(pattern)
+        node = self._branch(pattern)
+        if pattern[-1] == STAR:
+            entries = node.rest = node.rest or {}
+        else:
+            entries = node.here = node.here or {}
         entries[subscription] = entries.get(subscription, 0) + 1
         count = self._wild[pattern] = self._wild.get(pattern, 0) + 1
         return count
@@ -72,13 +80,20 @@ class Matcher(Generic[S]):
                     return len(held)
             del self._exact[pattern]
             return 0
-        entries = self._entries(pattern)
+        node = self._branch(pattern)
+        entries = node.rest if pattern[-1] == STAR else node.here
+        assert entries is not None
         entries[subscription] -= 1
         if not entries[subscription]:
             del entries[subscription]
         count = self._wild[pattern] = self._wild[pattern] - 1
         if not count:
             del self._wild[pattern]
+        if not entries:
+            if pattern[-1] == STAR:
+                node.rest = None
+            else:
+                node.here = None
             self._prune(pattern)
         return count
 
@@ -95,7 +110,7 @@ class Matcher(Generic[S]):
         for part in key:
             below = []
             for node in nodes:
-                if node.rest:
+                if node.rest is not None:
                     found += node.rest
                 parts = node.parts
                 if part in parts:
@@ -106,7 +121,7 @@ class Matcher(Generic[S]):
                 return found
             nodes = below
         for node in nodes:
-            if node.here:
+            if node.here is not None:
                 found += node.here
         return found
 
@@ -129,23 +144,23 @@ class Matcher(Generic[S]):
         """True if nothing is held and no branch was left behind."""
         return not (self._exact or self._wild) and self._root.is_empty()
 
-    def _entries(self, pattern: Pattern) -> dict[S, int]:
-        """The entries that `pattern` ends in, with the branch to them."""
+    def _branch(self, pattern: Pattern) -> Node[S]:
+        """The node that a pattern ends in, its last `*` left out, with the branch to it."""
         node = self._root
-        last = len(pattern) - 1
-        for place, part in enumerate(pattern):
-            if part == STAR and place == last:
-                return node.rest
+        for part in pattern if pattern[-1] != STAR else pattern[:-1]:
             if part in (STAR, PLUS):
                 if node.one is None:
                     node.one = Node()
                 node = node.one
+            elif part in node.parts:
+                node = node.parts[part]
             else:
-                child = node.parts.get(part)
-                if child is None:
-                    child = node.parts[part] = Node()
+                if not node.parts:
+                    node.parts = {}
+                child: Node[S] = Node()
+                node.parts[part] = child
                 node = child
-        return node.here
+        return node
 
     def _prune(self, pattern: Pattern) -> None:
         """Remove the nodes of a branch that hold nothing any more, from its end upwards."""
@@ -163,6 +178,7 @@ class Matcher(Generic[S]):
                 parent.one = None
             else:
                 del parent.parts[part]
+                parent.parts = parent.parts or _NO_PARTS
 
 
 class _Group(dict[S, None]):

@@ -38,6 +38,7 @@ class Router(Generic[R]):
         # Where the hot path looks; the very dict of the cache.
         self.routes = self.cache.routes
         self.retired: list[RouteCache] = []
+        self._indexed = False
         self._limit = limit
         self._uncached: list[Route] = []
         # Set once a target is on several patterns: only then can a key lead to it more than once.
@@ -92,6 +93,10 @@ class Router(Generic[R]):
         self._fold_uncached()
         for cache in self.retired:
             cache.fold()
+        if not self.cache.indexed:
+            # Making the index would take longer than looking at every route.
+            self.cache.fold()
+            return
         for pattern in patterns:
             for route in self.cache.touched(pattern) or ():
                 self.tally.fold(route)
@@ -112,6 +117,8 @@ class Router(Generic[R]):
     def _forget(self, pattern: tuple[str, ...]) -> None:
         touched = self.cache.touched(pattern, self.MOST_DROPPED)
         if touched is None:
+            # The next cache knows from the start that patterns come and go.
+            self._indexed = True
             self.swap()
         else:
             for route in touched:
@@ -122,7 +129,7 @@ class Router(Generic[R]):
         old = self.cache
         if not old.routes:
             return
-        self.cache = RouteCache(self._limit, self.tally)
+        self.cache = RouteCache(self._limit, self.tally, indexed=self._indexed)
         self.routes = self.cache.routes
         try:
             loop = asyncio.get_running_loop()

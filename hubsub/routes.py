@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
-from .key import PLUS, STAR, Deliver, Key, is_subset
+from .key import PLUS, STAR, Deliver, Key
 
 
 class Route(list[Deliver]):
@@ -73,19 +73,22 @@ class RouteCache:
     Args:
         limit: Routes kept.
         tally: Where routes that are given up are counted.
+        indexed: Keep the index from the start. Else it is made when it is first needed: most programs subscribe
+            first and publish then, and never need it.
     """
 
-    __slots__ = ("_index", "_limit", "_stale", "_tally", "limit", "routes", "size")
+    __slots__ = ("_index", "_limit", "_stale", "_tally", "indexed", "limit", "routes", "size")
 
     # Beyond this many candidates, finding the touched routes costs more than making all of them anew bit by bit.
-    MOST_SEARCHED = 1000
+    MOST_SEARCHED = 5000
 
-    def __init__(self, limit: int, tally: Tally) -> None:
+    def __init__(self, limit: int, tally: Tally, *, indexed: bool = False) -> None:
         # A key of one part is also found under its bare string: hub.publish("tick").
         self.routes: dict[tuple[str, ...] | str, Route] = {}
         self.size = 0
         # By length of key, then place, then part: the keys that have this part in this place.
         self._index: dict[int, list[dict[str, list[Key[Any]]]]] = {}
+        self.indexed = indexed
         # Keys that are in the index but have no route now. Taking them out would cost more than to pass over them.
         self._stale: dict[Key[Any], None] = {}
         self.limit = self._limit = limit
@@ -96,15 +99,18 @@ class RouteCache:
         key = route.key
         self.size += 1
         self.routes[key] = route
-        length = len(key)
-        if length == 1:
+        if len(key) == 1:
             self.routes[key[0]] = route
+        if self.indexed:
+            self._add_to_index(key)
+
+    def _add_to_index(self, key: Key[Any]) -> None:
         if self._stale and key in self._stale:
             del self._stale[key]
             return
-        places = self._index.get(length)
+        places = self._index.get(len(key))
         if places is None:
-            places = self._index[length] = [defaultdict(list) for _ in key]
+            places = self._index[len(key)] = [defaultdict(list) for _ in key]
         for keys, part in zip(places, key):  # noqa: B905 - equally long, and strict= is slow here
             keys[part].append(key)
 
@@ -117,6 +123,8 @@ class RouteCache:
             del self.routes[key[0]]
         self.size -= 1
         self._tally.fold(route)
+        if not self.indexed:
+            return
         if self.routes:
             self._stale[key] = None
             if len(self._stale) > self.size + self.MOST_SEARCHED:
@@ -135,21 +143,30 @@ class RouteCache:
         if STAR not in pattern and PLUS not in pattern:
             route = routes.get(pattern)
             return [] if route is None else [route]
-        search = max(most, self.MOST_SEARCHED)
+        if not routes:
+            return []
+        if not self.indexed:
+            if self.size > max(most, self.MOST_SEARCHED):
+                return None
+            self.indexed = True
+            for key in dict.fromkeys(route.key for route in routes.values()):
+                self._add_to_index(key)
+        search = min(max(most, self.MOST_SEARCHED), sys.maxsize - 1)
+        literal = [(place, part) for place, part in enumerate(pattern) if part != STAR and part != PLUS]
         found: list[Route] = []
         for length, places in self._index.items():
             if length < len(pattern) or (length > len(pattern) and pattern[-1] != STAR):
                 continue
-            literal = [place for place, part in enumerate(pattern) if part != STAR and part != PLUS]
             if literal:
-                candidates = min([places[place].get(pattern[place], _NONE) for place in literal], key=len)
-                if len(candidates) > search:
-                    return None
+                keys = min([places[place].get(part, _NONE) for place, part in literal], key=len)
             else:
-                if sum(map(len, places[0].values())) > search:
-                    return None
-                candidates = list(chain.from_iterable(places[0].values()))
-            found += [routes[key] for key in candidates if is_subset(key, pattern) and key in routes]
+                keys = list(islice(chain.from_iterable(places[0].values()), search + 1))
+            if len(keys) > search:
+                return None
+            if len(literal) > 1:
+                for place, part in literal:
+                    keys = [key for key in keys if key[place] == part]
+            found += [routes[key] for key in keys if key in routes]
             if len(found) > most:
                 return None
         return found

@@ -27,9 +27,12 @@ SUMMARY = re.compile(
     r"(?P<alerts>\d+) alerts, (?P<subscriptions>\d+) subscriptions, (?P<failures>\d+) failures\s*$"
 )
 # A session of its own with its standard input as the terminal: then the terminal turns ^C into a signal.
-ON_TERMINAL = (
-    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
-)
+ON_TERMINAL = """
+import fcntl, os, signal, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
 PATIENCE = 25.0
 
 pytestmark = pytest.mark.once
@@ -224,6 +227,57 @@ def test_sigterm_ends_the_demo_on_a_terminal_with_a_summary(start: Start) -> Non
     running.process.terminate()
     assert running.summary()["failures"] == 0
     assert "\x1b[?1049l" in running.output.decode()
+
+
+def test_demo_ends_quietly_when_its_terminal_is_gone(start: Start) -> None:
+    running = start(terminal=(24, 80))
+    running.until(r"│ 0/percent +\d")
+    os.close(running.ours)
+    running.ours = os.open(os.devnull, os.O_RDONLY)
+    assert running.process.wait(PATIENCE) == 0
+    assert running.complaints.read_text() == ""
+
+
+# What is shown
+
+
+async def test_lines_tell_alerts_at_once_and_other_figures_once_a_second(
+    hub: hubsub.Hub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from hubsub.demo import print_lines
+
+    everything = hub.subscribe([("host", "*"), ("alert", "*")])
+    for percent in (10.0, 20.0):
+        hub.publish(("host", "cpu", "percent"), percent)
+    for text in ("60.0 %, up from 15.0 %", "90.0 %, up from 15.0 %"):
+        hub.publish(("alert", "host", "cpu", "percent"), text)
+    hub.publish(("host", "process", "42"), None)
+    everything.close()
+    await print_lines(everything)
+    assert [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()] == [
+        "host/cpu/percent 10.0 %",
+        "alert/host/cpu/percent 60.0 %, up from 15.0 %",
+        "alert/host/cpu/percent 90.0 %, up from 15.0 %",
+        "host/process/42 gone",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("key", "message", "text"),
+    [
+        (Key("host", "cpu", "0", "percent"), 12.34, "12.3 %"),
+        (Key("host", "memory", "used"), 999, "999 B"),
+        (Key("host", "disk", "sda", "read_bytes"), 12_345_678, "12.3 MB"),
+        (Key("rate", "net", "eth0", "bytes_sent"), 1500.0, "1.5 kB/s"),
+        (Key("rate", "hub", "published"), 104.6, "105 messages/s"),
+        (Key("host", "hub", "subscriptions"), 9, "9"),
+        (Key("host", "memory", "used"), 5e15, "5000.0 TB"),
+    ],
+)
+def test_figure_is_shown_in_the_unit_that_its_key_tells(key: Key, message: float, text: str) -> None:
+    from hubsub.demo import as_text
+
+    assert as_text(key, message) == text
 
 
 # What publishes onward
