@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from .event import Event
-from .key import Key
+from .key import Deliver, Key
 
 as_tuple = tuple.__new__
 
@@ -32,7 +32,7 @@ class Mailbox:
         "_places",
         "_reserved",
         "_waiters",
-        "_watermark",
+        "watermark",
         "alert",
         "closed",
         "complain",
@@ -40,6 +40,7 @@ class Mailbox:
         "items",
         "maxsize",
         "peak",
+        "put",
         "room",
         "wake",
     )
@@ -53,7 +54,7 @@ class Mailbox:
         self.dropped = 0
         self.peak = 0
         # The first length that nobody has noticed yet: a new peak, or the bound. One comparison for both.
-        self._watermark = 0
+        self.watermark = 0
         self.closed = False
         # Below so many items there is room for publish_wait: none while others wait, so that nobody overtakes.
         self.room = maxsize
@@ -63,18 +64,25 @@ class Mailbox:
         self._reserved = 0
         self._places: deque[asyncio.Future[None]] = deque()
         self._waiters: deque[asyncio.Future[None]] = deque()
+        self.put: Deliver = self._entrance()
 
     # Putting
 
-    def put(self, key: Key[Any], message: Any) -> None:
-        """Append a message and wake whoever sleeps."""
-        # Waking is first: it refuses the wrong thread, and then nothing is half-done.
-        if self.wake is not None:
-            self.wake()
+    def _entrance(self) -> Deliver:
+        # A closure, not a method: a quarter less for every message through a queue.
         items = self.items
-        items.append((key, message))
-        if len(items) > self._watermark:
-            self._grown()
+        append = items.append
+
+        def put(key: Key[Any], message: Any) -> None:
+            """Append a message and wake whoever sleeps."""
+            # Waking is first: it refuses the wrong thread, and then nothing is half-done.
+            if self.wake is not None:
+                self.wake()
+            append((key, message))
+            if len(items) > self.watermark:
+                self._grown()
+
+        return put
 
     def put_event(self, event: Event[Any]) -> None:
         """Append an event with what travels with it."""
@@ -90,7 +98,7 @@ class Mailbox:
             # other message of a consumer that keeps up just not quite.
             self._overfull = self.alert = True
             self.complain(length)
-        self._watermark = self.peak if self._overfull else min(self.peak, self.maxsize)
+        self.watermark = self.peak if self._overfull else min(self.peak, self.maxsize)
 
     # Taking
 
@@ -98,7 +106,7 @@ class Mailbox:
         """Something was taken while `alert`: end the episode, hand out free places."""
         if self._overfull and len(self.items) <= self.maxsize // 2:
             self._overfull = False
-            self._watermark = min(self.peak, self.maxsize)
+            self.watermark = min(self.peak, self.maxsize)
         self._hand_out()
 
     def drop_all(self) -> int:

@@ -56,16 +56,20 @@ class Router(Generic[R]):
 
     def targets(self, key: Key[Any]) -> list[R]:
         """Where an exact key leads, in order of subscription, each target once."""
-        targets = self.matcher.match(key)
-        if len(targets) > 1:
-            if self.several:
-                targets = list(dict.fromkeys(targets))
-            targets.sort(key=_by_order)
+        found = self.matcher.match(key)
+        return self._in_order(found) if len(found) > 1 else found
+
+    def _in_order(self, targets: list[R]) -> list[R]:
+        if self.several:
+            targets = list(dict.fromkeys(targets))
+        targets.sort(key=_by_order)
         return targets
 
     def make(self, key: Key[Any]) -> Route:
         """Make the route of an exact key that has none, and remember it."""
-        targets = self.targets(key)
+        targets = self.matcher.match(key)
+        if len(targets) > 1:
+            targets = self._in_order(targets)
         route = Route(map(_deliver_of, targets))
         route.key = key
         route.targets = targets

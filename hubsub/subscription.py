@@ -257,11 +257,12 @@ class AsyncListener(Listener):
         function: Callable[..., Any] = self.function
         with_event = self._event
         mailbox, items = self._mailbox, self._mailbox.items
+        popleft = items.popleft
         while not (self.closed or self._stopped):
             for _ in self.BURST:
                 if not items:
                     break
-                item = items.popleft()
+                item = popleft()
                 if mailbox.alert:
                     mailbox.eased()
                 try:
