@@ -107,7 +107,7 @@ class Matcher(Generic[S]):
             else:
                 found.append(held)  # type: ignore[arg-type]
         nodes = [self._root]
-        for part in key:
+        for part in key[:-1]:
             below = []
             for node in nodes:
                 if node.rest is not None:
@@ -120,9 +120,19 @@ class Matcher(Generic[S]):
             if not below:
                 return found
             nodes = below
+        # The last part is a loop of its own: below it, nothing but `here` is looked at.
+        last = key[-1]
         for node in nodes:
-            if node.here is not None:
-                found += node.here
+            if node.rest is not None:
+                found += node.rest
+            if last in node.parts:
+                here = node.parts[last].here
+                if here is not None:
+                    found += here
+            if node.one is not None:
+                here = node.one.here
+                if here is not None:
+                    found += here
         return found
 
     def overlaps(self, pattern: Pattern) -> bool:
