@@ -46,14 +46,17 @@ def _demo(arguments: argparse.Namespace) -> int:
     try:
         demo.main(arguments.seconds, arguments.plain)
     except* OSError as errors:
-        gone, others = errors.split(
-            lambda error: isinstance(error, OSError) and error.errno in (errno.EPIPE, errno.EIO)
-        )
+        others = errors.split(_is_reader_gone)[1]
         if others is not None:
             raise others from None
-        # Whoever read along has gone, as in `| head`, or the terminal has. Python would complain as it flushes the rest.
+        # Python would complain when it flushes the rest.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
+
+
+def _is_reader_gone(error: BaseException) -> bool:
+    """True if whoever read along has gone, as in `| head`, or the terminal has."""
+    return isinstance(error, OSError) and error.errno in (errno.EPIPE, errno.EIO)
 
 
 def _seconds(text: str) -> float:

@@ -570,6 +570,8 @@ async def test_a_change_that_touches_everything_swaps_the_cache_and_dismantles_i
         hub.publish(("a", str(number)))
     hub.add_listener(("a", "*"), print).remove()
     assert hub.stats().cached_routes == 0
+    if asyncio.get_running_loop().get_debug():
+        return  # then nothing was cached
     turns = 0
     while hub._router.retired:
         turns += 1

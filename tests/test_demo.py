@@ -218,7 +218,7 @@ def test_ctrl_c_ends_the_demo_on_a_terminal_with_a_summary(start: Start) -> None
     running.until(r"│ 0/percent +\d")
     os.write(running.ours, b"\x03")
     assert running.summary()["failures"] == 0
-    assert "\x1b[?1049l" in running.output.decode()
+    assert b"\x1b[?1049l" in running.output
 
 
 def test_sigterm_ends_the_demo_on_a_terminal_with_a_summary(start: Start) -> None:
@@ -226,7 +226,7 @@ def test_sigterm_ends_the_demo_on_a_terminal_with_a_summary(start: Start) -> Non
     running.until(r"│ 0/percent +\d")
     running.process.terminate()
     assert running.summary()["failures"] == 0
-    assert "\x1b[?1049l" in running.output.decode()
+    assert b"\x1b[?1049l" in running.output
 
 
 def test_demo_ends_quietly_when_its_terminal_is_gone(start: Start) -> None:

@@ -1,0 +1,132 @@
+"""The public names are `__all__` and documented, imports go strictly downwards, and aiopubsub's names all have a home."""
+
+import ast
+import graphlib
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import FunctionType, ModuleType
+
+import pytest
+
+import hubsub
+from hubsub import errors, event
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "hubsub"
+
+# Which modules each one may import: all of them on lower floors.
+FLOORS = {
+    "errors": set(),
+    "log": set(),
+    "key": {"errors"},
+    "event": {"key"},
+    "matcher": {"key"},
+    "routes": {"key"},
+    "router": {"key", "matcher", "routes"},
+    "mailbox": {"event", "key"},
+    "life": {"errors", "log"},
+    "subscription": {"errors", "event", "key", "life", "log", "mailbox", "router"},
+    "hub": {"errors", "event", "key", "life", "log", "mailbox", "router", "routes", "subscription"},
+    "publisher": {"hub", "key"},
+    "subscriber": {"errors", "event", "hub", "key", "subscription"},
+    "__init__": {"errors", "event", "hub", "key", "publisher", "subscriber", "subscription"},
+    # Only what is public, like anybody.
+    "demo": {"__init__"},
+    "__main__": {"__init__", "demo"},
+}
+
+
+def imported_by(module: str) -> Iterator[str]:
+    """Yield the modules of the package that `module` imports, wherever in it the import stands."""
+    for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [name.name for name in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = "hubsub" + (f".{node.module}" if node.module else "") if node.level else str(node.module)
+            names = [f"{base}.{name.name}" for name in node.names] if base == "hubsub" else [base]
+        else:
+            continue
+        for name in names:
+            package, _, rest = name.partition(".")
+            if package == "hubsub":
+                yield rest if rest in FLOORS else "__init__"
+
+
+def test_every_module_has_a_floor() -> None:
+    assert {path.stem for path in PACKAGE.glob("*.py")} == FLOORS.keys()
+
+
+@pytest.mark.parametrize("module", FLOORS)
+def test_imports_stay_on_the_floors_below(module: str) -> None:
+    assert set(imported_by(module)) <= FLOORS[module]
+
+
+def test_floors_have_no_cycle() -> None:
+    graphlib.TopologicalSorter(FLOORS).prepare()
+
+
+def test_what_the_package_shows_is_all_public() -> None:
+    shown = {name for name, value in vars(hubsub).items() if name[0] != "_" and not isinstance(value, ModuleType)}
+    assert shown == set(hubsub.__all__)
+    assert hubsub.__all__ == sorted(set(hubsub.__all__))
+
+
+@pytest.mark.parametrize("module", [errors, event])
+def test_every_error_and_all_that_travels_is_public(module: ModuleType) -> None:
+    defined = {name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__}
+    assert {name for name in defined if name[0] != "_"} <= set(hubsub.__all__)
+
+
+def test_the_reference_documents_what_is_public() -> None:
+    documented = re.findall(r"^::: hubsub\.(\S+)$", (ROOT / "docs" / "api.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(documented) == hubsub.__all__
+
+
+@pytest.mark.parametrize("name", hubsub.__all__)
+def test_whatever_is_public_says_what_it_promises(name: str) -> None:
+    kind = getattr(hubsub, name)
+    assert inspect.getdoc(kind)
+    for member, value in vars(kind).items():
+        if member[0] != "_" and isinstance(value, FunctionType | property | classmethod):
+            # What an override promises may stand in what it overrides.
+            assert inspect.getdoc(getattr(kind, member)), f"{name}.{member}"
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)
+def test_examples_use_public_names_only(script: Path) -> None:
+    tree = ast.parse(script.read_text(encoding="utf-8"))
+    used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "hubsub"}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("hubsub"):
+            assert node.module == "hubsub"
+            used |= {name.name for name in node.names}
+    assert used <= set(hubsub.__all__)
+
+
+# Every public name of aiopubsub 3.0, attributes and fields included.
+AIOPUBSUB = """
+    Key Key.create_from Key.is_subset_of Key.is_wildcard PossibleKey
+    Hub Hub.publish Hub.add_subscriber Hub.remove_subscriber Hub.has_subscribers
+    Hub.get_subscriber_queue_sizes Hub.get_all_subscriber_queue_sizes
+    Publisher Publisher.prefix Publisher.publish Publisher.has_subscribers
+    Subscriber Subscriber.DEFAULT_SUBSCRIPTION_ID Subscriber.id
+    Subscriber.subscribe Subscriber.sync_subscribe Subscriber.async_subscribe Subscriber.unsubscribe Subscriber.consume
+    Subscriber.add_listener Subscriber.add_sync_listener Subscriber.add_async_listener
+    Subscriber.remove_listener Subscriber.remove_all_listeners
+    Listener loop keys Subscription callback queue unread_callback ConsumeQueueNotFoundError
+    ListenerCallback ListenerSyncCallback ListenerAsyncCallback UnreadCallback
+    loop.Loop coro delay name task start stop stop_wait is_running
+    logging_compat.get_logger
+    testing.mocks.MockHub published published_by_key subscribers
+    utils.ThrottledPublisher ThrottledPublisher.publish
+""".split()
+
+
+@pytest.mark.parametrize("name", AIOPUBSUB)
+def test_every_name_of_aiopubsub_has_its_counterpart_named(name: str) -> None:
+    page = (ROOT / "docs" / "aiopubsub.md").read_text(encoding="utf-8")
+    table = page[page.index("## Name by name") : page.index("## What differs")]
+    theirs = "\n".join(row.split(" | ")[0] for row in table.splitlines() if row.startswith("| "))
+    assert re.search(rf"`{re.escape(name)}[`(]", theirs)
