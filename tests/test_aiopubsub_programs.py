@@ -194,5 +194,7 @@ def test_a_program_written_for_aiopubsub_runs_with_its_import_changed(
         changed = "import asyncio\nasyncio.set_event_loop(asyncio.new_event_loop())\n" + changed
     path = tmp_path / "program.py"
     path.write_text(changed, encoding="utf-8")
-    run = subprocess.run([sys.executable, "-W", "error", path], cwd=tmp_path, capture_output=True, text=True, timeout=50)
+    run = subprocess.run(
+        [sys.executable, "-W", "error", path], cwd=tmp_path, capture_output=True, text=True, timeout=50
+    )
     assert (run.returncode, run.stdout, run.stderr) == (0, output, "")

@@ -80,7 +80,9 @@ def test_every_error_and_all_that_travels_is_public(module: ModuleType) -> None:
 
 
 def test_the_reference_documents_what_is_public() -> None:
-    documented = re.findall(r"^::: hubsub\.(\S+)$", (ROOT / "docs" / "api.md").read_text(encoding="utf-8"), re.MULTILINE)
+    documented = re.findall(
+        r"^::: hubsub\.(\S+)$", (ROOT / "docs" / "api.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
     assert sorted(documented) == hubsub.__all__
 
 
@@ -97,7 +99,9 @@ def test_whatever_is_public_says_what_it_promises(name: str) -> None:
 @pytest.mark.parametrize("script", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)
 def test_examples_use_public_names_only(script: Path) -> None:
     tree = ast.parse(script.read_text(encoding="utf-8"))
-    used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "hubsub"}
+    used = {
+        node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "hubsub"
+    }
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("hubsub"):
             assert node.module == "hubsub"
