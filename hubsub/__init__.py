@@ -19,6 +19,7 @@ from .errors import (
     InvalidListener,
     InvalidPart,
     NoRunningLoop,
+    SubscriberTooSlow,
     SubscriptionClosed,
     UnknownListener,
     UnknownSubscription,
@@ -27,12 +28,13 @@ from .errors import (
     WrongLoop,
     WrongThread,
 )
-from .event import Event, ListenerFailure, Meta
+from .event import Event, Gap, ListenerFailure, Meta
 from .hub import Hub, Stats
 from .key import Key
+from .mailbox import Overflow
 from .publisher import Publisher
 from .subscriber import Subscriber
-from .subscription import Listener, Subscription
+from .subscription import GapSubscription, Listener, Subscription
 
 __version__ = "0.1.0"
 
@@ -40,6 +42,8 @@ __all__ = [
     "ClosedError",
     "EmptyKey",
     "Event",
+    "Gap",
+    "GapSubscription",
     "Hub",
     "HubClosed",
     "HubsubError",
@@ -51,9 +55,11 @@ __all__ = [
     "ListenerFailure",
     "Meta",
     "NoRunningLoop",
+    "Overflow",
     "Publisher",
     "Stats",
     "Subscriber",
+    "SubscriberTooSlow",
     "Subscription",
     "SubscriptionClosed",
     "UnknownListener",

@@ -11,6 +11,7 @@
     ├── ClosedError                       you closed it
     │   ├── HubClosed
     │   └── SubscriptionClosed
+    │       └── SubscriberTooSlow         the hub closed it: overflow was `CLOSE`
     └── WrongContext (RuntimeError)       used from where it cannot work
         ├── WrongThread
         ├── WrongLoop
@@ -111,6 +112,17 @@ class SubscriptionClosed(ClosedError):
     def __init__(self, subscription: object) -> None:
         super().__init__(f"{subscription!r} is closed and has nothing left to read")
         self.subscription = subscription
+
+
+class SubscriberTooSlow(SubscriptionClosed):
+    """Its queue was full when another message came, under `Overflow.CLOSE`; what was queued has been read."""
+
+    def __init__(self, subscription: object, maxsize: int) -> None:
+        HubsubError.__init__(
+            self, f"{subscription!r} was closed because it was full: {maxsize} messages waited to be read"
+        )
+        self.subscription = subscription
+        self.maxsize = maxsize
 
 
 class WrongContext(HubsubError, RuntimeError):

@@ -66,6 +66,21 @@ class Event(tuple[Key[T], T], Generic[T]):
         return f"Event({self[0]!r}, {self[1]!r}{meta})"
 
 
+class Gap(NamedTuple):
+    """Stands in a queue at the very place where messages are missing."""
+
+    reason: str
+    """Why: the overflow policy that dropped them, say."""
+    count: int | None  # type: ignore[assignment]  # that tuples have a method of this name is no use to anybody here
+    """How many, or None if nobody can tell."""
+    since: float
+    """When the first loss was noticed, in seconds since the epoch."""
+    until: float
+    """When the last one was."""
+    keys: tuple[Key[Any], ...] | None
+    """Of what, in the order of the first loss of each; None if there are more than 64, or nobody can tell."""
+
+
 class ListenerFailure(NamedTuple):
     """What `Hub(on_error=...)` is told when a listener fails."""
 

@@ -12,7 +12,7 @@ from functools import partial
 from inspect import iscoroutinefunction
 from itertools import count
 from threading import get_ident
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, overload
 
 from .errors import HubClosed, InvalidListener, NoRunningLoop, WrongThread
 from .event import Event, ListenerFailure
@@ -31,10 +31,19 @@ from .key import (
 )
 from .life import Life
 from .log import Logger
-from .mailbox import Mailbox
+from .mailbox import Mailbox, Overflow
 from .router import Router
 from .routes import Route
-from .subscription import AsyncListener, Bookkeeper, Listener, Registration, Subscription
+from .subscription import (
+    AsyncListener,
+    Bookkeeper,
+    GapSubscription,
+    Listener,
+    Queue,
+    QueueOptions,
+    Registration,
+    Subscription,
+)
 
 if TYPE_CHECKING:
     from types import FrameType, TracebackType
@@ -53,6 +62,11 @@ class Decorator(Protocol[P]):
     """Takes a function, plain or async, of these parameters and returns it unchanged."""
 
     def __call__(self, function: Callable[P, R], /) -> Callable[P, R]: ...
+
+
+class _Queue(TypedDict):
+    maxsize: int
+    overflow: Overflow
 
 
 class Stats(NamedTuple):
@@ -89,7 +103,8 @@ class Hub:
     Args:
         name: Shown in logs and errors.
         drain: Seconds that `close` gives async listeners to finish what is queued.
-        maxsize: The default bound, in messages, of each subscription's and async listener's queue.
+        maxsize: The bound of each subscription's and async listener's queue, in messages, unless it says otherwise.
+        overflow: What becomes of messages beyond it, unless it says otherwise.
         on_error: Called with a `ListenerFailure` when a listener raises.
         route_cache: Keys whose routes are remembered; 0 for none.
     """
@@ -100,6 +115,7 @@ class Hub:
         name: str = "hub",
         drain: float = 5.0,
         maxsize: int = 10_000,
+        overflow: Overflow = Overflow.GROW,
         on_error: Callable[[ListenerFailure], object] | None = None,
         route_cache: int = 100_000,
     ) -> None:
@@ -109,6 +125,7 @@ class Hub:
             raise ValueError(f"route_cache is a number of keys, not {route_cache!r}")
         self.name = name
         self.maxsize = _bound(maxsize)
+        self.overflow = Overflow(overflow)
         self.on_error = on_error
         self._router: Router[Registration] = Router(route_cache)
         self._life = Life(self, drain, bound=self._bound, ended=self._ended)
@@ -191,7 +208,7 @@ class Hub:
         held: list[Mailbox] = []
         try:
             for mailbox in mailboxes:
-                if len(mailbox.items) >= mailbox.room and not mailbox.closed:
+                if not mailbox.has_room(key):
                     await mailbox.place(loop)
                     held.append(mailbox)
             return self.publish(key, message)
@@ -227,19 +244,19 @@ class Hub:
     # Subscribing
 
     @overload
-    def on(self, patterns: TypedPatterns[T], *, maxsize: int | None = None) -> Decorator[[Key[T], T]]: ...
+    def on(self, patterns: TypedPatterns[T], **options: Unpack[QueueOptions]) -> Decorator[[Key[T], T]]: ...
     @overload
     def on(
-        self, patterns: TypedPatterns[T], *, event: Literal[True], maxsize: int | None = None
+        self, patterns: TypedPatterns[T], *, event: Literal[True], **options: Unpack[QueueOptions]
     ) -> Decorator[[Event[T]]]: ...
     @overload
-    def on(self, patterns: Patterns, *, event: bool = False, maxsize: int | None = None) -> Decorator[...]: ...
+    def on(self, patterns: Patterns, *, event: bool = False, **options: Unpack[QueueOptions]) -> Decorator[...]: ...
 
-    def on(self, patterns: Patterns, *, event: bool = False, maxsize: int | None = None) -> Any:
+    def on(self, patterns: Patterns, *, event: bool = False, **options: Unpack[QueueOptions]) -> Any:
         """Add the decorated function as a listener and return it unchanged. Options as of `add_listener`."""
 
         def add(function: Callable[..., object]) -> Callable[..., object]:
-            self._add_listener(patterns, function, is_async(function), event=event, maxsize=maxsize)
+            self._add_listener(patterns, function, is_async(function), event=event, **options)
             return function
 
         return add
@@ -250,7 +267,7 @@ class Hub:
         function: Callable[..., object],
         *,
         event: bool = False,
-        maxsize: int | None = None,
+        **options: Unpack[QueueOptions],
     ) -> Listener:
         """Call `function(key, message)` for every message that matches one of `patterns`.
 
@@ -261,36 +278,48 @@ class Hub:
             patterns: One pattern, or a list, set or frozenset of them.
             function: A function, plain or async, or anything callable.
             event: Call `function(event)` instead, with the `Event`.
-            maxsize: For async functions: the bound of the queue, by default the hub's.
+            **options: For async functions: `maxsize` and `overflow` of the queue, by default the hub's.
 
         Returns:
             A handle with its figures and `remove()`.
 
         Raises:
-            InvalidListener: It cannot be called, or `maxsize` is given for a plain function.
+            InvalidListener: It cannot be called, or options of a queue are given for a plain function.
             InvalidKey: A pattern cannot be subscribed to.
             HubClosed: The hub is closed or closing.
         """
-        return self._add_listener(patterns, function, is_async(function), event=event, maxsize=maxsize)
+        return self._add_listener(patterns, function, is_async(function), event=event, **options)
 
     @overload
-    def subscribe(self, patterns: TypedPatterns[T], *, maxsize: int | None = None) -> Subscription[T]: ...
+    def subscribe(self, patterns: TypedPatterns[T], **options: Unpack[QueueOptions]) -> Subscription[T]: ...
     @overload
-    def subscribe(self, patterns: Patterns, *, maxsize: int | None = None) -> Subscription[Any]: ...
+    def subscribe(
+        self, patterns: TypedPatterns[T], *, gaps: Literal[True], **options: Unpack[QueueOptions]
+    ) -> GapSubscription[T]: ...
+    @overload
+    def subscribe(self, patterns: Patterns, **options: Unpack[QueueOptions]) -> Subscription[Any]: ...
+    @overload
+    def subscribe(
+        self, patterns: Patterns, *, gaps: Literal[True], **options: Unpack[QueueOptions]
+    ) -> GapSubscription[Any]: ...
 
-    def subscribe(self, patterns: Patterns, *, maxsize: int | None = None) -> Subscription[Any]:
+    def subscribe(
+        self, patterns: Patterns, *, gaps: bool = False, **options: Unpack[QueueOptions]
+    ) -> Subscription[Any] | GapSubscription[Any]:
         """Queue every message that matches one of `patterns`, from now on.
 
         Args:
             patterns: One pattern, or a list, set or frozenset of them.
-            maxsize: The bound of the queue, by default the hub's; see `Subscription`.
+            gaps: Give consumers a `Gap` where messages were dropped.
+            **options: `maxsize` and `overflow` of the queue, by default the hub's.
 
         Raises:
             InvalidKey: A pattern cannot be subscribed to.
             HubClosed: The hub is closed or closing.
         """
         named = as_patterns(patterns)
-        subscription: Subscription[Any] = Subscription(self, _bound(maxsize, self.maxsize))
+        kind: type[Subscription[Any] | GapSubscription[Any]] = GapSubscription if gaps else Subscription
+        subscription = kind(self, **self._queue(**options))
         self._add(subscription, named)
         return subscription
 
@@ -455,22 +484,29 @@ class Hub:
         asynchronous: bool,
         *,
         event: bool = False,
-        maxsize: int | None = None,
         owner: Bookkeeper | None = None,
+        **options: Unpack[QueueOptions],
     ) -> Listener:
         if not callable(function):
             raise InvalidListener(function, "a listener is a function, or anything that can be called")
         named = as_patterns(patterns)
         listener: Listener
         if asynchronous:
-            bound = _bound(maxsize, self.maxsize)
-            listener = AsyncListener(self, function, maxsize=bound, event=event, owner=owner)
-        elif maxsize is not None:
-            raise InvalidListener(function, "maxsize bounds the queue of an async listener; a sync one has none")
+            listener = AsyncListener(self, function, **self._queue(**options), event=event, owner=owner)
+        elif options:
+            given = " and ".join(options)
+            raise InvalidListener(function, f"{given} belongs to the queue of an async listener; a sync one has none")
         else:
             listener = Listener(self, function, event=event, owner=owner)
         self._add(listener, named)
         return listener
+
+    def _queue(self, maxsize: int | None = None, overflow: Overflow | None = None) -> _Queue:
+        """The options of a queue, complete."""
+        return {
+            "maxsize": self.maxsize if maxsize is None else _bound(maxsize),
+            "overflow": self.overflow if overflow is None else Overflow(overflow),
+        }
 
     def _add(self, registration: Registration, patterns: Sequence[tuple[str, ...]]) -> None:
         """Register it on these patterns, which it does not hold yet. Nothing is awaited, nothing can fail half-way."""
@@ -532,13 +568,26 @@ class Hub:
         """End every subscription, and drop what the async listeners could not handle in time."""
         abandoned = 0
         for registration in list(self._registered):
-            if isinstance(registration, Subscription):
+            if isinstance(registration, Queue):
                 self._remove(registration)
             elif registration.mailbox is not None:
                 abandoned += registration.mailbox.drop_all()
         if abandoned:
             logger.warning("%r closed with %d messages that its async listeners had not handled", self, abandoned)
         await self._router.clear()
+
+    # What the registrations tell
+
+    def _tell(self, what: str, registration: Registration, message: Any, keys: Iterable[Key[Any]] | None) -> None:
+        """Publish a meta-event about a registration to everyone else; not about messages that are such themselves."""
+        if not self._watchers or (keys is not None and all(key[0] == NAMESPACE for key in keys)):
+            return
+        for pattern in registration._patterns:
+            key: Key[Any] = Key(NAMESPACE, what, *escaped(pattern))
+            targets = self._router.targets(key)
+            if any(target is not registration for target in targets):
+                self._router.misses += 1
+                self._deliver(targets, Event(key, message), source=registration)
 
     def _silence(self, registration: Registration, left: Iterable[tuple[str, ...]]) -> None:
         """Overwrite the place of what was closed in the routes of running publishes.
@@ -569,9 +618,7 @@ def is_async(function: object) -> bool:
     return iscoroutinefunction(function) or iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
 
 
-def _bound(maxsize: int | None, default: int = 0) -> int:
-    if maxsize is None:
-        return default
+def _bound(maxsize: int) -> int:
     if not isinstance(maxsize, int) or maxsize < 1:
         raise ValueError(f"maxsize is a number of messages, at least 1, not {maxsize!r}")
     return maxsize

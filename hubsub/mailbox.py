@@ -1,112 +1,238 @@
-"""The queue between a publish and whoever consumes later."""
+"""The queue between a publish and whoever consumes later, and what happens when it is full."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from enum import Enum
+from time import time as now
+from typing import Any, Protocol, cast
 
-from .event import Event
+from .event import Event, Gap
 from .key import Deliver, Key
+
+Item = tuple[Key[Any], Any]  # a plain pair, or an `Event` where metadata travels with the message
 
 as_tuple = tuple.__new__
 
 
-def as_event(item: tuple[Key[Any], Any]) -> Event[Any]:
+def as_event(item: Item) -> Event[Any]:
     """Return what a mailbox holds as an event."""
     return item if type(item) is Event else as_tuple(Event, item)
+
+
+class Overflow(Enum):
+    """What a queue does with a message for which it has no room."""
+
+    GROW = "grow"
+    """Take it all the same, and complain: memory is then the consumer's problem."""
+    DROP_OLDEST = "drop oldest"
+    """Drop the message that waits longest."""
+    DROP_NEWEST = "drop newest"
+    """Drop this one."""
+    LATEST = "latest"
+    """Keep the newest of each key only, always: a newer message takes the place of the waiting one. The bound counts
+    keys; beyond it the key that waits longest is dropped."""
+    CLOSE = "close"
+    """Drop it and close the subscription: the consumer reads what is queued, then gets `SubscriberTooSlow`."""
+
+
+class Owner(Protocol):
+    """Whoever has a mailbox: what it is told."""
+
+    def _overflowing(self, key: Key[Any]) -> None:
+        """An episode of overflow begins with a message of this key."""
+
+    def _gap_passed(self, gap: Gap) -> None:
+        """The consumer has come to a gap that it does not want to see."""
+
+    def _too_slow(self) -> None:
+        """It is full, and is to be closed."""
 
 
 class Mailbox:
     """Messages in the order they were published, for one consumer or several that share them.
 
-    The bound `maxsize` is where `publish_wait` waits and `publish` complains; `publish` goes past it.
+    Under every policy but `GROW` it never holds more than `maxsize` messages.
 
-    Holds plain pairs; an `Event` only where metadata travels with the message.
+    Args:
+        maxsize: The bound; `publish_wait` waits for room below it.
+        overflow: What becomes of a message beyond it.
+        owner: Is told of overflow.
+        gaps: Give the consumer a `Gap` where messages are missing; else the owner is told.
     """
 
     __slots__ = (
+        "_holes",
         "_overfull",
+        "_owner",
         "_places",
         "_reserved",
+        "_spanned",
         "_waiters",
-        "watermark",
+        "_watermark",
         "alert",
         "closed",
-        "complain",
         "dropped",
+        "gaps",
         "items",
         "maxsize",
+        "overflow",
         "peak",
         "put",
         "room",
+        "superseded",
         "wake",
     )
 
-    def __init__(self, maxsize: int, complain: Callable[[int], None]) -> None:
-        self.items: deque[tuple[Key[Any], Any]] = deque()
+    def __init__(self, maxsize: int, overflow: Overflow, owner: Owner, *, gaps: bool = False) -> None:
+        self.items: deque[Item] | Latest = Latest() if overflow is Overflow.LATEST else deque()
         self.maxsize = maxsize
-        self.complain = complain
+        self.overflow = overflow
+        self.gaps = gaps
         # Called by whoever puts while somebody sleeps; None while nobody does.
         self.wake: Callable[[], None] | None = None
         self.dropped = 0
+        self.superseded = 0
         self.peak = 0
-        # The first length that nobody has noticed yet: a new peak, or the bound. One comparison for both.
-        self.watermark = 0
         self.closed = False
         # Below so many items there is room for publish_wait: none while others wait, so that nobody overtakes.
         self.room = maxsize
-        # True while a place is waited for or the queue is overfull: the consumer then calls `eased`.
+        # True while there is more to taking than popping the first item: then the consumer calls `take`.
         self.alert = False
+        self._owner = owner
+        # The first length that nobody has noticed yet: a new peak, or the bound. One comparison for both.
+        self._watermark = 0
         self._overfull = False
+        self._holes: deque[_Hole] = deque()
+        self._spanned = 0  # items before the last hole
         self._reserved = 0
         self._places: deque[asyncio.Future[None]] = deque()
         self._waiters: deque[asyncio.Future[None]] = deque()
-        self.put: Deliver = self._entrance()
+        # Closures, not methods: a quarter less for every message through a queue.
+        self.put: Deliver = _ENTRANCES[overflow](self)
 
     # Putting
 
-    def _entrance(self) -> Deliver:
-        # A closure, not a method: a quarter less for every message through a queue.
-        items = self.items
-        append = items.append
-
-        def put(key: Key[Any], message: Any) -> None:
-            """Append a message and wake whoever sleeps."""
-            # Waking is first: it refuses the wrong thread, and then nothing is half-done.
-            if self.wake is not None:
-                self.wake()
-            append((key, message))
-            if len(items) > self.watermark:
-                self._grown()
-
-        return put
-
     def put_event(self, event: Event[Any]) -> None:
-        """Append an event with what travels with it."""
-        self.put(*event)
-        if event.meta is not None:
-            self.items[-1] = event
+        """Put an event with what travels with it."""
+        key = event[0]
+        if event.meta is None:
+            self.put(*event)
+            return
+        if self.wake is not None:
+            self.wake()
+        items = self.items
+        if type(items) is Latest and key in items:
+            self.superseded += 1
+        elif self.overflow is not Overflow.GROW and len(items) >= self.maxsize and not self._make_room(key):
+            return
+        if isinstance(items, Latest):
+            items[key] = event
+        else:
+            items.append(event)
+        if len(items) > self._watermark:
+            self._grown()
 
     def _grown(self) -> None:
         length = len(self.items)
         self.peak = max(self.peak, length)
-        if length > self.maxsize and not self._overfull:
-            # Once an episode: it ends when the queue is half empty. Ending it at the first free place would log every
-            # other message of a consumer that keeps up just not quite.
-            self._overfull = self.alert = True
-            self.complain(length)
-        self.watermark = self.peak if self._overfull else min(self.peak, self.maxsize)
+        self._watermark = min(self.peak, self.maxsize)
+        if length > self.maxsize:
+            self._watermark = self.peak
+            self._begin_episode(cast("deque[Item]", self.items)[-1][0])
+
+    def _begin_episode(self, key: Key[Any]) -> None:
+        # It ends when the queue is half empty. Ending it at the first free place would tell the owner of every other
+        # message of a consumer that keeps up just not quite.
+        self.alert = True
+        if not self._overfull:
+            self._overfull = True
+            self._owner._overflowing(key)
+
+    def _make_room(self, key: Key[Any]) -> bool:
+        """The queue is full: do what the policy says; return whether a message of this key may be put now."""
+        return _ROOM_MAKERS[self.overflow](self, key)
+
+    def _drop_oldest(self, newest: Key[Any]) -> bool:
+        """Drop the first item for one of the key `newest`; the hole is where it was, at the front."""
+        key = self.items.popleft()[0]
+        self.dropped += 1
+        holes = self._holes
+        if not holes or holes[0].before:
+            if holes:
+                self._spanned -= 1
+                holes[0].before -= 1
+            if not holes or holes[0].before:
+                holes.appendleft(_Hole(self.overflow, 0))
+        hole = holes[0]
+        hole.count += 1
+        hole.until = now()
+        if hole.keys is not None and key not in hole.keys:
+            hole.add_key(key)
+        if not self._overfull:
+            self._begin_episode(newest)
+        return True
+
+    def _drop_newest(self, key: Key[Any]) -> bool:
+        """Drop what is being put; the hole is behind the last item."""
+        self.dropped += 1
+        holes = self._holes
+        between = len(self.items) - self._spanned
+        if between or not holes:
+            holes.append(_Hole(self.overflow, between))
+            self._spanned += between
+        hole = holes[-1]
+        hole.count += 1
+        hole.until = now()
+        if hole.keys is not None and key not in hole.keys:
+            hole.add_key(key)
+        if not self._overfull:
+            self._begin_episode(key)
+        return False
+
+    def _give_up(self, key: Key[Any]) -> bool:
+        self.dropped += 1
+        self._begin_episode(key)
+        self._owner._too_slow()
+        return False
 
     # Taking
 
-    def eased(self) -> None:
-        """Something was taken while `alert`: end the episode, hand out free places."""
+    def take(self) -> Item | Gap | None:
+        """Take what is first, a gap included; None if there is nothing after all.
+
+        For when `alert` is set; else popping the first of `items` will do.
+        """
+        gap = self.take_gap()
+        if gap is not None:
+            return gap
+        if not self.items:
+            return None
+        item = self.items.popleft()
+        if self._holes:
+            self._spanned -= 1
+            self._holes[0].before -= 1
+        self._eased()
+        return item
+
+    def take_gap(self) -> Gap | None:
+        """If a gap is first, take it: return it if it is wanted, else tell the owner."""
+        if not self._holes or self._holes[0].before:
+            return None
+        gap = self._holes.popleft().gap()
+        self._eased()
+        if self.gaps:
+            return gap
+        self._owner._gap_passed(gap)
+        return None
+
+    def _eased(self) -> None:
         if self._overfull and len(self.items) <= self.maxsize // 2:
             self._overfull = False
-            self.watermark = min(self.peak, self.maxsize)
+            self._watermark = min(self.peak, self.maxsize)
         self._hand_out()
 
     def drop_all(self) -> int:
@@ -114,6 +240,9 @@ class Mailbox:
         count = len(self.items)
         self.dropped += count
         self.items.clear()
+        self._holes.clear()
+        self._spanned = 0
+        self._eased()
         return count
 
     async def wait(self, loop: asyncio.AbstractEventLoop, check: Callable[[], None]) -> None:
@@ -159,6 +288,10 @@ class Mailbox:
 
     # Places, for publish_wait
 
+    def has_room(self, key: Key[Any]) -> bool:
+        """True if a message of this key would drop nothing and overtake nobody."""
+        return len(self.items) < self.room or self.closed or (type(self.items) is Latest and key in self.items)
+
     async def place(self, loop: asyncio.AbstractEventLoop) -> None:
         """Wait for a place and hold it until `give_back`. First come, first served; a closed mailbox has places."""
         waiter = loop.create_future()
@@ -187,4 +320,110 @@ class Mailbox:
                 self._reserved += 1
                 waiter.set_result(None)
         self.room = 0 if self._places else self.maxsize - self._reserved
-        self.alert = self._overfull or bool(self._places)
+        self.alert = self._overfull or bool(self._places) or bool(self._holes)
+
+
+class Latest(OrderedDict[Key[Any], Item]):
+    """The newest item of each key, taken in the order in which the keys began to wait.
+
+    Ordered, because taking the first of a plain dict passes over the places of all that were taken before.
+    """
+
+    def popleft(self) -> Item:
+        """Remove and return the first item."""
+        return self.popitem(last=False)[1]
+
+
+class _Hole:
+    """A gap in the making."""
+
+    __slots__ = ("before", "count", "keys", "reason", "since", "until")
+
+    MOST_KEYS = 64
+
+    def __init__(self, reason: Overflow, before: int) -> None:
+        self.reason = reason
+        self.before = before  # items between it and the hole before it, or the front
+        self.count = 0
+        self.since = self.until = now()
+        self.keys: dict[Key[Any], None] | None = {}
+
+    def add_key(self, key: Key[Any]) -> None:
+        assert self.keys is not None
+        self.keys[key] = None
+        if len(self.keys) > self.MOST_KEYS:
+            self.keys = None
+
+    def gap(self) -> Gap:
+        keys = None if self.keys is None else tuple(self.keys)
+        return Gap(self.reason.value, self.count, self.since, self.until, keys)
+
+
+# The entrances, one made for each mailbox. In each, waking is first: it refuses the wrong thread, and then nothing is
+# half-done.
+
+
+def _growing(box: Mailbox) -> Deliver:
+    items = cast("deque[Item]", box.items)
+    append = items.append
+
+    def put(key: Key[Any], message: Any) -> None:
+        if box.wake is not None:
+            box.wake()
+        append((key, message))
+        if len(items) > box._watermark:
+            box._grown()
+
+    return put
+
+
+def _bounded(box: Mailbox) -> Deliver:
+    items = cast("deque[Item]", box.items)
+    append = items.append
+    maxsize = box.maxsize
+    make_room = _ROOM_MAKERS[box.overflow].__get__(box)
+
+    def put(key: Key[Any], message: Any) -> None:
+        if box.wake is not None:
+            box.wake()
+        if len(items) >= maxsize and not make_room(key):
+            return
+        append((key, message))
+        if len(items) > box._watermark:
+            box._grown()
+
+    return put
+
+
+def _latest(box: Mailbox) -> Deliver:
+    items = cast(Latest, box.items)
+    maxsize = box.maxsize
+
+    def put(key: Key[Any], message: Any) -> None:
+        if box.wake is not None:
+            box.wake()
+        if key in items:
+            box.superseded += 1
+        elif len(items) >= maxsize:
+            box._drop_oldest(key)
+        items[key] = (key, message)
+        if len(items) > box._watermark:
+            box._grown()
+
+    return put
+
+
+_ROOM_MAKERS: dict[Overflow, Callable[[Mailbox, Key[Any]], bool]] = {
+    Overflow.DROP_OLDEST: Mailbox._drop_oldest,
+    Overflow.DROP_NEWEST: Mailbox._drop_newest,
+    Overflow.LATEST: Mailbox._drop_oldest,
+    Overflow.CLOSE: Mailbox._give_up,
+}
+
+_ENTRANCES: dict[Overflow, Callable[[Mailbox], Deliver]] = {
+    Overflow.GROW: _growing,
+    Overflow.DROP_OLDEST: _bounded,
+    Overflow.DROP_NEWEST: _bounded,
+    Overflow.LATEST: _latest,
+    Overflow.CLOSE: _bounded,
+}

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Hashable, Iterable
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 from .errors import HubsubError, InvalidListener, UnknownListener, UnknownSubscription
 from .event import Event
 from .hub import Decorator, Hub, is_async
 from .key import Key, Patterns, T, TypedPatterns, as_patterns
-from .subscription import Listener, Registration, Removal, Subscription
+from .subscription import Listener, QueueOptions, Registration, Removal, Subscription
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -62,7 +62,7 @@ class Subscriber:
         patterns = as_patterns(key)
         subscription = self._subscriptions.get(subscription_id)
         if subscription is None:
-            subscription = Subscription(self.hub, self.hub.maxsize)
+            subscription = Subscription(self.hub, self.hub.maxsize, self.hub.overflow)
         new = [pattern for pattern in patterns if subscription.closed or pattern not in subscription._patterns]
         self._subscriptions[subscription_id] = subscription
         try:
@@ -123,13 +123,13 @@ class Subscriber:
         callback: Callable[..., Any],
         *,
         event: bool = False,
-        maxsize: int | None = None,
+        **options: Unpack[QueueOptions],
     ) -> Listener:
         """Await `callback(key, message)` in a task of its own, one message after the other; as `Hub.add_listener`.
 
         Anything that returns an awaitable will do.
         """
-        return self._add(keys, callback, True, event=event, maxsize=maxsize)
+        return self._add(keys, callback, True, event=event, **options)
 
     def add_listener(
         self,
@@ -137,25 +137,25 @@ class Subscriber:
         callback: Callable[..., object],
         *,
         event: bool = False,
-        maxsize: int | None = None,
+        **options: Unpack[QueueOptions],
     ) -> Listener:
         """Add a function, plain or async, which it is being told by looking; as `Hub.add_listener`."""
-        return self._add(keys, callback, is_async(callback), event=event, maxsize=maxsize)
+        return self._add(keys, callback, is_async(callback), event=event, **options)
 
     @overload
-    def on(self, keys: TypedPatterns[T], *, maxsize: int | None = None) -> Decorator[[Key[T], T]]: ...
+    def on(self, keys: TypedPatterns[T], **options: Unpack[QueueOptions]) -> Decorator[[Key[T], T]]: ...
     @overload
     def on(
-        self, keys: TypedPatterns[T], *, event: Literal[True], maxsize: int | None = None
+        self, keys: TypedPatterns[T], *, event: Literal[True], **options: Unpack[QueueOptions]
     ) -> Decorator[[Event[T]]]: ...
     @overload
-    def on(self, keys: Patterns, *, event: bool = False, maxsize: int | None = None) -> Decorator[...]: ...
+    def on(self, keys: Patterns, *, event: bool = False, **options: Unpack[QueueOptions]) -> Decorator[...]: ...
 
-    def on(self, keys: Patterns, *, event: bool = False, maxsize: int | None = None) -> Any:
+    def on(self, keys: Patterns, *, event: bool = False, **options: Unpack[QueueOptions]) -> Any:
         """Add the decorated function as a listener and return it unchanged."""
 
         def add(function: Callable[..., object]) -> Callable[..., object]:
-            self._add(keys, function, is_async(function), event=event, maxsize=maxsize)
+            self._add(keys, function, is_async(function), event=event, **options)
             return function
 
         return add
@@ -211,14 +211,14 @@ class Subscriber:
         asynchronous: bool,
         *,
         event: bool = False,
-        maxsize: int | None = None,
+        **options: Unpack[QueueOptions],
     ) -> Listener:
         held = self._listeners.get(_identity(callback), {})
         patterns = as_patterns(keys)
         new = [pattern for pattern in patterns if pattern not in held]
         if not new:
             return held[patterns[0]]
-        return self.hub._add_listener(new, callback, asynchronous, event=event, maxsize=maxsize, owner=self)
+        return self.hub._add_listener(new, callback, asynchronous, event=event, owner=self, **options)
 
     def _note(self, registration: Registration, patterns: Iterable[tuple[str, ...]]) -> None:
         """The hub has just registered one of our listeners on these patterns."""

@@ -6,19 +6,21 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable
 from contextvars import ContextVar, copy_context
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypedDict, TypeVar, cast
 
-from .errors import SubscriptionClosed
-from .event import Event
+from .errors import SubscriberTooSlow, SubscriptionClosed
+from .event import Event, Gap
 from .key import Deliver, Key, T
 from .life import Life
 from .log import Logger
-from .mailbox import Mailbox, as_event, as_tuple
+from .mailbox import Item, Mailbox, Overflow, as_event, as_tuple
 from .router import Router
 
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
+
+Read = TypeVar("Read")  # what a consumer reads: events, and gaps if it wants them
 
 logger = Logger("hubsub.listener")
 
@@ -34,6 +36,16 @@ class Owner(Protocol):
 
     def _remove(self, registration: Registration, patterns: Iterable[tuple[str, ...]] | None = None) -> None: ...
     def _report(self, listener: Listener, key: Key[Any], message: Any, error: BaseException) -> None: ...
+    def _tell(self, what: str, registration: Registration, message: Any, keys: Iterable[Key[Any]] | None) -> None: ...
+
+
+class QueueOptions(TypedDict, total=False):
+    """How the queue of a subscription or async listener is bounded; what is left out, the hub decides."""
+
+    maxsize: int
+    """The bound, in messages."""
+    overflow: Overflow
+    """What becomes of a message beyond it."""
 
 
 class Bookkeeper(Protocol):
@@ -90,15 +102,30 @@ class Registration:
         return 0 if self.mailbox is None else self.mailbox.dropped
 
     @property
+    def superseded(self) -> int:
+        """Messages replaced by a newer one of their key before anybody took them, under `Overflow.LATEST`."""
+        return 0 if self.mailbox is None else self.mailbox.superseded
+
+    @property
     def accepted(self) -> int:
-        """Messages routed here: at any moment delivered + pending + dropped."""
+        """Messages routed here: at any moment delivered + pending + dropped + superseded."""
         self._hub._router.fold(self._patterns)
         return self.counted - self.missed
 
     @property
     def delivered(self) -> int:
         """Messages handed over: a listener was called, or a consumer took it."""
-        return self.accepted - self.pending - self.dropped
+        return self.accepted - self.pending - self.dropped - self.superseded
+
+    @property
+    def maxsize(self) -> int | None:
+        """The bound of the queue; None where there is none."""
+        return None if self.mailbox is None else self.mailbox.maxsize
+
+    @property
+    def overflow(self) -> Overflow | None:
+        """What becomes of messages beyond the bound; None where there is no queue."""
+        return None if self.mailbox is None else self.mailbox.overflow
 
     def _miss(self, key: Key[Any], message: Any) -> None:
         """Stand in its place in a publish that was running when it was closed."""
@@ -110,6 +137,15 @@ class Registration:
 
     def _removed(self) -> None:
         """Let go of what was queued or running; the hub has just removed it."""
+
+    # What the mailbox tells
+
+    def _overflowing(self, key: Key[Any]) -> None:
+        logger.warning("%r has more than its %d messages waiting; overflow: %s", self, self.maxsize, self.overflow)
+        self._hub._tell("slowSubscriber", self, {"pending": self.pending, "maxsize": self.maxsize}, (key,))
+
+    def _gap_passed(self, gap: Gap) -> None:
+        self._hub._tell("gap", self, gap, gap.keys)
 
     def _reopened(self) -> None:
         """Begin anew; the hub is just registering it again."""
@@ -188,7 +224,7 @@ class AsyncListener(Listener):
     The task starts with the first message and runs in a copy of the context of the registration.
     """
 
-    __slots__ = ("_context", "_event", "_idle", "_mailbox", "_quiet", "_stopped", "_task")
+    __slots__ = ("_context", "_event", "_idle", "_mailbox", "_quiet", "_stopped", "_task", "_winding_up")
 
     # Messages handled before the loop gets a turn, if handling them does not suspend.
     BURST = range(256)
@@ -199,11 +235,12 @@ class AsyncListener(Listener):
         function: Callable[..., Awaitable[object]],
         *,
         maxsize: int,
+        overflow: Overflow,
         event: bool = False,
         owner: Bookkeeper | None = None,
     ) -> None:
         super().__init__(hub, function, owner=owner)
-        self._mailbox = self.mailbox = Mailbox(maxsize, self._complain)
+        self._mailbox = self.mailbox = Mailbox(maxsize, overflow, self)
         self._mailbox.wake = self.start
         self.deliver = self._mailbox.put
         self._event = event
@@ -213,11 +250,7 @@ class AsyncListener(Listener):
         self._idle: asyncio.Future[None] | None = None
         self._quiet: list[asyncio.Future[None]] = []
         self._stopped = False  # the hub is closed: the task ends after the call in progress
-
-    @property
-    def maxsize(self) -> int:
-        """The bound: where `publish_wait` waits and `publish` complains."""
-        return self._mailbox.maxsize
+        self._winding_up = False  # it was too slow: it handles what is queued, and nothing after that
 
     def deliver_event(self, event: Event[Any]) -> None:
         self._mailbox.put_event(event)
@@ -258,13 +291,14 @@ class AsyncListener(Listener):
         with_event = self._event
         mailbox, items = self._mailbox, self._mailbox.items
         popleft = items.popleft
-        while not (self.closed or self._stopped):
+        # What is queued was dropped when it was removed, unless it is winding up.
+        while items or not (self.closed or self._stopped):
             for _ in self.BURST:
                 if not items:
                     break
-                item = popleft()
-                if mailbox.alert:
-                    mailbox.eased()
+                item = popleft() if not mailbox.alert else cast("Item | None", mailbox.take())
+                if item is None:
+                    break
                 try:
                     if with_event:
                         await function(as_event(item))
@@ -272,12 +306,14 @@ class AsyncListener(Listener):
                         key, message = item
                         await function(key, message)
                 except Exception as error:
-                    self._hub._report(self, *item, error)
+                    self._hub._report(self, item[0], item[1], error)
                 except asyncio.CancelledError as error:
                     if task.cancelling():
                         raise
                     # It leaked out of something that the listener awaited: a failure like any other.
-                    self._hub._report(self, *item, error)
+                    self._hub._report(self, item[0], item[1], error)
+            if mailbox.alert:
+                mailbox.take_gap()
             if items:
                 await asyncio.sleep(0)
             elif not (self.closed or self._stopped):
@@ -336,7 +372,13 @@ class AsyncListener(Listener):
         task.cancel()
         return [task]
 
+    def _too_slow(self) -> None:
+        self._winding_up = True
+        self._hub._remove(self)
+
     def _removed(self) -> None:
+        if self._winding_up:
+            return
         self._mailbox.drop_all()
         self._mailbox.close()
         self._hub._life.unstarted.pop(self, None)
@@ -368,52 +410,41 @@ class AsyncListener(Listener):
                 future.set_result(None)
         self._quiet.clear()
 
-    def _complain(self, pending: int) -> None:
-        logger.warning("%r does not keep up: %d messages queued, bound %d", self, pending, self.maxsize)
 
+class Queue(Registration, Generic[Read]):
+    """What a `Subscription` and a `GapSubscription` have in common: the reading."""
 
-class Subscription(Registration, Generic[T]):
-    """A queue of the messages that match its patterns.
+    __slots__ = ("_mailbox", "_was_too_slow")
 
-    Iterate it (`async for key, message in subscription`), or `await subscription.consume()`. Several consumers share
-    the messages. Cancelling whoever waits loses nothing. It is registered when it is made; `close()`, or leaving it as
-    a context manager, ends it.
+    _gaps = False
 
-    The bound `maxsize` is where `publish_wait` waits and `publish` complains. `publish` goes past it: a consumer that
-    never reads costs memory without end.
-    """
-
-    __slots__ = ("_mailbox",)
-
-    def __init__(self, hub: Owner, maxsize: int) -> None:
-        self._mailbox = Mailbox(maxsize, self._complain)
+    def __init__(self, hub: Owner, maxsize: int, overflow: Overflow) -> None:
+        self._mailbox = Mailbox(maxsize, overflow, self, gaps=self._gaps)
+        self._was_too_slow = False
         super().__init__(hub, self._mailbox.put, mailbox=self._mailbox)
 
-    @property
-    def maxsize(self) -> int:
-        """The bound: where `publish_wait` waits and `publish` complains."""
-        return self._mailbox.maxsize
-
-    async def consume(self) -> Event[T]:
+    async def consume(self) -> Read:
         """Wait for the next message and return it; `key, message = await subscription.consume()`.
 
         Raises:
             SubscriptionClosed: It is closed and everything queued was read.
         """
-        return as_event(await self.consume_pair())
+        return cast(Read, _presented(await self.consume_pair()))
 
-    async def consume_pair(self) -> tuple[Key[T], T]:
+    async def consume_pair(self) -> Any:
         """As `consume`, but a plain tuple unless metadata travels with the message: the fastest way to wait for one."""
         mailbox = self._mailbox
         items = mailbox.items
-        while not items:
-            await self._wait()
-        item = items.popleft()
-        if mailbox.alert:
-            mailbox.eased()
-        return item
+        while True:
+            if items and not mailbox.alert:
+                return items.popleft()
+            first = mailbox.take()
+            if first is not None:
+                return first
+            if not items:
+                await self._wait()
 
-    async def get_batch(self, maximum: int) -> list[Event[T]]:
+    async def get_batch(self, maximum: int) -> list[Read]:
         """Wait for a message, then return all that are queued, at least one and at most `maximum`.
 
         Raises:
@@ -424,19 +455,22 @@ class Subscription(Registration, Generic[T]):
             raise ValueError(f"a batch holds at least one message, not {maximum!r}")
         mailbox = self._mailbox
         items = mailbox.items
-        while not items:
-            await self._wait()
-        batch = [as_event(items.popleft()) for _ in range(min(maximum, len(items)))]
-        if mailbox.alert:
-            mailbox.eased()
+        batch: list[Any] = [_presented(await self.consume_pair())]
+        while len(batch) < maximum:
+            first = items.popleft() if items and not mailbox.alert else mailbox.take()
+            if first is None:
+                break
+            batch.append(_presented(first))
         return batch
 
     async def _wait(self) -> None:
         if self._mailbox.closed:
+            if self._was_too_slow:
+                raise SubscriberTooSlow(self, self._mailbox.maxsize)
             raise SubscriptionClosed(self)
         await self._mailbox.wait(self._hub._life.bind(), self._hub._life.check_thread)
 
-    def __aiter__(self) -> AsyncIterator[Event[T]]:
+    def __aiter__(self) -> AsyncIterator[Read]:
         return _Reader(self)
 
     def deliver_event(self, event: Event[Any]) -> None:
@@ -447,15 +481,17 @@ class Subscription(Registration, Generic[T]):
         if not self.closed:
             self._hub._remove(self)
 
+    def _too_slow(self) -> None:
+        self._was_too_slow = True
+        self._hub._remove(self)
+
     def _removed(self) -> None:
         self._mailbox.close()
 
     def _reopened(self) -> None:
         super()._reopened()
+        self._was_too_slow = False
         self._mailbox.closed = False
-
-    def _complain(self, pending: int) -> None:
-        logger.warning("%r is not read fast enough: %d messages queued, bound %d", self, pending, self.maxsize)
 
     def __enter__(self) -> Self:
         return self
@@ -472,23 +508,52 @@ class Subscription(Registration, Generic[T]):
         self.close()
 
 
-class _Reader(AsyncIterator[Event[T]]):
+class Subscription(Queue[Event[T]], Generic[T]):
+    """A queue of the messages that match its patterns.
+
+    Iterate it (`async for key, message in subscription`), or `await subscription.consume()`. Several consumers share
+    the messages. Cancelling whoever waits loses nothing. It is registered when it is made; `close()`, or leaving it as
+    a context manager, ends it.
+
+    Where messages were dropped, a `Gap` is published as `("Hub", "gap", *pattern)` when a consumer comes to it.
+    """
+
+    __slots__ = ()
+
+
+class GapSubscription(Queue[Event[T] | Gap], Generic[T]):
+    """A `Subscription` whose consumers also get a `Gap` in the very place of messages that were dropped."""
+
+    __slots__ = ()
+
+    _gaps = True
+
+
+class _Reader(AsyncIterator[Read]):
     """One `async for` over a subscription."""
 
     __slots__ = ("_mailbox", "_subscription")
 
-    def __init__(self, subscription: Subscription[T]) -> None:
+    def __init__(self, subscription: Queue[Read]) -> None:
         self._subscription = subscription
         self._mailbox = subscription._mailbox
 
-    async def __anext__(self) -> Event[T]:
+    async def __anext__(self) -> Read:
         mailbox = self._mailbox
         items = mailbox.items
-        while not items:
-            if mailbox.closed:
-                raise StopAsyncIteration
-            await self._subscription._wait()
-        item = items.popleft()
-        if mailbox.alert:
-            mailbox.eased()
-        return item if type(item) is Event else as_tuple(Event, item)
+        first: Any
+        while True:
+            if items and not mailbox.alert:
+                first = items.popleft()
+                return first if type(first) is Event else as_tuple(Event, first)  # type: ignore[return-value]
+            first = mailbox.take()
+            if first is not None:
+                return cast(Read, _presented(first))
+            if not items:
+                if mailbox.closed and not self._subscription._was_too_slow:
+                    raise StopAsyncIteration
+                await self._subscription._wait()
+
+
+def _presented(first: Item | Gap) -> Any:
+    return first if type(first) is Gap else as_event(cast(Item, first))

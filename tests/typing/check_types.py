@@ -2,7 +2,7 @@
 
 from typing import Any, assert_type
 
-from hubsub import Event, Hub, Key, Listener, Publisher, Subscriber, Subscription
+from hubsub import Event, Gap, GapSubscription, Hub, Key, Listener, Overflow, Publisher, Subscriber, Subscription
 
 
 class Order:
@@ -47,6 +47,16 @@ async def read() -> None:
     assert_type(await subscription.consume(), Event[Order])
     assert_type(await subscription.get_batch(5), list[Event[Order]])
     assert_type(await hub.publish_wait(CREATED, Order()), int)
+
+
+async def read_gaps() -> None:
+    with_gaps = hub.subscribe(ORDERS, gaps=True, maxsize=5, overflow=Overflow.DROP_OLDEST)
+    assert_type(with_gaps, GapSubscription[Order])
+    async for event in with_gaps:
+        assert_type(event, Event[Order] | Gap)
+        if not isinstance(event, Gap):
+            assert_type(event.message, Order)
+    assert_type(await with_gaps.consume(), Event[Order] | Gap)
 
 
 # Listeners.
