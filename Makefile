@@ -35,7 +35,7 @@ types: ## check the types, with two checkers
 
 docs: ## build the documentation into site/
 	$(SETUP) docs
-	$(RUN) mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(RUN) mkdocs build --strict
 
 # Peers pin what the tests want newer, and broadcaster wants an old redis: neither may decide what the tests run with.
 bench: ## compare with other libraries

@@ -14,7 +14,7 @@ from itertools import count
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, overload
 
-from .errors import HubClosed, InvalidListener, NoRunningLoop, WrongThread
+from .errors import HubClosed, HubsubError, InvalidListener, NoRunningLoop, WrongThread
 from .event import Event, ListenerFailure
 from .key import (
     PLUS,
@@ -187,7 +187,8 @@ class Hub:
         First come, first served. With room it does not yield to the loop; cancelled, it has delivered nothing.
 
         Raises:
-            InvalidKey, HubClosed: As `publish`; also if the hub is closed while waiting.
+            InvalidKey: Nothing can be published to `key`.
+            HubClosed: The hub is closed, or is closed while waiting.
         """
         try:
             route = self._router.routes[key]
@@ -222,8 +223,11 @@ class Hub:
         Returns a future of what `publish` returns or raises; cancelled in time, nothing is published.
 
         Raises:
+            HubClosed: The hub is closed.
             NoRunningLoop: The hub is not bound to a loop yet, or its loop is closed.
         """
+        if self._life.state == "closed":
+            raise HubClosed(self)
         loop = self._life.loop
         future: concurrent.futures.Future[int] = concurrent.futures.Future()
 
@@ -377,7 +381,8 @@ class Hub:
 
         Raises:
             HubClosed: It is just being closed.
-            WrongLoop, WrongThread: It is bound to another loop that is still open.
+            WrongLoop: It is bound to another loop that is still open.
+            WrongThread: That loop is in another thread.
         """
         self._life.start()
 
@@ -405,11 +410,14 @@ class Hub:
     def _route(self, key: KeyLike[Any]) -> Route:
         """Make the route of a key that is not in the cache."""
         life = self._life
-        if life.thread != get_ident():
-            life.check_thread()
-        if life.state == "closed":
-            raise HubClosed(self)
-        exact = publishable(key)
+        try:
+            if life.thread != get_ident():
+                life.check_thread()
+            if life.state == "closed":
+                raise HubClosed(self)
+            exact = publishable(key)
+        except HubsubError as error:
+            raise error from None  # nobody wants to read of the look-up that failed first
         if exact is not key:
             with suppress(KeyError):
                 return self._router.routes[exact]
@@ -419,8 +427,10 @@ class Hub:
         """Deliver an event without a route of its own."""
         interrupt: BaseException | None = None
         delivered = 0
+        newest = targets[-1].order if targets else 0
         for target in targets:
-            if target is source or target.closed:
+            # Closed meanwhile, or taken off what matches, or closed and subscribed anew.
+            if target is source or target.order > newest or not target.is_on(event.key):
                 continue
             delivered += 1
             target.counted += 1
@@ -455,7 +465,10 @@ class Hub:
         if not isinstance(error, Exception | asyncio.CancelledError):
             return error
         if isinstance(target, Listener):
-            self._report(target, key, message, error)
+            try:
+                self._report(target, key, message, error)
+            except BaseException as another:
+                return another
         else:
             logger.error("delivering %r to %r failed", key, target, cause=error)
         return None

@@ -33,7 +33,7 @@ class Key(tuple[str, ...], Generic[T]):
 
     Equal to and hashed as the plain tuple. `Key[T]` tells a type checker what the messages are.
 
-    Example:
+    Examples:
         >>> Key("sensor", "kitchen") + ("temperature",)
         ('sensor', 'kitchen', 'temperature')
     """
@@ -116,7 +116,9 @@ def publishable(key: KeyLike[T]) -> Key[T]:
     """Return `key` as a `Key` that may be published to.
 
     Raises:
-        EmptyKey, InvalidPart, WildcardPublished: It may not.
+        EmptyKey: It has no parts.
+        InvalidPart: A part is not a string.
+        WildcardPublished: It has wildcards.
     """
     checked = key if type(key) is Key else _as_key(key)
     try:
@@ -134,8 +136,9 @@ def as_patterns(patterns: Patterns) -> list[tuple[str, ...]]:
     """Return what `patterns` names as tuples, each once, in the order given.
 
     Raises:
-        EmptyKey, InvalidPart: One of them cannot be subscribed to.
-        InvalidKey: The collection is empty.
+        EmptyKey: One of them has no parts.
+        InvalidPart: A part of one is not a string.
+        InvalidKey: There are none, or one is neither a tuple nor a str.
     """
     several: Iterable[Any]
     if isinstance(patterns, tuple):

@@ -68,7 +68,8 @@ class Life:
         """Bind to the running loop, unless bound to it already, and start what waited for one.
 
         Raises:
-            WrongLoop, WrongThread: Bound to another loop that is still open.
+            WrongLoop: Bound to another loop that is still open.
+            WrongThread: That loop is in another thread.
         """
         loop = asyncio.get_running_loop()
         if loop is self.loop:

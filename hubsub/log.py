@@ -22,14 +22,24 @@ class Logger:
 
     def warning(self, message: str, *values: object) -> None:
         """Log one line; `values` fill the `%` places of `message`."""
-        self._backend().warning(message, *values)
+        self._log("warning", message, values)
 
     def error(self, message: str, *values: object, cause: BaseException | None = None) -> None:
         """Log one line and, below it, the traceback of `cause`."""
         if cause is not None:
             message += "\n%s"
             values += ("".join(traceback.format_exception(cause)).rstrip(),)
-        self._backend().error(message, *values)
+        self._log("error", message, values)
+
+    def _log(self, level: str, message: str, values: tuple[object, ...]) -> None:
+        try:
+            getattr(self._backend(), level)(message, *values)
+        except RecursionError:
+            raise  # there is room for it further up
+        except Exception:
+            # As the standard module does with most errors of its handlers: say so, and hurt nobody.
+            if sys.stderr is not None:
+                traceback.print_exc()
 
     def _backend(self) -> Any:
         # Who configured logwood has imported it: asking sys.modules spares an import, and works without logwood.

@@ -38,6 +38,7 @@ class Router(Generic[R]):
         # Where the hot path looks; the very dict of the cache.
         self.routes = self.cache.routes
         self.retired: list[RouteCache] = []
+        self._dismantling_on: asyncio.AbstractEventLoop | None = None
         self._indexed = False
         self._limit = limit
         self._uncached: list[Route] = []
@@ -52,6 +53,7 @@ class Router(Generic[R]):
     def remove(self, pattern: tuple[str, ...], target: R) -> int:
         """Let a pattern not lead to a target any more; return how many it still leads to."""
         self._forget(pattern)
+        self._fold_uncached()  # and let go of it
         return self.matcher.remove(pattern, target)
 
     def targets(self, key: Key[Any]) -> list[R]:
@@ -135,24 +137,32 @@ class Router(Generic[R]):
             return
         self.cache = RouteCache(self._limit, self.tally, indexed=self._indexed)
         self.routes = self.cache.routes
+        self.retired.append(old)
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
-            old.fold()
+            # Nobody has to wait for it: all at once.
+            self.fold_all()
+            self.retired.clear()
         else:
-            self.retired.append(old)
-            if len(self.retired) == 1:
-                self.dismantle_on(loop)
+            self.dismantle_on(loop)
 
     def dismantle_on(self, loop: asyncio.AbstractEventLoop) -> None:
         """Dismantle what is retired, a slice in each turn of the loop."""
-        if self.retired:
+        # A loop that ended in the middle of it does not go on: this one does.
+        if self.retired and self._dismantling_on is not loop:
+            self._dismantling_on = loop
             loop.call_soon(self._dismantle, loop)
 
     def _dismantle(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._dismantling_on is not loop:
+            return
         if self.retired and not self.retired[0].dismantle(self.SLICE):
             del self.retired[0]
-        self.dismantle_on(loop)
+        if self.retired:
+            loop.call_soon(self._dismantle, loop)
+        else:
+            self._dismantling_on = None
 
     async def clear(self) -> None:
         """Forget every route."""

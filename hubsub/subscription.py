@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypedDict, TypeVar, ca
 
 from .errors import SubscriberTooSlow, SubscriptionClosed
 from .event import Event, Gap
-from .key import Deliver, Key, T
+from .key import Deliver, Key, T, is_subset
 from .life import Life
 from .log import Logger
 from .mailbox import Item, Mailbox, Overflow, as_event, as_tuple
@@ -80,6 +80,11 @@ class Registration:
         # Of these, the ones that never came: it was closed in the middle of their publish.
         self.missed = 0
         self.closed = False
+        """True once it was removed or closed."""
+
+    def is_on(self, key: tuple[str, ...]) -> bool:
+        """True while messages of an exact key are for it."""
+        return not self.closed and any(is_subset(key, pattern) for pattern in self._patterns)
 
     @property
     def patterns(self) -> tuple[Key[Any], ...]:
@@ -141,7 +146,9 @@ class Registration:
     # What the mailbox tells
 
     def _overflowing(self, key: Key[Any]) -> None:
-        logger.warning("%r has more than its %d messages waiting; overflow: %s", self, self.maxsize, self.overflow)
+        assert self.mailbox is not None
+        what = f"{self.maxsize} messages wait, which is its bound; overflow: {self.mailbox.overflow.value}"
+        logger.warning("%r does not keep up: %s", self, what)
         self._hub._tell("slowSubscriber", self, {"pending": self.pending, "maxsize": self.maxsize}, (key,))
 
     def _gap_passed(self, gap: Gap) -> None:

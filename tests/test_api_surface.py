@@ -31,7 +31,7 @@ FLOORS: dict[str, set[str]] = {
     "hub": {"errors", "event", "key", "life", "log", "mailbox", "router", "routes", "subscription"},
     "publisher": {"hub", "key"},
     "subscriber": {"errors", "event", "hub", "key", "subscription"},
-    "__init__": {"errors", "event", "hub", "key", "publisher", "subscriber", "subscription"},
+    "__init__": {"errors", "event", "hub", "key", "mailbox", "publisher", "subscriber", "subscription"},
     # Only what is public, like anybody.
     "demo": {"__init__"},
     "__main__": {"__init__", "demo"},

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import logging
 import weakref
 from collections import Counter
 from typing import Any
@@ -686,3 +687,104 @@ class HubMachine(RuleBasedStateMachine):
 
 TestHubMachine = HubMachine.TestCase
 TestHubMachine.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+
+
+# What users of the first days ran into
+
+
+def test_a_logging_handler_that_raises_hurts_no_one(capsys: pytest.CaptureFixture[str]) -> None:
+    class Broken(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise OSError("disk full")
+
+    seen: list[Any] = []
+    hub = Hub()
+    hub.add_listener("a", lambda key, message: 1 / 0)
+    hub.add_listener("a", lambda key, message: seen.append(message))
+    handler = Broken()
+    logging.getLogger("hubsub").addHandler(handler)
+    try:
+        assert hub.publish("a", 1) == 2
+    finally:
+        logging.getLogger("hubsub").removeHandler(handler)
+    assert seen == [1]
+    assert "disk full" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+def test_an_on_error_that_interrupts_passes_after_the_others_were_served(kind: type[BaseException]) -> None:
+    def on_error(failure: ListenerFailure) -> None:
+        raise kind
+
+    seen: list[Any] = []
+    hub = Hub(on_error=on_error)
+    hub.add_listener("a", lambda key, message: 1 / 0)
+    hub.add_listener("a", lambda key, message: seen.append(message))
+    with pytest.raises(kind):
+        hub.publish("a", 1)
+    with pytest.raises(kind):
+        hub.publish_event(Event(Key("a"), 2))
+    assert seen == [1, 2]
+
+
+def test_what_is_taken_off_or_reopened_during_publish_event_does_not_get_it() -> None:
+    hub = Hub()
+    subscriber = hubsub.Subscriber(hub, "s")
+    seen: list[Any] = []
+
+    def listen(key: Key[Any], message: Any) -> None:
+        seen.append(message)
+
+    def changes(key: Key[Any], message: Any) -> None:
+        subscriber.remove_listener("a", listen)
+        subscriber.unsubscribe("a")
+        subscriber.subscribe("a")
+
+    hub.add_listener("a", changes)
+    subscriber.add_listener(["a", "b"], listen)
+    subscription = subscriber.subscribe("a")
+    assert hub.publish_event(Event(Key("a"), 1)) == 1
+    assert seen == []
+    assert subscription.pending == 0
+
+
+def test_an_uncached_route_lets_go_of_what_is_removed() -> None:
+    class Owner:
+        def listen(self, key: Key[Any], message: Any) -> None: ...
+
+    hub = Hub(route_cache=0)
+    owner = Owner()
+    alive = weakref.ref(owner)
+    listener = hub.add_listener("a", owner.listen)
+    hub.publish("a")
+    listener.remove()
+    del owner, listener
+    gc.collect()
+    assert alive() is None
+
+
+def test_caches_retired_by_loops_that_ended_do_not_pile_up() -> None:
+    hub = Hub()
+    listener = hub.add_listener(("a", "*"), lambda key, message: None)
+
+    async def program() -> None:
+        for number in range(1000):
+            hub.publish(("a", str(number)))
+        hub.add_listener(("a", "*"), lambda key, message: None).remove()
+
+    for _ in range(5):
+        asyncio.run(program())
+    assert len(hub._router.retired) <= 5
+    asyncio.run(asyncio.sleep(0.01))
+    hub._router.swap()
+    for number in range(1000):
+        hub.publish(("b", str(number)))
+    hub._router.swap()
+    assert hub._router.retired == []
+    assert listener.delivered == 5000
+
+
+def test_an_error_of_publish_does_not_speak_of_the_look_up_that_failed_first() -> None:
+    with pytest.raises(hubsub.EmptyKey) as caught:
+        Hub().publish(())
+    assert caught.value.__suppress_context__

@@ -726,3 +726,40 @@ def test_nothing_warns_when_a_hub_with_pending_work_is_dropped() -> None:
         warnings.simplefilter("error")
         asyncio.run(program())
         gc.collect()
+
+
+async def test_publish_wait_ends_when_an_async_listener_is_not_drained_in_time() -> None:
+    hub = Hub(drain=0.01, maxsize=1)
+    hub.add_listener("a", Recorder(before=lambda: asyncio.Event().wait()))
+    hub.publish("a")
+    await settled()
+    hub.publish("a")
+    publishing = asyncio.create_task(hub.publish_wait("a"))
+    await settled()
+    await hub.close()
+    with pytest.raises(HubClosed):
+        await asyncio.wait_for(publishing, 5)
+
+
+async def test_publish_threadsafe_to_a_closed_hub_says_so() -> None:
+    hub = Hub()
+    await hub.close()
+    with pytest.raises(HubClosed):
+        hub.publish_threadsafe("a")
+
+
+async def test_closing_the_hub_announces_nothing() -> None:
+    hub = Hub()
+    seen: list[Any] = []
+    hub.add_listener(("Hub", "removedSubscriber", "*"), lambda key, message: seen.append(key))
+    hub.subscribe("a")
+    await hub.close()
+    assert seen == []
+
+
+async def test_the_inner_of_two_blocks_over_one_hub_closes_it() -> None:
+    hub = Hub()
+    async with hub:
+        async with hub:
+            assert hub.is_open
+        assert not hub.is_open

@@ -114,3 +114,9 @@ def test_a_listener_that_removes_what_it_is_told_of_leaves_nothing() -> None:
     assert subscriber.add_listener("a", print).closed
     assert subscriber.subscribe(["b", "a"]).closed
     assert len(hub.patterns()) == 1
+
+
+def test_a_star_gets_the_announcement_of_itself() -> None:
+    hub = Hub()
+    with hub.subscribe("*") as subscription:
+        assert subscription.pending == 1

@@ -165,7 +165,7 @@ async def test_publish_goes_past_the_bound_and_complains_once_an_episode(
         while subscription.pending:
             await subscription.consume()
     assert len(caplog.records) == 2
-    assert "more than its 10 messages" in caplog.text
+    assert "10 messages wait" in caplog.text
     assert subscription.peak_pending == 50
 
 
