@@ -13,6 +13,7 @@ kitchen 21.5
 from .errors import (
     ClosedError,
     EmptyKey,
+    HistoryUnavailable,
     HubClosed,
     HubsubError,
     InvalidKey,
@@ -29,6 +30,7 @@ from .errors import (
     WrongThread,
 )
 from .event import Event, Gap, ListenerFailure, Meta
+from .history import Retention
 from .hub import Hub, Stats
 from .key import Key
 from .mailbox import Overflow
@@ -44,6 +46,7 @@ __all__ = [
     "Event",
     "Gap",
     "GapSubscription",
+    "HistoryUnavailable",
     "Hub",
     "HubClosed",
     "HubsubError",
@@ -57,6 +60,7 @@ __all__ = [
     "NoRunningLoop",
     "Overflow",
     "Publisher",
+    "Retention",
     "Stats",
     "Subscriber",
     "SubscriberTooSlow",

@@ -8,6 +8,7 @@
     ├── InvalidListener (TypeError)       not callable, or of the wrong kind for the call
     ├── UnknownListener (LookupError)     removed, but never added
     ├── UnknownSubscription (LookupError) no subscription of that id or pattern
+    ├── HistoryUnavailable (LookupError)  nothing retains what was asked for
     ├── ClosedError                       you closed it
     │   ├── HubClosed
     │   └── SubscriptionClosed
@@ -88,6 +89,16 @@ class UnknownSubscription(HubsubError, LookupError):
         held = "" if pattern is None else f" on {pattern!r}"
         super().__init__(f"{owner!r} has no subscription {subscription_id!r}{held}; subscribe first")
         self.subscription_id = subscription_id
+        self.pattern = pattern
+
+    __str__ = Exception.__str__
+
+
+class HistoryUnavailable(HubsubError, LookupError):
+    """History of a pattern that nothing retains; `pattern` is what was asked for."""
+
+    def __init__(self, pattern: object) -> None:
+        super().__init__(f"nothing of {pattern!r} is kept; hub.retain(pattern) keeps it from then on")
         self.pattern = pattern
 
     __str__ = Exception.__str__

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec, Protocol,
 
 from .errors import HubClosed, HubsubError, InvalidListener, NoRunningLoop, WrongThread
 from .event import Event, ListenerFailure
+from .history import History, Retention
 from .key import (
     PLUS,
     STAR,
@@ -90,6 +91,8 @@ class Stats(NamedTuple):
     """Messages published along a remembered route."""
     cache_misses: int
     """Routes made."""
+    retained_keys: int
+    """Keys of which messages are kept."""
 
 
 class Hub:
@@ -124,10 +127,11 @@ class Hub:
         if route_cache < 0:
             raise ValueError(f"route_cache is a number of keys, not {route_cache!r}")
         self.name = name
-        self.maxsize = _bound(maxsize)
+        self.maxsize = _bound(maxsize, "maxsize")
         self.overflow = Overflow(overflow)
         self.on_error = on_error
         self._router: Router[Registration] = Router(route_cache)
+        self._history = History(self._router.forget)
         self._life = Life(self, drain, bound=self._bound, ended=self._ended)
         self._registered: dict[Registration, None] = {}
         self._order = count(1)
@@ -162,7 +166,7 @@ class Hub:
                 deliver(key, message)
             except BaseException as error:
                 self._deliver_failed(route, deliver, message, error)
-        return len(route)
+        return route.width
 
     def publish_many(self, pairs: Iterable[tuple[KeyLike[T], T]]) -> int:
         """Publish each (key, message) in turn; return the sum of what `publish` returned."""
@@ -295,37 +299,101 @@ class Hub:
         return self._add_listener(patterns, function, is_async(function), event=event, **options)
 
     @overload
-    def subscribe(self, patterns: TypedPatterns[T], **options: Unpack[QueueOptions]) -> Subscription[T]: ...
+    def subscribe(
+        self, patterns: TypedPatterns[T], *, history: int = 0, **options: Unpack[QueueOptions]
+    ) -> Subscription[T]: ...
     @overload
     def subscribe(
-        self, patterns: TypedPatterns[T], *, gaps: Literal[True], **options: Unpack[QueueOptions]
+        self, patterns: TypedPatterns[T], *, gaps: Literal[True], history: int = 0, **options: Unpack[QueueOptions]
     ) -> GapSubscription[T]: ...
     @overload
-    def subscribe(self, patterns: Patterns, **options: Unpack[QueueOptions]) -> Subscription[Any]: ...
+    def subscribe(
+        self, patterns: Patterns, *, history: int = 0, **options: Unpack[QueueOptions]
+    ) -> Subscription[Any]: ...
     @overload
     def subscribe(
-        self, patterns: Patterns, *, gaps: Literal[True], **options: Unpack[QueueOptions]
+        self, patterns: Patterns, *, gaps: Literal[True], history: int = 0, **options: Unpack[QueueOptions]
     ) -> GapSubscription[Any]: ...
 
     def subscribe(
-        self, patterns: Patterns, *, gaps: bool = False, **options: Unpack[QueueOptions]
+        self, patterns: Patterns, *, gaps: bool = False, history: int = 0, **options: Unpack[QueueOptions]
     ) -> Subscription[Any] | GapSubscription[Any]:
         """Queue every message that matches one of `patterns`, from now on.
 
         Args:
             patterns: One pattern, or a list, set or frozenset of them.
             gaps: Give consumers a `Gap` where messages were dropped.
+            history: Begin with the last so many retained messages of each key, the oldest first; see `retain`. They
+                are read before anything else, and take no room.
             **options: `maxsize` and `overflow` of the queue, by default the hub's.
 
         Raises:
             InvalidKey: A pattern cannot be subscribed to.
             HubClosed: The hub is closed or closing.
+            HistoryUnavailable: `history` is asked for, and nothing retains a pattern.
         """
         named = as_patterns(patterns)
         kind: type[Subscription[Any] | GapSubscription[Any]] = GapSubscription if gaps else Subscription
         subscription = kind(self, **self._queue(**options))
-        self._add(subscription, named)
+        self._add(subscription, named, history)
         return subscription
+
+    # Remembering
+
+    def retain(
+        self,
+        patterns: Patterns,
+        limit: int = 1,
+        *,
+        max_age: float | None = None,
+        max_keys: int | None = None,
+    ) -> Retention:
+        """Keep the last messages of every key that matches one of `patterns`, for whoever subscribes later.
+
+        A message is kept before it is delivered. What several retentions want of a key, the largest `limit` and the
+        longest `max_age` give. Messages in the hub's own namespace are not kept.
+
+        Args:
+            patterns: One pattern, or a list, set or frozenset of them.
+            limit: Messages kept of each key.
+            max_age: Seconds that a message is kept; by default without end.
+            max_keys: Keys kept; beyond it the one that was not published for the longest time goes.
+
+        Returns:
+            A handle; closing it forgets what nothing else retains.
+
+        Raises:
+            InvalidKey: A pattern cannot be subscribed to.
+            ValueError: A bound is less than one, or no time at all.
+        """
+        self._life.check_thread()
+        named = as_patterns(patterns)
+        _bound(limit, "limit")
+        if max_keys is not None and (not isinstance(max_keys, int) or max_keys < 1):
+            raise ValueError(f"max_keys is a number of keys, at least 1, not {max_keys!r}")
+        if max_age is not None and not max_age > 0:
+            raise ValueError(f"max_age is a number of seconds, not {max_age!r}")
+        self._router.keeper = self._keeper
+        return self._history.retain(named, limit, max_age, max_keys)
+
+    def last(self, key: KeyLike[T]) -> Event[T] | None:
+        """The last message of a key that is retained; None if there is none yet, or none any more.
+
+        Raises:
+            HistoryUnavailable: Nothing retains that key.
+        """
+        events = self.history(publishable(key), 1)
+        return events[-1] if events else None
+
+    def history(self, patterns: Patterns, limit: int | None = None) -> list[Event[Any]]:
+        """The retained messages that match, the oldest first; of each key at most the last `limit`.
+
+        Raises:
+            HistoryUnavailable: Nothing retains a key that matches.
+        """
+        named = as_patterns(patterns)
+        self._history.check(named)
+        return self._history.select(named, _bound(limit, "limit") if limit is not None else None)
 
     # Asking
 
@@ -367,6 +435,7 @@ class Hub:
             cached_routes=self._router.cache.size,
             cache_hits=published - self._router.misses,
             cache_misses=self._router.misses,
+            retained_keys=len(self._history),
         )
 
     # Life
@@ -432,7 +501,7 @@ class Hub:
             # Closed meanwhile, or taken off what matches, or closed and subscribed anew.
             if target is source or target.order > newest or not target.is_on(event.key):
                 continue
-            delivered += 1
+            delivered += target.order > 0
             target.counted += 1
             try:
                 target.deliver_event(event)
@@ -488,6 +557,9 @@ class Hub:
             except Exception as another:
                 logger.error("on_error %r failed", self.on_error, cause=another)
 
+    def _keeper(self, key: Key[Any]) -> Any:
+        return None if key[0] == NAMESPACE else self._history.keeper(key)
+
     # Subscribing, the inner parts
 
     def _add_listener(
@@ -517,12 +589,18 @@ class Hub:
     def _queue(self, maxsize: int | None = None, overflow: Overflow | None = None) -> _Queue:
         """The options of a queue, complete."""
         return {
-            "maxsize": self.maxsize if maxsize is None else _bound(maxsize),
+            "maxsize": self.maxsize if maxsize is None else _bound(maxsize, "maxsize"),
             "overflow": self.overflow if overflow is None else Overflow(overflow),
         }
 
-    def _add(self, registration: Registration, patterns: Sequence[tuple[str, ...]]) -> None:
-        """Register it on these patterns, which it does not hold yet. Nothing is awaited, nothing can fail half-way."""
+    def _add(self, registration: Registration, patterns: Sequence[tuple[str, ...]], history: int = 0) -> None:
+        """Register it on these patterns, which it does not hold yet. Nothing is awaited, nothing can fail half-way.
+
+        The last `history` messages of each key that it did not get so far are replayed to it.
+        """
+        if history:
+            _bound(history, "history")
+            self._history.check(patterns)
         self._life.check_thread()
         if self._life.state != "open":
             raise HubClosed(self, closing=self._life.state == "closing")
@@ -531,6 +609,10 @@ class Hub:
         if registration not in self._registered:
             self._registered[registration] = None
             registration.order = next(self._order)
+        if history and registration.mailbox is not None:
+            replay = self._history.select(patterns, history, without=registration._patterns)
+            registration.mailbox.replay(replay)
+            registration.counted += len(replay)
         registration._patterns += tuple(patterns)
         if len(registration._patterns) > 1:
             self._router.several = True
@@ -631,10 +713,10 @@ def is_async(function: object) -> bool:
     return iscoroutinefunction(function) or iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
 
 
-def _bound(maxsize: int) -> int:
-    if not isinstance(maxsize, int) or maxsize < 1:
-        raise ValueError(f"maxsize is a number of messages, at least 1, not {maxsize!r}")
-    return maxsize
+def _bound(number: int, name: str) -> int:
+    if not isinstance(number, int) or number < 1:
+        raise ValueError(f"{name} is a number of messages, at least 1, not {number!r}")
+    return number
 
 
 def _may_be_meta(pattern: tuple[str, ...]) -> bool:

@@ -69,6 +69,7 @@ class Mailbox:
         "_overfull",
         "_owner",
         "_places",
+        "_replay",
         "_reserved",
         "_spanned",
         "_waiters",
@@ -106,6 +107,7 @@ class Mailbox:
         # The first length that nobody has noticed yet: a new peak, or the bound. One comparison for both.
         self._watermark = 0
         self._overfull = False
+        self._replay: deque[Event[Any]] = deque()  # of history: read before everything else, outside of the bound
         self._holes: deque[_Hole] = deque()
         self._spanned = 0  # items before the last hole
         self._reserved = 0
@@ -135,6 +137,18 @@ class Mailbox:
             items.append(event)
         if len(items) > self._watermark:
             self._grown()
+
+    def replay(self, events: list[Event[Any]]) -> None:
+        """Have these read before everything else."""
+        self._replay.extend(events)
+        self._hand_out()
+        if events and self.wake is not None:
+            self.wake()
+
+    @property
+    def pending(self) -> int:
+        """Messages that wait to be taken."""
+        return len(self.items) + len(self._replay)
 
     def _grown(self) -> None:
         length = len(self.items)
@@ -206,6 +220,10 @@ class Mailbox:
 
         For when `alert` is set; else popping the first of `items` will do.
         """
+        if self._replay:
+            event = self._replay.popleft()
+            self._hand_out()
+            return event
         gap = self.take_gap()
         if gap is not None:
             return gap
@@ -220,7 +238,7 @@ class Mailbox:
 
     def take_gap(self) -> Gap | None:
         """If a gap is first, take it: return it if it is wanted, else tell the owner."""
-        if not self._holes or self._holes[0].before:
+        if self._replay or not self._holes or self._holes[0].before:
             return None
         gap = self._holes.popleft().gap()
         self._eased()
@@ -237,9 +255,10 @@ class Mailbox:
 
     def drop_all(self) -> int:
         """Drop and count what is queued; return how many."""
-        count = len(self.items)
+        count = self.pending
         self.dropped += count
         self.items.clear()
+        self._replay.clear()
         self._holes.clear()
         self._spanned = 0
         self._eased()
@@ -320,7 +339,7 @@ class Mailbox:
                 self._reserved += 1
                 waiter.set_result(None)
         self.room = 0 if self._places else self.maxsize - self._reserved
-        self.alert = self._overfull or bool(self._places) or bool(self._holes)
+        self.alert = self._overfull or bool(self._places or self._holes or self._replay)
 
 
 class Latest(OrderedDict[Key[Any], Item]):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from operator import attrgetter
 from typing import Any, Generic, TypeVar
 
@@ -42,17 +42,19 @@ class Router(Generic[R]):
         self._indexed = False
         self._limit = limit
         self._uncached: list[Route] = []
+        # Set once something is retained: who keeps the messages of a key, before they are delivered.
+        self.keeper: Callable[[Key[Any]], R | None] | None = None
         # Set once a target is on several patterns: only then can a key lead to it more than once.
         self.several = False
 
     def add(self, pattern: tuple[str, ...], target: R) -> int:
         """Let a pattern lead to a target, too; return how many it leads to now."""
-        self._forget(pattern)
+        self.forget(pattern)
         return self.matcher.add(pattern, target)
 
     def remove(self, pattern: tuple[str, ...], target: R) -> int:
         """Let a pattern not lead to a target any more; return how many it still leads to."""
-        self._forget(pattern)
+        self.forget(pattern)
         self._fold_uncached()  # and let go of it
         return self.matcher.remove(pattern, target)
 
@@ -72,7 +74,13 @@ class Router(Generic[R]):
         targets = self.matcher.match(key)
         if len(targets) > 1:
             targets = self._in_order(targets)
+        width = len(targets)
+        if self.keeper is not None:
+            keeper = self.keeper(key)
+            if keeper is not None:
+                targets = [keeper, *targets]
         route = Route(map(_deliver_of, targets))
+        route.width = width
         route.key = key
         route.targets = targets
         route.published = 0
@@ -120,7 +128,8 @@ class Router(Generic[R]):
         if not self.caching:
             self.swap()
 
-    def _forget(self, pattern: tuple[str, ...]) -> None:
+    def forget(self, pattern: tuple[str, ...]) -> None:
+        """Forget the routes that a change of this pattern touches."""
         touched = self.cache.touched(pattern, self.MOST_DROPPED)
         if touched is None:
             # The next cache knows from the start that patterns come and go.

@@ -19,12 +19,13 @@ class Route(list[Deliver]):
     publishes, and `fold` adds them to its targets when somebody asks or when the route is given up.
     """
 
-    __slots__ = ("_failures", "key", "mailboxes", "published", "targets")
+    __slots__ = ("_failures", "key", "mailboxes", "published", "targets", "width")
 
-    # No __init__: without one it is made in C, in half the time. Who makes a route sets the first three.
+    # No __init__: without one it is made in C, in half the time. Who makes a route sets the first four.
     key: Key[Any]
     targets: Sequence[Any]  # the registrations; the `deliver` of each stands in the same place
     published: int
+    width: int  # how many of the targets are subscriptions
     mailboxes: Sequence[Any]  # set by the first publish_wait
 
     def place_of(self, deliver: object) -> int:
@@ -57,7 +58,7 @@ class Tally:
         if published:
             route.published = 0
             self.published += published
-            self.routed += published * len(route)
+            self.routed += published * route.width
             for target in route.targets:
                 target.counted += published
 

@@ -44,20 +44,26 @@ class Subscriber:
 
     @overload
     def subscribe(
-        self, key: TypedPatterns[T], subscription_id: Hashable = DEFAULT_SUBSCRIPTION_ID
+        self, key: TypedPatterns[T], subscription_id: Hashable = DEFAULT_SUBSCRIPTION_ID, *, history: int = 0
     ) -> Subscription[T]: ...
     @overload
-    def subscribe(self, key: Patterns, subscription_id: Hashable = DEFAULT_SUBSCRIPTION_ID) -> Subscription[Any]: ...
+    def subscribe(
+        self, key: Patterns, subscription_id: Hashable = DEFAULT_SUBSCRIPTION_ID, *, history: int = 0
+    ) -> Subscription[Any]: ...
 
-    def subscribe(self, key: Patterns, subscription_id: Hashable = DEFAULT_SUBSCRIPTION_ID) -> Subscription[Any]:
+    def subscribe(
+        self, key: Patterns, subscription_id: Hashable = DEFAULT_SUBSCRIPTION_ID, *, history: int = 0
+    ) -> Subscription[Any]:
         """Add a pattern, or several, to the subscription of that id, and return it; make it if need be.
 
         All patterns of one id share a queue. Subscribed again after its last pattern was unsubscribed, the queue goes
-        on with what was left in it.
+        on with what was left in it. `history` replays retained messages, as in `Hub.subscribe`, but only of keys that
+        the subscription did not get so far.
 
         Raises:
             InvalidKey: A pattern cannot be subscribed to.
             HubClosed: The hub is closed or closing.
+            HistoryUnavailable: `history` is asked for, and nothing retains a new pattern.
         """
         patterns = as_patterns(key)
         subscription = self._subscriptions.get(subscription_id)
@@ -66,7 +72,7 @@ class Subscriber:
         new = [pattern for pattern in patterns if subscription.closed or pattern not in subscription._patterns]
         self._subscriptions[subscription_id] = subscription
         try:
-            self.hub._add(subscription, new)
+            self.hub._add(subscription, new, history)
         except HubsubError:
             if not subscription._patterns:
                 del self._subscriptions[subscription_id]

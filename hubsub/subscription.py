@@ -94,7 +94,7 @@ class Registration:
     @property
     def pending(self) -> int:
         """Messages queued now."""
-        return 0 if self.mailbox is None else len(self.mailbox.items)
+        return 0 if self.mailbox is None else self.mailbox.pending
 
     @property
     def peak_pending(self) -> int:

@@ -1,0 +1,303 @@
+"""What a hub keeps for late subscribers."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from test_delivery import under_x
+from test_key import KEYS, PATTERNS, naive
+from test_queue import settled
+
+from hubsub import Event, HistoryUnavailable, Hub, Key, Meta, Overflow, Retention, Subscriber
+
+
+def messages(events: list[Event[Any]]) -> list[Any]:
+    return [event.message for event in events]
+
+
+async def read(subscription: Any) -> list[Any]:
+    """Everything that can be read without waiting."""
+    return [event.message for event in await subscription.get_batch(1000)] if subscription.pending else []
+
+
+async def test_a_late_subscriber_gets_the_last_messages_of_each_key_oldest_first(hub: Hub) -> None:
+    hub.retain(("a", "*"), limit=3)
+    for number in range(10):
+        hub.publish(("a", "xyz"[number % 3]), number)
+    for most, expected in ((1, [7, 8, 9]), (2, [4, 5, 6, 7, 8, 9]), (9, [1, 2, 3, 4, 5, 6, 7, 8, 9])):
+        subscription = hub.subscribe(("a", "*"), history=most)
+        hub.publish(("b",), "not for it")
+        assert await read(subscription) == expected
+        assert subscription.accepted == subscription.delivered == len(expected)
+        subscription.close()
+    subscription = hub.subscribe(("a", "y"), history=1)
+    hub.publish(("a", "y"), "live")
+    assert await read(subscription) == [7, "live"]
+
+
+async def test_history_is_not_for_others(hub: Hub) -> None:
+    hub.retain("a")
+    hub.publish("a", 1)
+    other = hub.subscribe("a")
+    hub.subscribe("a", history=1)
+    assert other.pending == 0
+
+
+async def test_what_is_published_while_it_is_announced_comes_after_the_replay(hub: Hub) -> None:
+    hub.retain("a", limit=10)
+    hub.publish("a", 1)
+    hub.add_listener(("Hub", "addedSubscriber", "a"), lambda key, message: hub.publish("a", 2))
+    assert await read(hub.subscribe("a", history=10)) == [1, 2]
+
+
+async def test_publishing_and_subscribing_from_inside_a_replayed_delivery(hub: Hub) -> None:
+    hub.retain("a", limit=10)
+    hub.publish("a", 1)
+    subscription = hub.subscribe("a", history=10)
+    first = await subscription.consume()
+    hub.publish("a", first.message + 1)
+    second = hub.subscribe("a", history=10)
+    hub.publish("a", 3)
+    assert await read(subscription) == [2, 3]
+    assert await read(second) == [1, 2, 3]
+
+
+def test_a_message_is_retained_before_it_is_delivered() -> None:
+    hub = Hub()
+    seen: list[Any] = []
+    hub.add_listener("a", lambda key, message: seen.append(hub.last("a")))
+    hub.retain("a")
+    assert hub.publish("a", 1) == 1
+    assert hub.publish_event(Event(Key("a"), 2, Meta(id="2"))) == 1
+    assert messages(seen) == [1, 2]
+    assert seen[1].meta == Meta(id="2")
+
+
+def test_a_retention_is_no_subscription() -> None:
+    hub = Hub()
+    hub.publish("a", "before")
+    with hub.retain("*") as retention:
+        assert hub.publish("a", 1) == 0
+        assert not hub.has_subscribers()
+        assert hub.patterns() == {}
+        stats = hub.stats()
+        assert (stats.subscriptions, stats.published, stats.routed, stats.retained_keys) == (0, 2, 0, 1)
+        assert repr(retention) == "<Retention ('*',) limit=1>"
+    assert hub.stats().retained_keys == 0
+
+
+async def test_a_replay_larger_than_the_bound_is_outside_of_it(hub: Hub) -> None:
+    hub.retain(("a", "*"))
+    for number in range(100):
+        hub.publish(("a", str(number)), number)
+    for overflow in Overflow:
+        subscription = hub.subscribe(("a", "*"), history=1, maxsize=2, overflow=overflow)
+        assert subscription.pending == 100
+        hub.publish(("a", "0"), 0)
+        hub.publish(("a", "1"), 1)
+        assert subscription.dropped == 0
+        assert len(await read(subscription)) == 102
+        subscription.close()
+
+
+def test_overlapping_retentions_keep_the_largest_limit() -> None:
+    hub = Hub()
+    wide, narrow = hub.retain(("a", "*"), limit=2), hub.retain(("a", "x"), limit=4)
+    for number in range(6):
+        hub.publish(("a", "x"), number)
+        hub.publish(("a", "y"), number)
+    assert messages(hub.history(("a", "x"))) == [2, 3, 4, 5]
+    assert messages(hub.history(("a", "y"))) == [4, 5]
+    narrow.close()
+    assert messages(hub.history(("a", "x"))) == [4, 5]
+    narrow.close()
+    wide.close()
+    with pytest.raises(HistoryUnavailable):
+        hub.history(("a", "x"))
+
+
+def test_a_larger_limit_keeps_what_a_smaller_one_had() -> None:
+    hub = Hub()
+    hub.retain("a")
+    hub.publish("a", 1)
+    hub.retain("a", limit=3)
+    hub.publish("a", 2)
+    assert messages(hub.history("a")) == [1, 2]
+    assert messages(hub.history("a", 1)) == [2]
+
+
+def test_closing_a_retention_forgets_what_no_other_keeps() -> None:
+    hub = Hub()
+    with hub.retain(("a", "*")), hub.retain(("b", "*")):
+        hub.publish(("a", "x"))
+        hub.publish(("b", "x"))
+    assert hub.stats().retained_keys == 0
+    hub.publish(("a", "x"))
+    assert hub.stats().retained_keys == 0
+
+
+def test_beyond_max_keys_the_key_that_was_silent_longest_goes() -> None:
+    hub = Hub()
+    hub.retain(("a", "*"), max_keys=2)
+    for name in "xyxz":
+        hub.publish(("a", name), name)
+    assert messages(hub.history(("a", "*"))) == ["x", "z"]
+    hub.retain(("a", "y"))
+    hub.publish(("a", "y"), "kept by another")
+    hub.publish(("a", "v"), "v")
+    hub.publish(("a", "w"), "w")
+    assert messages(hub.history(("a", "*"))) == ["kept by another", "v", "w"]
+
+
+def test_what_is_too_old_is_not_replayed_and_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    from hubsub import history as module
+
+    clock = [1000.0]
+    monkeypatch.setattr(module, "now", lambda: clock[0])
+    hub = Hub()
+    hub.retain(("a", "*"), limit=5, max_age=10)
+    hub.publish(("a", "x"), 1)
+    hub.publish(("a", "y"), 1)
+    clock[0] += 6
+    hub.publish(("a", "x"), 2)
+    clock[0] += 6
+    assert messages(hub.history(("a", "*"))) == [2]
+    assert hub.last(("a", "y")) is None
+    hub.publish(("a", "z"), 3)
+    assert hub.stats().retained_keys == 2
+    clock[0] += 60
+    hub.publish(("a", "z"), 4)
+    assert hub.stats().retained_keys == 1
+
+
+async def test_an_added_pattern_replays_only_what_the_others_did_not_match(hub: Hub) -> None:
+    hub.retain(("a", "*"), limit=5)
+    subscriber = Subscriber(hub, "s")
+    hub.publish(("a", "x"), "x")
+    hub.publish(("a", "y"), "y")
+    subscription = subscriber.subscribe(("a", "x"), history=5)
+    assert subscriber.subscribe(("a", "*"), history=5) is subscription
+    assert [await subscriber.consume() for _ in range(2)] == [(("a", "x"), "x"), (("a", "y"), "y")]
+    assert subscription.pending == 0
+    subscriber.close()
+
+
+async def test_a_sleeping_consumer_is_woken_by_the_replay_of_an_added_pattern(hub: Hub) -> None:
+    hub.retain("b")
+    hub.publish("b", 1)
+    subscriber = Subscriber(hub, "s")
+    subscriber.subscribe("a")
+    waiting = asyncio.create_task(subscriber.consume())
+    await settled()
+    subscriber.subscribe("b", history=1)
+    assert await asyncio.wait_for(waiting, 5) == (("b",), 1)
+    subscriber.close()
+
+
+def test_history_of_what_nothing_retains_is_an_error() -> None:
+    hub = Hub()
+    hub.retain(("a", "*"))
+    with pytest.raises(HistoryUnavailable, match=r"hub\.retain") as caught:
+        hub.subscribe([("a", "x"), "b"], history=1)
+    assert caught.value.pattern == ("b",)
+    with pytest.raises(HistoryUnavailable):
+        Subscriber(hub, "s").subscribe("b", history=1)
+    with pytest.raises(HistoryUnavailable):
+        hub.last("b")
+    assert hub.last(("a", "never published")) is None
+    assert hub.patterns() == {}
+
+
+@pytest.mark.parametrize("options", [{"limit": 0}, {"max_keys": 0}, {"max_age": 0}, {"max_age": -1}, {"limit": 1.5}])
+def test_nonsense_bounds_are_refused(options: dict[str, Any]) -> None:
+    hub = Hub()
+    with pytest.raises(ValueError, match=next(iter(options))):
+        hub.retain("a", **options)
+    hub.retain("a")
+    for nonsense in (-1, 1.5):
+        with pytest.raises(ValueError, match="history"):
+            hub.subscribe("a", history=nonsense)  # type: ignore[call-overload]
+
+
+def test_announcements_are_not_retained() -> None:
+    hub = Hub()
+    hub.retain("*", limit=9)
+    hub.subscribe("a").close()
+    hub.publish(("Hub", "anything"))
+    assert hub.stats().retained_keys == 0
+
+
+async def test_a_cancelled_read_of_a_replay_loses_nothing(hub: Hub) -> None:
+    hub.retain("a", limit=9)
+    for number in range(3):
+        hub.publish("a", number)
+    subscription = hub.subscribe("a", history=9)
+    for expected in range(3):
+        task = asyncio.create_task(subscription.consume())
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert (await subscription.consume()).message == expected
+
+
+class HistoryMachine(RuleBasedStateMachine):
+    """Retentions come and go; a list of everything published is the oracle."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hub = Hub(route_cache=3)
+        self.retentions: dict[Retention, list[tuple[str, ...]]] = {}
+        self.log: dict[tuple[str, ...], list[int]] = {}
+        self.number = 0
+
+    def limit(self, key: tuple[str, ...]) -> int:
+        limits = (r.limit for r, patterns in self.retentions.items() if any(naive(p, key) for p in patterns))
+        return max(limits, default=0)
+
+    @rule(patterns=st.lists(under_x(PATTERNS), min_size=1, max_size=2), limit=st.integers(1, 3))
+    def retain(self, patterns: list[tuple[str, ...]], limit: int) -> None:
+        self.retentions[self.hub.retain(list(patterns), limit)] = patterns
+
+    @precondition(lambda self: self.retentions)
+    @rule(data=st.data())
+    def close(self, data: st.DataObject) -> None:
+        retention = data.draw(st.sampled_from(sorted(self.retentions, key=id)))
+        retention.close()
+        del self.retentions[retention]
+        self.forget()
+
+    @rule(key=under_x(KEYS))
+    def publish(self, key: tuple[str, ...]) -> None:
+        self.number += 1
+        self.hub.publish(key, self.number)
+        self.log.setdefault(key, []).append(self.number)
+        self.forget()
+
+    def forget(self) -> None:
+        for key, numbers in self.log.items():
+            limit = self.limit(key)
+            self.log[key] = numbers[-limit:] if limit else []
+
+    @invariant()
+    def what_is_kept_is_what_should_be(self) -> None:
+        expected = {key: numbers for key, numbers in self.log.items() if numbers}
+        assert self.hub.stats().retained_keys == len(expected)
+        for key, numbers in expected.items():
+            assert messages(self.hub.history(key)) == numbers
+
+    @rule(pattern=under_x(PATTERNS), most=st.integers(1, 4))
+    def replay(self, pattern: tuple[str, ...], most: int) -> None:
+        expected = sorted(n for key, numbers in self.log.items() if naive(pattern, key) for n in numbers[-most:])
+        try:
+            subscription = self.hub.subscribe(pattern, history=most)
+        except HistoryUnavailable:
+            assert expected == []
+        else:
+            assert messages(list(subscription._mailbox._replay)) == expected
+            subscription.close()
+
+
+TestHistoryMachine = HistoryMachine.TestCase
+TestHistoryMachine.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
