@@ -29,14 +29,14 @@ from .errors import (
     WrongLoop,
     WrongThread,
 )
-from .event import Event, Gap, ListenerFailure, Meta
+from .event import Event, Gap, ListenerFailure, Meta, Snapshot
 from .history import Retention
 from .hub import Hub, Stats
 from .key import Key
 from .mailbox import Overflow
 from .publisher import Publisher
 from .subscriber import Subscriber
-from .subscription import GapSubscription, Listener, Subscription
+from .subscription import GapSubscription, Listener, SnapshotSubscription, Subscription
 
 __version__ = "0.1.0"
 
@@ -61,6 +61,8 @@ __all__ = [
     "Overflow",
     "Publisher",
     "Retention",
+    "Snapshot",
+    "SnapshotSubscription",
     "Stats",
     "Subscriber",
     "SubscriberTooSlow",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
-from .key import Key, T
+from .key import Key, T, V
 
 if TYPE_CHECKING:
     from typing import Self
@@ -79,6 +79,13 @@ class Gap(NamedTuple):
     """When the last one was."""
     keys: tuple[Key[Any], ...] | None
     """Of what, in the order of the first loss of each; None if there are more than 64, or nobody can tell."""
+
+
+class Snapshot(NamedTuple, Generic[V]):
+    """What a subscription with `snapshot=load` reads first, and in place of each gap: the result of `load`."""
+
+    value: V
+    """What `load` returned."""
 
 
 class ListenerFailure(NamedTuple):

@@ -6,7 +6,7 @@ import asyncio
 import concurrent.futures
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from inspect import iscoroutinefunction
@@ -25,6 +25,7 @@ from .key import (
     Patterns,
     T,
     TypedPatterns,
+    V,
     as_patterns,
     escaped,
     is_subset,
@@ -43,6 +44,7 @@ from .subscription import (
     Queue,
     QueueOptions,
     Registration,
+    SnapshotSubscription,
     Subscription,
 )
 
@@ -308,16 +310,30 @@ class Hub:
     ) -> GapSubscription[T]: ...
     @overload
     def subscribe(
+        self, patterns: TypedPatterns[T], *, snapshot: Callable[[], Awaitable[V]], **options: Unpack[QueueOptions]
+    ) -> SnapshotSubscription[T, V]: ...
+    @overload
+    def subscribe(
         self, patterns: Patterns, *, history: int = 0, **options: Unpack[QueueOptions]
     ) -> Subscription[Any]: ...
     @overload
     def subscribe(
         self, patterns: Patterns, *, gaps: Literal[True], history: int = 0, **options: Unpack[QueueOptions]
     ) -> GapSubscription[Any]: ...
+    @overload
+    def subscribe(
+        self, patterns: Patterns, *, snapshot: Callable[[], Awaitable[V]], **options: Unpack[QueueOptions]
+    ) -> SnapshotSubscription[Any, V]: ...
 
     def subscribe(
-        self, patterns: Patterns, *, gaps: bool = False, history: int = 0, **options: Unpack[QueueOptions]
-    ) -> Subscription[Any] | GapSubscription[Any]:
+        self,
+        patterns: Patterns,
+        *,
+        gaps: bool = False,
+        history: int = 0,
+        snapshot: Callable[[], Awaitable[Any]] | None = None,
+        **options: Unpack[QueueOptions],
+    ) -> Queue[Any]:
         """Queue every message that matches one of `patterns`, from now on.
 
         Args:
@@ -325,16 +341,24 @@ class Hub:
             gaps: Give consumers a `Gap` where messages were dropped.
             history: Begin with the last so many retained messages of each key, the oldest first; see `retain`. They
                 are read before anything else, and take no room.
+            snapshot: An async function of no arguments; its result is read first, and in place of each gap. See
+                `SnapshotSubscription`.
             **options: `maxsize` and `overflow` of the queue, by default the hub's.
 
         Raises:
             InvalidKey: A pattern cannot be subscribed to.
             HubClosed: The hub is closed or closing.
             HistoryUnavailable: `history` is asked for, and nothing retains a pattern.
+            ValueError: `snapshot` is given together with `history` or `gaps`, or an option makes no sense.
         """
         named = as_patterns(patterns)
-        kind: type[Subscription[Any] | GapSubscription[Any]] = GapSubscription if gaps else Subscription
-        subscription = kind(self, **self._queue(**options))
+        subscription: Queue[Any]
+        if snapshot is None:
+            subscription = (GapSubscription if gaps else Subscription)(self, **self._queue(**options))
+        elif gaps or history:
+            raise ValueError("a snapshot takes the place of history and of gaps: choose one")
+        else:
+            subscription = SnapshotSubscription(self, **self._queue(**options), load=snapshot)
         self._add(subscription, named, history)
         return subscription
 

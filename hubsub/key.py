@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from typing_extensions import TypeVar
 
     T = TypeVar("T", default=Any)
+    V = TypeVar("V", default=Any)
 else:
     from typing import TypeVar
 
     T = TypeVar("T")
+    V = TypeVar("V")
 
 STAR = "*"  # one part; one or more where it stands last
 PLUS = "+"  # one part

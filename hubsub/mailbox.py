@@ -247,6 +247,17 @@ class Mailbox:
         self._owner._gap_passed(gap)
         return None
 
+    @property
+    def has_gaps(self) -> bool:
+        """True if messages are missing somewhere in the queue."""
+        return bool(self._holes)
+
+    def forget_gaps(self) -> None:
+        """Tell nobody of the gaps so far: whoever consumes makes up for them."""
+        self._holes.clear()
+        self._spanned = 0
+        self._hand_out()
+
     def _eased(self) -> None:
         if self._overfull and len(self.items) <= self.maxsize // 2:
             self._overfull = False

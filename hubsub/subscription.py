@@ -9,8 +9,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypedDict, TypeVar, cast
 
 from .errors import SubscriberTooSlow, SubscriptionClosed
-from .event import Event, Gap
-from .key import Deliver, Key, T, is_subset
+from .event import Event, Gap, Snapshot
+from .key import Deliver, Key, T, V, is_subset
 from .life import Life
 from .log import Logger
 from .mailbox import Item, Mailbox, Overflow, as_event, as_tuple
@@ -460,15 +460,19 @@ class Queue(Registration, Generic[Read]):
         """
         if maximum < 1:
             raise ValueError(f"a batch holds at least one message, not {maximum!r}")
-        mailbox = self._mailbox
-        items = mailbox.items
         batch: list[Any] = [_presented(await self.consume_pair())]
         while len(batch) < maximum:
-            first = items.popleft() if items and not mailbox.alert else mailbox.take()
+            first = self._take_now()
             if first is None:
                 break
             batch.append(_presented(first))
         return batch
+
+    def _take_now(self) -> Item | Gap | None:
+        """Take what can be read without waiting, if anything."""
+        mailbox = self._mailbox
+        items = mailbox.items
+        return items.popleft() if items and not mailbox.alert else mailbox.take()
 
     async def _wait(self) -> None:
         if self._mailbox.closed:
@@ -536,6 +540,67 @@ class GapSubscription(Queue[Event[T] | Gap], Generic[T]):
     _gaps = True
 
 
+class SnapshotSubscription(Queue[Event[T] | Snapshot[V]], Generic[T, V]):
+    """A `Subscription` that begins with a snapshot of what the messages are about, and repeats it instead of a gap.
+
+    `load` runs in the consumer's own step: at the first read, and where a gap is reached. Messages that are published
+    meanwhile wait in the queue; if that overflows they are dropped, and `load` runs once more, after a pause. A message
+    may be part of the snapshot and come after it too, so apply messages idempotently. If `load` raises, or the step
+    is cancelled, the next read loads again.
+    """
+
+    __slots__ = ("_is_stale", "_load", "_lock")
+
+    _gaps = True
+    # Seconds between two loads because of overflow: the first pause, and the longest.
+    PAUSES = (0.05, 5.0)
+
+    def __init__(self, hub: Owner, maxsize: int, overflow: Overflow, *, load: Callable[[], Awaitable[V]]) -> None:
+        super().__init__(hub, maxsize, overflow)
+        self._load = load
+        self._is_stale = True
+        self._lock = asyncio.Lock()
+
+    async def consume_pair(self) -> Any:
+        while True:
+            if self._is_stale:
+                snapshot = await self._refresh()
+                if snapshot is not None:
+                    return snapshot
+            first = await super().consume_pair()
+            if type(first) is not Gap:
+                return first
+            self._is_stale = True
+
+    consume_pair.__doc__ = Queue.consume_pair.__doc__
+
+    def _take_now(self) -> Item | Gap | None:
+        first = None if self._is_stale else super()._take_now()
+        if type(first) is Gap:
+            self._is_stale = True
+            return None
+        return first
+
+    async def _refresh(self) -> Snapshot[V] | None:
+        """Load; None if another consumer has done so meanwhile."""
+        mailbox = self._mailbox
+        async with self._lock:
+            pause, longest = self.PAUSES
+            while self._is_stale:
+                mailbox.forget_gaps()  # the snapshot replaces them
+                value = await self._load()
+                if not mailbox.has_gaps and len(mailbox.items) <= mailbox.maxsize:
+                    self._is_stale = False
+                    return Snapshot(value)
+                mailbox.drop_all()
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, longest)
+        return None
+
+    def __aiter__(self) -> AsyncIterator[Event[T] | Snapshot[V]]:
+        return _StepReader(self)
+
+
 class _Reader(AsyncIterator[Read]):
     """One `async for` over a subscription."""
 
@@ -562,5 +627,22 @@ class _Reader(AsyncIterator[Read]):
                 await self._subscription._wait()
 
 
-def _presented(first: Item | Gap) -> Any:
-    return first if type(first) is Gap else as_event(cast(Item, first))
+class _StepReader(AsyncIterator[Read]):
+    """One `async for`, a `consume` a step."""
+
+    __slots__ = ("_subscription",)
+
+    def __init__(self, subscription: Queue[Read]) -> None:
+        self._subscription = subscription
+
+    async def __anext__(self) -> Read:
+        try:
+            return await self._subscription.consume()
+        except SubscriberTooSlow:
+            raise
+        except SubscriptionClosed:
+            raise StopAsyncIteration from None
+
+
+def _presented(first: Item | Gap | Snapshot[Any]) -> Any:
+    return first if type(first) in (Gap, Snapshot) else as_event(cast(Item, first))

@@ -11,7 +11,18 @@ from test_delivery import under_x
 from test_key import KEYS, PATTERNS, naive
 from test_queue import settled
 
-from hubsub import Event, HistoryUnavailable, Hub, Key, Meta, Overflow, Retention, Subscriber
+from hubsub import (
+    Event,
+    HistoryUnavailable,
+    Hub,
+    Key,
+    Meta,
+    Overflow,
+    Retention,
+    Snapshot,
+    SnapshotSubscription,
+    Subscriber,
+)
 
 
 def messages(events: list[Event[Any]]) -> list[Any]:
@@ -240,6 +251,126 @@ async def test_a_cancelled_read_of_a_replay_loses_nothing(hub: Hub) -> None:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         assert (await subscription.consume()).message == expected
+
+
+# Snapshots
+
+
+class Loader:
+    """Loads numbers in turn; `gate` holds it up."""
+
+    def __init__(self) -> None:
+        self.loads = 0
+        self.gate: asyncio.Event | None = None
+        self.error: Exception | None = None
+
+    async def __call__(self) -> str:
+        self.loads += 1
+        if self.gate is not None:
+            await self.gate.wait()
+        if self.error is not None:
+            raise self.error
+        return f"load {self.loads}"
+
+
+async def test_a_snapshot_is_read_first(hub: Hub) -> None:
+    subscription = hub.subscribe("a", snapshot=Loader())
+    hub.publish("a", 1)
+    hub.publish("a", 2)
+    subscription.close()
+    read = [event async for event in subscription]
+    assert read == [Snapshot("load 1"), (("a",), 1), (("a",), 2)]
+    assert isinstance(read[0], Snapshot)
+    assert subscription.delivered == 2
+
+
+async def test_a_snapshot_takes_the_place_of_a_gap(hub: Hub) -> None:
+    load = Loader()
+    for overflow, expected in (
+        (Overflow.DROP_OLDEST, ["load 1", "load 2", 4, 5]),
+        (Overflow.DROP_NEWEST, ["load 1", 0, 1, "load 2"]),
+    ):
+        load.loads = 0
+        subscription = hub.subscribe("a", snapshot=load, maxsize=2, overflow=overflow)
+        read: list[Any] = [await subscription.consume()]
+        for number in range(6):
+            hub.publish("a", number)
+        batch = await subscription.get_batch(9)
+        read += batch
+        if len(read) < len(expected):
+            read += await subscription.get_batch(9)
+        assert [event.value if isinstance(event, Snapshot) else event.message for event in read] == expected
+        subscription.close()
+
+
+async def test_gaps_from_before_the_first_read_are_replaced_too(hub: Hub) -> None:
+    load = Loader()
+    subscription = hub.subscribe("a", snapshot=load, maxsize=1, overflow=Overflow.DROP_OLDEST)
+    hub.publish("a", 1)
+    hub.publish("a", 2)
+    assert await subscription.get_batch(9) == [Snapshot("load 1"), (("a",), 2)]
+    assert load.loads == 1
+
+
+@pytest.mark.parametrize("overflow", [Overflow.GROW, Overflow.DROP_OLDEST, Overflow.DROP_NEWEST, Overflow.LATEST])
+async def test_what_overflows_while_loading_is_discarded_and_loaded_again(
+    hub: Hub, overflow: Overflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SnapshotSubscription, "PAUSES", (0, 0))
+    load = Loader()
+    load.gate = asyncio.Event()
+    subscription = hub.subscribe(("a", "*"), snapshot=load, maxsize=2, overflow=overflow)
+    reading = asyncio.create_task(subscription.consume())
+    await settled()
+    for number in range(3):
+        hub.publish(("a", str(number)), number)
+    load.gate.set()
+    assert await reading == Snapshot("load 2")
+    assert subscription.pending == 0
+    assert subscription.dropped == 3
+    hub.publish(("a", "x"), "x")
+    assert (await subscription.get_batch(9)) == [(("a", "x"), "x")]
+
+
+async def test_a_cancelled_or_failed_load_is_repeated_by_the_next_read(hub: Hub) -> None:
+    load = Loader()
+    load.gate = asyncio.Event()
+    subscription = hub.subscribe("a", snapshot=load)
+    iterator = aiter(subscription)
+    for before in range(3):
+        reading = asyncio.ensure_future(anext(iterator))
+        await settled(before)
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+    load.gate.set()
+    load.error = ConnectionError("no database")
+    with pytest.raises(ConnectionError):
+        await anext(iterator)
+    load.error = None
+    hub.publish("a", 1)
+    assert isinstance(await anext(iterator), Snapshot)
+    assert await anext(iterator) == (("a",), 1)
+
+
+async def test_several_consumers_load_once(hub: Hub) -> None:
+    load = Loader()
+    load.gate = asyncio.Event()
+    subscription = hub.subscribe("a", snapshot=load)
+    readers = [asyncio.create_task(subscription.consume()) for _ in range(3)]
+    await settled()
+    hub.publish("a", 1)
+    hub.publish("a", 2)
+    load.gate.set()
+    assert await asyncio.gather(*readers) == [Snapshot("load 1"), (("a",), 1), (("a",), 2)]
+    assert load.loads == 1
+
+
+async def test_a_snapshot_excludes_history_and_gaps(hub: Hub) -> None:
+    hub.retain("a")
+    for options in ({"history": 1}, {"gaps": True}):
+        with pytest.raises(ValueError, match="choose one"):
+            hub.subscribe("a", snapshot=Loader(), **options)  # type: ignore[call-overload]
+    assert not hub.has_subscribers()
 
 
 class HistoryMachine(RuleBasedStateMachine):

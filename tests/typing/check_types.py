@@ -2,7 +2,20 @@
 
 from typing import Any, assert_type
 
-from hubsub import Event, Gap, GapSubscription, Hub, Key, Listener, Overflow, Publisher, Subscriber, Subscription
+from hubsub import (
+    Event,
+    Gap,
+    GapSubscription,
+    Hub,
+    Key,
+    Listener,
+    Overflow,
+    Publisher,
+    Snapshot,
+    SnapshotSubscription,
+    Subscriber,
+    Subscription,
+)
 
 
 class Order:
@@ -57,6 +70,17 @@ async def read_gaps() -> None:
         if not isinstance(event, Gap):
             assert_type(event.message, Order)
     assert_type(await with_gaps.consume(), Event[Order] | Gap)
+
+
+async def load() -> dict[str, int]:
+    return {}
+
+
+async def read_snapshots() -> None:
+    with_snapshot = hub.subscribe(ORDERS, snapshot=load)
+    assert_type(with_snapshot, SnapshotSubscription[Order, dict[str, int]])
+    async for event in with_snapshot:
+        assert_type(event, Event[Order] | Snapshot[dict[str, int]])
 
 
 # Listeners.
