@@ -369,7 +369,7 @@ async def test_a_responder_that_never_returns_lets_the_request_time_out(hub: Hub
     hub.respond("a", never)
     waiting = hub.request("a", timeout=0.01)
     await until(lambda: not hub._desk.tickets)
-    with pytest.raises(RequestTimeout, match="within 0.01 seconds") as caught:
+    with pytest.raises(RequestTimeout, match=r"within 0\.01 seconds") as caught:
         await waiting
     assert isinstance(caught.value, TimeoutError)
     assert isinstance(caught.value, RequestError)

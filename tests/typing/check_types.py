@@ -47,6 +47,11 @@ async def read() -> None:
     assert_type(await subscription.consume(), Event[Order])
     assert_type(await subscription.get_batch(5), list[Event[Order]])
     assert_type(await hub.publish_wait(CREATED, Order()), int)
+    assert_type(await hub.next(ORDERS), Event[Order])
+    assert_type(await hub.next([ORDERS, CREATED], timeout=1.0), Event[Order])
+    assert_type(await hub.next(ORDERS, where=lambda key, order: order.number > 1), Event[Order])
+    assert_type(await hub.next(("a", "b")), Event[Any])
+    assert_type(await hub.request(CREATED, Order()), Any)
 
 
 async def read_gaps() -> None:
@@ -74,6 +79,11 @@ def listen_event(event: Event[Order]) -> None: ...
 
 @subscriber.on(("a", "*"))
 async def listen_any(key: Key[Any], message: str) -> None: ...
+
+
+@hub.responds(ORDERS)
+async def respond(key: Key[Any], order: Order) -> int:
+    return order.number
 
 
 @hub.on(ORDERS)  # type: ignore[arg-type]
