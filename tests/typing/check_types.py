@@ -36,6 +36,10 @@ subscriber = Subscriber(hub, "s")
 assert_type(subscriber.subscribe(ORDERS), Subscription[Order])
 
 
+def is_large(key: Key[Order], order: Order) -> bool:
+    return order.number > 100
+
+
 async def read() -> None:
     subscription = hub.subscribe(ORDERS)
     async for key, order in subscription:
@@ -49,7 +53,7 @@ async def read() -> None:
     assert_type(await hub.publish_wait(CREATED, Order()), int)
     assert_type(await hub.next(ORDERS), Event[Order])
     assert_type(await hub.next([ORDERS, CREATED], timeout=1.0), Event[Order])
-    assert_type(await hub.next(ORDERS, where=lambda key, order: order.number > 1), Event[Order])
+    assert_type(await hub.next(ORDERS, where=is_large), Event[Order])
     assert_type(await hub.next(("a", "b")), Event[Any])
     assert_type(await hub.request(CREATED, Order()), Any)
 
