@@ -10,6 +10,7 @@ kitchen 21.5
 1
 """
 
+from .asking import Replies
 from .errors import (
     ClosedError,
     EmptyKey,
@@ -19,7 +20,11 @@ from .errors import (
     InvalidKey,
     InvalidListener,
     InvalidPart,
+    NoResponders,
     NoRunningLoop,
+    RemoteError,
+    RequestError,
+    RequestTimeout,
     SubscriberTooSlow,
     SubscriptionClosed,
     UnknownListener,
@@ -57,9 +62,14 @@ __all__ = [
     "Listener",
     "ListenerFailure",
     "Meta",
+    "NoResponders",
     "NoRunningLoop",
     "Overflow",
     "Publisher",
+    "RemoteError",
+    "Replies",
+    "RequestError",
+    "RequestTimeout",
     "Retention",
     "Snapshot",
     "SnapshotSubscription",

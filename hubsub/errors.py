@@ -13,6 +13,10 @@
     │   ├── HubClosed
     │   └── SubscriptionClosed
     │       └── SubscriberTooSlow         the hub closed it: overflow was `CLOSE`
+    ├── RequestError                      a request that got no reply
+    │   ├── NoResponders                  nobody is there to answer
+    │   ├── RequestTimeout (TimeoutError) nobody answered in time
+    │   └── RemoteError                   the responder failed; its error is the `__cause__`
     └── WrongContext (RuntimeError)       used from where it cannot work
         ├── WrongThread
         ├── WrongLoop
@@ -134,6 +138,39 @@ class SubscriberTooSlow(SubscriptionClosed):
         )
         self.subscription = subscription
         self.maxsize = maxsize
+
+
+class RequestError(HubsubError):
+    """A request got no reply; `key` is what was asked."""
+
+    def __init__(self, key: object, why: str) -> None:
+        super().__init__(f"{key!r}: {why}")
+        self.key = key
+
+
+class NoResponders(RequestError):
+    """Nobody is there to answer: nobody responds to that key, or the `reached` responders who did are gone."""
+
+    def __init__(self, key: object, reached: int = 0) -> None:
+        gone = "who got the request was removed before answering, or was too slow for it"
+        super().__init__(key, gone if reached else "nobody responds to this key; hub.respond(pattern, f) would")
+        self.reached = reached
+
+
+class RequestTimeout(RequestError, TimeoutError):
+    """Nobody answered within `timeout` seconds."""
+
+    def __init__(self, key: object, timeout: float) -> None:
+        super().__init__(key, f"nobody answered within {timeout} seconds")
+        self.timeout = timeout
+
+
+class RemoteError(RequestError):
+    """The responder failed. Its error is the `__cause__`, unless it stayed in another process."""
+
+    def __init__(self, key: object, error: str) -> None:
+        super().__init__(key, f"the responder failed: {error}")
+        self.error = error
 
 
 class WrongContext(HubsubError, RuntimeError):

@@ -31,6 +31,10 @@ class Meta(NamedTuple):
     """The broker says that it was delivered before."""
     replayed: bool = False
     """It comes from a history, not from the live flow."""
+    reply_to: Key[Any] | None = None
+    """Where to publish the reply, with the same `correlation`: on requests that came from elsewhere."""
+    correlation: str | None = None
+    """Names the request that this is, or that this replies to."""
 
 
 class Event(tuple[Key[T], T], Generic[T]):

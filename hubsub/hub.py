@@ -14,10 +14,12 @@ from itertools import count
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, overload
 
+from .asking import AsyncResponder, Desk, Replies, Responder
 from .errors import HubClosed, HubsubError, InvalidListener, NoRunningLoop, WrongThread
 from .event import Event, ListenerFailure
 from .history import History, Retention
 from .key import (
+    NAMESPACE,
     PLUS,
     STAR,
     Key,
@@ -57,8 +59,6 @@ R = TypeVar("R")
 
 logger = Logger("hubsub.hub")
 listener_logger = Logger("hubsub.listener")
-
-NAMESPACE = "Hub"  # the first part of the keys of meta-events
 
 
 class Decorator(Protocol[P]):
@@ -134,6 +134,7 @@ class Hub:
         self.on_error = on_error
         self._router: Router[Registration] = Router(route_cache)
         self._history = History(self._router.forget)
+        self._desk = Desk(self)
         self._life = Life(self, drain, bound=self._bound, ended=self._ended)
         self._registered: dict[Registration, None] = {}
         self._order = count(1)
@@ -419,7 +420,124 @@ class Hub:
         self._history.check(named)
         return self._history.select(named, _bound(limit, "limit") if limit is not None else None)
 
-    # Asking
+    # Waiting for one, asking
+
+    @overload
+    def next(
+        self,
+        patterns: TypedPatterns[T],
+        timeout: float | None = None,
+        where: Callable[[Key[T], T], object] | None = None,
+    ) -> Awaitable[Event[T]]: ...
+    @overload
+    def next(
+        self,
+        patterns: Patterns,
+        timeout: float | None = None,
+        where: Callable[[Key[Any], Any], object] | None = None,
+    ) -> Awaitable[Event[Any]]: ...
+
+    def next(
+        self,
+        patterns: Patterns,
+        timeout: float | None = None,
+        where: Callable[[Key[Any], Any], object] | None = None,
+    ) -> Awaitable[Event[Any]]:
+        """Wait for the first message, from now on, that matches one of `patterns`: `event = await hub.next("tick")`.
+
+        It is subscribed when this returns: what is published before the `await` counts. Await it once, or let go of
+        it; either way nothing stays subscribed.
+
+        Args:
+            patterns: One pattern, or a list, set or frozenset of them.
+            timeout: Seconds from now; None for no limit.
+            where: Called with key and message of each that matches, until it returns something true. What it raises
+                is raised to who awaits.
+
+        Raises:
+            InvalidKey: A pattern cannot be subscribed to.
+            NoRunningLoop: There is none to wait on.
+            HubClosed: The hub is closed or closing; awaited: it was closed meanwhile.
+            TimeoutError: Awaited: no message came in time.
+        """
+        return self._desk.next(patterns, timeout, where)
+
+    def request(self, key: KeyLike[T], message: T = None, timeout: float | None = 30.0) -> Awaitable[Any]:  # type: ignore[assignment]
+        """Publish a request and return an awaitable of its reply: `price = await hub.request("price", "tea")`.
+
+        It is published when this returns, to everyone as `publish_event` does: a subscriber or listener sees it as
+        any message. The first answer of those who `respond` to the key counts, be it a reply or an error. Await it
+        once, or let go of it.
+
+        Args:
+            key: What to ask.
+            message: Goes to the responders as it is.
+            timeout: Seconds from now; None for no limit.
+
+        Raises:
+            NoResponders: Nobody responds to `key`; nothing is published. Awaited: who got it was removed.
+            InvalidKey: Nothing can be published to `key`.
+            NoRunningLoop: There is none to wait on.
+            HubClosed: The hub is closed; awaited: it was closed meanwhile.
+            RequestTimeout: Awaited: nobody answered in time.
+            RemoteError: Awaited: the responder failed, by its `__cause__`.
+        """
+        return self._desk.request(key, message, timeout)
+
+    def request_many(
+        self,
+        key: KeyLike[T],
+        message: T = None,  # type: ignore[assignment]
+        timeout: float | None = 30.0,
+        limit: int | None = None,
+    ) -> Replies:
+        """Publish a request and return its replies, to iterate: `async for reply in hub.request_many("who")`.
+
+        They come as they are given, until everyone has answered who got the request, or `limit` have come, or the
+        timeout is over, which is no error here. Responders that fail end nothing: see `Replies.errors`. Otherwise as
+        `request`.
+        """
+        return self._desk.request_many(key, message, timeout, limit)
+
+    def respond(
+        self,
+        patterns: Patterns,
+        function: Callable[..., object],
+        *,
+        event: bool = False,
+        **options: Unpack[QueueOptions],
+    ) -> Listener:
+        """Answer every request that matches one of `patterns` with what `function(key, message)` returns.
+
+        It is a listener, and called for other messages too; then its return value is ignored. What it raises reaches
+        who asked, and is a listener's failure like any other. An async one answers one request after the other; a
+        plain one may return a future or a task, or what `request` returned, whose result is then the reply.
+
+        Args, returns and raises as `add_listener`.
+        """
+        return self._add_listener(patterns, function, is_async(function), event=event, responding=True, **options)
+
+    @overload
+    def responds(self, patterns: TypedPatterns[T], **options: Unpack[QueueOptions]) -> Decorator[[Key[T], T]]: ...
+    @overload
+    def responds(
+        self, patterns: TypedPatterns[T], *, event: Literal[True], **options: Unpack[QueueOptions]
+    ) -> Decorator[[Event[T]]]: ...
+    @overload
+    def responds(
+        self, patterns: Patterns, *, event: bool = False, **options: Unpack[QueueOptions]
+    ) -> Decorator[...]: ...
+
+    def responds(self, patterns: Patterns, *, event: bool = False, **options: Unpack[QueueOptions]) -> Any:
+        """Add the decorated function as a responder and return it unchanged. Options as of `respond`."""
+
+        def add(function: Callable[..., object]) -> Callable[..., object]:
+            self.respond(patterns, function, event=event, **options)
+            return function
+
+        return add
+
+    # What is there
 
     def has_subscribers(self, patterns: Patterns = STAR) -> bool:
         """True exactly if some publishable key matches both a pattern and a subscription; by default: any at all.
@@ -594,6 +712,7 @@ class Hub:
         *,
         event: bool = False,
         owner: Bookkeeper | None = None,
+        responding: bool = False,
         **options: Unpack[QueueOptions],
     ) -> Listener:
         if not callable(function):
@@ -601,12 +720,14 @@ class Hub:
         named = as_patterns(patterns)
         listener: Listener
         if asynchronous:
-            listener = AsyncListener(self, function, **self._queue(**options), event=event, owner=owner)
+            async_kind = AsyncResponder if responding else AsyncListener
+            listener = async_kind(self, function, **self._queue(**options), event=event, owner=owner)
         elif options:
             given = " and ".join(options)
             raise InvalidListener(function, f"{given} belongs to the queue of an async listener; a sync one has none")
         else:
-            listener = Listener(self, function, event=event, owner=owner)
+            kind = Responder if responding else Listener
+            listener = kind(self, function, event=event, owner=owner)
         self._add(listener, named)
         return listener
 
@@ -685,9 +806,10 @@ class Hub:
 
     async def _ended(self) -> None:
         """End every subscription, and drop what the async listeners could not handle in time."""
+        self._desk.close()
         abandoned = 0
         for registration in list(self._registered):
-            if isinstance(registration, Queue):
+            if not registration.lasting:
                 self._remove(registration)
             elif registration.mailbox is not None:
                 abandoned += registration.mailbox.drop_all()

@@ -29,6 +29,8 @@ else:
 STAR = "*"  # one part; one or more where it stands last
 PLUS = "+"  # one part
 
+NAMESPACE = "Hub"  # the first part of the keys of meta-events
+
 
 class Key(tuple[str, ...], Generic[T]):
     """A tuple of strings that names what is published, or with wildcards, what is subscribed to.

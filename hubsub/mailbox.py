@@ -264,6 +264,11 @@ class Mailbox:
             self._watermark = min(self.peak, self.maxsize)
         self._hand_out()
 
+    def queued(self) -> list[Event[Any]]:
+        """What is queued now, as events."""
+        items = self.items
+        return [as_event(item) for item in (items.values() if isinstance(items, Latest) else items)]
+
     def drop_all(self) -> int:
         """Drop and count what is queued; return how many."""
         count = self.pending

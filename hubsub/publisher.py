@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import Any, Generic
 
 from .hub import Hub
@@ -44,6 +45,14 @@ class Publisher(Generic[T]):
         except (KeyError, TypeError):
             full = self._full_key(key)
         return await self.hub.publish_wait(full, message)
+
+    def request(self, key: KeyLike[Any], message: T = None, timeout: float | None = 30.0) -> Awaitable[Any]:  # type: ignore[assignment]
+        """Ask under the prefix; as `Hub.request`."""
+        try:
+            full = self._full[key]
+        except (KeyError, TypeError):
+            full = self._full_key(key)
+        return self.hub.request(full, message, timeout)
 
     def has_subscribers(self, patterns: Patterns = STAR) -> bool:
         """True if anybody is subscribed to something under the prefix that a pattern matches; by default: to anything.

@@ -60,6 +60,9 @@ class Registration:
 
     __slots__ = ("_hub", "_owner", "_patterns", "closed", "counted", "deliver", "mailbox", "missed", "order")
 
+    lasting = True  # it stays when the hub is closed
+    responds = False  # requests are for it
+
     def __init__(
         self,
         hub: Owner,
@@ -205,10 +208,10 @@ class Listener(Registration):
         """Calls that raised."""
 
     def deliver_event(self, event: Event[Any]) -> None:
-        if self.deliver is self.function:
-            self.function(*event)
-        else:
-            self.function(event)
+        self._call(event)
+
+    def _call(self, event: Event[Any]) -> Any:
+        return self.function(*event) if self.deliver is self.function else self.function(event)
 
     def remove(self) -> Removal:
         """Remove it at once: it is called no more, what it had queued is dropped, a call in progress is cancelled.
@@ -294,8 +297,7 @@ class AsyncListener(Listener):
             await asyncio.sleep(0)
         task = self._task
         assert task is not None
-        function: Callable[..., Any] = self.function
-        with_event = self._event
+        function, with_event = self._callee()
         mailbox, items = self._mailbox, self._mailbox.items
         popleft = items.popleft
         # What is queued was dropped when it was removed, unless it is winding up.
@@ -325,6 +327,13 @@ class AsyncListener(Listener):
                 await asyncio.sleep(0)
             elif not (self.closed or self._stopped):
                 await self._sleep(task.get_loop())
+
+    def _callee(self) -> tuple[Callable[..., Any], bool]:
+        """What the task calls, and whether with an event."""
+        return self.function, self._event
+
+    def _call(self, event: Event[Any]) -> Any:
+        return self.function(event) if self._event else self.function(*event)
 
     async def _sleep(self, loop: asyncio.AbstractEventLoop) -> None:
         self._idle = loop.create_future()
@@ -423,6 +432,7 @@ class Queue(Registration, Generic[Read]):
 
     __slots__ = ("_mailbox", "_was_too_slow")
 
+    lasting = False
     _gaps = False
 
     def __init__(self, hub: Owner, maxsize: int, overflow: Overflow) -> None:

@@ -49,6 +49,10 @@ subscriber = Subscriber(hub, "s")
 assert_type(subscriber.subscribe(ORDERS), Subscription[Order])
 
 
+def is_large(key: Key[Order], order: Order) -> bool:
+    return order.number > 100
+
+
 async def read() -> None:
     subscription = hub.subscribe(ORDERS)
     async for key, order in subscription:
@@ -60,6 +64,11 @@ async def read() -> None:
     assert_type(await subscription.consume(), Event[Order])
     assert_type(await subscription.get_batch(5), list[Event[Order]])
     assert_type(await hub.publish_wait(CREATED, Order()), int)
+    assert_type(await hub.next(ORDERS), Event[Order])
+    assert_type(await hub.next([ORDERS, CREATED], timeout=1.0), Event[Order])
+    assert_type(await hub.next(ORDERS, where=is_large), Event[Order])
+    assert_type(await hub.next(("a", "b")), Event[Any])
+    assert_type(await hub.request(CREATED, Order()), Any)
 
 
 async def read_gaps() -> None:
@@ -98,6 +107,11 @@ def listen_event(event: Event[Order]) -> None: ...
 
 @subscriber.on(("a", "*"))
 async def listen_any(key: Key[Any], message: str) -> None: ...
+
+
+@hub.responds(ORDERS)
+async def respond(key: Key[Any], order: Order) -> int:
+    return order.number
 
 
 @hub.on(ORDERS)  # type: ignore[arg-type]
