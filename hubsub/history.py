@@ -72,6 +72,8 @@ class Keeper:
 
     __slots__ = ("counted", "deliver", "deliver_event", "mailbox", "order")
 
+    responds = False
+
     def __init__(self, deliver: Deliver, deliver_event: Callable[[Event[Any]], None]) -> None:
         self.deliver = deliver
         self.deliver_event = deliver_event

@@ -564,3 +564,12 @@ async def test_closed_replies_can_be_read_to_their_end(hub: Hub) -> None:
     replies.close()
     assert hub._desk.tickets == {}
     assert [reply async for reply in replies] == ["early"]
+
+
+async def test_a_request_of_a_retained_key_is_answered_and_retained(hub: Hub) -> None:
+    hub.retain("price")
+    hub.respond("price", lambda key, message: message + 1)
+    assert await hub.request("price", 1) == 2
+    last = hub.last("price")
+    assert last is not None
+    assert last.message == 1
