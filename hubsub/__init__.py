@@ -28,11 +28,12 @@ from .errors import (
     WrongLoop,
     WrongThread,
 )
-from .event import Event, Gap, ListenerFailure, Meta
+from .event import DeadLetter, Event, Gap, ListenerFailure, Meta
 from .hub import Hub, Stats
 from .key import Key
 from .mailbox import Overflow
 from .publisher import Publisher
+from .retry import Retry
 from .subscriber import Subscriber
 from .subscription import GapSubscription, Listener, Subscription
 
@@ -40,6 +41,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ClosedError",
+    "DeadLetter",
     "EmptyKey",
     "Event",
     "Gap",
@@ -57,6 +59,7 @@ __all__ = [
     "NoRunningLoop",
     "Overflow",
     "Publisher",
+    "Retry",
     "Stats",
     "Subscriber",
     "SubscriberTooSlow",

@@ -14,8 +14,9 @@ from itertools import count
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, overload
 
+from .concurrent import ConcurrentListener
 from .errors import HubClosed, HubsubError, InvalidListener, NoRunningLoop, WrongThread
-from .event import Event, ListenerFailure
+from .event import DeadLetter, Event, ListenerFailure
 from .key import (
     PLUS,
     STAR,
@@ -32,17 +33,21 @@ from .key import (
 from .life import Life
 from .log import Logger
 from .mailbox import Mailbox, Overflow
+from .retry import Retry
 from .router import Router
 from .routes import Route
 from .subscription import (
     AsyncListener,
+    AsyncOptions,
     Bookkeeper,
     GapSubscription,
     Listener,
+    ListenerOptions,
     Queue,
     QueueOptions,
     Registration,
     Subscription,
+    Where,
 )
 
 if TYPE_CHECKING:
@@ -67,6 +72,13 @@ class Decorator(Protocol[P]):
 class _Queue(TypedDict):
     maxsize: int
     overflow: Overflow
+
+
+class _Common(TypedDict):
+    event: bool
+    where: Where[Any] | None
+    once: bool
+    owner: Bookkeeper | None
 
 
 class Stats(NamedTuple):
@@ -248,19 +260,40 @@ class Hub:
     # Subscribing
 
     @overload
-    def on(self, patterns: TypedPatterns[T], **options: Unpack[QueueOptions]) -> Decorator[[Key[T], T]]: ...
+    def on(
+        self, patterns: TypedPatterns[T], *, where: Where[T] | None = None, **options: Unpack[ListenerOptions]
+    ) -> Decorator[[Key[T], T]]: ...
     @overload
     def on(
-        self, patterns: TypedPatterns[T], *, event: Literal[True], **options: Unpack[QueueOptions]
+        self,
+        patterns: TypedPatterns[T],
+        *,
+        event: Literal[True],
+        where: Where[T] | None = None,
+        **options: Unpack[ListenerOptions],
     ) -> Decorator[[Event[T]]]: ...
     @overload
-    def on(self, patterns: Patterns, *, event: bool = False, **options: Unpack[QueueOptions]) -> Decorator[...]: ...
+    def on(
+        self,
+        patterns: Patterns,
+        *,
+        event: bool = False,
+        where: Where[Any] | None = None,
+        **options: Unpack[ListenerOptions],
+    ) -> Decorator[...]: ...
 
-    def on(self, patterns: Patterns, *, event: bool = False, **options: Unpack[QueueOptions]) -> Any:
+    def on(
+        self,
+        patterns: Patterns,
+        *,
+        event: bool = False,
+        where: Where[Any] | None = None,
+        **options: Unpack[ListenerOptions],
+    ) -> Any:
         """Add the decorated function as a listener and return it unchanged. Options as of `add_listener`."""
 
         def add(function: Callable[..., object]) -> Callable[..., object]:
-            self._add_listener(patterns, function, is_async(function), event=event, **options)
+            self._add_listener(patterns, function, is_async(function), event=event, where=where, **options)
             return function
 
         return add
@@ -271,50 +304,78 @@ class Hub:
         function: Callable[..., object],
         *,
         event: bool = False,
-        **options: Unpack[QueueOptions],
+        where: Where[Any] | None = None,
+        **options: Unpack[ListenerOptions],
     ) -> Listener:
         """Call `function(key, message)` for every message that matches one of `patterns`.
 
         A plain function is called right in the publish. An async one gets a queue and one task: it is called in order,
-        one message at a time, and slows nobody down.
+        one message at a time unless `concurrency` says otherwise, and slows nobody down.
 
         Args:
             patterns: One pattern, or a list, set or frozenset of them.
             function: A function, plain or async, or anything callable.
             event: Call `function(event)` instead, with the `Event`.
-            **options: For async functions: `maxsize` and `overflow` of the queue, by default the hub's.
+            where: Called in the publish with key and message; only messages for which it is true are for the
+                listener. What it raises is a failure of the listener.
+            **options: `once=True` removes the listener with its first message, just before the call. For async
+                functions: `maxsize` and `overflow` of the queue, by default the hub's; `concurrency`, the number of
+                calls that may run at the same time, by default 1; `retry`, a `Retry`, by which failing calls are tried
+                again, and given up as a `DeadLetter`.
 
         Returns:
             A handle with its figures and `remove()`.
 
         Raises:
-            InvalidListener: It cannot be called, or options of a queue are given for a plain function.
+            InvalidListener: It cannot be called, or options for async functions are given for a plain one.
+            ValueError: An option makes no sense.
             InvalidKey: A pattern cannot be subscribed to.
             HubClosed: The hub is closed or closing.
         """
-        return self._add_listener(patterns, function, is_async(function), event=event, **options)
+        return self._add_listener(patterns, function, is_async(function), event=event, where=where, **options)
 
     @overload
-    def subscribe(self, patterns: TypedPatterns[T], **options: Unpack[QueueOptions]) -> Subscription[T]: ...
+    def subscribe(
+        self, patterns: TypedPatterns[T], *, where: Where[T] | None = None, **options: Unpack[QueueOptions]
+    ) -> Subscription[T]: ...
     @overload
     def subscribe(
-        self, patterns: TypedPatterns[T], *, gaps: Literal[True], **options: Unpack[QueueOptions]
+        self,
+        patterns: TypedPatterns[T],
+        *,
+        gaps: Literal[True],
+        where: Where[T] | None = None,
+        **options: Unpack[QueueOptions],
     ) -> GapSubscription[T]: ...
     @overload
-    def subscribe(self, patterns: Patterns, **options: Unpack[QueueOptions]) -> Subscription[Any]: ...
+    def subscribe(
+        self, patterns: Patterns, *, where: Where[Any] | None = None, **options: Unpack[QueueOptions]
+    ) -> Subscription[Any]: ...
     @overload
     def subscribe(
-        self, patterns: Patterns, *, gaps: Literal[True], **options: Unpack[QueueOptions]
+        self,
+        patterns: Patterns,
+        *,
+        gaps: Literal[True],
+        where: Where[Any] | None = None,
+        **options: Unpack[QueueOptions],
     ) -> GapSubscription[Any]: ...
 
     def subscribe(
-        self, patterns: Patterns, *, gaps: bool = False, **options: Unpack[QueueOptions]
+        self,
+        patterns: Patterns,
+        *,
+        gaps: bool = False,
+        where: Where[Any] | None = None,
+        **options: Unpack[QueueOptions],
     ) -> Subscription[Any] | GapSubscription[Any]:
         """Queue every message that matches one of `patterns`, from now on.
 
         Args:
             patterns: One pattern, or a list, set or frozenset of them.
             gaps: Give consumers a `Gap` where messages were dropped.
+            where: Called in the publish with key and message; only messages for which it is true are queued. What it
+                raises is logged.
             **options: `maxsize` and `overflow` of the queue, by default the hub's.
 
         Raises:
@@ -323,7 +384,7 @@ class Hub:
         """
         named = as_patterns(patterns)
         kind: type[Subscription[Any] | GapSubscription[Any]] = GapSubscription if gaps else Subscription
-        subscription = kind(self, **self._queue(**options))
+        subscription = kind(self, **self._queue(**options), where=_predicate(where))
         self._add(subscription, named)
         return subscription
 
@@ -497,22 +558,43 @@ class Hub:
         asynchronous: bool,
         *,
         event: bool = False,
+        where: Where[Any] | None = None,
+        once: bool = False,
         owner: Bookkeeper | None = None,
-        **options: Unpack[QueueOptions],
+        **options: Unpack[AsyncOptions],
     ) -> Listener:
         if not callable(function):
             raise InvalidListener(function, "a listener is a function, or anything that can be called")
         named = as_patterns(patterns)
+        common: _Common = {"event": event, "where": _predicate(where), "once": once, "owner": owner}
         listener: Listener
         if asynchronous:
-            listener = AsyncListener(self, function, **self._queue(**options), event=event, owner=owner)
+            listener = self._async_listener(function, common, **options)
         elif options:
             given = " and ".join(options)
-            raise InvalidListener(function, f"{given} belongs to the queue of an async listener; a sync one has none")
+            raise InvalidListener(function, f"{given}: for async listeners; a sync one is called right in the publish")
         else:
-            listener = Listener(self, function, event=event, owner=owner)
+            listener = Listener(self, function, **common)
         self._add(listener, named)
         return listener
+
+    def _async_listener(
+        self,
+        function: Callable[..., Any],
+        common: _Common,
+        *,
+        concurrency: int = 1,
+        retry: Retry | None = None,
+        **options: Unpack[QueueOptions],
+    ) -> AsyncListener:
+        if not isinstance(concurrency, int) or concurrency < 1:
+            raise ValueError(f"concurrency is a number of calls, at least 1, not {concurrency!r}")
+        if not isinstance(retry, Retry | None):
+            raise ValueError(f"retry is a hubsub.Retry, not {retry!r}")
+        queue = self._queue(**options)
+        if concurrency == 1:
+            return AsyncListener(self, function, retry=retry, **queue, **common)
+        return ConcurrentListener(self, function, concurrency=concurrency, retry=retry, **queue, **common)
 
     def _queue(self, maxsize: int | None = None, overflow: Overflow | None = None) -> _Queue:
         """The options of a queue, complete."""
@@ -583,8 +665,10 @@ class Hub:
         for registration in list(self._registered):
             if isinstance(registration, Queue):
                 self._remove(registration)
-            elif registration.mailbox is not None:
-                abandoned += registration.mailbox.drop_all()
+        # Those that handle what is queued and then end are registered no more, but still run.
+        for listener in dict.fromkeys([*self._registered, *self._life.running]):
+            if isinstance(listener, AsyncListener):
+                abandoned += listener._mailbox.drop_all()
         if abandoned:
             logger.warning("%r closed with %d messages that its async listeners had not handled", self, abandoned)
         await self._router.clear()
@@ -601,6 +685,16 @@ class Hub:
             if any(target is not registration for target in targets):
                 self._router.misses += 1
                 self._deliver(targets, Event(key, message), source=registration)
+
+    def _bury(self, letter: DeadLetter) -> None:
+        """Publish what a listener has given up; not messages of the namespace, or it might never end."""
+        if not self._watchers or letter.key[0] == NAMESPACE or self._life.state == "closed":
+            return
+        key: Key[Any] = Key(NAMESPACE, "deadLetter", *letter.key)
+        targets = self._router.targets(key)
+        if targets:
+            self._router.misses += 1
+            self._deliver(targets, Event(key, letter))
 
     def _silence(self, registration: Registration, left: Iterable[tuple[str, ...]]) -> None:
         """Overwrite the place of what was closed in the routes of running publishes.
@@ -635,6 +729,12 @@ def _bound(maxsize: int) -> int:
     if not isinstance(maxsize, int) or maxsize < 1:
         raise ValueError(f"maxsize is a number of messages, at least 1, not {maxsize!r}")
     return maxsize
+
+
+def _predicate(where: Where[Any] | None) -> Where[Any] | None:
+    if where is not None and not callable(where):
+        raise ValueError(f"where is a function of key and message, not {where!r}")
+    return where
 
 
 def _may_be_meta(pattern: tuple[str, ...]) -> bool:
