@@ -27,7 +27,7 @@ class ConcurrentListener(AsyncListener):
     ) -> None:
         super().__init__(hub, function, **options)
         self._concurrency = concurrency
-        self._workers: set[asyncio.Task[None]] = set()
+        self._workers: dict[asyncio.Task[None], None] = {}
         self._mailbox.wake = self._wake
 
     def _tasks(self) -> tuple[asyncio.Task[None], ...]:
@@ -48,7 +48,7 @@ class ConcurrentListener(AsyncListener):
         task = loop.create_task(self._work(), name=f"hubsub listener {self.function!r}", context=self._context.copy())
         task._log_destroy_pending = False  # type: ignore[attr-defined]
         task.add_done_callback(self._ended)
-        self._workers.add(task)
+        self._workers[task] = None
         self._arm()
 
     def _arm(self) -> None:
@@ -85,7 +85,7 @@ class ConcurrentListener(AsyncListener):
     def _ended(self, task: asyncio.Task[None]) -> None:
         if task not in self._workers:
             return  # left behind by a loop that was closed under it
-        self._workers.remove(task)
+        del self._workers[task]
         self._arm()
         life = self._hub._life
         if not task.cancelled() and task.exception() is None:
@@ -103,7 +103,7 @@ class ConcurrentListener(AsyncListener):
 
     def reset(self) -> None:
         """Forget the tasks of a loop that was closed under them; start anew if something is queued."""
-        self._workers = set()
+        self._workers = {}
         self._arm()
         self.start()
 

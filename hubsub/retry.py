@@ -76,7 +76,7 @@ class Retrying:
         self._retry = retry
         self._in_haste = in_haste
         self._give_up = give_up
-        self._pauses: set[asyncio.Future[None]] = set()
+        self._pauses: dict[asyncio.Future[None], None] = {}
 
     async def __call__(self, *arguments: Any) -> None:
         key, message = arguments if len(arguments) == 2 else arguments[0]
@@ -109,12 +109,12 @@ class Retrying:
         loop = asyncio.get_running_loop()
         pause = loop.create_future()
         timer = loop.call_later(seconds, _end, pause)
-        self._pauses.add(pause)
+        self._pauses[pause] = None
         try:
             await pause
         finally:
             timer.cancel()
-            self._pauses.discard(pause)
+            del self._pauses[pause]
 
     def hasten(self) -> None:
         """End every wait: there is no time for it any more."""
