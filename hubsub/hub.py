@@ -76,7 +76,7 @@ class _Queue(TypedDict):
 
 class _Common(TypedDict):
     event: bool
-    where: Where[Any] | None
+    where: Where | None
     once: bool
     owner: Bookkeeper | None
 
@@ -261,7 +261,7 @@ class Hub:
 
     @overload
     def on(
-        self, patterns: TypedPatterns[T], *, where: Where[T] | None = None, **options: Unpack[ListenerOptions]
+        self, patterns: TypedPatterns[T], *, where: Where | None = None, **options: Unpack[ListenerOptions]
     ) -> Decorator[[Key[T], T]]: ...
     @overload
     def on(
@@ -269,7 +269,7 @@ class Hub:
         patterns: TypedPatterns[T],
         *,
         event: Literal[True],
-        where: Where[T] | None = None,
+        where: Where | None = None,
         **options: Unpack[ListenerOptions],
     ) -> Decorator[[Event[T]]]: ...
     @overload
@@ -278,7 +278,7 @@ class Hub:
         patterns: Patterns,
         *,
         event: bool = False,
-        where: Where[Any] | None = None,
+        where: Where | None = None,
         **options: Unpack[ListenerOptions],
     ) -> Decorator[...]: ...
 
@@ -287,7 +287,7 @@ class Hub:
         patterns: Patterns,
         *,
         event: bool = False,
-        where: Where[Any] | None = None,
+        where: Where | None = None,
         **options: Unpack[ListenerOptions],
     ) -> Any:
         """Add the decorated function as a listener and return it unchanged. Options as of `add_listener`."""
@@ -304,7 +304,7 @@ class Hub:
         function: Callable[..., object],
         *,
         event: bool = False,
-        where: Where[Any] | None = None,
+        where: Where | None = None,
         **options: Unpack[ListenerOptions],
     ) -> Listener:
         """Call `function(key, message)` for every message that matches one of `patterns`.
@@ -336,7 +336,7 @@ class Hub:
 
     @overload
     def subscribe(
-        self, patterns: TypedPatterns[T], *, where: Where[T] | None = None, **options: Unpack[QueueOptions]
+        self, patterns: TypedPatterns[T], *, where: Where | None = None, **options: Unpack[QueueOptions]
     ) -> Subscription[T]: ...
     @overload
     def subscribe(
@@ -344,12 +344,12 @@ class Hub:
         patterns: TypedPatterns[T],
         *,
         gaps: Literal[True],
-        where: Where[T] | None = None,
+        where: Where | None = None,
         **options: Unpack[QueueOptions],
     ) -> GapSubscription[T]: ...
     @overload
     def subscribe(
-        self, patterns: Patterns, *, where: Where[Any] | None = None, **options: Unpack[QueueOptions]
+        self, patterns: Patterns, *, where: Where | None = None, **options: Unpack[QueueOptions]
     ) -> Subscription[Any]: ...
     @overload
     def subscribe(
@@ -357,7 +357,7 @@ class Hub:
         patterns: Patterns,
         *,
         gaps: Literal[True],
-        where: Where[Any] | None = None,
+        where: Where | None = None,
         **options: Unpack[QueueOptions],
     ) -> GapSubscription[Any]: ...
 
@@ -366,7 +366,7 @@ class Hub:
         patterns: Patterns,
         *,
         gaps: bool = False,
-        where: Where[Any] | None = None,
+        where: Where | None = None,
         **options: Unpack[QueueOptions],
     ) -> Subscription[Any] | GapSubscription[Any]:
         """Queue every message that matches one of `patterns`, from now on.
@@ -558,7 +558,7 @@ class Hub:
         asynchronous: bool,
         *,
         event: bool = False,
-        where: Where[Any] | None = None,
+        where: Where | None = None,
         once: bool = False,
         owner: Bookkeeper | None = None,
         **options: Unpack[AsyncOptions],
@@ -731,7 +731,7 @@ def _bound(maxsize: int) -> int:
     return maxsize
 
 
-def _predicate(where: Where[Any] | None) -> Where[Any] | None:
+def _predicate(where: Where | None) -> Where | None:
     if where is not None and not callable(where):
         raise ValueError(f"where is a function of key and message, not {where!r}")
     return where

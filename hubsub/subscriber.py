@@ -121,7 +121,7 @@ class Subscriber:
         callback: Callable[..., object],
         *,
         event: bool = False,
-        where: Where[Any] | None = None,
+        where: Where | None = None,
         once: bool = False,
     ) -> Listener:
         """Call a plain function right in the publish of every message that matches; as `Hub.add_listener`.
@@ -139,7 +139,7 @@ class Subscriber:
         callback: Callable[..., Any],
         *,
         event: bool = False,
-        where: Where[Any] | None = None,
+        where: Where | None = None,
         **options: Unpack[ListenerOptions],
     ) -> Listener:
         """Await `callback(key, message)` in a task of its own, one message after the other; as `Hub.add_listener`.
@@ -154,7 +154,7 @@ class Subscriber:
         callback: Callable[..., object],
         *,
         event: bool = False,
-        where: Where[Any] | None = None,
+        where: Where | None = None,
         **options: Unpack[ListenerOptions],
     ) -> Listener:
         """Add a function, plain or async, which it is being told by looking; as `Hub.add_listener`."""
@@ -162,7 +162,7 @@ class Subscriber:
 
     @overload
     def on(
-        self, keys: TypedPatterns[T], *, where: Where[T] | None = None, **options: Unpack[ListenerOptions]
+        self, keys: TypedPatterns[T], *, where: Where | None = None, **options: Unpack[ListenerOptions]
     ) -> Decorator[[Key[T], T]]: ...
     @overload
     def on(
@@ -170,7 +170,7 @@ class Subscriber:
         keys: TypedPatterns[T],
         *,
         event: Literal[True],
-        where: Where[T] | None = None,
+        where: Where | None = None,
         **options: Unpack[ListenerOptions],
     ) -> Decorator[[Event[T]]]: ...
     @overload
@@ -179,7 +179,7 @@ class Subscriber:
         keys: Patterns,
         *,
         event: bool = False,
-        where: Where[Any] | None = None,
+        where: Where | None = None,
         **options: Unpack[ListenerOptions],
     ) -> Decorator[...]: ...
 
@@ -188,7 +188,7 @@ class Subscriber:
         keys: Patterns,
         *,
         event: bool = False,
-        where: Where[Any] | None = None,
+        where: Where | None = None,
         **options: Unpack[ListenerOptions],
     ) -> Any:
         """Add the decorated function as a listener and return it unchanged."""
@@ -254,7 +254,7 @@ class Subscriber:
         asynchronous: bool,
         *,
         event: bool = False,
-        where: Where[Any] | None = None,
+        where: Where | None = None,
         **options: Unpack[ListenerOptions],
     ) -> Listener:
         held = self._listeners.get(_identity(callback), {})

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from typing import Self
 
 # Tells of a key and a message whether they are wanted.
-Where: TypeAlias = Callable[[Key[T], T], object]
+Where: TypeAlias = Callable[[Key[Any], Any], object]
 
 Read = TypeVar("Read")  # what a consumer reads: events, and gaps if it wants them
 
@@ -101,7 +101,7 @@ class Registration:
         *,
         mailbox: Mailbox | None = None,
         owner: Bookkeeper | None = None,
-        where: Where[Any] | None = None,
+        where: Where | None = None,
         once: bool = False,
     ) -> None:
         self._hub = hub
@@ -279,7 +279,7 @@ class Listener(Registration):
         *,
         event: bool = False,
         owner: Bookkeeper | None = None,
-        where: Where[Any] | None = None,
+        where: Where | None = None,
         once: bool = False,
     ) -> None:
         deliver = partial(_call_with_event, function) if event else function
@@ -332,7 +332,7 @@ class AsyncListener(Listener):
         retry: Retry | None = None,
         event: bool = False,
         owner: Bookkeeper | None = None,
-        where: Where[Any] | None = None,
+        where: Where | None = None,
         once: bool = False,
     ) -> None:
         super().__init__(hub, function, event=event, owner=owner, where=where, once=once)
@@ -552,7 +552,7 @@ class Queue(Registration, Generic[Read]):
 
     _gaps = False
 
-    def __init__(self, hub: Owner, maxsize: int, overflow: Overflow, where: Where[Any] | None = None) -> None:
+    def __init__(self, hub: Owner, maxsize: int, overflow: Overflow, where: Where | None = None) -> None:
         self._mailbox = Mailbox(maxsize, overflow, self, gaps=self._gaps)
         self._was_too_slow = False
         super().__init__(hub, self._mailbox.put, mailbox=self._mailbox, where=where)

@@ -907,7 +907,10 @@ async def test_only_messages_for_which_it_is_true_are_for_the_listener(hub: Hub,
 
 
 async def test_a_subscription_queues_only_what_where_wants(hub: Hub) -> None:
-    with hub.subscribe("a", where=lambda key, message: message > 2, maxsize=2, overflow="drop newest") as subscription:
+    def above_two(key: Key[Any], message: int) -> bool:
+        return message > 2
+
+    with hub.subscribe("a", where=above_two, maxsize=2, overflow=Overflow.DROP_NEWEST) as subscription:
         for number in range(6):
             hub.publish("a", number)
         assert (subscription.accepted, subscription.filtered, subscription.dropped) == (3, 3, 1)
