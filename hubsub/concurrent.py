@@ -62,10 +62,9 @@ class ConcurrentListener(AsyncListener):
             await asyncio.sleep(0)
         _worker.set(task)
         mailbox, items = self._mailbox, self._mailbox.items
-        # Left behind, when the hub was closed and opened again during a call, it takes nothing from the others.
-        while items and task in self._workers:
+        while items:
             for _ in self.BURST:
-                if not items or task not in self._workers:
+                if not items:
                     break
                 item: Any = mailbox.take() if mailbox.alert else items.popleft()
                 try:
@@ -103,7 +102,11 @@ class ConcurrentListener(AsyncListener):
 
     def reset(self) -> None:
         """Forget the tasks of a loop that was closed under them; start anew if something is queued."""
-        self._workers = {}
+        life = self._hub._life
+        # When the hub was opened again during a call, that one goes on.
+        self._workers = {task: None for task in self._workers if task.get_loop() is life.loop}
+        if self._workers:
+            life.running[self] = None
         self._arm()
         self.start()
 

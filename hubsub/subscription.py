@@ -460,8 +460,13 @@ class AsyncListener(Listener):
 
     def reset(self) -> None:
         """Forget the task of a loop that was closed under it; start anew if something is queued."""
-        self._task = self._idle = None
         self._stopped = False
+        life = self._hub._life
+        if self._task is not None and self._task.get_loop() is life.loop:
+            # The hub was opened again during the last call: after that it goes on, in order.
+            life.running[self] = None
+            return
+        self._task = self._idle = None
         self._mailbox.wake = self.start
         if self._mailbox.items:
             self.start()
@@ -473,6 +478,8 @@ class AsyncListener(Listener):
             return []
         if self.is_caller():
             self._stopped = True
+            if self._idle is not None:
+                self._wake()  # the call is over, but not a task that it started
             return []
         task.cancel()
         return [task]

@@ -414,7 +414,7 @@ async def test_a_hub_opened_again_during_a_call_goes_on_with_all_of_them() -> No
     for number in range(3):
         hub.publish("a", number)
     await settled()
-    assert calls.started == [0, 1]
+    assert calls.started == [0]
     opened.set()
     await settled()
     assert calls.started == [0, 1]
