@@ -34,12 +34,13 @@ from .errors import (
     WrongLoop,
     WrongThread,
 )
-from .event import Event, Gap, ListenerFailure, Meta, Snapshot
+from .event import DeadLetter, Event, Gap, ListenerFailure, Meta, Snapshot
 from .history import Retention
 from .hub import Hub, Stats
 from .key import Key
 from .mailbox import Overflow
 from .publisher import Publisher
+from .retry import Retry
 from .subscriber import Subscriber
 from .subscription import GapSubscription, Listener, SnapshotSubscription, Subscription
 
@@ -47,6 +48,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ClosedError",
+    "DeadLetter",
     "EmptyKey",
     "Event",
     "Gap",
@@ -71,6 +73,7 @@ __all__ = [
     "RequestError",
     "RequestTimeout",
     "Retention",
+    "Retry",
     "Snapshot",
     "SnapshotSubscription",
     "Stats",

@@ -465,17 +465,17 @@ class Responder(Listener):
     _hub: Asked
     responds = True
 
-    def deliver_event(self, event: Event[Any]) -> None:
+    def _take(self, event: Event[Any]) -> None:
         desk = self._hub._desk
         ticket = desk.ticket_of(event)
         if ticket is not None:
             ticket.owe()
         question = ticket or desk.question(event)
         if question is None:
-            self._call(event)
+            self._called_with(event)
             return
         try:
-            reply = self._call(event)
+            reply = self._called_with(event)
         except (Exception, asyncio.CancelledError) as error:
             question.fail(error)
             raise
@@ -509,12 +509,12 @@ class AsyncResponder(AsyncListener):
     _hub: Asked
     responds = True
 
-    def deliver_event(self, event: Event[Any]) -> None:
+    def _take(self, event: Event[Any]) -> None:
         ticket = self._hub._desk.ticket_of(event)
         if ticket is not None:
             ticket.owe()
         dropped = self._mailbox.dropped
-        self._mailbox.put_event(event)
+        super()._take(event)
         if ticket is not None and self._mailbox.dropped > dropped and self.overflow in REFUSING:
             ticket.lose()
 
@@ -524,10 +524,10 @@ class AsyncResponder(AsyncListener):
     async def _answer(self, event: Event[Any]) -> None:
         question = self._hub._desk.question(event)
         if question is None:
-            await self._call(event)
+            await self._called_with(event)
             return
         try:
-            reply = await self._call(event)
+            reply = await self._called_with(event)
         except BaseException as error:
             task = self._task
             leaked = isinstance(error, asyncio.CancelledError) and task is not None and not task.cancelling()

@@ -1,4 +1,4 @@
-"""What travels: an `Event`, the `Meta` that may go with it, and the report of a listener's failure."""
+"""What travels: an `Event`, the `Meta` that may go with it, and the reports of what went wrong."""
 
 from __future__ import annotations
 
@@ -100,3 +100,14 @@ class ListenerFailure(NamedTuple):
     listener: Any
     """The `Listener` that failed; `listener.function` is the callable."""
     error: BaseException
+
+
+class DeadLetter(NamedTuple):
+    """A message that a listener with `retry=` has given up; published as `("Hub", "deadLetter", *key)`."""
+
+    key: Key[Any]
+    message: Any
+    error: BaseException
+    """What the last attempt raised."""
+    attempts: int
+    """How often the listener was called with it."""

@@ -15,8 +15,9 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, overload
 
 from .asking import AsyncResponder, Desk, Replies, Responder
+from .concurrent import ConcurrentListener
 from .errors import HubClosed, HubsubError, InvalidListener, NoRunningLoop, WrongThread
-from .event import Event, ListenerFailure
+from .event import DeadLetter, Event, ListenerFailure
 from .history import History, Retention
 from .key import (
     NAMESPACE,
@@ -36,18 +37,22 @@ from .key import (
 from .life import Life
 from .log import Logger
 from .mailbox import Mailbox, Overflow
+from .retry import Retry
 from .router import Router
 from .routes import Route
 from .subscription import (
     AsyncListener,
+    AsyncOptions,
     Bookkeeper,
     GapSubscription,
     Listener,
+    ListenerOptions,
     Queue,
     QueueOptions,
     Registration,
     SnapshotSubscription,
     Subscription,
+    Where,
 )
 
 if TYPE_CHECKING:
@@ -70,6 +75,13 @@ class Decorator(Protocol[P]):
 class _Queue(TypedDict):
     maxsize: int
     overflow: Overflow
+
+
+class _Common(TypedDict):
+    event: bool
+    where: Where | None
+    once: bool
+    owner: Bookkeeper | None
 
 
 class Stats(NamedTuple):
@@ -255,19 +267,40 @@ class Hub:
     # Subscribing
 
     @overload
-    def on(self, patterns: TypedPatterns[T], **options: Unpack[QueueOptions]) -> Decorator[[Key[T], T]]: ...
+    def on(
+        self, patterns: TypedPatterns[T], *, where: Where | None = None, **options: Unpack[ListenerOptions]
+    ) -> Decorator[[Key[T], T]]: ...
     @overload
     def on(
-        self, patterns: TypedPatterns[T], *, event: Literal[True], **options: Unpack[QueueOptions]
+        self,
+        patterns: TypedPatterns[T],
+        *,
+        event: Literal[True],
+        where: Where | None = None,
+        **options: Unpack[ListenerOptions],
     ) -> Decorator[[Event[T]]]: ...
     @overload
-    def on(self, patterns: Patterns, *, event: bool = False, **options: Unpack[QueueOptions]) -> Decorator[...]: ...
+    def on(
+        self,
+        patterns: Patterns,
+        *,
+        event: bool = False,
+        where: Where | None = None,
+        **options: Unpack[ListenerOptions],
+    ) -> Decorator[...]: ...
 
-    def on(self, patterns: Patterns, *, event: bool = False, **options: Unpack[QueueOptions]) -> Any:
+    def on(
+        self,
+        patterns: Patterns,
+        *,
+        event: bool = False,
+        where: Where | None = None,
+        **options: Unpack[ListenerOptions],
+    ) -> Any:
         """Add the decorated function as a listener and return it unchanged. Options as of `add_listener`."""
 
         def add(function: Callable[..., object]) -> Callable[..., object]:
-            self._add_listener(patterns, function, is_async(function), event=event, **options)
+            self._add_listener(patterns, function, is_async(function), event=event, where=where, **options)
             return function
 
         return add
@@ -278,52 +311,86 @@ class Hub:
         function: Callable[..., object],
         *,
         event: bool = False,
-        **options: Unpack[QueueOptions],
+        where: Where | None = None,
+        **options: Unpack[ListenerOptions],
     ) -> Listener:
         """Call `function(key, message)` for every message that matches one of `patterns`.
 
         A plain function is called right in the publish. An async one gets a queue and one task: it is called in order,
-        one message at a time, and slows nobody down.
+        one message at a time unless `concurrency` says otherwise, and slows nobody down.
 
         Args:
             patterns: One pattern, or a list, set or frozenset of them.
             function: A function, plain or async, or anything callable.
             event: Call `function(event)` instead, with the `Event`.
-            **options: For async functions: `maxsize` and `overflow` of the queue, by default the hub's.
+            where: Called in the publish with key and message; only messages for which it is true are for the
+                listener. What it raises is a failure of the listener.
+            **options: `once=True` removes the listener with its first message, just before the call. For async
+                functions: `maxsize` and `overflow` of the queue, by default the hub's; `concurrency`, the number of
+                calls that may run at the same time, by default 1; `retry`, a `Retry`, by which failing calls are tried
+                again, and given up as a `DeadLetter`.
 
         Returns:
             A handle with its figures and `remove()`.
 
         Raises:
-            InvalidListener: It cannot be called, or options of a queue are given for a plain function.
+            InvalidListener: It cannot be called, or options for async functions are given for a plain one.
+            ValueError: An option makes no sense.
             InvalidKey: A pattern cannot be subscribed to.
             HubClosed: The hub is closed or closing.
         """
-        return self._add_listener(patterns, function, is_async(function), event=event, **options)
+        return self._add_listener(patterns, function, is_async(function), event=event, where=where, **options)
 
     @overload
     def subscribe(
-        self, patterns: TypedPatterns[T], *, history: int = 0, **options: Unpack[QueueOptions]
+        self,
+        patterns: TypedPatterns[T],
+        *,
+        history: int = 0,
+        where: Where | None = None,
+        **options: Unpack[QueueOptions],
     ) -> Subscription[T]: ...
     @overload
     def subscribe(
-        self, patterns: TypedPatterns[T], *, gaps: Literal[True], history: int = 0, **options: Unpack[QueueOptions]
+        self,
+        patterns: TypedPatterns[T],
+        *,
+        gaps: Literal[True],
+        history: int = 0,
+        where: Where | None = None,
+        **options: Unpack[QueueOptions],
     ) -> GapSubscription[T]: ...
     @overload
     def subscribe(
-        self, patterns: TypedPatterns[T], *, snapshot: Callable[[], Awaitable[V]], **options: Unpack[QueueOptions]
+        self,
+        patterns: TypedPatterns[T],
+        *,
+        snapshot: Callable[[], Awaitable[V]],
+        where: Where | None = None,
+        **options: Unpack[QueueOptions],
     ) -> SnapshotSubscription[T, V]: ...
     @overload
     def subscribe(
-        self, patterns: Patterns, *, history: int = 0, **options: Unpack[QueueOptions]
+        self, patterns: Patterns, *, history: int = 0, where: Where | None = None, **options: Unpack[QueueOptions]
     ) -> Subscription[Any]: ...
     @overload
     def subscribe(
-        self, patterns: Patterns, *, gaps: Literal[True], history: int = 0, **options: Unpack[QueueOptions]
+        self,
+        patterns: Patterns,
+        *,
+        gaps: Literal[True],
+        history: int = 0,
+        where: Where | None = None,
+        **options: Unpack[QueueOptions],
     ) -> GapSubscription[Any]: ...
     @overload
     def subscribe(
-        self, patterns: Patterns, *, snapshot: Callable[[], Awaitable[V]], **options: Unpack[QueueOptions]
+        self,
+        patterns: Patterns,
+        *,
+        snapshot: Callable[[], Awaitable[V]],
+        where: Where | None = None,
+        **options: Unpack[QueueOptions],
     ) -> SnapshotSubscription[Any, V]: ...
 
     def subscribe(
@@ -333,6 +400,7 @@ class Hub:
         gaps: bool = False,
         history: int = 0,
         snapshot: Callable[[], Awaitable[Any]] | None = None,
+        where: Where | None = None,
         **options: Unpack[QueueOptions],
     ) -> Queue[Any]:
         """Queue every message that matches one of `patterns`, from now on.
@@ -344,6 +412,8 @@ class Hub:
                 are read before anything else, and take no room.
             snapshot: An async function of no arguments; its result is read first, and in place of each gap. See
                 `SnapshotSubscription`.
+            where: Called in the publish with key and message; only messages for which it is true are queued. What it
+                raises is logged.
             **options: `maxsize` and `overflow` of the queue, by default the hub's.
 
         Raises:
@@ -353,13 +423,14 @@ class Hub:
             ValueError: `snapshot` is given together with `history` or `gaps`, or an option makes no sense.
         """
         named = as_patterns(patterns)
+        queue, where = self._queue(**options), _predicate(where)
         subscription: Queue[Any]
         if snapshot is None:
-            subscription = (GapSubscription if gaps else Subscription)(self, **self._queue(**options))
+            subscription = (GapSubscription if gaps else Subscription)(self, **queue, where=where)
         elif gaps or history:
             raise ValueError("a snapshot takes the place of history and of gaps: choose one")
         else:
-            subscription = SnapshotSubscription(self, **self._queue(**options), load=snapshot)
+            subscription = SnapshotSubscription(self, **queue, where=where, load=snapshot)
         self._add(subscription, named, history)
         return subscription
 
@@ -711,25 +782,49 @@ class Hub:
         asynchronous: bool,
         *,
         event: bool = False,
+        where: Where | None = None,
+        once: bool = False,
         owner: Bookkeeper | None = None,
         responding: bool = False,
-        **options: Unpack[QueueOptions],
+        **options: Unpack[AsyncOptions],
     ) -> Listener:
         if not callable(function):
             raise InvalidListener(function, "a listener is a function, or anything that can be called")
         named = as_patterns(patterns)
+        common: _Common = {"event": event, "where": _predicate(where), "once": once, "owner": owner}
         listener: Listener
         if asynchronous:
-            async_kind = AsyncResponder if responding else AsyncListener
-            listener = async_kind(self, function, **self._queue(**options), event=event, owner=owner)
+            listener = self._async_listener(function, common, responding, **options)
         elif options:
             given = " and ".join(options)
-            raise InvalidListener(function, f"{given} belongs to the queue of an async listener; a sync one has none")
+            raise InvalidListener(function, f"{given}: for async listeners; a sync one is called right in the publish")
         else:
-            kind = Responder if responding else Listener
-            listener = kind(self, function, event=event, owner=owner)
+            listener = (Responder if responding else Listener)(self, function, **common)
         self._add(listener, named)
         return listener
+
+    def _async_listener(
+        self,
+        function: Callable[..., Any],
+        common: _Common,
+        responding: bool,
+        *,
+        concurrency: int = 1,
+        retry: Retry | None = None,
+        **options: Unpack[QueueOptions],
+    ) -> AsyncListener:
+        if not isinstance(concurrency, int) or concurrency < 1:
+            raise ValueError(f"concurrency is a number of calls, at least 1, not {concurrency!r}")
+        if not isinstance(retry, Retry | None):
+            raise ValueError(f"retry is a hubsub.Retry, not {retry!r}")
+        queue = self._queue(**options)
+        if responding:
+            if concurrency > 1 or retry is not None:
+                raise InvalidListener(function, "a responder answers one request after the other, and once")
+            return AsyncResponder(self, function, **queue, **common)
+        if concurrency == 1:
+            return AsyncListener(self, function, retry=retry, **queue, **common)
+        return ConcurrentListener(self, function, concurrency=concurrency, retry=retry, **queue, **common)
 
     def _queue(self, maxsize: int | None = None, overflow: Overflow | None = None) -> _Queue:
         """The options of a queue, complete."""
@@ -743,19 +838,21 @@ class Hub:
 
         The last `history` messages of each key that it did not get so far are replayed to it.
         """
-        if history:
-            _bound(history, "history")
-            self._history.check(patterns)
         self._life.check_thread()
         if self._life.state != "open":
             raise HubClosed(self, closing=self._life.state == "closing")
+        replay: list[Event[Any]] = []
+        if history:
+            _bound(history, "history")
+            self._history.check(patterns)
+            replay = self._history.select(patterns, history, () if registration.closed else registration._patterns)
+            replay = [event for event in replay if registration.wants(event)]
         if registration.closed:
             registration._reopened()
         if registration not in self._registered:
             self._registered[registration] = None
             registration.order = next(self._order)
-        if history and registration.mailbox is not None:
-            replay = self._history.select(patterns, history, without=registration._patterns)
+        if replay and registration.mailbox is not None:
             registration.mailbox.replay(replay)
             registration.counted += len(replay)
         registration._patterns += tuple(patterns)
@@ -811,8 +908,10 @@ class Hub:
         for registration in list(self._registered):
             if not registration.lasting:
                 self._remove(registration)
-            elif registration.mailbox is not None:
-                abandoned += registration.mailbox.drop_all()
+        # Those that handle what is queued and then end are registered no more, but still run.
+        for listener in dict.fromkeys([*self._registered, *self._life.running]):
+            if isinstance(listener, AsyncListener):
+                abandoned += listener._mailbox.drop_all()
         if abandoned:
             logger.warning("%r closed with %d messages that its async listeners had not handled", self, abandoned)
         await self._router.clear()
@@ -829,6 +928,16 @@ class Hub:
             if any(target is not registration for target in targets):
                 self._router.misses += 1
                 self._deliver(targets, Event(key, message), source=registration)
+
+    def _bury(self, letter: DeadLetter) -> None:
+        """Publish what a listener has given up; not messages of the namespace, or it might never end."""
+        if not self._watchers or letter.key[0] == NAMESPACE or self._life.state == "closed":
+            return
+        key: Key[Any] = Key(NAMESPACE, "deadLetter", *letter.key)
+        targets = self._router.targets(key)
+        if targets:
+            self._router.misses += 1
+            self._deliver(targets, Event(key, letter))
 
     def _silence(self, registration: Registration, left: Iterable[tuple[str, ...]]) -> None:
         """Overwrite the place of what was closed in the routes of running publishes.
@@ -863,6 +972,12 @@ def _bound(number: int, name: str) -> int:
     if not isinstance(number, int) or number < 1:
         raise ValueError(f"{name} is a number of messages, at least 1, not {number!r}")
     return number
+
+
+def _predicate(where: Where | None) -> Where | None:
+    if where is not None and not callable(where):
+        raise ValueError(f"where is a function of key and message, not {where!r}")
+    return where
 
 
 def _may_be_meta(pattern: tuple[str, ...]) -> bool:

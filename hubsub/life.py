@@ -28,6 +28,7 @@ class Runner(Protocol):
     def start(self) -> None: ...
     def stop(self) -> list[asyncio.Task[None]]: ...
     def reset(self) -> None: ...
+    def hasten(self) -> None: ...
     def quiet(self) -> asyncio.Future[None]: ...
 
 
@@ -172,6 +173,8 @@ class Life:
 
     async def _drain_and_end(self) -> None:
         try:
+            for runner in self.running:
+                runner.hasten()
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._drain_seconds):
                     await self._drain()
@@ -180,7 +183,7 @@ class Life:
 
     async def _drain(self) -> None:
         """Wait until no runner has anything to do; one may give the others more by publishing onward."""
-        while busy := [runner for runner in self.running if runner.is_busy and not runner.is_caller()]:
+        while busy := [runner for runner in self.running if runner.is_busy]:
             await busy[0].quiet()
 
     async def _end(self) -> None:

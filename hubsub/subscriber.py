@@ -9,7 +9,15 @@ from .errors import HubsubError, InvalidListener, UnknownListener, UnknownSubscr
 from .event import Event
 from .hub import Decorator, Hub, is_async
 from .key import Key, Patterns, T, TypedPatterns, as_patterns
-from .subscription import Listener, QueueOptions, Registration, Removal, Subscription
+from .subscription import (
+    AsyncListener,
+    Listener,
+    ListenerOptions,
+    Registration,
+    Removal,
+    Subscription,
+    Where,
+)
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -113,7 +121,15 @@ class Subscriber:
 
     # Listeners
 
-    def add_sync_listener(self, keys: Patterns, callback: Callable[..., object], *, event: bool = False) -> Listener:
+    def add_sync_listener(
+        self,
+        keys: Patterns,
+        callback: Callable[..., object],
+        *,
+        event: bool = False,
+        where: Where | None = None,
+        once: bool = False,
+    ) -> Listener:
         """Call a plain function right in the publish of every message that matches; as `Hub.add_listener`.
 
         Raises:
@@ -121,7 +137,7 @@ class Subscriber:
         """
         if is_async(callback):
             raise InvalidListener(callback, "this is an async function; add it with add_async_listener or add_listener")
-        return self._add(keys, callback, False, event=event)
+        return self._add(keys, callback, False, event=event, where=where, once=once)
 
     def add_async_listener(
         self,
@@ -129,13 +145,14 @@ class Subscriber:
         callback: Callable[..., Any],
         *,
         event: bool = False,
-        **options: Unpack[QueueOptions],
+        where: Where | None = None,
+        **options: Unpack[ListenerOptions],
     ) -> Listener:
         """Await `callback(key, message)` in a task of its own, one message after the other; as `Hub.add_listener`.
 
         Anything that returns an awaitable will do.
         """
-        return self._add(keys, callback, True, event=event, **options)
+        return self._add(keys, callback, True, event=event, where=where, **options)
 
     def add_listener(
         self,
@@ -143,25 +160,47 @@ class Subscriber:
         callback: Callable[..., object],
         *,
         event: bool = False,
-        **options: Unpack[QueueOptions],
+        where: Where | None = None,
+        **options: Unpack[ListenerOptions],
     ) -> Listener:
         """Add a function, plain or async, which it is being told by looking; as `Hub.add_listener`."""
-        return self._add(keys, callback, is_async(callback), event=event, **options)
+        return self._add(keys, callback, is_async(callback), event=event, where=where, **options)
 
-    @overload
-    def on(self, keys: TypedPatterns[T], **options: Unpack[QueueOptions]) -> Decorator[[Key[T], T]]: ...
     @overload
     def on(
-        self, keys: TypedPatterns[T], *, event: Literal[True], **options: Unpack[QueueOptions]
+        self, keys: TypedPatterns[T], *, where: Where | None = None, **options: Unpack[ListenerOptions]
+    ) -> Decorator[[Key[T], T]]: ...
+    @overload
+    def on(
+        self,
+        keys: TypedPatterns[T],
+        *,
+        event: Literal[True],
+        where: Where | None = None,
+        **options: Unpack[ListenerOptions],
     ) -> Decorator[[Event[T]]]: ...
     @overload
-    def on(self, keys: Patterns, *, event: bool = False, **options: Unpack[QueueOptions]) -> Decorator[...]: ...
+    def on(
+        self,
+        keys: Patterns,
+        *,
+        event: bool = False,
+        where: Where | None = None,
+        **options: Unpack[ListenerOptions],
+    ) -> Decorator[...]: ...
 
-    def on(self, keys: Patterns, *, event: bool = False, **options: Unpack[QueueOptions]) -> Any:
+    def on(
+        self,
+        keys: Patterns,
+        *,
+        event: bool = False,
+        where: Where | None = None,
+        **options: Unpack[ListenerOptions],
+    ) -> Any:
         """Add the decorated function as a listener and return it unchanged."""
 
         def add(function: Callable[..., object]) -> Callable[..., object]:
-            self._add(keys, function, is_async(function), event=event, **options)
+            self._add(keys, function, is_async(function), event=event, where=where, **options)
             return function
 
         return add
@@ -193,6 +232,10 @@ class Subscriber:
     def remove_all_listeners(self) -> Removal:
         """Remove every listener at once, as `Listener.remove`; subscriptions stay."""
         listeners = {listener: None for held in self._listeners.values() for listener in held.values()}
+        # Those that handle their last message are in no book any more.
+        for runner in (*self.hub._life.running, *self.hub._life.unstarted):
+            if isinstance(runner, AsyncListener) and runner._owner is self:
+                listeners[runner] = None
         return Removal.of([listener.remove() for listener in listeners])
 
     def close(self) -> Removal:
@@ -217,14 +260,15 @@ class Subscriber:
         asynchronous: bool,
         *,
         event: bool = False,
-        **options: Unpack[QueueOptions],
+        where: Where | None = None,
+        **options: Unpack[ListenerOptions],
     ) -> Listener:
         held = self._listeners.get(_identity(callback), {})
         patterns = as_patterns(keys)
         new = [pattern for pattern in patterns if pattern not in held]
         if not new:
             return held[patterns[0]]
-        return self.hub._add_listener(new, callback, asynchronous, event=event, owner=self, **options)
+        return self.hub._add_listener(new, callback, asynchronous, event=event, where=where, owner=self, **options)
 
     def _note(self, registration: Registration, patterns: Iterable[tuple[str, ...]]) -> None:
         """The hub has just registered one of our listeners on these patterns."""

@@ -6,19 +6,23 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable
 from contextvars import ContextVar, copy_context
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypedDict, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypedDict, TypeVar, cast
 
-from .errors import SubscriberTooSlow, SubscriptionClosed
-from .event import Event, Gap, Snapshot
+from .errors import SubscriberTooSlow, SubscriptionClosed, WrongThread
+from .event import DeadLetter, Event, Gap, Snapshot
 from .key import Deliver, Key, T, V, is_subset
 from .life import Life
 from .log import Logger
 from .mailbox import Item, Mailbox, Overflow, as_event, as_tuple
+from .retry import Retry, Retrying
 from .router import Router
 
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
+
+# Tells of a key and a message whether they are wanted.
+Where: TypeAlias = Callable[[Key[Any], Any], object]
 
 Read = TypeVar("Read")  # what a consumer reads: events, and gaps if it wants them
 
@@ -37,6 +41,7 @@ class Owner(Protocol):
     def _remove(self, registration: Registration, patterns: Iterable[tuple[str, ...]] | None = None) -> None: ...
     def _report(self, listener: Listener, key: Key[Any], message: Any, error: BaseException) -> None: ...
     def _tell(self, what: str, registration: Registration, message: Any, keys: Iterable[Key[Any]] | None) -> None: ...
+    def _bury(self, letter: DeadLetter) -> None: ...
 
 
 class QueueOptions(TypedDict, total=False):
@@ -46,6 +51,22 @@ class QueueOptions(TypedDict, total=False):
     """The bound, in messages."""
     overflow: Overflow
     """What becomes of a message beyond it."""
+
+
+class AsyncOptions(QueueOptions, total=False):
+    """How an async listener is called."""
+
+    concurrency: int
+    """Calls that may run at the same time."""
+    retry: Retry | None
+    """When a call that failed is tried again."""
+
+
+class ListenerOptions(AsyncOptions, total=False):
+    """What can be said of a listener; all but the last for async ones only."""
+
+    once: bool
+    """Remove it with its first message."""
 
 
 class Bookkeeper(Protocol):
@@ -58,7 +79,20 @@ class Bookkeeper(Protocol):
 class Registration:
     """One registration with a hub, on one pattern or several; several that match give a message once."""
 
-    __slots__ = ("_hub", "_owner", "_patterns", "closed", "counted", "deliver", "mailbox", "missed", "order")
+    __slots__ = (
+        "_hub",
+        "_once",
+        "_owner",
+        "_patterns",
+        "_where",
+        "closed",
+        "counted",
+        "deliver",
+        "filtered",
+        "mailbox",
+        "missed",
+        "order",
+    )
 
     lasting = True  # it stays when the hub is closed
     responds = False  # requests are for it
@@ -70,18 +104,24 @@ class Registration:
         *,
         mailbox: Mailbox | None = None,
         owner: Bookkeeper | None = None,
+        where: Where | None = None,
+        once: bool = False,
     ) -> None:
         self._hub = hub
         self._owner = owner
+        self._where = where
+        self._once = once
         self.mailbox = mailbox
         # The hub sets these two when it registers it.
         self._patterns: tuple[tuple[str, ...], ...] = ()
         self.order = 0
-        self.deliver: Deliver = deliver
+        self.deliver: Deliver = self._gate(deliver)
         # Messages routed here, as far as routes have told; `Owner._fold` makes them tell.
         self.counted = 0
         # Of these, the ones that never came: it was closed in the middle of their publish.
         self.missed = 0
+        self.filtered = 0
+        """Messages that its `where=` did not want; none of the other figures counts them."""
         self.closed = False
         """True once it was removed or closed."""
 
@@ -116,9 +156,9 @@ class Registration:
 
     @property
     def accepted(self) -> int:
-        """Messages routed here: at any moment delivered + pending + dropped + superseded."""
+        """Messages routed here and wanted: at any moment delivered + pending + dropped + superseded."""
         self._hub._router.fold(self._patterns)
-        return self.counted - self.missed
+        return self.counted - self.missed - self.filtered
 
     @property
     def delivered(self) -> int:
@@ -141,7 +181,53 @@ class Registration:
 
     def deliver_event(self, event: Event[Any]) -> None:
         """Deliver a message together with its metadata."""
-        self.deliver(*event)
+        if self._admits(*event):
+            self._take(event)
+
+    def _take(self, event: Event[Any]) -> None:
+        """Take a message, with its metadata, that was found to be for it."""
+        raise NotImplementedError
+
+    # What only some messages pass
+
+    def _gate(self, deliver: Deliver) -> Deliver:
+        """Put `where` and `once` before `deliver`; without either nothing is."""
+        if self._where is None and not self._once:
+            return deliver
+
+        def pass_on(key: Key[Any], message: Any) -> None:
+            if self._admits(key, message):
+                deliver(key, message)
+
+        return pass_on
+
+    def _admits(self, key: Key[Any], message: Any) -> bool:
+        """True if a message is for it, which a listener for one message is then no more."""
+        if self._where is not None:
+            try:
+                wanted = bool(self._where(key, message))
+            except WrongThread:
+                raise  # then the hub counts it as missed
+            except BaseException:
+                self.filtered += 1
+                raise
+            if not wanted:
+                self.filtered += 1
+                return False
+            if self.closed:  # by `where`, or by a message published in there
+                self.missed += 1
+                return False
+        if self._once:
+            self._use_up()
+        return True
+
+    def wants(self, event: Event[Any]) -> bool:
+        """What `where` says of an event, if there is one."""
+        return self._where is None or bool(self._where(*event))
+
+    def _use_up(self) -> None:
+        """Remove it before the message that it was there for is handed over."""
+        self._hub._remove(self)
 
     def _removed(self) -> None:
         """Let go of what was queued or running; the hub has just removed it."""
@@ -191,7 +277,7 @@ class Removal:
 class Listener(Registration):
     """A callable that is called with each message, right in the publish. `remove()` ends it."""
 
-    __slots__ = ("failed", "function")
+    __slots__ = ("_event", "failed", "function")
 
     def __init__(
         self,
@@ -200,18 +286,23 @@ class Listener(Registration):
         *,
         event: bool = False,
         owner: Bookkeeper | None = None,
+        where: Where | None = None,
+        once: bool = False,
     ) -> None:
-        super().__init__(hub, partial(_call_with_event, function) if event else function, owner=owner)
+        deliver = partial(_call_with_event, function) if event else function
+        super().__init__(hub, deliver, owner=owner, where=where, once=once)
+        self._event = event
         self.function = function
         """The callable."""
         self.failed = 0
         """Calls that raised."""
 
-    def deliver_event(self, event: Event[Any]) -> None:
-        self._call(event)
+    def _take(self, event: Event[Any]) -> None:
+        self._called_with(event)
 
-    def _call(self, event: Event[Any]) -> Any:
-        return self.function(*event) if self.deliver is self.function else self.function(event)
+    def _called_with(self, event: Event[Any]) -> Any:
+        """What calling the function with an event returns."""
+        return self.function(event) if self._event else self.function(*event)
 
     def remove(self) -> Removal:
         """Remove it at once: it is called no more, what it had queued is dropped, a call in progress is cancelled.
@@ -234,7 +325,7 @@ class AsyncListener(Listener):
     The task starts with the first message and runs in a copy of the context of the registration.
     """
 
-    __slots__ = ("_context", "_event", "_idle", "_mailbox", "_quiet", "_stopped", "_task", "_winding_up")
+    __slots__ = ("_call", "_context", "_idle", "_mailbox", "_quiet", "_stopped", "_task", "_winding_up")
 
     # Messages handled before the loop gets a turn, if handling them does not suspend.
     BURST = range(256)
@@ -246,29 +337,39 @@ class AsyncListener(Listener):
         *,
         maxsize: int,
         overflow: Overflow,
+        retry: Retry | None = None,
         event: bool = False,
         owner: Bookkeeper | None = None,
+        where: Where | None = None,
+        once: bool = False,
     ) -> None:
-        super().__init__(hub, function, owner=owner)
+        super().__init__(hub, function, event=event, owner=owner, where=where, once=once)
         self._mailbox = self.mailbox = Mailbox(maxsize, overflow, self)
         self._mailbox.wake = self.start
-        self.deliver = self._mailbox.put
-        self._event = event
+        self.deliver = self._gate(self._mailbox.put)
+        # What the task calls.
+        self._call: Callable[..., Any] = function
+        if retry is not None:
+            self._call = Retrying(function, retry, self._in_haste, self._give_up)
         self._context = copy_context()
         self._context.run(_inside.set, self)
         self._task: asyncio.Task[None] | None = None
         self._idle: asyncio.Future[None] | None = None
         self._quiet: list[asyncio.Future[None]] = []
         self._stopped = False  # the hub is closed: the task ends after the call in progress
-        self._winding_up = False  # it was too slow: it handles what is queued, and nothing after that
+        self._winding_up = False  # it was too slow, or used up: it handles what is queued, and nothing after that
 
-    def deliver_event(self, event: Event[Any]) -> None:
+    def _take(self, event: Event[Any]) -> None:
         self._mailbox.put_event(event)
 
     def remove(self) -> Removal:
-        task = self._task
+        tasks = self._tasks()
+        if self._winding_up:
+            self._hub._life.check_thread()
+            self._winding_up = False
+            self._removed()
         super().remove()
-        return Removal() if task is None or self.is_caller() else Removal((task,))
+        return Removal() if self.is_caller() else Removal(tasks)
 
     remove.__doc__ = Listener.remove.__doc__
 
@@ -330,10 +431,10 @@ class AsyncListener(Listener):
 
     def _callee(self) -> tuple[Callable[..., Any], bool]:
         """What the task calls, and whether with an event."""
-        return self.function, self._event
+        return self._call, self._event
 
-    def _call(self, event: Event[Any]) -> Any:
-        return self.function(event) if self._event else self.function(*event)
+    def _called_with(self, event: Event[Any]) -> Any:
+        return self._call(event) if self._event else self._call(*event)
 
     async def _sleep(self, loop: asyncio.AbstractEventLoop) -> None:
         self._idle = loop.create_future()
@@ -361,6 +462,8 @@ class AsyncListener(Listener):
         self._task = None
         self._mailbox.wake = self.start
         self._tell_quiet()
+        if self.closed:
+            self._let_go()
         if not self._hub._life.task_ended(self, task.get_loop()):
             logger.warning("the task of %r was ended from outside; the listener is removed", self)
             self.remove()
@@ -371,8 +474,13 @@ class AsyncListener(Listener):
 
     def reset(self) -> None:
         """Forget the task of a loop that was closed under it; start anew if something is queued."""
-        self._task = self._idle = None
         self._stopped = False
+        life = self._hub._life
+        if self._task is not None and self._task.get_loop() is life.loop:
+            # The hub was opened again during the last call: after that it goes on, in order.
+            life.running[self] = None
+            return
+        self._task = self._idle = None
         self._mailbox.wake = self.start
         if self._mailbox.items:
             self.start()
@@ -384,20 +492,41 @@ class AsyncListener(Listener):
             return []
         if self.is_caller():
             self._stopped = True
+            if self._idle is not None:
+                self._wake()  # the call is over, but not a task that it started
             return []
         task.cancel()
         return [task]
+
+    def _tasks(self) -> tuple[asyncio.Task[None], ...]:
+        return () if self._task is None else (self._task,)
 
     def _too_slow(self) -> None:
         self._winding_up = True
         self._hub._remove(self)
 
+    def wants(self, event: Event[Any]) -> bool:
+        """What `where` says of an event, if there is one."""
+        return self._where is None or bool(self._where(*event))
+
+    def _use_up(self) -> None:
+        self._hub._life.check_thread()
+        self._too_slow()
+
     def _removed(self) -> None:
         if self._winding_up:
             return
+        self._let_go()
+        self._hub._life.unstarted.pop(self, None)
+        self.hasten()
+        self._end_calls()
+
+    def _let_go(self) -> None:
         self._mailbox.drop_all()
         self._mailbox.close()
-        self._hub._life.unstarted.pop(self, None)
+
+    def _end_calls(self) -> None:
+        """End the task, at once unless this is its own call."""
         task = self._task
         if task is None:
             return
@@ -406,12 +535,26 @@ class AsyncListener(Listener):
         elif not self.is_caller():
             task.cancel()
 
+    # Trying again
+
+    def hasten(self) -> None:
+        """Let no failed call wait for another attempt."""
+        if isinstance(self._call, Retrying):
+            self._call.hasten()
+
+    def _in_haste(self) -> bool:
+        return (self.closed and not self._winding_up) or self._hub._life.state != "open"
+
+    def _give_up(self, key: Key[Any], message: Any, error: BaseException, attempts: int) -> None:
+        self._hub._report(self, key, message, error)
+        self._hub._bury(DeadLetter(key, message, error, attempts))
+
     # What the hub asks
 
     @property
     def is_busy(self) -> bool:
-        """True while a call runs or messages are queued for it."""
-        return self._task is not None and (self._idle is None or bool(self._mailbox.items))
+        """True while a call runs or messages are queued for it, but inside of its own call."""
+        return self._task is not None and (self._idle is None or bool(self._mailbox.items)) and not self.is_caller()
 
     def quiet(self) -> asyncio.Future[None]:
         """A future that is done when it has handled everything for now, or has ended."""
@@ -435,10 +578,10 @@ class Queue(Registration, Generic[Read]):
     lasting = False
     _gaps = False
 
-    def __init__(self, hub: Owner, maxsize: int, overflow: Overflow) -> None:
+    def __init__(self, hub: Owner, maxsize: int, overflow: Overflow, where: Where | None = None) -> None:
         self._mailbox = Mailbox(maxsize, overflow, self, gaps=self._gaps)
         self._was_too_slow = False
-        super().__init__(hub, self._mailbox.put, mailbox=self._mailbox)
+        super().__init__(hub, self._mailbox.put, mailbox=self._mailbox, where=where)
 
     async def consume(self) -> Read:
         """Wait for the next message and return it; `key, message = await subscription.consume()`.
@@ -494,7 +637,7 @@ class Queue(Registration, Generic[Read]):
     def __aiter__(self) -> AsyncIterator[Read]:
         return _Reader(self)
 
-    def deliver_event(self, event: Event[Any]) -> None:
+    def _take(self, event: Event[Any]) -> None:
         self._mailbox.put_event(event)
 
     def close(self) -> None:
@@ -565,8 +708,16 @@ class SnapshotSubscription(Queue[Event[T] | Snapshot[V]], Generic[T, V]):
     # Seconds between two loads because of overflow: the first pause, and the longest.
     PAUSES = (0.05, 5.0)
 
-    def __init__(self, hub: Owner, maxsize: int, overflow: Overflow, *, load: Callable[[], Awaitable[V]]) -> None:
-        super().__init__(hub, maxsize, overflow)
+    def __init__(
+        self,
+        hub: Owner,
+        maxsize: int,
+        overflow: Overflow,
+        where: Where | None = None,
+        *,
+        load: Callable[[], Awaitable[V]],
+    ) -> None:
+        super().__init__(hub, maxsize, overflow, where)
         self._load = load
         self._is_stale = True
         self._lock = asyncio.Lock()

@@ -366,9 +366,10 @@ async def test_an_interrupt_in_a_responder_passes_to_who_asked(hub: Hub) -> None
 
 
 async def test_a_responder_that_never_returns_lets_the_request_time_out(hub: Hub) -> None:
-    hub.respond("a", never)
+    responder = hub.respond("a", never)
     waiting = hub.request("a", timeout=0.01)
     await until(lambda: not hub._desk.tickets)
+    await responder.remove()
     with pytest.raises(RequestTimeout, match=r"within 0\.01 seconds") as caught:
         await waiting
     assert isinstance(caught.value, TimeoutError)
@@ -514,9 +515,10 @@ async def test_request_many_ends_at_the_limit(hub: Hub) -> None:
 
 
 async def test_request_many_ends_quietly_at_the_timeout(hub: Hub) -> None:
-    hub.respond("a", never)
+    responder = hub.respond("a", never)
     hub.respond("a", lambda key, message: "early")
     assert [reply async for reply in hub.request_many("a", timeout=0.01)] == ["early"]
+    await responder.remove()
 
 
 async def test_request_many_collects_what_failed(hub: Hub) -> None:
@@ -559,11 +561,12 @@ async def test_a_cancelled_step_of_replies_loses_nothing(hub: Hub) -> None:
 
 async def test_closed_replies_can_be_read_to_their_end(hub: Hub) -> None:
     hub.respond("a", lambda key, message: "early")
-    hub.respond("a", never)
+    responder = hub.respond("a", never)
     replies = hub.request_many("a")
     replies.close()
     assert hub._desk.tickets == {}
     assert [reply async for reply in replies] == ["early"]
+    await responder.remove()
 
 
 async def test_a_request_of_a_retained_key_is_answered_and_retained(hub: Hub) -> None:

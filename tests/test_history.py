@@ -184,6 +184,17 @@ def test_what_is_too_old_is_not_replayed_and_goes(monkeypatch: pytest.MonkeyPatc
     assert hub.stats().retained_keys == 1
 
 
+async def test_a_replay_is_filtered_as_live_messages_are(hub: Hub) -> None:
+    hub.retain("a", limit=9)
+    for number in range(4):
+        hub.publish("a", number)
+    subscription = hub.subscribe("a", history=9, where=lambda key, message: message % 2)
+    hub.publish("a", 4)
+    hub.publish("a", 5)
+    assert await read(subscription) == [1, 3, 5]
+    assert subscription.accepted == 3
+
+
 async def test_an_added_pattern_replays_only_what_the_others_did_not_match(hub: Hub) -> None:
     hub.retain(("a", "*"), limit=5)
     subscriber = Subscriber(hub, "s")

@@ -763,3 +763,51 @@ async def test_the_inner_of_two_blocks_over_one_hub_closes_it() -> None:
         async with hub:
             assert hub.is_open
         assert not hub.is_open
+
+
+async def test_a_hub_opened_again_during_a_call_goes_on_in_order_with_one_task() -> None:
+    hub = Hub()
+    opened = asyncio.Event()
+    seen: list[Any] = []
+
+    async def listen(key: Key[Any], message: Any) -> None:
+        if message == "close":
+            await hub.close()
+            await opened.wait()
+        seen.append(message)
+
+    hub.add_listener("a", listen)
+    hub.publish("a", "close")
+    await until(lambda: not hub.is_open)
+    await hub.start()
+    hub.publish("a", 1)
+    await settled()
+    assert seen == []
+    opened.set()
+    await settled()
+    hub.publish("a", 2)
+    await settled()
+    assert seen == ["close", 1, 2]
+    await hub.close()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+@pytest.mark.parametrize("concurrency", [1, 2])
+async def test_closing_from_a_task_that_outlives_its_call_leaves_nothing_behind(concurrency: int) -> None:
+    hub = Hub()
+    tasks: list[asyncio.Task[None]] = []
+
+    async def listen(key: Key[Any], message: Any) -> None:
+        tasks.append(asyncio.create_task(close()))
+
+    async def close() -> None:
+        await settled()
+        await hub.close()
+
+    hub.add_listener("a", listen, concurrency=concurrency)
+    hub.publish("a")
+    await until(lambda: bool(tasks))
+    await tasks[0]
+    await settled()
+    assert not hub.is_open
+    assert asyncio.all_tasks() == {asyncio.current_task()}

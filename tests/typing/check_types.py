@@ -11,6 +11,7 @@ from hubsub import (
     Listener,
     Overflow,
     Publisher,
+    Retry,
     Snapshot,
     SnapshotSubscription,
     Subscriber,
@@ -124,6 +125,26 @@ def unannotated(key, message):  # type: ignore[no-untyped-def]
     ...
 
 
+@hub.on(ORDERS, where=lambda key, order: order.number > 5, once=True)
+def listen_once(key: Key[Any], order: Order) -> None: ...
+
+
+@hub.on(ORDERS, event=True, concurrency=5, retry=Retry(on=TimeoutError), maxsize=5)
+async def listen_again(event: Event[Order]) -> None: ...
+
+
+def is_even(key: Key[Any], number: int) -> bool:
+    return number % 2 == 0
+
+
+@hub.on(ORDERS, where=lambda key, order: order.number > 5)  # type: ignore[arg-type]
+def listen_filtered_wrongly(key: Key[Any], order: str) -> None:  # pyright: ignore[reportArgumentType]
+    ...
+
+
+assert_type(hub.subscribe(ORDERS, where=lambda key, order: order.number > 5), Subscription[Order])
+hub.on(ORDERS, where=lambda order: True)  # type: ignore[arg-type,misc]  # pyright: ignore[reportArgumentType]
+assert_type(hub.subscribe("a", where=is_even, gaps=True), GapSubscription[Any])
 assert_type(hub.add_listener("a", print), Listener)
 assert_type(subscriber.add_sync_listener(ORDERS, listen), Listener)
 
