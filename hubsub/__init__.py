@@ -30,6 +30,7 @@ from .errors import (
     WrongThread,
 )
 from .event import Event, Gap, ListenerFailure, Meta
+from .explain import Explanation, Match
 from .history import Retention
 from .hub import Hub, Stats
 from .key import Key
@@ -37,6 +38,7 @@ from .mailbox import Overflow
 from .publisher import Publisher
 from .subscriber import Subscriber
 from .subscription import GapSubscription, Listener, Subscription
+from .tap import Tap, Tapped
 
 __version__ = "0.1.0"
 
@@ -44,6 +46,7 @@ __all__ = [
     "ClosedError",
     "EmptyKey",
     "Event",
+    "Explanation",
     "Gap",
     "GapSubscription",
     "HistoryUnavailable",
@@ -56,6 +59,7 @@ __all__ = [
     "Key",
     "Listener",
     "ListenerFailure",
+    "Match",
     "Meta",
     "NoRunningLoop",
     "Overflow",
@@ -66,6 +70,8 @@ __all__ = [
     "SubscriberTooSlow",
     "Subscription",
     "SubscriptionClosed",
+    "Tap",
+    "Tapped",
     "UnknownListener",
     "UnknownSubscription",
     "WildcardPublished",

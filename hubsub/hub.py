@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec, Protocol,
 
 from .errors import HubClosed, HubsubError, InvalidListener, NoRunningLoop, WrongThread
 from .event import Event, ListenerFailure
+from .explain import Explanation, explain
 from .history import History, Retention
 from .key import (
     PLUS,
@@ -45,6 +46,7 @@ from .subscription import (
     Registration,
     Subscription,
 )
+from .tap import Tap
 
 if TYPE_CHECKING:
     from types import FrameType, TracebackType
@@ -373,7 +375,8 @@ class Hub:
             raise ValueError(f"max_keys is a number of keys, at least 1, not {max_keys!r}")
         if max_age is not None and not max_age > 0:
             raise ValueError(f"max_age is a number of seconds, not {max_age!r}")
-        self._router.keeper = self._keeper
+        if self._keeper not in self._router.observers:
+            self._router.observers.append(self._keeper)
         return self._history.retain(named, limit, max_age, max_keys)
 
     def last(self, key: KeyLike[T]) -> Event[T] | None:
@@ -394,6 +397,26 @@ class Hub:
         named = as_patterns(patterns)
         self._history.check(named)
         return self._history.select(named, _bound(limit, "limit") if limit is not None else None)
+
+    def tap(self, patterns: Patterns, limit: int = 10_000) -> Tap:
+        """Record every message that matches one of `patterns`, from now on, without being a subscription.
+
+        Delivery stays as it is: what `publish` returns, `has_subscribers` and the figures do not know of it. It costs
+        nothing to a publish that it does not match.
+
+        Args:
+            patterns: One pattern, or a list, set or frozenset of them.
+            limit: Messages recorded; beyond it the oldest goes.
+
+        Raises:
+            InvalidKey: A pattern cannot be subscribed to.
+            ValueError: The limit is less than one.
+        """
+        self._life.check_thread()
+        tap = Tap(self._untap, as_patterns(patterns), _bound(limit, "limit"))
+        self._router.observers.append(tap._observer)
+        self._watch(tap._patterns, 1)
+        return tap
 
     # Asking
 
@@ -420,6 +443,26 @@ class Hub:
                 for pattern in registration._patterns:
                     sizes.setdefault(pattern, []).append(registration.pending)
         return {Key.create_from(pattern): tuple(pending) for pattern, pending in sizes.items()}
+
+    def explain(self, key: KeyLike[Any]) -> Explanation:
+        """Tell who a key leads to, by which pattern, and how they fare; for a pattern, whom it has keys in common with.
+
+        To be read: `print(hub.explain(key))`. Where nobody is subscribed, and where nothing was published, it tells what
+        comes nearest. A pattern, and a key that leads nowhere, cost a look at all patterns and at all keys that are remembered.
+
+        Raises:
+            InvalidKey: It can neither be published nor subscribed to.
+        """
+        return explain(key, self._router, self._registered, self._history)
+
+    def busy(self) -> tuple[Listener | Subscription[Any] | GapSubscription[Any], ...]:
+        """Who has something to do: async listeners with a call or a message, and subscriptions that are read with one.
+
+        A subscription is read once somebody waited for a message of it, or took one.
+        """
+        waiting: Any = self._life.unstarted
+        busy: Any = (each for each in self._registered if each.is_busy or each in waiting)
+        return tuple(busy)
 
     def stats(self) -> Stats:
         """Totals as of now. Costs an addition a remembered route, whatever the number of subscriptions."""
@@ -545,6 +588,7 @@ class Hub:
     def _report(self, listener: Listener, key: Key[Any], message: Any, error: BaseException) -> None:
         """Count, log and pass on a listener's failure."""
         listener.failed += 1
+        listener.last_error = error
         self._failed += 1
         if isinstance(error, RecursionError):
             # A traceback of a thousand frames tells less than this line.
@@ -557,8 +601,21 @@ class Hub:
             except Exception as another:
                 logger.error("on_error %r failed", self.on_error, cause=another)
 
-    def _keeper(self, key: Key[Any]) -> Any:
+    # Observing
+
+    def _keeper(self, key: Key[Any], routed: int) -> Any:
         return None if key[0] == NAMESPACE else self._history.keeper(key)
+
+    def _untap(self, tap: Tap) -> None:
+        self._life.check_thread()
+        self._router.observers.remove(tap._observer)
+        self._watch(tap._patterns, -1)
+
+    def _watch(self, patterns: Sequence[tuple[str, ...]], more: int) -> None:
+        """Make the routes of these patterns anew, since observers of theirs came or went."""
+        self._watchers += more * sum(map(_may_be_meta, patterns))
+        for pattern in patterns:
+            self._router.forget(pattern)
 
     # Subscribing, the inner parts
 
@@ -646,7 +703,7 @@ class Hub:
         """Publish the meta-events of a change that has taken effect; build them only for somebody."""
         for pattern, number in changes:
             key: Key[Any] = Key(NAMESPACE, what, *escaped(pattern))
-            targets = self._router.targets(key)
+            targets = self._router.observed(key, self._router.targets(key))
             if targets:
                 message = {"key": Key.create_from(pattern), "currentSubscriberCount": number}
                 self._router.misses += 1
@@ -679,10 +736,11 @@ class Hub:
             return
         for pattern in registration._patterns:
             key: Key[Any] = Key(NAMESPACE, what, *escaped(pattern))
-            targets = self._router.targets(key)
-            if any(target is not registration for target in targets):
+            others = [target for target in self._router.targets(key) if target is not registration]
+            targets = self._router.observed(key, others)
+            if targets:
                 self._router.misses += 1
-                self._deliver(targets, Event(key, message), source=registration)
+                self._deliver(targets, Event(key, message))
 
     def _silence(self, registration: Registration, left: Iterable[tuple[str, ...]]) -> None:
         """Overwrite the place of what was closed in the routes of running publishes.
