@@ -80,9 +80,7 @@ def explain(
     key: KeyLike[Any], router: Router[Registration], registered: Iterable[Registration], history: History
 ) -> Explanation:
     """Explain a key or pattern."""
-    if isinstance(key, (list, set, frozenset)):
-        key = tuple(key)  # one key: whatever is wrong with it, as_patterns says
-    [named] = as_patterns(key)
+    [named] = as_patterns([key])
     exact = STAR not in named and PLUS not in named
     related: Callable[[Pattern, Pattern], bool] = is_subset if exact else overlaps
     targets = router.targets(Key.create_from(named)) if exact else registered
@@ -91,9 +89,9 @@ def explain(
         for target in targets
         if (matching := [pattern for pattern in target._patterns if related(named, pattern)])
     )
-    routes = router.routes
+    kept = history.keys()
     if exact:
-        seen = int(named in routes or named in history.keys())
+        seen = int(named in router.routes or named in kept)
     else:
         seen = sum(is_subset(known, named) for known in _known(router, history))
     return Explanation(
@@ -128,6 +126,8 @@ def _known(router: Router[Any], history: History) -> set[Key[Any]]:
 
 # To tell how near texts are takes time: only those are compared that have the most parts in common.
 MOST_COMPARED = 500
+# As alike as difflib demands of close matches.
+ALIKE = 0.6
 
 
 def _nearest(key: Pattern, candidates: Iterable[Pattern]) -> tuple[Key[Any], ...]:
@@ -135,13 +135,16 @@ def _nearest(key: Pattern, candidates: Iterable[Pattern]) -> tuple[Key[Any], ...
     candidates = nlargest(MOST_COMPARED, candidates, key=lambda candidate: _in_common(key, candidate))
     if not candidates:
         return ()
-    from difflib import get_close_matches  # seldom needed, and not light
+    from difflib import SequenceMatcher  # seldom needed, and not light
 
-    by_text: dict[str, list[Pattern]] = {}
-    for candidate in candidates:
-        by_text.setdefault(_as_seen_from(key, candidate), []).append(candidate)
-    near = get_close_matches(Key.create_from(key).text, by_text, n=3)
-    return tuple(Key.create_from(candidate) for text in near for candidate in by_text[text])[:3]
+    matcher = SequenceMatcher(autojunk=False)
+
+    def alike(candidate: Pattern) -> float:
+        matcher.set_seqs(*_texts(key, candidate))
+        return matcher.ratio() if matcher.quick_ratio() >= ALIKE else 0.0
+
+    near = [(likeness, candidate) for candidate in candidates if (likeness := alike(candidate)) >= ALIKE]
+    return tuple(Key.create_from(candidate) for _, candidate in nlargest(3, near))
 
 
 def _in_common(key: Pattern, candidate: Pattern) -> int:
@@ -149,12 +152,13 @@ def _in_common(key: Pattern, candidate: Pattern) -> int:
     return 2 * equal - abs(len(key) - len(candidate))
 
 
-def _as_seen_from(key: Pattern, candidate: Pattern) -> str:
-    """The text of a candidate, with the part of the key wherever either has a wildcard."""
+def _texts(key: Pattern, candidate: Pattern) -> tuple[str, str]:
+    """Both as text, without the places where a wildcard makes them agree."""
     wild = {STAR, PLUS}
-    parts = [ours if wild & {ours, theirs} else theirs for ours, theirs in zip(key, candidate, strict=False)]
+    pairs = [pair for pair in zip(key, candidate, strict=False) if not wild & set(pair)]
+    ours, theirs = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    if candidate[-1] != STAR:
+        ours += key[len(candidate) :]
     if key[-1] != STAR:
-        parts += candidate[len(key) :]
-    if candidate[-1] == STAR:
-        parts += key[len(candidate) :]
-    return Key(*parts).text
+        theirs += candidate[len(key) :]
+    return "/".join(ours), "/".join(theirs)

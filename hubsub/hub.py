@@ -447,8 +447,8 @@ class Hub:
     def explain(self, key: KeyLike[Any]) -> Explanation:
         """Tell who a key leads to, by which pattern, and how they fare; for a pattern, whom it has keys in common with.
 
-        To be read: `print(hub.explain(key))`. Where nobody is subscribed, and where nothing was published, it tells what
-        comes nearest. A pattern, and a key that leads nowhere, cost a look at all patterns and at all keys that are remembered.
+        To be read: `print(hub.explain(key))`. Where nobody is subscribed, or nothing was published, it tells what comes
+        nearest; that, and explaining a pattern, costs a look at all patterns and at all keys that are remembered.
 
         Raises:
             InvalidKey: It can neither be published nor subscribed to.
