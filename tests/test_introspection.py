@@ -254,6 +254,18 @@ def test_a_tap_sees_announcements_where_its_pattern_matches_them(any_hub: Hub) -
     assert_nothing_left(any_hub)
 
 
+def test_a_tap_counts_the_source_of_an_event_but_not_whom_an_announcement_is_about(any_hub: Hub) -> None:
+    source = any_hub.subscribe(("a", "*"))
+    any_hub.subscribe("*", maxsize=1)
+    with any_hub.tap([("a", "x"), ("Hub", "slowSubscriber", "*")]) as tap:
+        assert any_hub.publish_event(Event(Key("a", "x"), 1), source=source) == 1
+        any_hub.publish(("a", "y"), 2)
+    assert [(record.key, record.routed) for record in tap.records] == [
+        (("a", "x"), 2),
+        (("Hub", "slowSubscriber", r"\*"), 0),
+    ]
+
+
 def test_closing_a_tap_leaves_nothing_behind(loopless: Hub) -> None:
     tap = loopless.tap(["*", ("a", "b")])
     loopless.publish(("a", "b"))
