@@ -35,6 +35,7 @@ from .errors import (
     WrongThread,
 )
 from .event import DeadLetter, Event, Gap, ListenerFailure, Meta, Snapshot
+from .explain import Explanation, Match
 from .history import Retention
 from .hub import Hub, Stats
 from .key import Key
@@ -43,6 +44,7 @@ from .publisher import Publisher
 from .retry import Retry
 from .subscriber import Subscriber
 from .subscription import GapSubscription, Listener, SnapshotSubscription, Subscription
+from .tap import Tap, Tapped
 
 __version__ = "0.1.0"
 
@@ -51,6 +53,7 @@ __all__ = [
     "DeadLetter",
     "EmptyKey",
     "Event",
+    "Explanation",
     "Gap",
     "GapSubscription",
     "HistoryUnavailable",
@@ -63,6 +66,7 @@ __all__ = [
     "Key",
     "Listener",
     "ListenerFailure",
+    "Match",
     "Meta",
     "NoResponders",
     "NoRunningLoop",
@@ -81,6 +85,8 @@ __all__ = [
     "SubscriberTooSlow",
     "Subscription",
     "SubscriptionClosed",
+    "Tap",
+    "Tapped",
     "UnknownListener",
     "UnknownSubscription",
     "WildcardPublished",

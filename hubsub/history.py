@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, KeysView
 from itertools import count
 from time import time as now
 from typing import TYPE_CHECKING, Any
 
 from .errors import HistoryUnavailable
 from .event import Event, Meta
-from .key import PLUS, STAR, Deliver, Key, is_subset, overlaps
+from .key import PLUS, STAR, Key, is_subset, overlaps
+from .routes import Observer
 
 if TYPE_CHECKING:
     from typing import Self
@@ -67,25 +68,6 @@ class Retention:
         return f"<Retention {', '.join(map(repr, self.patterns))} limit={self.limit}{' closed' if self.closed else ''}>"
 
 
-class Keeper:
-    """Stands first in the routes of retained keys: what is published is kept before it is delivered."""
-
-    __slots__ = ("counted", "deliver", "deliver_event", "mailbox", "order")
-
-    responds = False
-
-    def __init__(self, deliver: Deliver, deliver_event: Callable[[Event[Any]], None]) -> None:
-        self.deliver = deliver
-        self.deliver_event = deliver_event
-        self.order = 0  # before everybody, and none of those who are counted
-        self.counted = 0
-        self.mailbox = None
-
-    def is_on(self, key: Pattern) -> bool:
-        """It is on whatever leads to it."""
-        return True
-
-
 class History:
     """The retained messages of one hub.
 
@@ -99,10 +81,14 @@ class History:
         # The only message of a key by itself: a deque for each of a hundred thousand would be most of the memory.
         self._kept: dict[Key[Any], Entry | deque[Entry]] = {}
         self._numbers = count()
-        self._keepers: dict[tuple[Retention, ...], Keeper] = {}
+        self._keepers: dict[tuple[Retention, ...], Observer] = {}
 
     def __len__(self) -> int:
         return len(self._kept)
+
+    def keys(self) -> KeysView[Key[Any]]:
+        """The keys of which messages are kept."""
+        return self._kept.keys()
 
     def retain(self, patterns: list[Pattern], limit: int, max_age: float | None, max_keys: int | None) -> Retention:
         """Keep the messages of these patterns from now on."""
@@ -125,7 +111,7 @@ class History:
 
     # Keeping
 
-    def keeper(self, key: Key[Any]) -> Keeper | None:
+    def keeper(self, key: Key[Any]) -> Observer | None:
         """Who keeps the messages of an exact key."""
         matching = tuple(retention for retention in self._retentions if retention.covers(key))
         if not matching:
@@ -134,7 +120,7 @@ class History:
             self._keepers[matching] = self._make_keeper(matching)
         return self._keepers[matching]
 
-    def _make_keeper(self, retentions: tuple[Retention, ...]) -> Keeper:
+    def _make_keeper(self, retentions: tuple[Retention, ...]) -> Observer:
         limit = max(retention.limit for retention in retentions)
         bounded = [retention for retention in retentions if retention.is_bounded]
         kept, numbers = self._kept, self._numbers
@@ -160,7 +146,7 @@ class History:
             entry: Entry = (next(numbers), now(), event.message)
             keep(event.key, entry if event.meta is None else (*entry[:3], event.meta))
 
-        return Keeper(keep_message, keep_event)
+        return Observer(keep_message, keep_event)
 
     def _push_out(self, retention: Retention, at: float) -> None:
         """Let go of the keys that are beyond the bounds of a retention."""

@@ -18,6 +18,7 @@ from .asking import AsyncResponder, Desk, Replies, Responder
 from .concurrent import ConcurrentListener
 from .errors import HubClosed, HubsubError, InvalidListener, NoRunningLoop, WrongThread
 from .event import DeadLetter, Event, ListenerFailure
+from .explain import Explanation, explain
 from .history import History, Retention
 from .key import (
     NAMESPACE,
@@ -54,6 +55,7 @@ from .subscription import (
     Subscription,
     Where,
 )
+from .tap import Tap
 
 if TYPE_CHECKING:
     from types import FrameType, TracebackType
@@ -469,7 +471,8 @@ class Hub:
             raise ValueError(f"max_keys is a number of keys, at least 1, not {max_keys!r}")
         if max_age is not None and not max_age > 0:
             raise ValueError(f"max_age is a number of seconds, not {max_age!r}")
-        self._router.keeper = self._keeper
+        if self._keeper not in self._router.observers:
+            self._router.observers.append(self._keeper)
         return self._history.retain(named, limit, max_age, max_keys)
 
     def last(self, key: KeyLike[T]) -> Event[T] | None:
@@ -610,6 +613,26 @@ class Hub:
 
     # What is there
 
+    def tap(self, patterns: Patterns, limit: int = 10_000) -> Tap:
+        """Record every message that matches one of `patterns`, from now on, without being a subscription.
+
+        Delivery stays as it is: what `publish` returns, `has_subscribers` and the figures do not know of it. It costs
+        nothing to a publish that it does not match.
+
+        Args:
+            patterns: One pattern, or a list, set or frozenset of them.
+            limit: Messages recorded; beyond it the oldest goes.
+
+        Raises:
+            InvalidKey: A pattern cannot be subscribed to.
+            ValueError: The limit is less than one.
+        """
+        self._life.check_thread()
+        tap = Tap(self._untap, as_patterns(patterns), _bound(limit, "limit"))
+        self._router.observers.append(tap._observer)
+        self._watch(tap._patterns, 1)
+        return tap
+
     def has_subscribers(self, patterns: Patterns = STAR) -> bool:
         """True exactly if some publishable key matches both a pattern and a subscription; by default: any at all.
 
@@ -633,6 +656,26 @@ class Hub:
                 for pattern in registration._patterns:
                     sizes.setdefault(pattern, []).append(registration.pending)
         return {Key.create_from(pattern): tuple(pending) for pattern, pending in sizes.items()}
+
+    def explain(self, key: KeyLike[Any]) -> Explanation:
+        """Tell who a key leads to, by which pattern, and how they fare; for a pattern, whom it has keys in common with.
+
+        To be read: `print(hub.explain(key))`. Where nobody is subscribed, or nothing was published, it tells what comes
+        nearest; that, and explaining a pattern, costs a look at all patterns and at all keys that are remembered.
+
+        Raises:
+            InvalidKey: It can neither be published nor subscribed to.
+        """
+        return explain(key, self._router, self._registered, self._history)
+
+    def busy(self) -> tuple[Listener | Subscription[Any] | GapSubscription[Any], ...]:
+        """Who has something to do: async listeners with a call or a message, and subscriptions that are read with one.
+
+        A subscription is read once somebody waited for a message of it, or took one.
+        """
+        waiting: Any = self._life.unstarted
+        busy: Any = (each for each in self._registered if each.is_busy or each in waiting)
+        return tuple(busy)
 
     def stats(self) -> Stats:
         """Totals as of now. Costs an addition a remembered route, whatever the number of subscriptions."""
@@ -758,6 +801,7 @@ class Hub:
     def _report(self, listener: Listener, key: Key[Any], message: Any, error: BaseException) -> None:
         """Count, log and pass on a listener's failure."""
         listener.failed += 1
+        listener.last_error = error
         self._failed += 1
         if isinstance(error, RecursionError):
             # A traceback of a thousand frames tells less than this line.
@@ -770,8 +814,21 @@ class Hub:
             except Exception as another:
                 logger.error("on_error %r failed", self.on_error, cause=another)
 
-    def _keeper(self, key: Key[Any]) -> Any:
+    # Observing
+
+    def _keeper(self, key: Key[Any], routed: int) -> Any:
         return None if key[0] == NAMESPACE else self._history.keeper(key)
+
+    def _untap(self, tap: Tap) -> None:
+        self._life.check_thread()
+        self._router.observers.remove(tap._observer)
+        self._watch(tap._patterns, -1)
+
+    def _watch(self, patterns: Sequence[tuple[str, ...]], more: int) -> None:
+        """Make the routes of these patterns anew, since observers of theirs came or went."""
+        self._watchers += more * sum(map(_may_be_meta, patterns))
+        for pattern in patterns:
+            self._router.forget(pattern)
 
     # Subscribing, the inner parts
 
@@ -888,7 +945,7 @@ class Hub:
         """Publish the meta-events of a change that has taken effect; build them only for somebody."""
         for pattern, number in changes:
             key: Key[Any] = Key(NAMESPACE, what, *escaped(pattern))
-            targets = self._router.targets(key)
+            targets = self._router.observed(key, self._router.targets(key))
             if targets:
                 message = {"key": Key.create_from(pattern), "currentSubscriberCount": number}
                 self._router.misses += 1
@@ -924,17 +981,18 @@ class Hub:
             return
         for pattern in registration._patterns:
             key: Key[Any] = Key(NAMESPACE, what, *escaped(pattern))
-            targets = self._router.targets(key)
-            if any(target is not registration for target in targets):
+            others = [target for target in self._router.targets(key) if target is not registration]
+            targets = self._router.observed(key, others)
+            if targets:
                 self._router.misses += 1
-                self._deliver(targets, Event(key, message), source=registration)
+                self._deliver(targets, Event(key, message))
 
     def _bury(self, letter: DeadLetter) -> None:
         """Publish what a listener has given up; not messages of the namespace, or it might never end."""
         if not self._watchers or letter.key[0] == NAMESPACE or self._life.state == "closed":
             return
         key: Key[Any] = Key(NAMESPACE, "deadLetter", *letter.key)
-        targets = self._router.targets(key)
+        targets = self._router.observed(key, self._router.targets(key))
         if targets:
             self._router.misses += 1
             self._deliver(targets, Event(key, letter))

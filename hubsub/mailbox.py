@@ -75,6 +75,7 @@ class Mailbox:
         "_waiters",
         "_watermark",
         "alert",
+        "awaited",
         "closed",
         "dropped",
         "gaps",
@@ -95,6 +96,7 @@ class Mailbox:
         self.gaps = gaps
         # Called by whoever puts while somebody sleeps; None while nobody does.
         self.wake: Callable[[], None] | None = None
+        self.awaited = False  # somebody has waited for an item
         self.dropped = 0
         self.superseded = 0
         self.peak = 0
@@ -285,6 +287,7 @@ class Mailbox:
 
         Cancelled, it passes a wake-up that it got on to the next who waits.
         """
+        self.awaited = True
         waiter = loop.create_future()
         self._waiters.append(waiter)
 

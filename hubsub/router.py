@@ -42,8 +42,8 @@ class Router(Generic[R]):
         self._indexed = False
         self._limit = limit
         self._uncached: list[Route] = []
-        # Set once something is retained: who keeps the messages of a key, before they are delivered.
-        self.keeper: Callable[[Key[Any]], R | None] | None = None
+        # Asked with each route that is made who is to stand first in it, given the key and how many it leads to.
+        self.observers: list[Callable[[Key[Any], int], R | None]] = []
         # Set once a target is on several patterns: only then can a key lead to it more than once.
         self.several = False
 
@@ -63,6 +63,11 @@ class Router(Generic[R]):
         found = self.matcher.match(key)
         return self._in_order(found) if len(found) > 1 else found
 
+    def observed(self, key: Key[Any], targets: list[R]) -> list[R]:
+        """The targets of an exact key, after those who only observe it."""
+        asked = [observer(key, len(targets)) for observer in self.observers]
+        return [target for target in asked if target is not None] + targets
+
     def _in_order(self, targets: list[R]) -> list[R]:
         if self.several:
             targets = list(dict.fromkeys(targets))
@@ -75,10 +80,8 @@ class Router(Generic[R]):
         if len(targets) > 1:
             targets = self._in_order(targets)
         width = len(targets)
-        if self.keeper is not None:
-            keeper = self.keeper(key)
-            if keeper is not None:
-                targets = [keeper, *targets]
+        if self.observers:
+            targets = self.observed(key, targets)
         route = Route(map(_deliver_of, targets))
         route.width = width
         route.key = key

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain, islice
 from typing import Any
 
+from .event import Event
 from .key import PLUS, STAR, Deliver, Key
 
 
@@ -41,6 +42,25 @@ class Route(list[Deliver]):
         failures = failures + 1 if publish == self.published else 0
         self._failures = (self.published, failures)
         return places[failures % len(places)]
+
+
+class Observer:
+    """Stands first in routes: it is handed each message before that is delivered, and is no subscription."""
+
+    __slots__ = ("counted", "deliver", "deliver_event", "mailbox", "order")
+
+    responds = False
+
+    def __init__(self, deliver: Deliver, deliver_event: Callable[[Event[Any]], None]) -> None:
+        self.deliver = deliver
+        self.deliver_event = deliver_event
+        self.order = 0  # before everybody, and none of those who are counted
+        self.counted = 0
+        self.mailbox = None
+
+    def is_on(self, key: tuple[str, ...]) -> bool:
+        """It is on whatever leads to it."""
+        return True
 
 
 class Tally:

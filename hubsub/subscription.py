@@ -166,6 +166,11 @@ class Registration:
         return self.accepted - self.pending - self.dropped - self.superseded
 
     @property
+    def is_busy(self) -> bool:
+        """True while it has something to do, and somebody to do it."""
+        return False
+
+    @property
     def maxsize(self) -> int | None:
         """The bound of the queue; None where there is none."""
         return None if self.mailbox is None else self.mailbox.maxsize
@@ -277,7 +282,7 @@ class Removal:
 class Listener(Registration):
     """A callable that is called with each message, right in the publish. `remove()` ends it."""
 
-    __slots__ = ("_event", "failed", "function")
+    __slots__ = ("_event", "failed", "function", "last_error")
 
     def __init__(
         self,
@@ -296,6 +301,8 @@ class Listener(Registration):
         """The callable."""
         self.failed = 0
         """Calls that raised."""
+        self.last_error: BaseException | None = None
+        """What the last of them raised."""
 
     def _take(self, event: Event[Any]) -> None:
         self._called_with(event)
@@ -639,6 +646,11 @@ class Queue(Registration, Generic[Read]):
 
     def _take(self, event: Event[Any]) -> None:
         self._mailbox.put_event(event)
+
+    @property
+    def is_busy(self) -> bool:
+        """True while messages are queued, if somebody reads: waited for one, or took one."""
+        return self.pending > 0 and (self._mailbox.awaited or self.delivered > 0)
 
     def close(self) -> None:
         """End it at once: nothing more is delivered; what is queued can still be read. Closing twice is safe."""

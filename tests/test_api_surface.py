@@ -11,6 +11,7 @@ from types import FunctionType, ModuleType
 import pytest
 
 import hubsub
+import hubsub.testing
 from hubsub import errors, event
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -23,20 +24,23 @@ FLOORS: dict[str, set[str]] = {
     "key": {"errors"},
     "event": {"key"},
     "matcher": {"key"},
-    "routes": {"key"},
+    "routes": {"event", "key"},
     "router": {"key", "matcher", "routes"},
     "mailbox": {"event", "key"},
-    "history": {"errors", "event", "key"},
+    "history": {"errors", "event", "key", "routes"},
+    "tap": {"event", "key", "routes"},
     "life": {"errors", "log"},
     "retry": {"key"},
     "subscription": {"errors", "event", "key", "life", "log", "mailbox", "retry", "router"},
     "asking": {"errors", "event", "key", "mailbox", "routes", "subscription"},
     "concurrent": {"mailbox", "subscription"},
+    "explain": {"history", "key", "router", "subscription"},
     "hub": {
         "asking",
         "concurrent",
         "errors",
         "event",
+        "explain",
         "history",
         "key",
         "life",
@@ -46,6 +50,7 @@ FLOORS: dict[str, set[str]] = {
         "router",
         "routes",
         "subscription",
+        "tap",
     },
     "publisher": {"hub", "key"},
     "subscriber": {"errors", "event", "hub", "key", "subscription"},
@@ -53,6 +58,7 @@ FLOORS: dict[str, set[str]] = {
         "asking",
         "errors",
         "event",
+        "explain",
         "history",
         "hub",
         "key",
@@ -61,20 +67,38 @@ FLOORS: dict[str, set[str]] = {
         "retry",
         "subscriber",
         "subscription",
+        "tap",
     },
     # Only what is public, like anybody.
+    "testing": {"__init__"},
+    "testing.plugin": {"__init__", "testing"},
     "demo": {"__init__"},
     "__main__": {"__init__", "demo"},
 }
 
 
+def name_of(path: Path) -> str:
+    """The name of a module as it stands in `FLOORS`; a package's is its `__init__`."""
+    inner = path.relative_to(PACKAGE).with_suffix("")
+    if inner.name == "__init__" and inner.parent.parts:
+        inner = inner.parent
+    return ".".join(inner.parts)
+
+
+MODULES = {name_of(path): path for path in PACKAGE.rglob("*.py")}
+
+
 def imported_by(module: str) -> Iterator[str]:
     """Yield the modules of the package that `module` imports, wherever in it the import stands."""
-    for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))):
+    path = MODULES[module]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names = [name.name for name in node.names]
         elif isinstance(node, ast.ImportFrom):
-            base = "hubsub" + (f".{node.module}" if node.module else "") if node.level else str(node.module)
+            base = str(node.module)
+            if node.level:
+                above = path.parents[node.level - 1].relative_to(ROOT).parts
+                base = ".".join(above + ((node.module,) if node.module else ()))
             names = [f"{base}.{name.name}" for name in node.names] if base == "hubsub" else [base]
         else:
             continue
@@ -85,7 +109,7 @@ def imported_by(module: str) -> Iterator[str]:
 
 
 def test_every_module_has_a_floor() -> None:
-    assert {path.stem for path in PACKAGE.glob("*.py")} == FLOORS.keys()
+    assert MODULES.keys() == FLOORS.keys()
 
 
 @pytest.mark.parametrize("module", FLOORS)
@@ -112,14 +136,19 @@ def test_every_error_and_all_that_travels_is_public(module: ModuleType) -> None:
 def test_the_reference_documents_what_is_public() -> None:
     reference = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     documented = re.findall(r"^::: hubsub\.(\S+)$", reference, re.MULTILINE)
-    assert sorted(documented) == hubsub.__all__
+    kit = [f"testing.{name}" for name in hubsub.testing.__all__]
+    assert sorted(documented) == sorted([*hubsub.__all__, *kit])
 
 
-@pytest.mark.parametrize("name", hubsub.__all__)
-def test_whatever_is_public_says_what_it_promises(name: str) -> None:
-    kind = getattr(hubsub, name)
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [(module, name) for module in (hubsub, hubsub.testing) for name in module.__all__],
+)
+def test_whatever_is_public_says_what_it_promises(module: ModuleType, name: str) -> None:
+    kind = getattr(module, name)
     assert inspect.getdoc(kind)
-    for member, value in vars(kind).items():
+    members = vars(kind) if isinstance(kind, type) else {}
+    for member, value in members.items():
         if member[0] != "_" and isinstance(value, FunctionType | property | classmethod):
             # What an override promises may stand in what it overrides.
             assert inspect.getdoc(getattr(kind, member)), f"{name}.{member}"
