@@ -13,6 +13,8 @@ kitchen 21.5
 from .asking import Replies
 from .errors import (
     ClosedError,
+    ConfirmationTimeout,
+    DeliveryError,
     EmptyKey,
     HistoryUnavailable,
     HubClosed,
@@ -27,8 +29,10 @@ from .errors import (
     RequestTimeout,
     SubscriberTooSlow,
     SubscriptionClosed,
+    Undelivered,
     UnknownListener,
     UnknownSubscription,
+    WaitingForItself,
     WildcardPublished,
     WrongContext,
     WrongLoop,
@@ -50,7 +54,9 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ClosedError",
+    "ConfirmationTimeout",
     "DeadLetter",
+    "DeliveryError",
     "EmptyKey",
     "Event",
     "Explanation",
@@ -87,8 +93,10 @@ __all__ = [
     "SubscriptionClosed",
     "Tap",
     "Tapped",
+    "Undelivered",
     "UnknownListener",
     "UnknownSubscription",
+    "WaitingForItself",
     "WildcardPublished",
     "WrongContext",
     "WrongLoop",

@@ -145,20 +145,21 @@ class Next(Registration):
     def _deliver(self, key: Key[Any], message: Any) -> None:
         self.deliver_event(Event(key, message))
 
-    def deliver_event(self, event: Event[Any]) -> None:
+    def deliver_event(self, event: Event[Any]) -> bool:
         self._hub._life.check_thread()
         # Nobody who waits for anything at all means the announcement of the waiting.
         if self.future.done() or (self._adding and event.key[0] == NAMESPACE):
-            return
+            return False
         try:
             if self._where is not None and not self._where(*event):
-                return
+                return False
         except Exception as error:
             _fail(self.future, error)
         else:
             if not self.loop.is_closed():
                 self.future.set_result(event)
         self.end()
+        return False
 
     def _time_out(self, timeout: float) -> None:
         patterns = ", ".join(map(repr, self._patterns))

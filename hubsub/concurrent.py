@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from typing import Any
 
+from .event import Event
 from .mailbox import as_event
 from .subscription import AsyncListener, Owner, logger
 
@@ -68,14 +69,12 @@ class ConcurrentListener(AsyncListener):
                     break
                 item: Any = mailbox.take() if mailbox.alert else items.popleft()
                 try:
-                    await (self._call(as_event(item)) if self._event else self._call(*item))
-                except Exception as error:
-                    self._hub._report(self, item[0], item[1], error)
-                except asyncio.CancelledError as error:
-                    if task.cancelling():
-                        raise
-                    # It leaked out of something that the listener awaited: a failure like any other.
-                    self._hub._report(self, item[0], item[1], error)
+                    result = await (self._call(as_event(item)) if self._event else self._call(*item))
+                except BaseException as error:
+                    self._failed(item, error, task)
+                else:
+                    if type(item) is Event:
+                        self._handled(item, result)
             if items:
                 await asyncio.sleep(0)
         if mailbox.alert:

@@ -3,7 +3,8 @@
     sensors   publish host/cpu/0/percent, host/net/eth0/bytes_sent, host/process/4242 and so on,
     rates     publish rate/net/eth0/bytes_sent for every counter,
     alerts    publish alert/host/cpu/percent when a figure leaps up,
-    a screen, or plain lines, show all of that.
+    a screen, or plain lines, show all of that,
+    a slow reader misses most of it, and publishes host/hub/missed, the gaps that it comes to.
 
 None of them knows the others; they share the hub and its keys. None as a message says that what the key names is gone.
 """
@@ -11,6 +12,7 @@ None of them knows the others; they share the hub and its keys. None as a messag
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import sys
 import time
@@ -29,7 +31,7 @@ from rich.panel import Panel
 from rich.table import Column, Table
 from rich.text import Text
 
-from hubsub import Hub, Key, Publisher, Subscription
+from hubsub import Gap, Hub, Key, Overflow, Publisher, Subscription
 
 # Sensors: each yields keys, to which the publisher adds "host", and figures.
 
@@ -101,10 +103,8 @@ def read_processes(most: int = 20) -> Iterator[Reading]:
 def read_hub(hub: Hub) -> Iterator[Reading]:
     """The hub's own figures."""
     stats = hub.stats()
-    yield ("hub", "published"), stats.published
-    yield ("hub", "routed"), stats.routed
-    yield ("hub", "failed"), stats.failed
-    yield ("hub", "subscriptions"), stats.subscriptions
+    for name in ("published", "routed", "failed", "subscriptions"):
+        yield ("hub", name), getattr(stats, name)
     for pattern, pending in hub.get_all_subscriber_queue_sizes().items():
         yield ("hub", "queued", "/".join(pattern)), sum(pending)
 
@@ -141,12 +141,10 @@ def publish_rates(hub: Hub) -> None:
     def derive(key: Key, count: float | None) -> None:
         now = time.perf_counter()
         then, before = last.pop(key, (now, 0))
-        if count is None:
-            hub.publish(("rate", *key[1:]), None)
-            return
-        last[key] = now, count
-        if then < now:
-            hub.publish(("rate", *key[1:]), (count - before) / (now - then))
+        if count is not None:
+            last[key] = now, count
+        if count is None or then < now:
+            hub.publish(("rate", *key[1:]), None if count is None else (count - before) / (now - then))
 
 
 def publish_alerts(hub: Hub) -> None:
@@ -175,6 +173,15 @@ def publish_alerts(hub: Hub) -> None:
             hub.publish(("alert", *key), f"{process.name} takes {process.percent:.0f} % of a processor")
 
 
+async def dawdle(hub: Hub) -> None:
+    """Read more slowly than others publish: the oldest go, and what stands in their place is published."""
+    with hub.subscribe(("host", "*"), maxsize=10, overflow=Overflow.DROP_OLDEST, gaps=True) as everything:
+        async for event in everything:
+            if isinstance(event, Gap):
+                hub.publish(("host", "hub", "missed"), event)
+            await asyncio.sleep(0.25)
+
+
 # Showing
 
 
@@ -185,6 +192,8 @@ def as_text(key: Key, message: Any) -> str:
             return "gone"
         case _, str():
             return message
+        case _, Gap(_, count):
+            return f"{count} messages"
         case (*_, "percent"), _:
             return f"{message:.1f} %"
         case ("rate", "hub", *_), _:
@@ -208,32 +217,28 @@ def in_bytes(count: float) -> str:
     return f"{count:.1f} TB"
 
 
-async def print_lines(everything: Subscription[Any]) -> None:
-    """Print every alert, and once a second what is new of every other key."""
-    printed: dict[Key, tuple[float, str]] = {}
-    async for key, message in everything:
-        text = as_text(key, message)
-        now = time.monotonic()
-        due, before = printed.get(key, (now, ""))
-        if key[0] == "alert" or message is None:
-            printed.pop(key, None)
-        elif now >= due and text != before:
-            printed[key] = now + 1, text
-        else:
-            continue
-        print(f"{'/'.join(key):<32} {text}", flush=True)
+async def print_lines(queue: Subscription[Any], seconds: float) -> None:
+    """Print what is new in a queue, every so many seconds."""
+    printed: dict[Key, str] = {}
+    while True:
+        await asyncio.sleep(seconds)
+        for key, message in await queue.get_batch(1000):
+            text = as_text(key, message)
+            if text != printed.pop(key, None):
+                print(f"{'/'.join(key):<32} {text}", flush=True)
+            if message is not None:
+                printed[key] = text
 
 
-class Sparkline:
+class Sparkline(NamedTuple):
     """The course of a figure, the newest on the right, as far back as there is room."""
 
-    def __init__(self, figures: Iterable[float], highest: float, style: str) -> None:
-        self.figures = list(figures)
-        self.highest = highest
-        self.style = style
+    figures: Iterable[float]
+    highest: float
+    style: str
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        heights = (round(8 * figure / (self.highest or 1)) for figure in self.figures[-options.max_width :])
+        heights = (round(8 * figure / (self.highest or 1)) for figure in list(self.figures)[-options.max_width :])
         yield Text("".join(" ▁▂▃▄▅▆▇█"[height] for height in heights), self.style, justify="right")
 
 
@@ -250,10 +255,6 @@ class Board:
             self.recent.pop(key, None)
         else:
             self.recent.setdefault(key, deque(maxlen=100)).append(message)
-
-    @property
-    def height(self) -> int:
-        return len(self.recent) + 2
 
     def __rich__(self) -> Panel:
         table = Table.grid(
@@ -313,21 +314,21 @@ class Screen:
         hub.add_listener([("rate", "hub", "*"), ("host", "hub", "*")], self.of_hub.__setitem__)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        height = max(sum(board.height for board in side) for side in (self.left, self.right))
+        height = max(sum(len(board.recent) + 2 for board in side) for side in (self.left, self.right))
         whole, figures, left, right, lists = (Layout() for _ in range(5))
-        left.split_column(*(Layout(board, ratio=board.height, minimum_size=4) for board in self.left))
-        right.split_column(*(Layout(board, ratio=board.height, minimum_size=4) for board in self.right))
+        for column, boards in ((left, self.left), (right, self.right)):
+            column.split_column(*(Layout(each, ratio=len(each.recent) + 2, minimum_size=4) for each in boards))
         figures.split_row(left, right)
         figures.size = min(height, console.height // 2)
         lists.split_row(*(Layout(each) for each in self.lists))
-        whole.split_column(figures, lists, Layout(self.hub_panel(), size=3 if console.width >= 100 else 4))
+        whole.split_column(figures, lists, Layout(self.hub_panel(), size=4))
         yield whole
 
     def hub_panel(self) -> Panel:
-        figures = [Text(as_text(key, figure), "bold") for key, figure in self.of_hub.items()]
-        for key, figure in zip(self.of_hub, figures, strict=True):
-            if key[0] == "host":
-                figure.append(" " + "/".join(key[2:]), "not bold")
+        figures = [
+            Text.assemble((as_text(key, figure), "bold"), " " + "/".join(key[2:]) if key[0] == "host" else "")
+            for key, figure in self.of_hub.items()
+        ]
         return panel(("host", "hub", "*"), Columns(figures, padding=(0, 3)))
 
 
@@ -355,12 +356,8 @@ async def paint(screen: Screen, console: Console) -> None:
 @contextmanager
 def set_by_signals(event: asyncio.Event) -> Iterator[None]:
     """Have Ctrl-C and SIGTERM set the event, rather than break off whatever runs."""
-    loop = asyncio.get_running_loop()
-
-    def request(*_: object) -> None:
-        loop.call_soon_threadsafe(event.set)
-
-    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    request = partial(asyncio.get_running_loop().call_soon_threadsafe, event.set)
+    before = {each: signal.signal(each, lambda *_: request()) for each in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
@@ -380,13 +377,15 @@ async def run(seconds: float | None, plain: bool) -> None:
             publish_alerts(hub)
             alerts = Alerts(hub)
             if plain or not sys.stdout.isatty() or console.is_dumb_terminal:
-                showing = print_lines(hub.subscribe([("host", "*"), ("rate", "*"), ("alert", "*")]))
+                # Alerts at once; but of each figure only the latest, however many there were meanwhile.
+                figures = hub.subscribe([("host", "*"), ("rate", "*")], overflow=Overflow.LATEST)
+                showing = [print_lines(hub.subscribe(Alerts.PATTERN), 0), print_lines(figures, 0.5)]
             else:
-                showing = paint(Screen(hub, alerts), console)
+                showing = [paint(Screen(hub, alerts), console)]
             host = Publisher(hub, "host")
             often = [measure(sensor, host, 0.2) for sensor in (read_cpu, read_memory, read_net, read_disks)]
             seldom = [measure(sensor, host, 1) for sensor in (read_processes, partial(read_hub, hub))]
-            tasks = [group.create_task(coroutine) for coroutine in (showing, *often, *seldom)]
+            tasks = [group.create_task(coroutine) for coroutine in (*showing, *often, *seldom, dawdle(hub))]
 
             with suppress(TimeoutError):
                 await asyncio.wait_for(end.wait(), seconds)
@@ -403,4 +402,5 @@ async def run(seconds: float | None, plain: bool) -> None:
 
 def main(seconds: float | None, plain: bool) -> None:
     """Run the demo."""
+    logging.getLogger("hubsub").setLevel(logging.ERROR)  # that somebody is slow is shown already
     asyncio.run(run(seconds, plain))

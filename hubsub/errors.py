@@ -17,6 +17,10 @@
     │   ├── NoResponders                  nobody is there to answer
     │   ├── RequestTimeout (TimeoutError) nobody answered in time
     │   └── RemoteError                   the responder failed; its error is the `__cause__`
+    ├── DeliveryError (ExceptionGroup)    a confirmed publish was not finished by everybody
+    ├── Undelivered                       one member of such a group: by whom, and why
+    ├── ConfirmationTimeout (TimeoutError)  somebody has not finished in time
+    ├── WaitingForItself                  a listener would wait for its own call
     └── WrongContext (RuntimeError)       used from where it cannot work
         ├── WrongThread
         ├── WrongLoop
@@ -27,7 +31,8 @@ What is *closed* was closed by you; what is *lost* was lost by the world.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
+from typing import Any
 
 
 class HubsubError(Exception):
@@ -171,6 +176,50 @@ class RemoteError(RequestError):
     def __init__(self, key: object, error: str) -> None:
         super().__init__(key, f"the responder failed: {error}")
         self.error = error
+
+
+class Undelivered(HubsubError):
+    """One subscription or listener did not finish with a message; the cause is what it raised, if it did."""
+
+    def __init__(self, registration: object, why: str) -> None:
+        super().__init__(f"{registration!r}: {why}")
+        self.registration = registration
+        self.why = why
+
+
+class DeliveryError(HubsubError, ExceptionGroup[Undelivered]):
+    """A confirmed publish was not finished by everybody; its exceptions are `Undelivered`.
+
+    `finished` is how many did finish.
+    """
+
+    finished: int = 0
+
+    def derive(self, excs: Sequence[Undelivered]) -> DeliveryError:  # type: ignore[override]
+        """Part of the group, for `except*`."""
+        part = DeliveryError(self.message, excs)
+        part.finished = self.finished
+        return part
+
+
+class ConfirmationTimeout(HubsubError, TimeoutError):
+    """Somebody has not finished with a confirmed message in time; it stays delivered. `waiting_for` are those."""
+
+    def __init__(self, key: object, timeout: float, waiting_for: list[Any]) -> None:
+        names = ", ".join(map(repr, waiting_for))
+        super().__init__(f"{key!r} was not finished within {timeout:g} seconds by {names}")
+        self.key = key
+        self.timeout = timeout
+        self.waiting_for = waiting_for
+
+
+class WaitingForItself(HubsubError):
+    """An async listener published, and waits to be confirmed, what it would have to handle itself."""
+
+    def __init__(self, listener: object, key: object) -> None:
+        super().__init__(f"{listener!r} would wait for itself to handle {key!r}; publish it without waiting")
+        self.listener = listener
+        self.key = key
 
 
 class WrongContext(HubsubError, RuntimeError):

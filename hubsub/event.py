@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
+from .confirm import Ticket
 from .key import Key, T, V
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ class Event(tuple[Key[T], T], Generic[T]):
     """
 
     meta: Meta | None = None
+    # What is to be told of its handling; set for a confirmed publish, a copy for each who gets it.
+    ticket: Ticket | None = None
 
     def __new__(cls, key: Key[T], message: T, meta: Meta | None = None) -> Self:
         event = tuple.__new__(cls, (key, message))
@@ -61,6 +64,16 @@ class Event(tuple[Key[T], T], Generic[T]):
     else:
         key = property(itemgetter(0), doc="What it was published to.")
         message = property(itemgetter(1), doc="What was published.")
+
+    def done(self) -> None:
+        """Tell who published it, if that waits to be told, that you have finished with it."""
+        if self.ticket is not None:
+            self.ticket.done()
+
+    def fail(self, error: BaseException | None = None) -> None:
+        """Tell who published it, if that waits to be told, that you will not finish with it."""
+        if self.ticket is not None:
+            self.ticket.fail("its consumer failed", error)
 
     def __getnewargs__(self) -> tuple[Any, ...]:
         return (self[0], self[1], self.meta)

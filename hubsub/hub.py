@@ -16,7 +16,18 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec, Protocol,
 
 from .asking import AsyncResponder, Desk, Replies, Responder
 from .concurrent import ConcurrentListener
-from .errors import HubClosed, HubsubError, InvalidListener, NoRunningLoop, WrongThread
+from .confirm import Confirmation, Confirmed, Ticket
+from .errors import (
+    ConfirmationTimeout,
+    DeliveryError,
+    HubClosed,
+    HubsubError,
+    InvalidListener,
+    NoRunningLoop,
+    Undelivered,
+    WaitingForItself,
+    WrongThread,
+)
 from .event import DeadLetter, Event, ListenerFailure
 from .explain import Explanation, explain
 from .history import History, Retention
@@ -42,6 +53,7 @@ from .retry import Retry
 from .router import Router
 from .routes import Route
 from .subscription import (
+    Ack,
     AsyncListener,
     AsyncOptions,
     Bookkeeper,
@@ -52,6 +64,7 @@ from .subscription import (
     QueueOptions,
     Registration,
     SnapshotSubscription,
+    SubscribeOptions,
     Subscription,
     Where,
 )
@@ -189,18 +202,66 @@ class Hub:
         """Publish each (key, message) in turn; return the sum of what `publish` returned."""
         return sum(self.publish(key, message) for key, message in pairs)
 
-    def publish_event(self, event: Event[T], source: Registration | None = None) -> int:
+    def publish_event(
+        self, event: Event[T], source: Registration | None = None, confirmed: Confirmed | None = None
+    ) -> int:
         """Deliver an event with its metadata to every matching subscription but `source`; return how many.
 
-        For bridges and the like, which relay what came from elsewhere; otherwise as `publish`.
+        For bridges and the like, which relay what came from elsewhere; otherwise as `publish`. `confirmed` is called
+        once everybody has finished with it, see `publish_confirmed`: with how many did, and a list of `Undelivered`
+        for the others. That may be before this returns.
         """
-        try:
-            route = self._router.routes[event.key]
-        except (KeyError, TypeError):
-            route = self._route(event.key)
+        route = self._route_of(event.key)
         if type(event.key) is not Key:
             event = Event(route.key, event.message, event.meta)
+        if confirmed is not None:
+            return self._deliver_confirmed(route, event, source, Confirmation(confirmed))
         return self._deliver(route.targets, event, source)
+
+    async def publish_confirmed(self, key: KeyLike[T], message: T = None, timeout: float | None = 30.0) -> int:  # type: ignore[assignment]
+        """Deliver as `publish` does, and wait until everybody has finished with it; return how many did.
+
+        Finished has: a sync listener that returned; an async one that returned, the call it is for; a consumer that
+        asked its own iterator (`async for`), or `consume`, for the next message, or left the block of its
+        subscription without an exception; under `ack="manual"` only one that called `event.done()`. What `where`
+        filters out or a newer message replaces is finished with. What they publish onward is not waited for.
+
+        Args:
+            key: What to publish to.
+            message: What to publish.
+            timeout: Seconds to wait; None for no limit. Beyond it the message stays delivered.
+
+        Raises:
+            DeliveryError: Somebody failed, dropped it, or was closed; a group that names each.
+            ConfirmationTimeout: Somebody has not finished in time.
+            WaitingForItself: Called inside an async listener that would have to handle the message itself.
+            InvalidKey: Nothing can be published to `key`.
+            HubClosed: The hub is closed.
+        """
+        loop = self._life.bind()
+        finished: asyncio.Future[tuple[int, list[Undelivered]]] = loop.create_future()
+
+        def confirmed(number: int, failures: list[Undelivered]) -> None:
+            if not finished.done():
+                finished.set_result((number, failures))
+
+        route = self._route_of(key)
+        for target in route.targets:
+            if isinstance(target, AsyncListener) and target.is_caller():
+                raise WaitingForItself(target, route.key)
+        confirmation = Confirmation(confirmed)
+        self._deliver_confirmed(route, Event(route.key, message), None, confirmation)
+        try:
+            async with asyncio.timeout(timeout):
+                number, failures = await finished
+        except TimeoutError:
+            waiting = [ticket.registration for ticket in confirmation.open if ticket is not None]
+            raise ConfirmationTimeout(route.key, timeout or 0, waiting) from None
+        if failures:
+            error = DeliveryError(f"{route.key!r} was not finished by everybody", failures)
+            error.finished = number
+            raise error
+        return number
 
     async def publish_wait(self, key: KeyLike[T], message: T = None) -> int:  # type: ignore[assignment]
         """Deliver as `publish` does, when each full queue has a place: to everyone in one step, or to no one.
@@ -345,54 +406,27 @@ class Hub:
 
     @overload
     def subscribe(
-        self,
-        patterns: TypedPatterns[T],
-        *,
-        history: int = 0,
-        where: Where | None = None,
-        **options: Unpack[QueueOptions],
+        self, patterns: TypedPatterns[T], *, history: int = 0, **options: Unpack[SubscribeOptions]
     ) -> Subscription[T]: ...
     @overload
     def subscribe(
-        self,
-        patterns: TypedPatterns[T],
-        *,
-        gaps: Literal[True],
-        history: int = 0,
-        where: Where | None = None,
-        **options: Unpack[QueueOptions],
+        self, patterns: TypedPatterns[T], *, gaps: Literal[True], history: int = 0, **options: Unpack[SubscribeOptions]
     ) -> GapSubscription[T]: ...
     @overload
     def subscribe(
-        self,
-        patterns: TypedPatterns[T],
-        *,
-        snapshot: Callable[[], Awaitable[V]],
-        where: Where | None = None,
-        **options: Unpack[QueueOptions],
+        self, patterns: TypedPatterns[T], *, snapshot: Callable[[], Awaitable[V]], **options: Unpack[SubscribeOptions]
     ) -> SnapshotSubscription[T, V]: ...
     @overload
     def subscribe(
-        self, patterns: Patterns, *, history: int = 0, where: Where | None = None, **options: Unpack[QueueOptions]
+        self, patterns: Patterns, *, history: int = 0, **options: Unpack[SubscribeOptions]
     ) -> Subscription[Any]: ...
     @overload
     def subscribe(
-        self,
-        patterns: Patterns,
-        *,
-        gaps: Literal[True],
-        history: int = 0,
-        where: Where | None = None,
-        **options: Unpack[QueueOptions],
+        self, patterns: Patterns, *, gaps: Literal[True], history: int = 0, **options: Unpack[SubscribeOptions]
     ) -> GapSubscription[Any]: ...
     @overload
     def subscribe(
-        self,
-        patterns: Patterns,
-        *,
-        snapshot: Callable[[], Awaitable[V]],
-        where: Where | None = None,
-        **options: Unpack[QueueOptions],
+        self, patterns: Patterns, *, snapshot: Callable[[], Awaitable[V]], **options: Unpack[SubscribeOptions]
     ) -> SnapshotSubscription[Any, V]: ...
 
     def subscribe(
@@ -403,6 +437,7 @@ class Hub:
         history: int = 0,
         snapshot: Callable[[], Awaitable[Any]] | None = None,
         where: Where | None = None,
+        ack: Ack = "auto",
         **options: Unpack[QueueOptions],
     ) -> Queue[Any]:
         """Queue every message that matches one of `patterns`, from now on.
@@ -416,6 +451,8 @@ class Hub:
                 `SnapshotSubscription`.
             where: Called in the publish with key and message; only messages for which it is true are queued. What it
                 raises is logged.
+            ack: What tells who published it that a message is finished, see `publish_confirmed`: "auto", asking for the
+                next one; "manual", `event.done()` or `event.fail()`.
             **options: `maxsize` and `overflow` of the queue, by default the hub's.
 
         Raises:
@@ -425,14 +462,16 @@ class Hub:
             ValueError: `snapshot` is given together with `history` or `gaps`, or an option makes no sense.
         """
         named = as_patterns(patterns)
+        if ack not in ("auto", "manual"):
+            raise ValueError(f"ack is 'auto' or 'manual', not {ack!r}")
         queue, where = self._queue(**options), _predicate(where)
         subscription: Queue[Any]
         if snapshot is None:
-            subscription = (GapSubscription if gaps else Subscription)(self, **queue, where=where)
+            subscription = (GapSubscription if gaps else Subscription)(self, **queue, where=where, ack=ack)
         elif gaps or history:
             raise ValueError("a snapshot takes the place of history and of gaps: choose one")
         else:
-            subscription = SnapshotSubscription(self, **queue, where=where, load=snapshot)
+            subscription = SnapshotSubscription(self, **queue, where=where, ack=ack, load=snapshot)
         self._add(subscription, named, history)
         return subscription
 
@@ -732,6 +771,13 @@ class Hub:
 
     # Delivering, the rare parts
 
+    def _route_of(self, key: KeyLike[Any]) -> Route:
+        """The route of a key, for whoever is in no hurry."""
+        try:
+            return self._router.routes[key]
+        except (KeyError, TypeError):
+            return self._route(key)
+
     def _route(self, key: KeyLike[Any]) -> Route:
         """Make the route of a key that is not in the cache."""
         life = self._life
@@ -748,8 +794,14 @@ class Hub:
                 return self._router.routes[exact]
         return self._router.make(exact)
 
-    def _deliver(self, targets: Sequence[Registration], event: Event[Any], source: Registration | None = None) -> int:
-        """Deliver an event without a route of its own."""
+    def _deliver(
+        self,
+        targets: Sequence[Registration],
+        event: Event[Any],
+        source: Registration | None = None,
+        deliver: Callable[[Registration], object] | None = None,
+    ) -> int:
+        """Deliver an event without a route of its own, in a way of its own if that is given."""
         interrupt: BaseException | None = None
         delivered = 0
         newest = targets[-1].order if targets else 0
@@ -760,7 +812,10 @@ class Hub:
             delivered += target.order > 0
             target.counted += 1
             try:
-                target.deliver_event(event)
+                if deliver is None:
+                    target.deliver_event(event)
+                else:
+                    deliver(target)
             except BaseException as error:
                 interrupt = self._failure(target, event.key, event.message, error) or interrupt
         self._router.tally.published += 1
@@ -768,6 +823,30 @@ class Hub:
         if interrupt is not None:
             raise interrupt
         return delivered
+
+    def _deliver_confirmed(
+        self, route: Route, event: Event[Any], source: Registration | None, confirmation: Confirmation
+    ) -> int:
+        """Deliver an event, and hand everybody a ticket of its own to tell with."""
+
+        def deliver(target: Registration) -> bool:
+            # Those who are handed it before everybody, to keep or record it, have nothing to finish.
+            if target.order == 0:
+                return target.deliver_event(event)
+            copy = Event(event.key, event.message, event.meta)
+            ticket = copy.ticket = Ticket(confirmation, target)
+            try:
+                if not target.deliver_event(copy):
+                    ticket.done()
+            except BaseException as error:
+                ticket.fail("it failed", error)
+                raise
+            return True
+
+        try:
+            return self._deliver(route.targets, event, source, deliver)
+        finally:
+            confirmation.close(None)
 
     def _deliver_failed(self, route: Route, deliver: Any, message: Any, error: BaseException) -> None:
         """Report the failure of one place of a route; if it must pass, serve the places after it first."""

@@ -123,15 +123,17 @@ class Mailbox:
     def put_event(self, event: Event[Any]) -> None:
         """Put an event with what travels with it."""
         key = event[0]
-        if event.meta is None:
+        if event.meta is None and event.ticket is None:
             self.put(*event)
             return
         if self.wake is not None:
             self.wake()
         items = self.items
         if type(items) is Latest and key in items:
-            self.superseded += 1
+            self._supersede(items[key])
         elif self.overflow is not Overflow.GROW and len(items) >= self.maxsize and not self._make_room(key):
+            if event.ticket is not None:
+                event.ticket.fail("dropped, its queue was full")
             return
         if isinstance(items, Latest):
             items[key] = event
@@ -151,6 +153,11 @@ class Mailbox:
     def pending(self) -> int:
         """Messages that wait to be taken."""
         return len(self.items) + len(self._replay)
+
+    def _supersede(self, item: Item) -> None:
+        self.superseded += 1
+        if type(item) is Event and item.ticket is not None:
+            item.ticket.done()  # nobody needs it any more
 
     def _grown(self) -> None:
         length = len(self.items)
@@ -174,8 +181,11 @@ class Mailbox:
 
     def _drop_oldest(self, newest: Key[Any]) -> bool:
         """Drop the first item for one of the key `newest`; the hole is where it was, at the front."""
-        key = self.items.popleft()[0]
+        item = self.items.popleft()
+        key = item[0]
         self.dropped += 1
+        if type(item) is Event and item.ticket is not None:
+            item.ticket.fail("dropped, its queue was full")
         holes = self._holes
         if not holes or holes[0].before:
             if holes:
@@ -271,8 +281,15 @@ class Mailbox:
         items = self.items
         return [as_event(item) for item in (items.values() if isinstance(items, Latest) else items)]
 
+    def fail_tickets(self, why: str) -> None:
+        """Tell whoever waits for what is queued that nobody will finish with it."""
+        for event in self.queued():
+            if event.ticket is not None:
+                event.ticket.fail(why)
+
     def drop_all(self) -> int:
         """Drop and count what is queued; return how many."""
+        self.fail_tickets("dropped, it was removed or closed")
         count = self.pending
         self.dropped += count
         self.items.clear()
@@ -441,7 +458,7 @@ def _latest(box: Mailbox) -> Deliver:
         if box.wake is not None:
             box.wake()
         if key in items:
-            box.superseded += 1
+            box._supersede(items[key])
         elif len(items) >= maxsize:
             box._drop_oldest(key)
         items[key] = (key, message)

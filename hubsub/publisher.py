@@ -54,6 +54,10 @@ class Publisher(Generic[T]):
             full = self._full_key(key)
         return self.hub.request(full, message, timeout)
 
+    async def publish_confirmed(self, key: KeyLike[Any], message: T = None, timeout: float | None = 30.0) -> int:  # type: ignore[assignment]
+        """Publish under the prefix, and wait until everybody has finished with it; as `Hub.publish_confirmed`."""
+        return await self.hub.publish_confirmed(self._full_key(key), message, timeout)
+
     def has_subscribers(self, patterns: Patterns = STAR) -> bool:
         """True if anybody is subscribed to something under the prefix that a pattern matches; by default: to anything.
 

@@ -78,7 +78,8 @@ class Retrying:
         self._give_up = give_up
         self._pauses: dict[asyncio.Future[None], None] = {}
 
-    async def __call__(self, *arguments: Any) -> None:
+    async def __call__(self, *arguments: Any) -> BaseException | None:
+        """Call it until it succeeds; return why it was given up, if it was."""
         key, message = arguments if len(arguments) == 2 else arguments[0]
         task = asyncio.current_task()
         assert task is not None
@@ -88,7 +89,7 @@ class Retrying:
             attempts += 1
             try:
                 await self._function(*arguments)
-                return
+                return None
             except (Exception, asyncio.CancelledError) as error:
                 if isinstance(error, asyncio.CancelledError) and task.cancelling():
                     raise
@@ -104,6 +105,7 @@ class Retrying:
             if self._in_haste():
                 break
         self._give_up(key, message, failure, attempts)
+        return failure
 
     async def _pause(self, seconds: float) -> None:
         loop = asyncio.get_running_loop()

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable
 from contextvars import ContextVar, copy_context
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypedDict, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeAlias, TypedDict, TypeVar, cast
 
 from .errors import SubscriberTooSlow, SubscriptionClosed, WrongThread
 from .event import DeadLetter, Event, Gap, Snapshot
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 # Tells of a key and a message whether they are wanted.
 Where: TypeAlias = Callable[[Key[Any], Any], object]
 
+Ack: TypeAlias = Literal["auto", "manual"]
 Read = TypeVar("Read")  # what a consumer reads: events, and gaps if it wants them
 
 logger = Logger("hubsub.listener")
@@ -67,6 +68,15 @@ class ListenerOptions(AsyncOptions, total=False):
 
     once: bool
     """Remove it with its first message."""
+
+
+class SubscribeOptions(QueueOptions, total=False):
+    """What `Hub.subscribe` takes for every kind of subscription."""
+
+    where: Where | None
+    """Only messages for which it is true are queued."""
+    ack: Ack
+    """What tells that a message is finished."""
 
 
 class Bookkeeper(Protocol):
@@ -184,10 +194,12 @@ class Registration:
         """Stand in its place in a publish that was running when it was closed."""
         self.missed += 1
 
-    def deliver_event(self, event: Event[Any]) -> None:
-        """Deliver a message together with its metadata."""
-        if self._admits(*event):
-            self._take(event)
+    def deliver_event(self, event: Event[Any]) -> bool:
+        """Deliver a message together with what travels with it; return whether it is queued now."""
+        if not self._admits(*event):
+            return False
+        self._take(event)
+        return self.mailbox is not None
 
     def _take(self, event: Event[Any]) -> None:
         """Take a message, with its metadata, that was found to be for it."""
@@ -418,23 +430,43 @@ class AsyncListener(Listener):
                     break
                 try:
                     if with_event:
-                        await function(as_event(item))
+                        result = await function(as_event(item))
                     else:
                         key, message = item
-                        await function(key, message)
-                except Exception as error:
-                    self._hub._report(self, item[0], item[1], error)
-                except asyncio.CancelledError as error:
-                    if task.cancelling():
-                        raise
-                    # It leaked out of something that the listener awaited: a failure like any other.
-                    self._hub._report(self, item[0], item[1], error)
+                        result = await function(key, message)
+                except BaseException as error:
+                    self._failed(item, error, task)
+                else:
+                    if type(item) is Event:
+                        self._handled(item, result)
             if mailbox.alert:
                 mailbox.take_gap()
             if items:
                 await asyncio.sleep(0)
             elif not (self.closed or self._stopped):
                 await self._sleep(task.get_loop())
+
+    def _handled(self, event: Event[Any], result: object) -> None:
+        """A call has returned."""
+        if event.ticket is None:
+            return
+        if isinstance(self._call, Retrying) and isinstance(result, BaseException):
+            event.ticket.fail("it failed, and was given up", result)
+        else:
+            event.ticket.done()
+
+    def _failed(self, item: Item, error: BaseException, task: asyncio.Task[None]) -> None:
+        """A call has raised: report it, unless the task is being ended."""
+        leaked = isinstance(error, asyncio.CancelledError) and not task.cancelling()
+        if type(item) is Event and item.ticket is not None:
+            if leaked or isinstance(error, Exception):
+                item.ticket.fail("it failed", error)
+            else:
+                item.ticket.fail("its call was cut short", error)
+        # A cancellation may leak out of something that the listener awaited: that is a failure like any other.
+        if not leaked and not isinstance(error, Exception):
+            raise error
+        self._hub._report(self, item[0], item[1], error)
 
     def _callee(self) -> tuple[Callable[..., Any], bool]:
         """What the task calls, and whether with an event."""
@@ -512,10 +544,6 @@ class AsyncListener(Listener):
         self._winding_up = True
         self._hub._remove(self)
 
-    def wants(self, event: Event[Any]) -> bool:
-        """What `where` says of an event, if there is one."""
-        return self._where is None or bool(self._where(*event))
-
     def _use_up(self) -> None:
         self._hub._life.check_thread()
         self._too_slow()
@@ -580,14 +608,20 @@ class AsyncListener(Listener):
 class Queue(Registration, Generic[Read]):
     """What a `Subscription` and a `GapSubscription` have in common: the reading."""
 
-    __slots__ = ("_mailbox", "_was_too_slow")
+    __slots__ = ("_hands", "_mailbox", "_was_too_slow", "ack")
 
     lasting = False
     _gaps = False
 
-    def __init__(self, hub: Owner, maxsize: int, overflow: Overflow, where: Where | None = None) -> None:
+    def __init__(
+        self, hub: Owner, maxsize: int, overflow: Overflow, where: Where | None = None, ack: Ack = "auto"
+    ) -> None:
         self._mailbox = Mailbox(maxsize, overflow, self, gaps=self._gaps)
         self._was_too_slow = False
+        # The confirmed messages in hand, by who has them: each iterator, and `consume` and `get_batch` together.
+        self._hands: dict[object, list[Event[Any]]] = {}
+        self.ack: Ack = ack
+        """How a confirmed publish learns that a message is finished: "auto" or "manual"."""
         super().__init__(hub, self._mailbox.put, mailbox=self._mailbox, where=where)
 
     async def consume(self) -> Read:
@@ -602,11 +636,13 @@ class Queue(Registration, Generic[Read]):
         """As `consume`, but a plain tuple unless metadata travels with the message: the fastest way to wait for one."""
         mailbox = self._mailbox
         items = mailbox.items
+        if self._hands:
+            self._let_go_of(self)
         while True:
-            if items and not mailbox.alert:
-                return items.popleft()
-            first = mailbox.take()
+            first: Any = items.popleft() if items and not mailbox.alert else mailbox.take()
             if first is not None:
+                if type(first) is Event and first.ticket is not None:
+                    self._hold(self, first)
                 return first
             if not items:
                 await self._wait()
@@ -632,7 +668,23 @@ class Queue(Registration, Generic[Read]):
         """Take what can be read without waiting, if anything."""
         mailbox = self._mailbox
         items = mailbox.items
-        return items.popleft() if items and not mailbox.alert else mailbox.take()
+        first = items.popleft() if items and not mailbox.alert else mailbox.take()
+        if type(first) is Event and first.ticket is not None:
+            self._hold(self, first)
+        return first
+
+    def _hold(self, hand: object, event: Event[Any]) -> None:
+        """Note that a confirmed message is in somebody's hand."""
+        if self.ack == "auto":
+            self._hands.setdefault(hand, []).append(event)
+
+    def _let_go_of(self, hand: object, error: BaseException | None = None) -> None:
+        """Tell that whoever has the messages of a hand has finished with them, or has failed."""
+        for event in self._hands.pop(hand, ()):
+            if error is None:
+                event.done()
+            else:
+                event.fail(error)
 
     async def _wait(self) -> None:
         if self._mailbox.closed:
@@ -662,6 +714,7 @@ class Queue(Registration, Generic[Read]):
         self._hub._remove(self)
 
     def _removed(self) -> None:
+        self._mailbox.fail_tickets("closed before it was read")
         self._mailbox.close()
 
     def _reopened(self) -> None:
@@ -672,7 +725,11 @@ class Queue(Registration, Generic[Read]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for hand in list(self._hands):
+            self._let_go_of(hand, error)
         self.close()
 
     async def __aenter__(self) -> Self:
@@ -681,7 +738,7 @@ class Queue(Registration, Generic[Read]):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        self.__exit__(kind, error, trace)
 
 
 class Subscription(Queue[Event[T]], Generic[T]):
@@ -726,10 +783,11 @@ class SnapshotSubscription(Queue[Event[T] | Snapshot[V]], Generic[T, V]):
         maxsize: int,
         overflow: Overflow,
         where: Where | None = None,
+        ack: Ack = "auto",
         *,
         load: Callable[[], Awaitable[V]],
     ) -> None:
-        super().__init__(hub, maxsize, overflow, where)
+        super().__init__(hub, maxsize, overflow, where, ack)
         self._load = load
         self._is_stale = True
         self._lock = asyncio.Lock()
@@ -786,18 +844,25 @@ class _Reader(AsyncIterator[Read]):
     async def __anext__(self) -> Read:
         mailbox = self._mailbox
         items = mailbox.items
+        subscription = self._subscription
         first: Any
+        if subscription._hands:
+            subscription._let_go_of(self)
         while True:
             if items and not mailbox.alert:
                 first = items.popleft()
-                return first if type(first) is Event else as_tuple(Event, first)  # type: ignore[return-value]
-            first = mailbox.take()
+                if type(first) is not Event:
+                    return as_tuple(Event, first)  # type: ignore[return-value]
+            else:
+                first = mailbox.take()
             if first is not None:
+                if type(first) is Event and first.ticket is not None:
+                    subscription._hold(self, first)
                 return cast(Read, _presented(first))
             if not items:
-                if mailbox.closed and not self._subscription._was_too_slow:
+                if mailbox.closed and not subscription._was_too_slow:
                     raise StopAsyncIteration
-                await self._subscription._wait()
+                await subscription._wait()
 
 
 class _StepReader(AsyncIterator[Read]):

@@ -1,0 +1,341 @@
+"""publish_confirmed: who has finished with a message, and who has not."""
+
+import asyncio
+from typing import Any
+
+import anyio
+import pytest
+from test_queue import settled
+
+from hubsub import (
+    ConfirmationTimeout,
+    DeliveryError,
+    Event,
+    Hub,
+    HubClosed,
+    Key,
+    Meta,
+    Overflow,
+    Publisher,
+    Retry,
+    Undelivered,
+    WaitingForItself,
+)
+
+
+async def failing(coroutine: Any) -> list[str]:
+    """Await a confirmed publish that fails; return why, for each failure."""
+    with pytest.raises(DeliveryError) as caught:
+        await coroutine
+    assert all(isinstance(failure, Undelivered) for failure in caught.value.exceptions)
+    return [failure.why for failure in caught.value.exceptions]
+
+
+async def test_with_nobody_there_none_has_finished(hub: Hub) -> None:
+    assert await hub.publish_confirmed("a") == 0
+
+
+async def test_a_sync_listener_has_finished_when_it_returns(hub: Hub) -> None:
+    seen: list[Any] = []
+    hub.add_listener("a", lambda key, message: seen.append(message))
+    hub.add_listener("a", seen.append, event=True)
+    assert await hub.publish_confirmed("a", 1) == 2
+    assert seen == [1, (("a",), 1)]
+
+
+async def test_an_async_listener_has_finished_when_its_call_returns(hub: Hub) -> None:
+    gate = asyncio.Event()
+
+    @hub.on("a")
+    async def slow(key: Key[Any], message: Any) -> None:
+        await gate.wait()
+
+    publishing = asyncio.create_task(hub.publish_confirmed("a"))
+    await settled()
+    assert not publishing.done()
+    gate.set()
+    assert await publishing == 1
+
+
+async def test_what_listeners_raise_is_named_in_the_group(hub: Hub) -> None:
+    async def broken(key: Key[Any], message: Any) -> None:
+        raise ValueError("async")
+
+    one = hub.add_listener("a", lambda key, message: 1 / 0)
+    two = hub.add_listener("a", broken)
+    hub.add_listener("a", lambda key, message: None)
+    with pytest.raises(DeliveryError) as caught:
+        await hub.publish_confirmed("a")
+    group = caught.value
+    assert group.finished == 1
+    assert [failure.registration for failure in group.exceptions] == [one, two]  # type: ignore[union-attr]
+    assert [type(failure.__cause__) for failure in group.exceptions] == [ZeroDivisionError, ValueError]
+    part, _ = group.split(lambda failure: getattr(failure, "registration", None) is one)
+    assert isinstance(part, DeliveryError)
+
+
+async def test_a_consumer_has_finished_when_it_asks_its_own_iterator_for_the_next(hub: Hub) -> None:
+    subscription = hub.subscribe("a")
+    iterator = aiter(subscription)
+    publishing = asyncio.create_task(hub.publish_confirmed("a", 1))
+    assert await anext(iterator) == (("a",), 1)
+    await settled()
+    assert not publishing.done()
+    asking = asyncio.create_task(anext(iterator))  # type: ignore[arg-type]
+    assert await publishing == 1
+    asking.cancel()
+
+
+async def test_two_workers_on_one_subscription_do_not_confirm_each_others_messages(hub: Hub) -> None:
+    subscription = hub.subscribe("a")
+    first, second = aiter(subscription), aiter(subscription)
+    publishing = [asyncio.create_task(hub.publish_confirmed("a", number)) for number in range(3)]
+    await settled()
+    assert [(await anext(worker)).message for worker in (first, second, second)] == [0, 1, 2]
+    await settled()
+    assert [task.done() for task in publishing] == [False, True, False]
+    subscription.__exit__(None, None, None)
+    assert [await task for task in publishing] == [1, 1, 1]
+
+
+async def test_consume_shares_one_place_and_wait_for_around_a_read_changes_nothing(hub: Hub) -> None:
+    subscription = hub.subscribe("a")
+    publishing = asyncio.create_task(hub.publish_confirmed("a", 1))
+    assert (await asyncio.wait_for(subscription.consume(), 5)).message == 1
+    await settled()
+    assert not publishing.done()
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(subscription.consume(), 0.01)
+    assert await publishing == 1
+
+
+async def test_a_batch_is_finished_when_the_next_is_asked_for(hub: Hub) -> None:
+    subscription = hub.subscribe("a")
+    publishing = [asyncio.create_task(hub.publish_confirmed("a", number)) for number in range(3)]
+    await settled()
+    assert len(await subscription.get_batch(9)) == 3
+    await settled()
+    assert not any(task.done() for task in publishing)
+    with anyio.move_on_after(0.01):
+        await subscription.get_batch(9)
+    assert [await task for task in publishing] == [1, 1, 1]
+
+
+async def test_leaving_the_block_finishes_and_leaving_by_an_exception_fails(hub: Hub) -> None:
+    for error in (None, ValueError("in the block")):
+        publishing: Any = None
+
+        async def consume(error: Exception | None = error) -> None:
+            nonlocal publishing
+            with hub.subscribe("a") as subscription:
+                publishing = asyncio.create_task(hub.publish_confirmed("a"))
+                async for _ in subscription:
+                    if error is not None:
+                        raise error
+                    break
+
+        if error is None:
+            await consume()
+            assert await publishing == 1
+        else:
+            with pytest.raises(ValueError, match="in the block"):
+                await consume()
+            assert await failing(publishing) == ["its consumer failed"]
+
+
+async def test_a_message_that_nobody_reads_before_the_close_has_failed(hub: Hub) -> None:
+    subscription = hub.subscribe("a")
+    publishing = asyncio.create_task(hub.publish_confirmed("a"))
+    await settled()
+    subscription.close()
+    assert await failing(publishing) == ["closed before it was read"]
+
+
+async def test_under_manual_acks_only_done_and_fail_count(hub: Hub) -> None:
+    subscription = hub.subscribe("a", ack="manual")
+    publishing = [asyncio.create_task(hub.publish_confirmed("a", number)) for number in range(2)]
+    await settled()
+    first, second = await subscription.get_batch(2)
+    with anyio.move_on_after(0.01):
+        await subscription.consume()
+    assert not any(task.done() for task in publishing)
+    first.done()
+    first.fail()  # too late: the first word counts
+    second.fail(ValueError("no"))
+    assert await publishing[0] == 1
+    assert await failing(publishing[1]) == ["its consumer failed"]
+    hub.publish("a")
+    (await subscription.consume()).done()  # of a message that nobody waits for: nothing happens
+
+
+async def test_a_retried_call_that_succeeds_has_finished_and_one_given_up_has_failed(hub: Hub) -> None:
+    attempts: list[Any] = []
+
+    async def flaky(key: Key[Any], message: int) -> None:
+        attempts.append(message)
+        if attempts.count(message) < message:
+            raise ConnectionError
+
+    for concurrency in (1, 3):
+        attempts.clear()
+        listener = hub.add_listener("a", flaky, retry=Retry(attempts=2, backoff=0), concurrency=concurrency)
+        assert await hub.publish_confirmed("a", 2) == 1
+        assert await failing(hub.publish_confirmed("a", 3)) == ["it failed, and was given up"]
+        await listener.remove()
+
+
+@pytest.mark.parametrize("overflow", [Overflow.DROP_OLDEST, Overflow.DROP_NEWEST, Overflow.CLOSE])
+async def test_what_is_dropped_has_failed(hub: Hub, overflow: Overflow) -> None:
+    subscription = hub.subscribe("a", maxsize=1, overflow=overflow)
+    publishing = [asyncio.create_task(hub.publish_confirmed("a", number)) for number in range(2)]
+    await settled()
+    dropped, kept = publishing if overflow is Overflow.DROP_OLDEST else reversed(publishing)
+    if overflow is Overflow.CLOSE:
+        assert await failing(kept) == ["closed before it was read"]
+    else:
+        assert not kept.done()
+        with subscription:
+            await subscription.consume()
+        assert await kept == 1
+    assert await failing(dropped) == ["dropped, its queue was full"]
+
+
+async def test_what_a_newer_message_replaces_is_finished_with(hub: Hub) -> None:
+    subscription = hub.subscribe("a", overflow=Overflow.LATEST)
+    publishing = asyncio.create_task(hub.publish_confirmed("a", 1))
+    await settled()
+    hub.publish("a", 2)
+    assert await publishing == 1
+    publishing = asyncio.create_task(hub.publish_confirmed("a", 3))
+    await settled()
+    hub.publish_event(Event(Key("a"), 4, Meta()))
+    assert await publishing == 1
+    assert (await subscription.consume()).message == 4
+
+
+async def test_what_is_filtered_out_is_finished_with(hub: Hub) -> None:
+    hub.add_listener("a", lambda key, message: pytest.fail("called"), where=lambda key, message: False)
+    hub.subscribe("a", where=lambda key, message: False)
+    assert await hub.publish_confirmed("a") == 2
+
+
+async def test_removing_a_listener_fails_what_it_had_queued_and_in_hand(hub: Hub) -> None:
+    async def stuck(key: Key[Any], message: Any) -> None:
+        await asyncio.Event().wait()
+
+    listener = hub.add_listener("a", stuck)
+    publishing = [asyncio.create_task(hub.publish_confirmed("a")) for _ in range(2)]
+    await settled()
+    await listener.remove()
+    assert await failing(publishing[0]) == ["its call was cut short"]
+    assert await failing(publishing[1]) == ["dropped, it was removed or closed"]
+
+
+async def test_closing_the_hub_in_the_middle_ends_every_confirmation() -> None:
+    hub = Hub(drain=0.01)
+
+    async def stuck(key: Key[Any], message: Any) -> None:
+        await asyncio.Event().wait()
+
+    hub.add_listener("a", stuck)
+    hub.subscribe("b")
+    publishing = [asyncio.create_task(hub.publish_confirmed(key)) for key in ("a", "a", "b")]
+    await settled()
+    await hub.close()
+    for task in publishing:
+        assert len(await failing(task)) == 1
+    with pytest.raises(HubClosed):
+        await hub.publish_confirmed("a")
+
+
+async def test_a_timeout_ends_the_waiting_and_not_the_delivery(hub: Hub) -> None:
+    gate = asyncio.Event()
+    seen: list[Any] = []
+
+    @hub.on("a")
+    async def slow(key: Key[Any], message: Any) -> None:
+        await gate.wait()
+        seen.append(message)
+
+    with pytest.raises(ConfirmationTimeout, match="AsyncListener") as caught:
+        await hub.publish_confirmed("a", 1, timeout=0.01)
+    assert isinstance(caught.value, TimeoutError)
+    assert len(caught.value.waiting_for) == 1
+    gate.set()
+    await settled()
+    assert seen == [1]
+
+
+async def test_waiting_for_oneself_is_told_at_once(hub: Hub) -> None:
+    errors: list[Any] = []
+
+    @hub.on(["a", "b"])
+    async def recursive(key: Key[Any], message: Any) -> None:
+        try:
+            await hub.publish_confirmed("b")
+        except WaitingForItself as error:
+            errors.append(error)
+
+    assert await hub.publish_confirmed("a") == 1
+    assert "would wait for itself" in str(errors[0])
+
+
+async def test_what_is_published_onward_is_not_waited_for(hub: Hub) -> None:
+    @hub.on("b")
+    async def never(key: Key[Any], message: Any) -> None:
+        await asyncio.Event().wait()
+
+    hub.add_listener("a", lambda key, message: hub.publish("b"))
+    assert await hub.publish_confirmed("a") == 1
+    await next(iter(hub._life.running)).remove()  # type: ignore[attr-defined]
+
+
+async def test_the_callback_form_tells_without_a_task(hub: Hub) -> None:
+    told: list[Any] = []
+
+    async def odd(key: Key[Any], message: int) -> None:
+        if message % 2 == 0:
+            raise ValueError
+
+    hub.add_listener("a", odd)
+    source = hub.subscribe("a")
+    tasks = len(asyncio.all_tasks())
+    for number in range(4):
+        event = Event(Key("a"), number, Meta(id=str(number)))
+        hub.publish_event(event, source, lambda finished, failures: told.append((finished, len(failures))))
+    assert len(asyncio.all_tasks()) == tasks + 1  # the listener's own
+    await settled()
+    assert told == [(0, 1), (1, 0), (0, 1), (1, 0)]
+    assert source.pending == 0
+
+
+async def test_the_callback_of_a_publish_to_sync_listeners_comes_before_it_returns(hub: Hub) -> None:
+    told: list[Any] = []
+    hub.add_listener("a", lambda key, message: told.append("called"))
+    hub.retain("a")
+    hub.publish_event(Event(Key("a"), 1), confirmed=lambda finished, failures: told.append(finished))
+    assert told == ["called", 1]
+    assert await Publisher(hub, "a").publish_confirmed("b", 1) == 0
+
+
+async def test_metadata_comes_with_a_confirmed_message(hub: Hub) -> None:
+    subscription = hub.subscribe("a")
+    hub.publish_event(Event(Key("a"), 1, Meta(id="7")), confirmed=lambda finished, failures: None)
+    assert (await subscription.consume()).meta == Meta(id="7")
+
+
+async def test_a_cancelled_confirmed_publish_leaves_the_message_delivered(hub: Hub) -> None:
+    subscription = hub.subscribe("a")
+    publishing = asyncio.create_task(hub.publish_confirmed("a", 1))
+    await settled()
+    publishing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await publishing
+    assert (await subscription.consume()).message == 1
+    with anyio.move_on_after(0.01):
+        await subscription.consume()
+
+
+def test_an_unknown_kind_of_ack_is_refused() -> None:
+    with pytest.raises(ValueError, match="ack"):
+        Hub().subscribe("a", ack="perhaps")  # type: ignore[call-overload]
