@@ -15,7 +15,17 @@ from .harness import BENCHMARKS, run
 
 ROOT = Path(__file__).resolve().parent.parent
 # Importing them registers their benchmarks, in the order of the table.
-GROUPS = ("publishing", "queueing", "matching", "subscribing", "pausing", "overflowing", "memory", "importing")
+GROUPS = (
+    "publishing",
+    "queueing",
+    "matching",
+    "subscribing",
+    "pausing",
+    "overflowing",
+    "confirming",
+    "memory",
+    "importing",
+)
 BROADCASTER = ROOT / ".venv-broadcaster" / "bin" / "python"
 
 

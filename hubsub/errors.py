@@ -1,32 +1,30 @@
 """Every error that hubsub raises, in one tree.
 
-    HubsubError
-    ├── InvalidKey (ValueError)           a key or pattern that cannot be used
-    │   ├── EmptyKey                      it has no parts
-    │   ├── WildcardPublished             a wildcard was published to
-    │   └── InvalidPart                   a part is not a string
-    ├── InvalidListener (TypeError)       not callable, or of the wrong kind for the call
-    ├── UnknownListener (LookupError)     removed, but never added
-    ├── UnknownSubscription (LookupError) no subscription of that id or pattern
-    ├── HistoryUnavailable (LookupError)  nothing retains what was asked for
-    ├── ClosedError                       you closed it
-    │   ├── HubClosed
-    │   └── SubscriptionClosed
-    │       └── SubscriberTooSlow         the hub closed it: overflow was `CLOSE`
-    ├── RequestError                      a request that got no reply
-    │   ├── NoResponders                  nobody is there to answer
-    │   ├── RequestTimeout (TimeoutError) nobody answered in time
-    │   └── RemoteError                   the responder failed; its error is the `__cause__`
-    ├── DeliveryError (ExceptionGroup)    a confirmed publish was not finished by everybody
-    ├── Undelivered                       one member of such a group: by whom, and why
-    ├── ConfirmationTimeout (TimeoutError)  somebody has not finished in time
-    ├── WaitingForItself                  a listener would wait for its own call
-    └── WrongContext (RuntimeError)       used from where it cannot work
-        ├── WrongThread
-        ├── WrongLoop
-        └── NoRunningLoop
-
-What is *closed* was closed by you; what is *lost* was lost by the world.
+HubsubError
+├── InvalidKey (ValueError)           a key or pattern that cannot be used
+│   ├── EmptyKey                      it has no parts
+│   ├── WildcardPublished             a wildcard was published to
+│   └── InvalidPart                   a part is not a string
+├── InvalidListener (TypeError)       not callable, or of the wrong kind for the call
+├── UnknownListener (LookupError)     removed, but never added
+├── UnknownSubscription (LookupError) no subscription of that id or pattern
+├── HistoryUnavailable (LookupError)  nothing retains what was asked for
+├── ClosedError                       what was used is closed
+│   ├── HubClosed
+│   └── SubscriptionClosed
+│       └── SubscriberTooSlow         the hub closed it: overflow was `CLOSE`
+├── RequestError                      a request that got no reply
+│   ├── NoResponders                  nobody is there to answer
+│   ├── RequestTimeout (TimeoutError) nobody answered in time
+│   └── RemoteError                   the responder failed; its error is the `__cause__`
+├── DeliveryError (ExceptionGroup)    a confirmed publish was not finished by everybody
+├── Undelivered                       one member of such a group: by whom, and why
+├── ConfirmationTimeout (TimeoutError) somebody has not finished in time
+├── WaitingForItself                  a listener would wait for its own call
+└── WrongContext (RuntimeError)       used from where it cannot work
+    ├── WrongThread
+    ├── WrongLoop
+    └── NoRunningLoop
 """
 
 from __future__ import annotations
@@ -114,7 +112,7 @@ class HistoryUnavailable(HubsubError, LookupError):
 
 
 class ClosedError(HubsubError):
-    """Somebody on this side closed what was used."""
+    """What was used is closed, by you or by a policy of yours; it was not lost."""
 
 
 class HubClosed(ClosedError):

@@ -2,6 +2,7 @@
 
 import inspect
 import pickle
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -67,6 +68,12 @@ def test_every_error_belongs_to_the_tree_that_its_module_draws() -> None:
             assert issubclass(thing, HubsubError)
             assert name in hubsub.__all__
             assert name in (errors.__doc__ or "")
+
+
+def test_the_documentation_draws_the_same_tree() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "errors.md").read_text(encoding="utf-8")
+    tree = inspect.cleandoc(errors.__doc__ or "").partition("HubsubError")[2]
+    assert "".join(tree.split()) in "".join(page.split())
 
 
 def test_errors_that_are_python_errors_too_can_be_caught_as_such() -> None:

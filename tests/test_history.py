@@ -244,6 +244,16 @@ def test_nonsense_bounds_are_refused(options: dict[str, Any]) -> None:
             hub.subscribe("a", history=nonsense)  # type: ignore[call-overload]
 
 
+async def test_what_is_retained_survives_the_close_of_the_hub() -> None:
+    hub = Hub()
+    hub.retain("a")
+    async with hub:
+        hub.publish("a", 1)
+    last = hub.last("a")
+    assert last is not None
+    assert last.message == 1
+
+
 def test_announcements_are_not_retained() -> None:
     hub = Hub()
     hub.retain("*", limit=9)

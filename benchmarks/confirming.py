@@ -1,0 +1,52 @@
+"""What it costs to know when a message was handled."""
+
+from __future__ import annotations
+
+import asyncio
+from time import perf_counter
+from typing import Any
+
+import hubsub
+
+from .harness import Side, compare
+
+KEY: hubsub.Key[Any] = hubsub.Key("sensor", "kitchen", "celsius")
+LOT = 1_000
+
+
+async def _listener(key: Any, message: Any) -> None:
+    pass
+
+
+def _handled(confirmed: Any) -> Side:
+    events = [hubsub.Event(KEY, message) for message in range(LOT)]
+
+    async def seconds() -> float:
+        hub = hubsub.Hub()
+        listener = hub.add_listener(KEY, _listener)
+        total = 0.0
+        for _ in range(20):
+            began = perf_counter()
+            if confirmed is None:
+                for message in range(LOT):
+                    hub.publish(KEY, message)
+            else:
+                for event in events:
+                    hub.publish_event(event, confirmed=confirmed)
+            while listener.pending:
+                await asyncio.sleep(0)
+            total += perf_counter() - began
+        return total / 20 / LOT
+
+    return lambda: asyncio.run(seconds())
+
+
+def _confirmed(finished: int, failures: Any) -> None:
+    pass
+
+
+@compare(at_most=2)
+def publish_event_confirmed_by_callback() -> tuple[Side, Side]:
+    """`Hub.publish_event(event, confirmed=callback)` of 1000 events until one async listener has handled them, against
+    `Hub.publish` of as many messages to it."""
+    return _handled(_confirmed), _handled(None)
