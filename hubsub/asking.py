@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from contextlib import suppress
 from itertools import count
 from typing import Any, Generic, Protocol, TypeVar
-from uuid import uuid4
 
 from .errors import HubClosed, NoResponders, NoRunningLoop, RemoteError, RequestTimeout
 from .event import Event, Meta
@@ -433,7 +433,7 @@ class Desk:
 
     def register(self, ticket: Ticket) -> str:
         """Keep a ticket, until it ends, under the correlation that is returned."""
-        self._name = self._name or uuid4().hex
+        self._name = self._name or os.urandom(16).hex()
         correlation = f"{self._name}-{next(self._numbers)}"
         self.tickets[correlation] = ticket
         return correlation

@@ -144,19 +144,17 @@ def as_patterns(patterns: Patterns) -> list[tuple[str, ...]]:
         InvalidPart: A part of one is not a string.
         InvalidKey: There are none, or one is neither a tuple nor a str.
     """
-    several: Iterable[Any]
     if isinstance(patterns, tuple):
-        several = [patterns]
-    elif isinstance(patterns, str):
-        several = [(patterns,)]
-    elif not isinstance(patterns, (list, set, frozenset)):
+        _check_parts(patterns)
+        return [patterns]
+    if isinstance(patterns, str):
+        return [(patterns,)]
+    if not isinstance(patterns, (list, set, frozenset)):
         raise InvalidKey(patterns, "a pattern is a tuple of strings or a str; several are a list, set or frozenset")
-    elif not patterns:
+    if not patterns:
         raise InvalidKey(patterns, "name at least one pattern")
-    else:
-        several = map(_as_key, patterns)
     checked: dict[tuple[str, ...], None] = {}
-    for pattern in several:
+    for pattern in map(_as_key, patterns):
         _check_parts(pattern)
         checked[pattern] = None
     return list(checked)
@@ -170,12 +168,13 @@ def _as_key(key: object) -> Key[Any]:
     return Key.create_from(key)
 
 
-def _check_parts(key: tuple[object, ...]) -> None:
+def _check_parts(key: tuple[Any, ...]) -> None:
     if not key:
         raise EmptyKey(key)
-    for part in key:
-        if not isinstance(part, str):
-            raise InvalidPart(key, part)
+    try:
+        "".join(key)
+    except TypeError:
+        raise InvalidPart(key, next(part for part in key if not isinstance(part, str))) from None
 
 
 def is_subset(narrow: tuple[str, ...], wide: tuple[str, ...]) -> bool:

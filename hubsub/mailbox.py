@@ -283,7 +283,7 @@ class Mailbox:
 
     def fail_tickets(self, why: str) -> None:
         """Tell whoever waits for what is queued that nobody will finish with it."""
-        for event in self.queued():
+        for event in self.queued() if self.items else ():
             if event.ticket is not None:
                 event.ticket.fail(why)
 
