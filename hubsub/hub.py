@@ -48,7 +48,7 @@ from .key import (
 )
 from .life import Life
 from .log import Logger
-from .mailbox import Mailbox, Overflow
+from .mailbox import Mailbox, Overflow, as_tuple
 from .retry import Retry
 from .router import Router
 from .routes import Route
@@ -255,8 +255,7 @@ class Hub:
             async with asyncio.timeout(timeout):
                 number, failures = await finished
         except TimeoutError:
-            waiting = [ticket.registration for ticket in confirmation.open if ticket is not None]
-            raise ConfirmationTimeout(route.key, timeout or 0, waiting) from None
+            raise ConfirmationTimeout(route.key, timeout or 0, confirmation.waiting_for) from None
         if failures:
             error = DeliveryError(f"{route.key!r} was not finished by everybody", failures)
             error.finished = number
@@ -799,9 +798,9 @@ class Hub:
         targets: Sequence[Registration],
         event: Event[Any],
         source: Registration | None = None,
-        deliver: Callable[[Registration], object] | None = None,
+        confirmation: Confirmation | None = None,
     ) -> int:
-        """Deliver an event without a route of its own, in a way of its own if that is given."""
+        """Deliver an event without a route of its own; for a confirmation, a copy with a ticket to each."""
         interrupt: BaseException | None = None
         delivered = 0
         newest = targets[-1].order if targets else 0
@@ -812,10 +811,11 @@ class Hub:
             delivered += target.order > 0
             target.counted += 1
             try:
-                if deliver is None:
+                # Those who are handed it before everybody, to keep or record it, have nothing to finish.
+                if confirmation is None or target.order == 0:
                     target.deliver_event(event)
                 else:
-                    deliver(target)
+                    _deliver_with_ticket(target, event, confirmation.hand_out(target))
             except BaseException as error:
                 interrupt = self._failure(target, event.key, event.message, error) or interrupt
         self._router.tally.published += 1
@@ -828,25 +828,10 @@ class Hub:
         self, route: Route, event: Event[Any], source: Registration | None, confirmation: Confirmation
     ) -> int:
         """Deliver an event, and hand everybody a ticket of its own to tell with."""
-
-        def deliver(target: Registration) -> bool:
-            # Those who are handed it before everybody, to keep or record it, have nothing to finish.
-            if target.order == 0:
-                return target.deliver_event(event)
-            copy = Event(event.key, event.message, event.meta)
-            ticket = copy.ticket = Ticket(confirmation, target)
-            try:
-                if not target.deliver_event(copy):
-                    ticket.done()
-            except BaseException as error:
-                ticket.fail("it failed", error)
-                raise
-            return True
-
         try:
-            return self._deliver(route.targets, event, source, deliver)
+            return self._deliver(route.targets, event, source, confirmation)
         finally:
-            confirmation.close(None)
+            confirmation.settle()
 
     def _deliver_failed(self, route: Route, deliver: Any, message: Any, error: BaseException) -> None:
         """Report the failure of one place of a route; if it must pass, serve the places after it first."""
@@ -1115,6 +1100,20 @@ def _predicate(where: Where | None) -> Where | None:
     if where is not None and not callable(where):
         raise ValueError(f"where is a function of key and message, not {where!r}")
     return where
+
+
+def _deliver_with_ticket(target: Registration, event: Event[Any], ticket: Ticket) -> None:
+    copy: Event[Any] = as_tuple(Event, event)
+    if event.meta is not None:
+        copy.meta = event.meta
+    copy.ticket = ticket
+    try:
+        is_queued = target.deliver_event(copy)
+    except BaseException as error:
+        ticket.fail("it failed", error)
+        raise
+    if not is_queued:
+        ticket.done()
 
 
 def _may_be_meta(pattern: tuple[str, ...]) -> bool:

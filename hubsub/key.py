@@ -145,8 +145,9 @@ def as_patterns(patterns: Patterns) -> list[tuple[str, ...]]:
         InvalidKey: There are none, or one is neither a tuple nor a str.
     """
     if isinstance(patterns, tuple):
-        _check_parts(patterns)
-        return [patterns]
+        one: Any = patterns
+        _check_parts(one)
+        return [one]
     if isinstance(patterns, str):
         return [(patterns,)]
     if not isinstance(patterns, (list, set, frozenset)):

@@ -137,7 +137,8 @@ class Registration:
 
     def is_on(self, key: tuple[str, ...]) -> bool:
         """True while messages of an exact key are for it."""
-        return not self.closed and any(is_subset(key, pattern) for pattern in self._patterns)
+        patterns = self._patterns
+        return not self.closed and (key in patterns or any(is_subset(key, pattern) for pattern in patterns))
 
     @property
     def patterns(self) -> tuple[Key[Any], ...]:
