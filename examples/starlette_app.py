@@ -42,10 +42,11 @@ if __name__ == "__main__":
     # Each client runs the application on a loop of its own; the hub comes along, with its listeners.
     for number in (41, 42):
         with TestClient(app) as client:
-            print(client.post(f"/order/{number}", json={"dish": "soup"}).json())
+            reply = client.post(f"/order/{number}", json={"dish": "soup"})
+        print(reply.json())
 
 # Output:
-# {'listeners': 1}
 # receipt for order 41: soup
 # {'listeners': 1}
 # receipt for order 42: soup
+# {'listeners': 1}
