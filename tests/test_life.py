@@ -767,18 +767,19 @@ async def test_the_inner_of_two_blocks_over_one_hub_closes_it() -> None:
 
 async def test_a_hub_opened_again_during_a_call_goes_on_in_order_with_one_task() -> None:
     hub = Hub()
-    opened = asyncio.Event()
+    closed, opened = asyncio.Event(), asyncio.Event()
     seen: list[Any] = []
 
     async def listen(key: Key[Any], message: Any) -> None:
         if message == "close":
             await hub.close()
+            closed.set()
             await opened.wait()
         seen.append(message)
 
     hub.add_listener("a", listen)
     hub.publish("a", "close")
-    await until(lambda: not hub.is_open)
+    await closed.wait()
     await hub.start()
     hub.publish("a", 1)
     await settled()
