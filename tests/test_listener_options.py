@@ -397,19 +397,20 @@ def test_a_loop_closed_without_ending_its_calls_leaves_the_listener_usable() -> 
 
 async def test_a_hub_opened_again_during_a_call_goes_on_with_all_of_them() -> None:
     hub = Hub()
-    opened = asyncio.Event()
+    closed, opened = asyncio.Event(), asyncio.Event()
     calls = Calls()
 
     async def listen(key: Key[Any], message: Any) -> None:
         if message == "close":
             await hub.close()
+            closed.set()
             await opened.wait()
         else:
             await calls(key, message)
 
     listener = hub.add_listener("a", listen, concurrency=2)
     hub.publish("a", "close")
-    await until(lambda: not hub.is_open)
+    await closed.wait()
     await hub.start()
     for number in range(3):
         hub.publish("a", number)
