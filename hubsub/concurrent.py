@@ -46,10 +46,7 @@ class ConcurrentListener(AsyncListener):
         if loop is None:
             return
         # Not the context itself: what one call sets is not for the others.
-        task = loop.create_task(self._work(), name=f"hubsub listener {self.function!r}", context=self._context.copy())
-        task._log_destroy_pending = False  # type: ignore[attr-defined]
-        task.add_done_callback(self._ended)
-        self._workers[task] = None
+        self._workers[self._spawn(loop, self._work(), self._context.copy())] = None
         self._arm()
 
     def _arm(self) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable
-from contextvars import ContextVar, copy_context
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterable
+from contextvars import Context, ContextVar, copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeAlias, TypedDict, TypeVar, cast
 
@@ -405,12 +405,18 @@ class AsyncListener(Listener):
         if loop is None:
             return  # the hub starts it once a loop runs
         self._mailbox.wake = None
-        task = loop.create_task(self._run(), name=f"hubsub listener {self.function!r}", context=self._context)
+        self._task = self._spawn(loop, self._run(), self._context)
+
+    def _spawn(
+        self, loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, None], context: Context
+    ) -> asyncio.Task[None]:
+        """A task for its calls, whose end it is told of."""
+        task = loop.create_task(coroutine, name=f"hubsub listener {self.function!r}", context=context)
         # The hub knows its tasks: one that is left behind, by a loop that never runs again, needs no complaint.
         task._log_destroy_pending = False  # type: ignore[attr-defined]
         # Not a clause in the task itself: cancelled before its first step, a task runs nothing of it.
         task.add_done_callback(self._ended)
-        self._task = task
+        return task
 
     async def _run(self) -> None:
         if self._task is None:
