@@ -1,0 +1,1 @@
+"""Bridges between hubs and brokers."""
