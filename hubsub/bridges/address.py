@@ -103,28 +103,29 @@ class Copies:
     """
 
     def __init__(self) -> None:
-        self._patterns: dict[tuple[str, ...], None] = {}
-        self._first: dict[Key[Any], tuple[str, ...] | None] = {}
+        self._exact: set[tuple[str, ...]] = set()
+        self._wild: dict[tuple[str, ...], None] = {}
+        self._first: Callable[[Key[Any]], tuple[str, ...] | None] = cached(self._first_wild)
 
-    def add(self, pattern: tuple[str, ...]) -> None:
+    def add(self, pattern: Key[Any]) -> None:
         """Copies by this pattern come from now on."""
-        self._patterns[pattern] = None
-        self._first.clear()
+        if pattern.is_wildcard:
+            self._wild[pattern] = None
+            self._first = cached(self._first_wild)
+        else:
+            self._exact.add(pattern)
 
-    def remove(self, pattern: tuple[str, ...]) -> None:
+    def remove(self, pattern: Key[Any]) -> None:
         """No more copies by this pattern come."""
-        self._patterns.pop(pattern, None)
-        self._first.clear()
+        self._exact.discard(pattern)
+        if self._wild.pop(pattern, pattern) is None:
+            self._first = cached(self._first_wild)
 
     def is_first(self, key: Key[Any], pattern: tuple[str, ...]) -> bool:
         """True if the copy that came by `pattern` is the one that counts."""
-        if len(self._patterns) < 2:
-            return pattern in self._patterns
-        try:
-            return self._first[key] == pattern
-        except KeyError:
-            first = next((each for each in self._patterns if is_subset(key, each)), None)
-            if len(self._first) >= 65536:
-                self._first.clear()
-            self._first[key] = first
-            return first == pattern
+        if key in self._exact:
+            return pattern == key
+        return self._first(key) == pattern
+
+    def _first_wild(self, key: Key[Any]) -> tuple[str, ...] | None:
+        return next((each for each in self._wild if is_subset(key, each)), None)
