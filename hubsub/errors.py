@@ -21,6 +21,9 @@ HubsubError
 ├── Undelivered                       one member of such a group: by whom, and why
 ├── ConfirmationTimeout (TimeoutError) somebody has not finished in time
 ├── WaitingForItself                  a listener would wait for its own call
+├── EncodeError (ValueError)          a message that cannot be encoded for a broker
+├── DecodeError (ValueError)          what came from a broker and cannot be decoded
+├── PayloadTooLarge (ValueError)      an encoded message larger than its broker takes
 └── WrongContext (RuntimeError)       used from where it cannot work
     ├── WrongThread
     ├── WrongLoop
@@ -218,6 +221,33 @@ class WaitingForItself(HubsubError):
         super().__init__(f"{listener!r} would wait for itself to handle {key!r}; publish it without waiting")
         self.listener = listener
         self.key = key
+
+
+class EncodeError(HubsubError, ValueError):
+    """A message that cannot be encoded, and so cannot cross a bridge; `key` is what it was published to."""
+
+    def __init__(self, key: object, why: str) -> None:
+        super().__init__(f"{key!r}: {why}")
+        self.key = key
+
+
+class DecodeError(HubsubError, ValueError):
+    """Something came from a broker that cannot be decoded; `key` is what it was published to, `payload` the bytes."""
+
+    def __init__(self, key: object, why: str, payload: bytes | None = None) -> None:
+        super().__init__(f"{key!r}: {why}")
+        self.key = key
+        self.payload = payload
+
+
+class PayloadTooLarge(HubsubError, ValueError):
+    """A message of `size` bytes, encoded, where the broker takes `limit`; `key` is what it was published to."""
+
+    def __init__(self, key: object, size: int, limit: int) -> None:
+        super().__init__(f"{key!r}: {size} bytes, encoded, and the broker takes at most {limit}")
+        self.key = key
+        self.size = size
+        self.limit = limit
 
 
 class WrongContext(HubsubError, RuntimeError):
