@@ -73,6 +73,13 @@ FLOORS: dict[str, set[str]] = {
         "subscription",
         "tap",
     },
+    "bridges": set(),
+    "bridges.address": {"key"},
+    "bridges.adapter": {"key"},
+    "bridges.plain": {"types"},
+    "bridges.typed": {"types"},
+    "bridges.codec": {"bridges.plain", "bridges.typed", "log", "types"},
+    "bridges.wire": {"bridges.codec", "errors", "event", "key"},
     # Only what is public, like anybody.
     "testing": {"__init__"},
     "testing.plugin": {"__init__", "testing"},
