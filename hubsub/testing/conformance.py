@@ -4,8 +4,8 @@
     async def test_my_adapter_conforms(check):
         await check(lambda: MyAdapter("mybroker://localhost"))
 
-Each takes a function that makes an adapter; all that it makes are to reach the same broker. What the adapter's `Features`
-do not promise is skipped, by `unittest.SkipTest`, which pytest shows with its reason.
+Each takes a function that makes an adapter; all that it makes are to reach the same broker. What the adapter's
+`Features` do not promise is skipped, by `unittest.SkipTest`, which pytest shows with its reason.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from time import time as now
 from typing import Any
 from unittest import SkipTest
 
-from .. import Event, Gap, Hub, Key, Meta, PayloadTooLarge
+from .. import DeliveryError, Event, Gap, Hub, Key, Meta, PayloadTooLarge
 from ..bridges import Adapter, Bridge, Features
 
 Make = Callable[[], Adapter]
@@ -255,12 +255,13 @@ async def a_message_that_is_too_large_is_refused(make: Make) -> None:
         raise SkipTest("not promised: Features.max_payload")
     async with sites(make) as those:
         one, two = await those.add(), await those.add(ALL)
+        refused: DeliveryError | None = None
         try:
             await one.hub.publish_confirmed("large", "x" * (most + 1))
-        except ExceptionGroup as group:
-            assert group.subgroup(lambda error: isinstance(error.__cause__, PayloadTooLarge)) is not None
-        else:
-            raise AssertionError("it was confirmed")
+        except DeliveryError as error:
+            refused = error
+        assert refused is not None, "it was confirmed"
+        assert any(isinstance(error.__cause__, PayloadTooLarge) for error in refused.exceptions)
         one.hub.publish("after", 1)
         await two.wait_for(1)
         assert two.messages == [1]
@@ -476,7 +477,7 @@ async def a_name_goes_on_where_it_was(make: Make) -> None:
     await _goes_on(make, name="reader")
 
 
-async def _goes_on(make: Make, **options: str) -> None:
+async def _goes_on(make: Make, **options: Any) -> None:
     async with sites(make) as those:
         one = await those.add(outgoing=ALL)
         numbers: list[int] = []
@@ -484,7 +485,7 @@ async def _goes_on(make: Make, **options: str) -> None:
             async with Hub() as hub:
                 site = Site(
                     hub, Bridge(hub, make(), incoming=ALL, namespace=those.namespace, start="earliest", **options)
-                )  # type: ignore[arg-type]
+                )
                 site.listen(ALL)
                 for number in range(first, first + 10):
                     await one.hub.publish_confirmed("k", number, timeout=TIMEOUT)
@@ -554,7 +555,7 @@ async def what_was_sent_before_can_be_read(make: Make) -> None:
         page = await two.bridge.history(("k", "+"), 4)
         assert [event.message for event in page][-4:] == [6, 7, 8, 9]
         assert page[0].meta is not None
-        before = await two.bridge.history(("k", "+"), 4, before=page[0].meta.position)
+        before = await two.bridge.history(("k", "+"), 4, before=str(page[0].meta.position))
         assert [event.message for event in before] == [2, 3, 4, 5]
 
 
