@@ -5,8 +5,8 @@ They die with the process that started them, however it ends, and leave no files
 
 from .broker import Broker
 from .certificates import Certificates, certificates
-from .kafka import Kafka
+from .kafka_server import Kafka
 from .proxy import Proxy
-from .redis import Redis, Sentinel
+from .redis_server import Redis, Sentinel
 
 __all__ = ["Broker", "Certificates", "Kafka", "Proxy", "Redis", "Sentinel", "certificates"]

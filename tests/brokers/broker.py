@@ -20,7 +20,7 @@ from .reaper import kill, reaper, tree
 class Broker:
     """A private instance of a broker on a loopback port that stays the same for its whole life.
 
-    Made, it is not started yet. Whatever waits longer than a few milliseconds has a counterpart in `_wait`, which leaves
+    Made, it is not started yet. What takes longer than a few milliseconds has a counterpart in `_wait`, which leaves
     the loop alone. Subclasses say how to prepare, start and ask it.
     """
 

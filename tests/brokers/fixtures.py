@@ -14,8 +14,8 @@ from typing import TypeVar
 import pytest
 
 from .broker import Broker
-from .kafka import Kafka
-from .redis import Redis
+from .kafka_server import Kafka
+from .redis_server import Redis
 
 B = TypeVar("B", bound=Broker)
 
@@ -73,20 +73,20 @@ def namespace() -> str:
 
 
 class Private:
-    """Makes brokers for one test, which may do to them what it likes."""
+    """The brokers of one test, which may do to them what it likes."""
 
     def __init__(self) -> None:
         self._brokers: list[Broker] = []
 
-    def make(self, broker: B) -> B:
+    def keep(self, broker: B) -> B:
         """Take care of a broker that the test starts itself, later perhaps."""
-        require(type(broker))
         self._brokers.append(broker)
+        require(type(broker))
         return broker
 
     async def __call__(self, broker: B) -> B:
         """Start a broker, as in `redis = await private(Redis(maxmemory="10mb"))`."""
-        return await self.make(broker).start_wait()
+        return await self.keep(broker).start_wait()
 
     def close(self) -> None:
         for broker in self._brokers:
@@ -95,7 +95,7 @@ class Private:
 
 @pytest.fixture
 async def private() -> AsyncIterator[Private]:
-    """Makes brokers that are this test's own, and closes them after it."""
+    """Starts brokers that are this test's own, and closes them after it."""
     brokers = Private()
     yield brokers
     brokers.close()

@@ -23,7 +23,7 @@ class Proxy:
         self.target = target
         self.port = port
         self.delay = 0.0
-        """Seconds that each piece of at most 64 KiB is kept back, in both directions: a slow line, also a narrow one."""
+        """Seconds that each piece of at most 64 KiB is kept back, in both directions: the line is slow, and narrow."""
         self._url = url
         self._server: asyncio.Server | None = None
         self._lines: dict[asyncio.Task[None], list[asyncio.StreamWriter]] = {}
@@ -57,7 +57,7 @@ class Proxy:
         self._replies.clear()
 
     def stall_replies(self) -> None:
-        """Let the clients' bytes through, and none of the broker's: it does what it is told, and nobody learns of it."""
+        """Let through what clients send and not what the broker answers: it does what it is told, and nobody knows."""
         self._replies.clear()
 
     def resume(self) -> None:
@@ -102,7 +102,9 @@ class Proxy:
                 both.create_task(self._pass(from_client, target, self._requests))
                 both.create_task(self._pass(from_target, client, self._replies))
         except* OSError:
-            pass  # one side is gone, and the other one is about to learn it
+            # One side is gone without saying goodbye: the other one learns it the same way.
+            for writer in writers:
+                _reset(writer)
         finally:
             for writer in writers:
                 writer.transport.abort()
@@ -127,6 +129,8 @@ class Proxy:
 
 def _reset(writer: asyncio.StreamWriter) -> None:
     """Close it so that the other side gets an error, not the end of the data."""
+    if writer.transport.is_closing():
+        return
     # By a copy of the descriptor, because not every loop lets its sockets be touched.
     with socket.socket(fileno=os.dup(writer.get_extra_info("socket").fileno())) as same:
         same.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

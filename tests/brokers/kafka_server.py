@@ -74,8 +74,7 @@ class Kafka(Broker):
         protocols = {name: name for name in self.ports} | {"PROXIED": "PLAINTEXT", "CONTROLLER": "PLAINTEXT"}
         files = certificates()
         login = (
-            "org.apache.kafka.common.security.plain.PlainLoginModule required "
-            f'user_{self.username}="{self.password}";'
+            f'org.apache.kafka.common.security.plain.PlainLoginModule required user_{self.username}="{self.password}";'
         )
         settings = {
             "process.roles": "broker,controller",
@@ -142,7 +141,8 @@ class Kafka(Broker):
         ]
 
     def is_ready(self) -> bool:
-        return listens(self.port)
+        # It opens them one after the other.
+        return all(listens(port) for port in self.ports.values())
 
 
 def _joined(form: str, each: dict[str, object] | dict[str, int] | dict[str, str]) -> str:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from .broker import Broker
 from .certificates import certificates
+
+# No second attempt: what fails is to be seen.
+ONCE = Retry(NoBackoff(), 0)
 
 MISSING = "redis-server is not installed: sudo apt-get install redis-server"
 
@@ -85,9 +92,7 @@ class Redis(Broker):
     def client(self) -> redis.Redis:
         """A new client that blocks, for what a test does beside the bridge; close it."""
         options: dict[str, Any] = {"ssl_ca_certs": str(certificates().authority)} if self.tls else {}
-        return redis.Redis.from_url(
-            self.url, decode_responses=True, socket_timeout=5, retry=None, retry_on_error=[], **options
-        )
+        return redis.Redis.from_url(self.url, decode_responses=True, socket_timeout=5, retry=ONCE, **options)
 
     def is_ready(self) -> bool:
         try:
@@ -129,7 +134,8 @@ class Sentinel(Broker):
             f"port {self.port}",
             f"dir {self.folder}",
             f"sentinel monitor {self.service} 127.0.0.1 {self.master.port} 1",
-            f"sentinel down-after-milliseconds {self.service} 500",
+            # Longer than the second between its pings: else it takes a master for dead that it has not asked yet.
+            f"sentinel down-after-milliseconds {self.service} 1500",
             f"sentinel failover-timeout {self.service} 2000",
         ]
         self._conf.write_text("\n".join(lines) + "\n")
@@ -137,26 +143,38 @@ class Sentinel(Broker):
     def command(self) -> list[str | Path]:
         return ["redis-server", self._conf, "--sentinel"]
 
+    def start(self, timeout: float = 30) -> Self:
+        super().start(timeout)
+        # Else what has failed becomes a replica only ten seconds after it is back. Redis 7 can; an older one is slow.
+        with self._client() as client, contextlib.suppress(redis.ResponseError):
+            client.execute_command("SENTINEL", "DEBUG", "info-period", 500, "ping-period", 500, "publish-period", 250)
+        return self
+
     @property
     def _conf(self) -> Path:
         return self.folder / "sentinel.conf"
 
     def is_ready(self) -> bool:
         try:
-            with redis.Redis(port=self.port, decode_responses=True, socket_timeout=5, retry=None) as client:
+            with self._client() as client:
                 # It has found the replica, which it would fail over to.
                 return bool(client.sentinel_slaves(self.service))
         except redis.RedisError:
             return False
 
+    def _client(self) -> redis.Redis:
+        return redis.Redis(port=self.port, decode_responses=True, socket_timeout=5, retry=ONCE)
+
     def _is_following(self) -> bool:
         with self.replica.client() as client:
-            return client.info("replication")["master_link_status"] == "up"
+            replication: Any = client.info("replication")
+        return bool(replication["master_link_status"] == "up")
 
     def current(self) -> Redis:
         """The one that the Sentinel gives out as the master."""
-        with redis.Redis(port=self.port, decode_responses=True, socket_timeout=5, retry=None) as client:
-            _, port = client.sentinel_get_master_addr_by_name(self.service)
+        with self._client() as client:
+            address: Any = client.sentinel_get_master_addr_by_name(self.service)
+        _, port = address
         return self.master if port == self.master.port else self.replica
 
     def fail_over(self) -> Redis:
@@ -171,7 +189,7 @@ class Sentinel(Broker):
         self.replica.close()
         self.master.close()
 
-    def _until(self, condition: Any) -> None:
+    def _until(self, condition: Callable[[], bool]) -> None:
         deadline = time.monotonic() + 30
         while not condition():
             if time.monotonic() > deadline:
