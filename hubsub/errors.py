@@ -21,6 +21,7 @@ HubsubError
 ├── Undelivered                       one member of such a group: by whom, and why
 ├── ConfirmationTimeout (TimeoutError) somebody has not finished in time
 ├── WaitingForItself                  a listener would wait for its own call
+├── MissingDriver (ImportError)       an adapter needs a package that is not installed
 └── WrongContext (RuntimeError)       used from where it cannot work
     ├── WrongThread
     ├── WrongLoop
@@ -218,6 +219,15 @@ class WaitingForItself(HubsubError):
         super().__init__(f"{listener!r} would wait for itself to handle {key!r}; publish it without waiting")
         self.listener = listener
         self.key = key
+
+
+class MissingDriver(HubsubError, ImportError):
+    """An adapter needs a package that is not installed; `driver` is its name, `extra` the extra that brings it."""
+
+    def __init__(self, adapter: str, driver: str, extra: str) -> None:
+        super().__init__(f"{adapter} needs {driver}: pip install 'hubsub[{extra}]'")
+        self.driver = driver
+        self.extra = extra
 
 
 class WrongContext(HubsubError, RuntimeError):

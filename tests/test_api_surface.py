@@ -71,6 +71,11 @@ FLOORS: dict[str, set[str]] = {
         "subscription",
         "tap",
     },
+    "bridges": set(),
+    "bridges.adapter": {"key"},
+    "bridges.address": {"key"},
+    "bridges.resp": set(),
+    "bridges.redis_pubsub": {"bridges", "bridges.adapter", "bridges.address", "bridges.resp", "errors", "key"},
     # Only what is public, like anybody.
     "testing": {"__init__"},
     "testing.plugin": {"__init__", "testing"},
