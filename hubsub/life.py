@@ -41,6 +41,8 @@ class Life:
         hub: Named in logs and errors.
         drain: Seconds that `close` gives the runners to finish what is queued.
         bound: Called with each loop that is bound.
+        closing: Called when the hub begins to close.
+        drained: Awaited when the runners have finished, or the time is over.
         ended: Awaited when the hub is closed, before the tasks are.
     """
 
@@ -49,6 +51,8 @@ class Life:
         hub: object,
         drain: float,
         bound: Callable[[asyncio.AbstractEventLoop], None],
+        closing: Callable[[], None],
+        drained: Callable[[], Awaitable[None]],
         ended: Callable[[], Awaitable[None]],
     ) -> None:
         self.state: Literal["open", "closing", "closed"] = "open"
@@ -59,6 +63,8 @@ class Life:
         self._hub = hub
         self._drain_seconds = drain
         self._bound = bound
+        self._begin = closing
+        self._drained = drained
         self._ended = ended
         self._closing: asyncio.Task[None] | None = None
         self._loop_is_ending = False
@@ -173,11 +179,13 @@ class Life:
 
     async def _drain_and_end(self) -> None:
         try:
+            self._begin()
             for runner in self.running:
                 runner.hasten()
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._drain_seconds):
                     await self._drain()
+            await self._drained()
         finally:
             await self._end()
 

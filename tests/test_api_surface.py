@@ -36,6 +36,7 @@ FLOORS: dict[str, set[str]] = {
     "asking": {"errors", "event", "key", "mailbox", "routes", "subscription"},
     "concurrent": {"event", "mailbox", "subscription"},
     "explain": {"history", "key", "router", "subscription"},
+    "outbox": {"event", "key", "mailbox", "subscription"},
     "hub": {
         "asking",
         "concurrent",
@@ -48,6 +49,7 @@ FLOORS: dict[str, set[str]] = {
         "life",
         "log",
         "mailbox",
+        "outbox",
         "retry",
         "router",
         "routes",
@@ -71,9 +73,9 @@ FLOORS: dict[str, set[str]] = {
         "subscription",
         "tap",
     },
-    "bridges": set(),
     "bridges.adapter": {"key"},
     "bridges.address": {"key"},
+    "bridges": set(),
     "bridges.resp": set(),
     "bridges.redis_pubsub": {"bridges", "bridges.adapter", "bridges.address", "bridges.resp", "errors", "key"},
     # Only what is public, like anybody.
