@@ -20,9 +20,6 @@ from .address import Addresses, Copies, cached
 if TYPE_CHECKING:
     from redis.asyncio import ConnectionPool, Redis
 
-MOST_PATTERNS = 100
-"""Each pattern costs every PUBLISH of everybody on that server; more are folded into wider ones."""
-
 # Set on every connection. The relay keeps the deadlines and tries again; a driver that does so too doubles messages.
 OURS: Mapping[str, Any] = {
     "protocol": 2,
@@ -63,6 +60,9 @@ class RedisAdapter(Adapter):
         TypeError: An option does not exist, or there is no one address.
         ValueError: The URL makes no sense, or an option is set that the bridge sets itself.
     """
+
+    most_patterns = 100
+    """Each pattern at the server slows every PUBLISH of everybody; more than these are folded into wider ones."""
 
     features = Features(order="all", confirms="received", patterns=True, max_payload=512 * 1024 * 1024)
 
@@ -252,7 +252,7 @@ class RedisAdapter(Adapter):
     async def _change(self, verb: bytes, patterns: Iterable[Key[Any]]) -> None:
         """Ask for exact keys, and for whatever follows from the patterns that are wanted now; wait until confirmed."""
         globs: dict[bytes, Key[Any]] = {}
-        for pattern in folded(self._wild, MOST_PATTERNS):
+        for pattern in folded(self._wild, self.most_patterns):
             glob = self._glob(pattern)
             # Two patterns that Redis does not tell apart: the wider one is meant.
             if glob not in globs or is_subset(globs[glob], pattern):
@@ -378,6 +378,8 @@ def _pool_of(url: str | None, options: Mapping[str, Any], tls: bool) -> Connecti
 
     if url is None and not options:
         raise TypeError("RedisAdapter needs a url, options that say where Redis is, or a client")
+    if url is not None and options.keys() & {"host", "port", "path"}:
+        raise TypeError("the url says where Redis is; host, port and path are for doing without one")
     sentinels, service, plain = _split(url) if url is not None else ([], "", None)
     settings: dict[str, Any] = {**(driver.parse_url(plain) if plain else {}), **options}
     for name in OURS.keys() & settings.keys():
