@@ -209,6 +209,7 @@ async def test_what_matches_is_received_exactly_once_as_the_server_matches_it(
 ) -> None:
     patterns = uncovered([pattern for pattern in patterns if not is_subset(END, pattern)])
     assume(END not in keys)
+    assume(namespace or Key("") not in keys)  # to Redis no pattern matches the channel with the empty name
     adapter = RedisAdapter(server.url)
     adapter.most_patterns = most
     async with reading(adapter, link(namespace)) as reader:
