@@ -151,6 +151,7 @@ class RedisAdapter(Adapter):
         self._wild: dict[Key[Any], None] = {}  # what is wanted
         self._globs: dict[bytes, Key[Any]] = {}  # what of that was asked for, as the server is to match it
         self._asked: deque[_Asked] = deque()
+        self._lost: Exception | None = None
         self._patterns: dict[bytes, Key[Any]] = {}  # what the server has confirmed, exact ones included
         self._copies = Copies()
 
@@ -251,6 +252,8 @@ class RedisAdapter(Adapter):
 
     async def _change(self, verb: bytes, patterns: Iterable[Key[Any]]) -> None:
         """Ask for exact keys, and for whatever follows from the patterns that are wanted now; wait until confirmed."""
+        if self._lost is not None:
+            raise self._lost
         globs: dict[bytes, Key[Any]] = {}
         for pattern in folded(self._wild, self.most_patterns):
             glob = self._glob(pattern)
@@ -302,8 +305,9 @@ class RedisAdapter(Adapter):
             if asked.is_last and not asked.done.done():
                 asked.done.set_result(None)
 
-    def _fail(self, error: BaseException) -> None:
-        """Let nobody wait for confirmations any more."""
+    def _fail(self, error: Exception) -> None:
+        """Let nobody wait for confirmations any more, now or later."""
+        self._lost = error
         while self._asked:
             done = self._asked.popleft().done
             if not done.done():

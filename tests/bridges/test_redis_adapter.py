@@ -455,6 +455,8 @@ async def test_after_a_crash_of_the_server_it_is_connected_again_and_knows_nothi
         await reader.task
     with pytest.raises(ConnectionError):
         await adapter.send([Record(Key("b"), b"")])
+    with pytest.raises(ConnectionError):
+        await adapter.subscribe([Key("c")])
     await adapter.close()
     for _ in range(2):
         with pytest.raises(redis.ConnectionError):
