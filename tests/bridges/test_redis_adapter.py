@@ -365,6 +365,32 @@ async def test_each_message_is_received_once_whatever_is_subscribed_meanwhile(se
     assert sent
 
 
+async def test_nothing_is_missed_or_doubled_while_patterns_are_folded_and_come_apart(server: Server) -> None:
+    # More than the server reads at once: it serves the publisher in between.
+    rooms = [Key("room", f"{number:04000}", "+") for number in range(101)]
+    adapter, publisher = RedisAdapter(server.url), RedisAdapter(server.url)
+    await publisher.connect(link(reads=False))
+    sent: list[bytes] = []
+    folding = True
+
+    async def publish() -> None:
+        while folding:
+            numbers = [str(len(sent) + number).encode() for number in range(5)]
+            await publisher.send([Record(Key(*rooms[7][:2], "said"), number) for number in numbers])
+            sent.extend(numbers)
+
+    async with reading(adapter) as reader:
+        await adapter.subscribe(rooms[:100])
+        publishing = asyncio.create_task(publish())
+        for _ in range(20):
+            await adapter.subscribe(rooms[100:])
+            await adapter.unsubscribe(rooms[100:])
+        folding = False
+        await publishing
+        assert [payload for _, payload in await reader.until_end()] == sent
+    await publisher.close()
+
+
 # Sending
 
 
