@@ -265,19 +265,19 @@ class RedisAdapter(Adapter):
         old = {glob: pattern for glob, pattern in self._globs.items() if glob not in globs}
         self._globs = globs
 
-        done = asyncio.get_running_loop().create_future()
         asked = [
-            _Asked(command, dict(part), done)
+            _Asked(command, dict(part))
             # What comes in the place of something else comes first.
             for command, names in ((verb, exact), (b"PSUBSCRIBE", new), (b"PUNSUBSCRIBE", old))
             for part in _parts(list(names.items()), NAMES_A_COMMAND)
         ]
-        if not asked:
-            return
-        asked[-1].is_last = True
         self._asked.extend(asked)
         self._reading.write(b"".join(resp.command(each.command, each.patterns) for each in asked))
-        await done
+        if self._asked:
+            # Also if there was nothing to ask: what it relies on may have been asked for a moment ago.
+            done = asyncio.get_running_loop().create_future()
+            self._asked[-1].waiting.append(done)
+            await done
 
     def _glob(self, pattern: Key[Any]) -> bytes:
         """The pattern as Redis matches it: `*` there crosses separators, so that more may come than was meant."""
@@ -302,28 +302,28 @@ class RedisAdapter(Adapter):
             self._copies.add(pattern)
         if not asked.patterns:
             self._asked.popleft()
-            if asked.is_last and not asked.done.done():
-                asked.done.set_result(None)
+            for done in asked.waiting:
+                if not done.done():
+                    done.set_result(None)
 
     def _fail(self, error: Exception) -> None:
         """Let nobody wait for confirmations any more, now or later."""
         self._lost = error
         while self._asked:
-            done = self._asked.popleft().done
-            if not done.done():
-                done.set_exception(error)
+            for done in self._asked.popleft().waiting:
+                if not done.done():
+                    done.set_exception(error)
 
 
 class _Asked:
     """A command whose confirmations are on their way, one for each name."""
 
-    __slots__ = ("command", "done", "is_last", "patterns")
+    __slots__ = ("command", "patterns", "waiting")
 
-    def __init__(self, command: bytes, patterns: dict[bytes, Key[Any]], done: asyncio.Future[None]) -> None:
+    def __init__(self, command: bytes, patterns: dict[bytes, Key[Any]]) -> None:
         self.command = command
         self.patterns = patterns
-        self.done = done  # shared by the commands of one change
-        self.is_last = False
+        self.waiting: list[asyncio.Future[None]] = []
 
 
 def folded(patterns: Collection[Key[Any]], most: int) -> Collection[Key[Any]]:

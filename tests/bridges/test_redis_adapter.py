@@ -250,6 +250,24 @@ async def test_patterns_that_the_server_cannot_tell_apart_do_not_end_each_other(
         assert [payload for _, payload in await reader.until_end()] == [b"1", b"2", b"3"]
 
 
+async def test_subscribing_waits_also_for_what_was_asked_for_just_before(servers: Callable[..., Server]) -> None:
+    server = servers()
+    adapter = RedisAdapter(server.url)
+    rooms = [Key("room", str(number), "*") for number in range(200)]
+    async with reading(adapter):
+        assert server.process is not None
+        server.process.send_signal(signal.SIGSTOP)
+        first = asyncio.create_task(adapter.subscribe(rooms[:150]))
+        second = asyncio.create_task(adapter.subscribe(rooms[150:]))  # is folded into what the first asks for
+        try:
+            await asyncio.wait([second], timeout=0.05)
+            assert not second.done()
+        finally:
+            server.process.send_signal(signal.SIGCONT)
+        await first
+        await second
+
+
 async def test_databases_and_namespaces_do_not_hear_each_other(server: Server) -> None:
     async with reading(RedisAdapter(server.url + "/1")) as one, reading(RedisAdapter(server.url + "/2")) as two:
         await one.adapter.subscribe([Key("*")])
