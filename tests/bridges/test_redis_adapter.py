@@ -433,7 +433,9 @@ async def test_payloads_of_any_size_and_content_arrive_whole(server: Server) -> 
         assert [each.payload for each in await reader.until(len(payloads))] == payloads
 
 
-ACL = ["--user", "limited", "on", ">pw", "+@all", "resetchannels", "&hubsub:0:open:*"]
+# All that is needed, and not even PING.
+COMMANDS = ["-@all", "+publish", "+subscribe", "+psubscribe", "+unsubscribe", "+punsubscribe"]
+ACL = ["--user", "limited", "on", ">pw", *COMMANDS, "resetchannels", "&hubsub:0:open:*"]
 
 
 async def test_what_the_server_refuses_is_told_and_the_rest_is_sent(servers: Callable[..., Server]) -> None:
