@@ -666,7 +666,7 @@ async def test_tls_by_url_by_options_and_by_a_context(
 async def test_sentinels_are_asked_for_the_master_at_each_connect(servers: Callable[..., Server]) -> None:
     master = servers()
     replica = servers("--replicaof", "127.0.0.1", str(master.port))
-    absent = Server()
+    frozen = socket.create_server(("127.0.0.1", 0))  # takes connections and says nothing
     watch = f"sentinel monitor main 127.0.0.1 {master.port} 1\nsentinel down-after-milliseconds main 300\n"
     sentinel = Server("--sentinel", config="bind 127.0.0.1\n" + watch)
     try:
@@ -674,7 +674,7 @@ async def test_sentinels_are_asked_for_the_master_at_each_connect(servers: Calla
         async with sentinel.client() as client:
             # Until the sentinel knows of the replica it has nobody to promote.
             await eventually(lambda: client.execute_command("SENTINEL", "REPLICAS", "main"))
-        places = f"127.0.0.1:{absent.port},127.0.0.1:{sentinel.port}"
+        places = f"127.0.0.1:{frozen.getsockname()[1]},127.0.0.1:{sentinel.port}"
         adapter = RedisAdapter(f"redis+sentinel://{places}/main/3")
         assert repr(adapter) == "<RedisAdapter main by sentinel>"
         await adapter.connect(link())
@@ -710,7 +710,7 @@ async def test_sentinels_are_asked_for_the_master_at_each_connect(servers: Calla
         await stranger.close()
     finally:
         sentinel.close()
-        absent.close()
+        frozen.close()
 
 
 # What is said
