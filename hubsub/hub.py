@@ -71,6 +71,7 @@ from .subscription import (
     Where,
 )
 from .tap import Tap
+from .types import Declarations
 
 if TYPE_CHECKING:
     from types import FrameType, TracebackType
@@ -169,6 +170,7 @@ class Hub:
         self._order = count(1)
         self._watchers = 0  # patterns that may match the hub's own namespace
         self._attached: list[Attachment] = []
+        self._declarations = Declarations()
         self._failed = 0
 
     def __repr__(self) -> str:
@@ -635,8 +637,8 @@ class Hub:
         """Publish a request and return its replies, to iterate: `async for reply in hub.request_many("who")`.
 
         They come as they are given, until everyone has answered who got the request, or `limit` have come, or the
-        timeout is over, which is no error here; where bridges are asked too, nobody knows who got it. Responders that fail end nothing: see `Replies.errors`. Otherwise as
-        `request`.
+        timeout is over, which is no error here; where bridges are asked too, nobody knows who got it. Responders that
+        fail end nothing: see `Replies.errors`. Otherwise as `request`.
         """
         return self._desk.request_many(key, message, timeout, limit, local)
 
@@ -760,6 +762,14 @@ class Hub:
             cache_misses=self._router.misses,
             retained_keys=len(self._history),
         )
+
+    def declare(self, pattern: KeyLike[Any], type: Any) -> Key[Any]:
+        """TEMPORARY."""
+        return self._declarations.declare(pattern, type)
+
+    def declared(self, key: KeyLike[Any]) -> Any:
+        """TEMPORARY."""
+        return self._declarations.type_of(Key.create_from(key))
 
     # For bridges
 
@@ -1069,7 +1079,7 @@ class Hub:
         if registration._owner is not None:
             registration._owner._note(registration, patterns)
         for part in self._attached:
-            part.changed()
+            part.changed(patterns)
         if self._watchers:
             self._announce("addedSubscriber", added)
 
@@ -1090,7 +1100,7 @@ class Hub:
         if registration._owner is not None:
             registration._owner._forget(registration, patterns)
         for part in self._attached:
-            part.changed()
+            part.changed(patterns)
         if self._watchers and self._life.state != "closed":
             self._announce("removedSubscriber", removed)
 

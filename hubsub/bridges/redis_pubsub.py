@@ -13,9 +13,9 @@ from urllib.parse import urlsplit, urlunsplit
 
 from ..errors import MissingDriver
 from ..key import PLUS, STAR, Key, is_subset
-from . import resp
 from .adapter import Adapter, Features, Link, Received, Record
 from .address import Addresses, Copies, cached
+from .resp import Incomplete, Refused, Stream, command, read_reply
 
 if TYPE_CHECKING:
     from redis.asyncio import ConnectionPool, Redis
@@ -35,7 +35,7 @@ NAMES_A_COMMAND = 1000  # so that no subscription keeps the server from everybod
 # With anything else that Redis says to a PUBLISH it is loading, demoted or shutting down: no state to go on with.
 REFUSED_FOR_GOOD = {"ERR", "NOPERM", "OOM"}
 
-# A message, up to its payload. A channel that holds a carriage return, which ours never do, is left to `resp.reply`.
+# A message, up to its payload. A channel that holds a carriage return, which ours never do, is left to `read_reply`.
 _MESSAGE = re.compile(
     rb"\*(?:3\r\n\$7\r\nmessage|4\r\n\$8\r\npmessage\r\n\$\d+\r\n([^\r]*))\r\n\$(\d+)\r\n([^\r]*)\r\n\$(\d+)\r\n"
 )
@@ -119,7 +119,7 @@ class RedisAdapter(Adapter):
                 for sentinel in self._pool.sentinel_manager.sentinels:
                     await sentinel.aclose()
 
-    async def _open(self) -> resp.Stream:
+    async def _open(self) -> Stream:
         connection = self._make_connection()
         self._connections.append(connection)
         try:
@@ -128,10 +128,10 @@ class RedisAdapter(Adapter):
             # The driver's own words may contain the settings of the sentinels.
             raise ConnectionError(f"no sentinel that answers knows a master for {self._where()}") from None
         # The driver's own reading of replies costs as much as all the rest of a bridge.
-        stream = resp.Stream(connection._reader, connection._writer)
+        stream = Stream(connection._reader, connection._writer)
         by_sentinel = isinstance(self._pool, self._sentinel.SentinelConnectionPool)
         answer = await stream.ask(b"ROLE" if by_sentinel else b"PING")
-        if isinstance(answer, resp.Refused) and answer.code not in REFUSED_FOR_GOOD:
+        if isinstance(answer, Refused) and answer.code not in REFUSED_FOR_GOOD:
             raise answer
         if by_sentinel and isinstance(answer, list) and answer[0] != b"master":
             raise ConnectionError(f"what the sentinels take for the master of {self._where()} is none")
@@ -217,11 +217,11 @@ class RedisAdapter(Adapter):
                     start = match.end()
                     end = start + int(length)
                     if end + 2 > len(data):
-                        raise resp.Incomplete(end + 2 - len(data))
+                        raise Incomplete(end + 2 - len(data))
                     payload = data[start:end]
                     at = end + 2
                 else:
-                    reply, at = resp.reply(data, at)
+                    reply, at = read_reply(data, at)
                     if not isinstance(reply, list) or reply[0] not in (b"message", b"pmessage"):
                         self._answered(reply)
                         continue
@@ -232,7 +232,7 @@ class RedisAdapter(Adapter):
                     key = key_of(channel)
                     if key is not None and self._copies.is_first(key, patterns[glob]):
                         received.append(Received(key, payload))
-        except resp.Incomplete as incomplete:
+        except Incomplete as incomplete:
             missing = incomplete.missing
         self._reading.put_back(data[at:], missing)
 
@@ -266,13 +266,13 @@ class RedisAdapter(Adapter):
         self._globs = globs
 
         asked = [
-            _Asked(command, dict(part))
+            _Asked(what, dict(part))
             # What comes in the place of something else comes first.
-            for command, names in ((verb, exact), (b"PSUBSCRIBE", new), (b"PUNSUBSCRIBE", old))
+            for what, names in ((verb, exact), (b"PSUBSCRIBE", new), (b"PUNSUBSCRIBE", old))
             for part in _parts(list(names.items()), NAMES_A_COMMAND)
         ]
         self._asked.extend(asked)
-        self._reading.write(b"".join(resp.command(each.command, each.patterns) for each in asked))
+        self._reading.write(b"".join(command(each.command, each.patterns) for each in asked))
         if self._asked:
             # Also if there was nothing to ask: what it relies on may have been asked for a moment ago.
             done = asyncio.get_running_loop().create_future()
@@ -361,13 +361,13 @@ def _parts(items: list[Any], size: int) -> list[list[Any]]:
     return [items[start : start + size] for start in range(0, len(items), size)]
 
 
-def _refusal(line: bytes) -> resp.Refused:
+def _refusal(line: bytes) -> Refused:
     """What one PUBLISH was answered.
 
     Raises:
         ConnectionError: It makes no sense to go on with this connection.
     """
-    refused = resp.Refused(line[1:].decode(errors="replace"))
+    refused = Refused(line[1:].decode(errors="replace"))
     if refused.code not in REFUSED_FOR_GOOD:
         raise ConnectionError(f"Redis cannot publish: {refused}")
     return refused

@@ -31,7 +31,7 @@ def command(name: bytes, arguments: Iterable[bytes]) -> bytes:
     return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)
 
 
-def reply(data: bytes, at: int) -> tuple[Any, int]:
+def read_reply(data: bytes, at: int) -> tuple[Any, int]:
     """Return the reply that begins there, and where it ends. An error is returned, too.
 
     Raises:
@@ -62,7 +62,7 @@ def reply(data: bytes, at: int) -> tuple[Any, int]:
         return data[at:end], end + 2
     items = []
     for _ in range(number):
-        item, at = reply(data, at)
+        item, at = read_reply(data, at)
         items.append(item)
     return items, at
 
@@ -111,7 +111,7 @@ class Stream:
         while True:
             data = await self.read()
             try:
-                answer, end = reply(data, 0)
+                answer, end = read_reply(data, 0)
             except Incomplete as incomplete:
                 self.put_back(data, incomplete.missing)
             else:
