@@ -235,18 +235,20 @@ class UnknownScheme(BridgeError, ValueError):
 
 
 class MissingDriver(BridgeError, ImportError):
-    """The package that an adapter needs is not installed; the message says how to get it."""
+    """An adapter needs a package that is not installed; `adapter` and `driver` are their names."""
 
-    def __init__(self, adapter: str, package: str, extra: str) -> None:
-        super().__init__(f"{adapter} needs {package}: pip install 'hubsub[{extra}]'")
+    def __init__(self, adapter: str, driver: str, extra: str) -> None:
+        super().__init__(f"{adapter} needs {driver}: pip install 'hubsub[{extra}]'", name=driver)
+        self.adapter = adapter
+        self.driver = driver
 
 
 class NameTaken(BridgeError):
-    """Another live bridge keeps its position at the broker under that name."""
+    """Another living bridge keeps its position under this name: each needs a name of its own, or both a group."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"another bridge that is alive has the name {name!r}; each needs one of its own")
-        self.bridge_name = name
+        super().__init__(f"another bridge is named {name!r}; give each a name of its own, or let them share by group=")
+        self.name = name
 
 
 class BridgeNotReady(BridgeError, TimeoutError):
@@ -266,7 +268,7 @@ class BridgeClosed(BridgeError):
 
 
 class EncodeError(BridgeError, ValueError):
-    """A message cannot be encoded by the codec of a bridge."""
+    """A message that cannot be encoded, and so cannot cross a bridge; `key` is what it was published to."""
 
     def __init__(self, key: object, why: str) -> None:
         super().__init__(f"{key!r}: {why}")
@@ -274,22 +276,22 @@ class EncodeError(BridgeError, ValueError):
 
 
 class DecodeError(BridgeError, ValueError):
-    """What came from a broker cannot be decoded."""
+    """Something came from a broker that cannot be decoded; `key` is what it was published to, `payload` the bytes."""
 
-    def __init__(self, key: object, why: str, payload: bytes | None) -> None:
+    def __init__(self, key: object, why: str, payload: bytes | None = None) -> None:
         super().__init__(f"{key!r}: {why}")
         self.key = key
         self.payload = payload
 
 
 class PayloadTooLarge(BridgeError, ValueError):
-    """A message is larger than the broker takes; sizes in bytes."""
+    """A message of `size` bytes, encoded, where the broker takes `limit`; `key` is what it was published to."""
 
-    def __init__(self, key: object, size: int, most: int) -> None:
-        super().__init__(f"{key!r}: the message has {size} bytes, and the broker takes {most}")
+    def __init__(self, key: object, size: int, limit: int) -> None:
+        super().__init__(f"{key!r}: {size} bytes, encoded, and the broker takes at most {limit}")
         self.key = key
         self.size = size
-        self.most = most
+        self.limit = limit
 
 
 class WaitingForItself(HubsubError):

@@ -53,7 +53,7 @@ from .mailbox import Mailbox, Overflow, as_tuple
 from .outbox import Attachment, Outbox
 from .retry import Retry
 from .router import Router
-from .routes import Route
+from .routes import Observer, Route
 from .subscription import (
     Ack,
     AsyncListener,
@@ -71,7 +71,7 @@ from .subscription import (
     Where,
 )
 from .tap import Tap
-from .types import Declarations
+from .types import Declarations, accepts, name_of
 
 if TYPE_CHECKING:
     from types import FrameType, TracebackType
@@ -165,12 +165,12 @@ class Hub:
         self._router: Router[Registration] = Router(route_cache)
         self._history = History(self._router.forget)
         self._desk = Desk(self)
+        self._declarations = Declarations()
         self._life = Life(self, drain, self._bound, self._closing, self._drained, self._ended)
         self._registered: dict[Registration, None] = {}
         self._order = count(1)
         self._watchers = 0  # patterns that may match the hub's own namespace
         self._attached: list[Attachment] = []
-        self._declarations = Declarations()
         self._failed = 0
 
     def __repr__(self) -> str:
@@ -554,6 +554,39 @@ class Hub:
         self._history.check(named)
         return self._history.select(named, _bound(limit, "limit") if limit is not None else None)
 
+    # Declaring
+
+    @overload
+    def declare(self, pattern: KeyLike[Any], type: type[T]) -> Key[T]: ...
+    @overload
+    def declare(self, pattern: KeyLike[Any], type: Any) -> Key[Any]: ...
+
+    def declare(self, pattern: KeyLike[Any], type: Any) -> Key[Any]:
+        """Declare of what type the messages of matching keys are; return the pattern, which tells checkers so.
+
+        Bridges decode to it. While the hub's loop is in debug mode, what is published and is not of it is logged, with
+        the line that published it. Of several patterns that match a key, the most specific one counts: a literal part
+        before a wildcard, from the left.
+
+        Args:
+            pattern: A key, exact or with wildcards.
+            type: A class, a `TypedDict`, or any other annotation.
+
+        Raises:
+            InvalidKey: It is no pattern.
+            ValueError: Another type is declared for the very same keys.
+        """
+        self._life.check_thread()
+        return self._declarations.declare(pattern, type)
+
+    def declared(self, key: KeyLike[Any]) -> Any:
+        """The type that is declared for an exact key; None if none is.
+
+        Raises:
+            InvalidKey: Nothing can be published to `key`.
+        """
+        return self._declarations.type_of(publishable(key))
+
     # Waiting for one, asking
 
     @overload
@@ -763,14 +796,6 @@ class Hub:
             retained_keys=len(self._history),
         )
 
-    def declare(self, pattern: KeyLike[Any], type: Any) -> Key[Any]:
-        """TEMPORARY."""
-        return self._declarations.declare(pattern, type)
-
-    def declared(self, key: KeyLike[Any]) -> Any:
-        """TEMPORARY."""
-        return self._declarations.type_of(Key.create_from(key))
-
     # For bridges
 
     @property
@@ -978,6 +1003,19 @@ class Hub:
     def _keeper(self, key: Key[Any], routed: int) -> Any:
         return None if key[0] == NAMESPACE else self._history.keeper(key)
 
+    def _type_checker(self, key: Key[Any], routed: int) -> Any:
+        """An observer that complains of messages which are not what is declared; asked for in debug mode only."""
+        declared = self._declarations.type_of(key)
+        if declared is None:
+            return None
+
+        def check(key: Key[Any], message: Any) -> None:
+            if not accepts(declared, message):
+                what, wanted, where = type(message).__qualname__, name_of(declared), _where_published()
+                logger.error("%r is declared as %s, and a message of type %s is published%s", key, wanted, what, where)
+
+        return Observer(check, lambda event: check(*event))
+
     def _untap(self, tap: Tap) -> None:
         self._life.check_thread()
         self._router.observers.remove(tap._observer)
@@ -1118,7 +1156,10 @@ class Hub:
 
     def _bound(self, loop: asyncio.AbstractEventLoop) -> None:
         # In debug mode nothing is cached, so that every publish passes the checks of a new key.
-        self._router.remember(not loop.get_debug())
+        debug = loop.get_debug()
+        self._router.remember(not debug)
+        if debug != (self._type_checker in self._router.observers):
+            (self._router.observers.append if debug else self._router.observers.remove)(self._type_checker)
         self._router.dismantle_on(loop)
 
     def _closing(self) -> None:
@@ -1221,6 +1262,14 @@ def _deliver_with_ticket(target: Registration, event: Event[Any], ticket: Ticket
         raise
     if not is_queued:
         ticket.done()
+
+
+def _where_published() -> str:
+    """The line outside of this package that is publishing, to be read in a log."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
+        frame = frame.f_back
+    return "" if frame is None else f" by {frame.f_code.co_filename}:{frame.f_lineno}"
 
 
 def _may_be_meta(pattern: tuple[str, ...]) -> bool:

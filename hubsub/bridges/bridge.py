@@ -761,7 +761,7 @@ def _told(error: BaseException | None) -> str:
 
 @asynccontextmanager
 async def connect(url: str | Adapter, keys: Patterns, **options: Any) -> AsyncIterator[Hub]:
-    """A hub with one bridge, which carries some patterns both ways, to enter: `async with connect(url, keys) as hub`.
+    """A hub with one bridge, which carries some patterns both ways; to be entered, like a hub.
 
     Args:
         url: Where to, see `Bridge`.

@@ -195,7 +195,7 @@ class Receiver:
             self._expect_reply(meta.reply_to)
         if position is not None or received.attempts:
             meta = meta._replace(position=position, redelivered=received.attempts > 0)
-        return meta if meta.hops else meta._replace(hops=1)
+        return meta
 
     def _enters(self, key: Key[Any]) -> bool:
         return key[0] != NAMESPACE and any(is_subset(key, pattern) for pattern in self._incoming)

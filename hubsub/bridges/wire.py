@@ -6,6 +6,7 @@ import json
 import re
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -81,6 +82,8 @@ class Wire:
         self.headers = headers
         self._type_of = type_of
         self._form = _media_type(self.codec.content_type)
+        # What the headers of `pack_plain` say of a message, whoever sent it.
+        self._plain = {"ce_type": MESSAGE, "content-type": self.codec.content_type}.items()
         self.source = source
 
     @property
@@ -95,12 +98,7 @@ class Wire:
         self._own = _own = f'{{"specversion":"1.0","source":{json.dumps(source)},'.encode()
         attributes = f'"type":"{MESSAGE}","datacontenttype":{json.dumps(self.codec.content_type)},"id":"'
         self._prefix = _own + attributes.encode()
-        self._ce = {
-            "ce_specversion": "1.0",
-            "ce_source": source,
-            "ce_type": MESSAGE,
-            "content-type": self.codec.content_type,
-        }
+        self._ce = {"ce_specversion": "1.0", "ce_source": source, **dict(self._plain)}
 
     # Packing
 
@@ -218,6 +216,10 @@ class Wire:
             raise DecodeError(key, f"cannot be decoded: {error}", payload) from error
 
     def _unpack_with_headers(self, key: Key[Any], payload: bytes | None, headers: Mapping[str, str]) -> Unpacked:
+        if payload and headers.keys() == _PLAIN_HEADERS and headers.items() >= self._plain:
+            message = self.codec.decode(payload, self._type_of(key))
+            time = seconds_of(headers["ce_time"])
+            return Unpacked(MESSAGE, message, Meta(headers["ce_id"], headers["ce_source"], time, _NO_HEADERS, 1))
         if "ce_specversion" not in headers:
             headers = _from_http(headers)
         content_type = headers.get("content-type")
@@ -231,10 +233,10 @@ class Wire:
                 others[name] = value
         if not is_event:
             return self._unpack_payload(key, payload, content_type, others)
-        kind = _kind_of(attributes)
+        kind, meta = _kind_of(attributes), _meta(attributes, others)
         if not payload and content_type is not None and _is_json(_media_type(content_type)):
             payload = None  # which the event may go without, and JSON not
-        return self._unpacked(kind, key, payload, content_type, _meta(attributes, others))
+        return self._unpacked(kind, key, payload, content_type, meta)
 
     def _unpack_payload(
         self, key: Key[Any], payload: bytes | None, content_type: str | None, headers: dict[str, str]
@@ -243,9 +245,9 @@ class Wire:
         if payload is not None and (content_type is None or _media_type(content_type) == ENVELOPE):
             envelope = _envelope_of(payload)
             if envelope is not None:
-                content_type = envelope.pop("datacontenttype", JSON)
-                payload = _out_of_json(envelope, _media_type(content_type))
-                return self._unpacked(_kind_of(envelope), key, payload, content_type, _meta(envelope, headers))
+                form = str(envelope.pop("datacontenttype", JSON))
+                payload = _out_of_json(envelope, _media_type(form))
+                return self._unpacked(_kind_of(envelope), key, payload, form, _meta(envelope, headers))
         meta = Meta(headers=headers, hops=1) if headers else None
         return self._unpacked(MESSAGE, key, payload, content_type, meta)
 
@@ -278,7 +280,9 @@ _PLAIN = re.compile(
     rb'\{"specversion":"1\.0","source":"([^"\\]+)","type":"hubsub\.message","datacontenttype":"application/json",'
     rb'"id":"([^"\\]+)","time":"([^"\\]+)"(?:,"hops":([0-9]+))?,"data":'
 )
+_PLAIN_HEADERS = {"ce_specversion", "ce_source", "ce_type", "content-type", "ce_id", "ce_time"}
 # Names of attributes that are not in `Meta`, or said otherwise.
+_IN_META = {"specversion", "datacontenttype", "id", "source", "time", "correlation"}
 _FREE_NAME = re.compile(
     "(?!(?:specversion|source|id|time|datacontenttype|data|hops|replyto|correlation|headers)$)[a-z0-9]+"
 )
@@ -395,37 +399,34 @@ _NO_HEADERS: Mapping[str, str] = {}
 
 def _meta(attributes: dict[str, Any], headers: dict[str, str]) -> Meta:
     """The metadata in attributes, and headers that are none; attributes that are not ours become headers."""
-    attributes.pop("specversion", None)
-    attributes.pop("datacontenttype", None)
+    headers = dict(headers)
     hops, reply_to = 1, None
     # Whoever else has attributes of these names may mean something else by them.
-    try:
-        hops = int(attributes["hops"])
-        del attributes["hops"]
-    except (KeyError, TypeError, ValueError):
-        pass
-    try:
-        reply_to = Key.parse(attributes["replyto"])
-        del attributes["replyto"]
-    except (KeyError, TypeError, ValueError):
-        pass
-    try:
-        hidden = json.loads(attributes["headers"])
-        headers = {**headers, **{str(name): str(value) for name, value in hidden.items()}}
-        del attributes["headers"]
-    except (KeyError, TypeError, ValueError, AttributeError):
-        pass
-    meta = Meta(
-        id=attributes.pop("id", None),
-        source=attributes.pop("source", None),
-        time=seconds_of(str(attributes.pop("time", None))),
+    if "hops" in attributes:
+        with suppress(TypeError, ValueError):
+            hops = int(attributes["hops"])
+            del attributes["hops"]
+    if "replyto" in attributes:
+        with suppress(TypeError, ValueError):
+            reply_to = Key.parse(attributes["replyto"])
+            del attributes["replyto"]
+    if "headers" in attributes:
+        with suppress(TypeError, ValueError, AttributeError):
+            headers |= {str(name): str(value) for name, value in json.loads(attributes["headers"]).items()}
+            del attributes["headers"]
+    for name, value in attributes.items():
+        if name not in _IN_META:
+            headers[f"ce_{name}"] = value if isinstance(value, str) else json.dumps(value)
+    correlation = attributes.get("correlation")
+    return Meta(
+        id=attributes.get("id"),
+        source=attributes.get("source"),
+        time=seconds_of(str(attributes.get("time"))),
+        headers=headers,
         hops=hops,
         reply_to=reply_to,
-        correlation=attributes.pop("correlation", None),
+        correlation=None if correlation is None else str(correlation),
     )
-    for name, value in attributes.items():
-        headers.setdefault(f"ce_{name}", value if isinstance(value, str) else json.dumps(value))
-    return meta._replace(headers=headers)
 
 
 def _notice_data(notice: Notice) -> dict[str, Any]:
