@@ -112,6 +112,8 @@ FLOORS: dict[str, set[str]] = {
         "life",
         "log",
     },
+    "bridges.resp": set(),
+    "bridges.redis_pubsub": {"bridges.adapter", "bridges.address", "bridges.resp", "errors", "key"},
     "bridges.memory": {"bridges.adapter", "key"},
     "bridges": {"bridges.adapter", "bridges.address", "bridges.bridge", "bridges.codec"},
     # Only what is public, like anybody.
