@@ -75,6 +75,7 @@ FLOORS: dict[str, set[str]] = {
     },
     "bridges.adapter": {"key"},
     "bridges.address": {"key"},
+    "bridges.redis_client": {"errors"},
     "bridges": set(),
     # Only what is public, like anybody.
     "testing": {"__init__"},
