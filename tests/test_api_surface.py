@@ -76,6 +76,7 @@ FLOORS: dict[str, set[str]] = {
     "bridges.adapter": {"key"},
     "bridges.address": {"key"},
     "bridges.redis_client": {"errors"},
+    "bridges.redis_stream": {"bridges.adapter", "bridges.address", "bridges.redis_client", "errors", "key"},
     "bridges": set(),
     # Only what is public, like anybody.
     "testing": {"__init__"},

@@ -6,6 +6,7 @@ metrics, replies made into dicts) is the relay's task, or time spent on every me
 
 from __future__ import annotations
 
+import asyncio
 import re
 from asyncio import StreamReader, StreamWriter
 from collections import deque
@@ -17,7 +18,7 @@ from urllib.parse import urlsplit
 from ..errors import HubsubError, MissingDriver
 
 # One command, its name first.
-Command: TypeAlias = tuple[bytes | str | int | float, ...]
+Command: TypeAlias = tuple[bytes | str | float, ...]
 
 # `redis-stream+sentinel` and the like: TLS, the adapter's own words, sentinel.
 _SCHEME = re.compile(r"(redis|rediss)(-[a-z-]+)?(\+sentinel)?\Z")
@@ -187,20 +188,21 @@ class Server:
 
 
 class Connection:
-    """One connection, for one caller at a time; once it has failed it is not used again.
+    """One connection, for any number of callers; once it has failed, it fails.
 
     redis-py opens it (TCP, TLS or a socket; authentication, database, Sentinel) and names the errors. What is said is
     written and read here: its parser awaits every element of a reply, which for an entry of a stream takes longer than
     everything else that happens to a message.
     """
 
-    __slots__ = ("_adapter", "_connection", "_data", "_reader", "_replies", "_writer")
+    __slots__ = ("_adapter", "_connection", "_data", "_reader", "_replies", "_turn", "_writer")
 
     def __init__(self, connection: Any, adapter: str) -> None:
         self._connection = connection
         self._adapter = adapter
         self._data = b""  # has come, and is no whole reply yet
         self._replies: deque[Any] = deque()
+        self._turn = asyncio.Lock()
 
     async def open(self) -> None:
         """Connect, and have a PING answered."""
@@ -209,16 +211,20 @@ class Connection:
         self._writer: StreamWriter = self._connection._writer
         await self.one("PING")
 
-    async def send(self, data: bytes) -> None:
-        """Send packed commands."""
-        self._writer.write(data)
-        await self._writer.drain()
-
-    async def read(self) -> Any:
-        """Wait for a reply: bytes, int, None, a list of such, or an error."""
-        while not self._replies:
-            await self._fetch()
-        return self._replies.popleft()
+    async def exchange(self, data: bytes, count: int) -> list[Any]:
+        """Send packed commands; return the reply of each: bytes, int, None, a list of such, or a `ResponseError`."""
+        async with self._turn:
+            try:
+                self._writer.write(data)
+                await self._writer.drain()
+                while len(self._replies) < count:
+                    await self._fetch()
+            except BaseException:
+                # The replies that are still to come would be taken for those of other commands.
+                await self.close()
+                raise
+            popleft = self._replies.popleft
+            return [self._sound(popleft()) for _ in range(count)]
 
     async def _fetch(self) -> None:
         """Wait for data, and take it apart as far as it goes."""
@@ -244,8 +250,7 @@ class Connection:
 
     async def ask(self, *commands: Command) -> list[Any]:
         """Send the commands together; return the reply of each, which may be a `ResponseError`."""
-        await self.send(b"".join(map(pack, commands)))
-        return [self._sound(await self.read()) for _ in commands]
+        return await self.exchange(b"".join(map(pack, commands)), len(commands))
 
     async def one(self, *command: Any) -> Any:
         """Send a command and return its reply.
@@ -287,12 +292,35 @@ class Connection:
 
 def pack(command: Command) -> bytes:
     """A command as it is sent."""
-    parts = [b"*%d\r\n" % len(command)]
-    for argument in command:
-        if not isinstance(argument, bytes):
-            argument = str(argument).encode("utf-8", "surrogatepass")
-        parts.append(b"$%d\r\n%b\r\n" % (len(argument), argument))
+    return b"*%d\r\n%b" % (len(command), arguments(*command))
+
+
+def arguments(*values: bytes | str | float) -> bytes:
+    """Arguments of a command as they are sent."""
+    parts: list[bytes] = []
+    for value in values:
+        if not isinstance(value, bytes):
+            value = encode(str(value))
+        parts.append(b"$%d\r\n%b\r\n" % (len(value), value))
     return b"".join(parts)
+
+
+def encode(text: str) -> bytes:
+    """Text as it stands in Redis: UTF-8, for any string."""
+    return text.encode("utf-8", "surrogatepass")
+
+
+def decode(data: bytes) -> str:
+    """Text that stands in Redis; of what is no text, as much as is."""
+    try:
+        return data.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        return data.decode("utf-8", "replace")
+
+
+def is_unknown(reply: Any) -> bool:
+    """True if the server does not have the script that it was to run."""
+    return isinstance(reply, Exception) and isinstance(reply, import_module("redis.exceptions").NoScriptError)
 
 
 class _Heads(dict[int, bytes]):
