@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from hashlib import sha1
 from itertools import chain
@@ -137,41 +137,46 @@ end
 return 0
 """)
 
-# Not XREADGROUP, which would count another delivery: that its reply was lost is nobody's failure.
-MINE = Script("""
--- KEYS: stream. ARGV: group, consumer, id to begin after, how many.
+# Not XREADGROUP, which would count another delivery: that its reply was lost is nobody's failure. Not XAUTOCLAIM, which
+# takes what was trimmed out of the hands of whoever is busy with it.
+RECLAIM = Script("""
+-- KEYS: stream. ARGV: group, consumer, bound to begin at, how many, and to take from others: milliseconds of the lease.
 -- Returns the last id looked at, entries with their deliveries, and how many are gone.
+local lease = ARGV[5]
+local pending
+if lease then
+  pending = redis.call('XPENDING', KEYS[1], ARGV[1], 'IDLE', lease, ARGV[3], '+', ARGV[4])
+else
+  pending = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], '+', ARGV[4], ARGV[2])
+end
 local last, entries, gone = false, {}, 0
-for _, each in ipairs(redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], '+', ARGV[4], ARGV[2])) do
-  last = each[1]
-  local found = redis.call('XRANGE', KEYS[1], last, last)[1]
-  if found then
-    redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, last, 'JUSTID')
-    entries[#entries + 1] = {last, found[2], each[4]}
-  else
-    gone = gone + redis.call('XACK', KEYS[1], ARGV[1], last)
+for _, each in ipairs(pending) do
+  local id, consumer, deliveries = each[1], each[2], each[4]
+  last = id
+  if not lease or consumer ~= ARGV[2] then
+    local found = redis.call('XRANGE', KEYS[1], id, id)[1]
+    if not found then
+      gone = gone + redis.call('XACK', KEYS[1], ARGV[1], id)
+    elseif lease then
+      redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, id)
+      entries[#entries + 1] = {id, found[2], deliveries + 1}
+    else
+      redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, id, 'JUSTID')
+      entries[#entries + 1] = {id, found[2], deliveries}
+    end
   end
 end
 return {last, entries, gone}
 """)
 
-CLAIM = Script("""
--- KEYS: stream. ARGV: group, consumer, milliseconds of the lease, id to begin at, how many.
--- Returns the id to go on at, entries with their deliveries, and how many are gone.
--- Removes consumers that have nothing and have not been heard of for ten leases.
-local reply = redis.call('XAUTOCLAIM', KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4], 'COUNT', ARGV[5])
-local entries = {}
-for i, each in ipairs(reply[2]) do
-  local pending = redis.call('XPENDING', KEYS[1], ARGV[1], each[1], each[1], 1)[1]
-  entries[i] = {each[1], each[2], pending[4]}
-end
+TIDY = Script("""
+-- KEYS: stream. ARGV: group, consumer, milliseconds. Removes those who have nothing and were not heard of for so long.
 for _, each in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
-  -- name, pending, idle
-  if each[2] ~= ARGV[2] and each[4] == 0 and each[6] > 10 * ARGV[3] then
-    redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], each[2])
+  local name, pending, idle = each[2], each[4], each[6]
+  if name ~= ARGV[2] and pending == 0 and idle > tonumber(ARGV[3]) then
+    redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], name)
   end
 end
-return {reply[1], entries, #reply[3]}
 """)
 
 EXTEND = Script("""
@@ -293,8 +298,9 @@ class Source:
     is_joined: bool = False
     """Our group was there."""
     mine: bytes | None = None
-    """The id behind which what is pending of us is still to be read."""
-    claim: bytes = BEGINNING
+    """From where what is pending of us is still to be read; None if all of it was."""
+    others: bytes | None = None
+    """From where to look for what others left behind; None if not now."""
     lost: list[Loss] = field(default_factory=list)
 
     def beside(self, *names: str) -> bytes:
@@ -395,7 +401,7 @@ class RedisStreamAdapter(Adapter):
             if link.group:
                 for source in self._sources:
                     await self._join(source)
-                    source.mine = BEGINNING
+                    source.mine = b"-"
                 self._tend_at = monotonic()
                 return
             if link.name:
@@ -595,23 +601,39 @@ class RedisStreamAdapter(Adapter):
             found += source.lost
             source.lost.clear()
             while source.mine is not None and not found:
-                after = b"-" if source.mine == BEGINNING else b"(" + source.mine
-                found += await self._reclaim(source, MINE, group, self._consumer, after, self._count)
-        if not found and monotonic() >= self._tend_at:
-            milliseconds = int(self._lease * 1000)
+                last = await self._reclaim(source, found, group, self._consumer, source.mine, self._count)
+                source.mine = last and b"(" + last
+        if monotonic() >= self._tend_at:
+            self._tend_at = monotonic() + self._lease / 3
             for source in self._sources:
-                found += await self._reclaim(
-                    source, CLAIM, group, self._consumer, milliseconds, source.claim, self._count
+                source.others = b"-"
+                await self._tidy(source, group)
+        milliseconds = int(self._lease * 1000)
+        for source in self._sources:
+            while source.others is not None and not found:
+                last = await self._reclaim(
+                    source, found, group, self._consumer, source.others, self._count, milliseconds
                 )
-            if all(source.claim == BEGINNING for source in self._sources):
-                self._tend_at = monotonic() + self._lease / 3
+                source.others = last and b"(" + last
         if found:
             return found
         streams = [source.raw for source in self._sources]
+        new = [b">"] * len(streams)
         *missed, reply = await reader.ask(
             *(("EVALSHA", MISSED.sha, 1, stream, group) for stream in streams),
-            ("XREADGROUP", "GROUP", group, self._consumer, "COUNT", self._count, "BLOCK", BLOCK, "STREAMS", *streams)
-            + (b">",) * len(streams),
+            (
+                "XREADGROUP",
+                "GROUP",
+                group,
+                self._consumer,
+                "COUNT",
+                self._count,
+                "BLOCK",
+                BLOCK,
+                "STREAMS",
+                *streams,
+                *new,
+            ),
         )
         for source, count in zip(self._sources, missed, strict=True):
             if is_unknown(count):
@@ -628,22 +650,21 @@ class RedisStreamAdapter(Adapter):
             self._take(source, entries.get(source.raw, []), found, shared=True)
         return found
 
-    async def _reclaim(self, source: Source, script: Script, group: bytes, *arguments: Any) -> list[Received | Loss]:
-        found: list[Received | Loss] = []
+    async def _reclaim(self, source: Source, found: list[Received | Loss], *arguments: Any) -> bytes | None:
+        """Put a page of what is pending behind what was found; return the last id of it."""
         try:
-            last, entries, gone = await self._run(script, (source.raw,), group, *arguments)
+            last, entries, gone = await self._run(RECLAIM, (source.raw,), *arguments)
         except Exception as error:
             await self._rejoin(error)
-            source.mine = None
-            return found
-        if script is MINE:
-            source.mine = last
-        else:
-            source.claim = last
+            return None
         if gone:
             found.append(Loss("trimmed", gone, source.stream))
         self._take(source, entries, found, shared=True)
-        return found
+        return cast("bytes | None", last)
+
+    async def _tidy(self, source: Source, group: bytes) -> None:
+        with suppress_no_group():
+            await self._run(TIDY, (source.raw,), group, self._consumer, int(self._lease * 10_000))
 
     async def _join(self, source: Source, start: bytes | None = None) -> None:
         """Make the group if it is not there. If it was, and we do it, all before is lost."""
@@ -743,11 +764,8 @@ class RedisStreamAdapter(Adapter):
             ids.setdefault(source.raw, []).append(id)
         for stream, its in ids.items():
             # A group that is gone is found by reading.
-            try:
+            with suppress_no_group():
                 await self._run(EXTEND, (stream,), self._link.group, self._consumer, *its)
-            except Exception as error:
-                if not is_without_group(error):
-                    raise
 
     async def bury(self, received: Received, why: str) -> None:
         fields: list[Any] = ["key", self._addresses.address(received.key), "payload", received.payload or b""]
@@ -831,7 +849,17 @@ def begin(start: str | float) -> bytes:
 
 def is_without_group(error: Exception) -> bool:
     """True if there is no such group; UNBLOCKED is what a client is told that waited while it went."""
-    return "NOGROUP" in str(error) or str(error).startswith("UNBLOCKED")
+    return any(words in str(error) for words in ("NOGROUP", "UNBLOCKED", "no such key"))
+
+
+@contextmanager
+def suppress_no_group() -> Iterator[None]:
+    """Pass over a group that is gone: reading finds that out, and what has to be done about it."""
+    try:
+        yield
+    except Exception as error:
+        if not is_without_group(error):
+            raise
 
 
 def pack_headers(headers: Mapping[str, str]) -> bytes:
