@@ -294,7 +294,9 @@ class Source:
     stream: str
     raw: bytes
     place: Place | None = None
-    """Where reading is; outlives the connection."""
+    """Where reading is."""
+    known: Place | None = None
+    """What was read up to here has certainly been taken: the next was asked for. Outlives the connection."""
     is_joined: bool = False
     """Our group was there."""
     mine: bytes | None = None
@@ -367,6 +369,7 @@ class RedisStreamAdapter(Adapter):
         self._packed_key = cached(self._pack_key)
         self._key_of = cached(self._read_key)
         self._link: Link | None = None
+        self._reading: tuple[str, str | None, str | None] | None = None
         self._sources: list[Source] = []
         self._reader: Connection | None = None
         self._writer: Connection | None = None
@@ -380,13 +383,15 @@ class RedisStreamAdapter(Adapter):
     # Connecting
 
     async def connect(self, link: Link) -> None:
-        if link != self._link:
-            self._link = link
-            self._main = self._name("")
+        reading = (link.namespace, link.group, link.name)
+        self._link = link
+        self._consumer = encode(link.sender)
+        self._heading = cached(self._append_heading)
+        self._main = self._name("")
+        if reading != self._reading:
+            self._reading = reading
             names = [self._main] if self._names is None else [self._name(name) for name in self._names]
             self._sources = [Source(name, encode(name)) for name in dict.fromkeys(names)]
-            self._consumer = encode(link.sender)
-            self._heading = cached(self._append_heading)
             self.features = replace(
                 type(self).features,
                 order="none" if link.group else "key" if self._route else "all",
@@ -428,13 +433,15 @@ class RedisStreamAdapter(Adapter):
         return State.of(epoch, info)
 
     async def _find_place(self, source: Source) -> None:
-        """Go on where we were, or where the name was; else begin where it is wished."""
+        """Go on where the name was, or where we were; else begin where it is wished."""
         link = self._link
         assert link is not None
-        if source.place is not None:
+        if link.name is None and source.known is not None:
+            source.place = replace(source.known)
             return
         stream = await self._state(source)
         if link.name:
+            # Also when we come back: what was not acknowledged is delivered anew.
             saved = await self._ask().one("GET", source.beside("position", link.name))
             if saved is not None:
                 source.place = Place.read(saved)
@@ -468,7 +475,7 @@ class RedisStreamAdapter(Adapter):
     # Names
 
     async def _take_name(self, name: str) -> None:
-        key = encode(":".join((self._main, "name", name)))
+        key = encode(f"{self._main}:name:{name}")
         if not await self._run(TAKE_NAME, (key,), self._consumer, int(NAME_SECONDS * 1000)):
             raise NameTaken(name)
 
@@ -543,6 +550,8 @@ class RedisStreamAdapter(Adapter):
             return []
         if self._link.group:
             return await self._receive_shared(self._reader, encode(self._link.group))
+        for source in self._sources:
+            source.known = replace(place_of(source))
         found = await self._read_on(self._reader)
         if not found:
             # Only a bell: what was lost meanwhile has to be told before what rings it.
@@ -805,28 +814,34 @@ class RedisStreamAdapter(Adapter):
             renewal.cancel()
             with suppress(asyncio.CancelledError, Exception):
                 await renewal
-        writer, reader = self._writer, self._reader
-        self._reader = None
-        if reader is not None:
-            await reader.close()
+        connections = (self._reader, self._writer)
+        was_reading = self._reader is not None
+        self._reader = self._writer = None
+        for connection in connections:
+            if connection is not None:
+                await connection.close()
+        if was_reading:
+            # A courtesy, which nothing waits for long.
             with suppress(Exception):
-                # What it says to the server is a courtesy, which nothing waits for long.
                 await asyncio.wait_for(self._leave(), 0.5)
-        self._writer = None
-        if writer is not None:
-            await writer.close()
         await self._server.close()
 
     async def _leave(self) -> None:
         """Give back our name, or our place in the group if nothing of it is left to be done."""
         link = self._link
-        assert link is not None
-        if link.group:
-            for source in self._sources:
-                await self._run(LEAVE, (source.raw,), link.group, self._consumer)
-        elif link.name:
-            key = encode(":".join((self._main, "name", link.name)))
-            await self._run(GIVE_NAME, (key,), self._consumer)
+        if link is None or not (link.group or link.name):
+            return
+        # Whatever was said last on the other one may not have been answered.
+        self._writer = await self._server.open()
+        try:
+            if link.group:
+                for source in self._sources:
+                    await self._run(LEAVE, (source.raw,), link.group, self._consumer)
+            else:
+                await self._run(GIVE_NAME, (encode(f"{self._main}:name:{link.name}"),), self._consumer)
+        finally:
+            writer, self._writer = self._writer, None
+            await writer.close()
 
 
 def new_epoch() -> str:

@@ -369,12 +369,30 @@ async def test_a_restart_without_persistence_is_a_loss(make_server: Callable[...
     await adapter.close()
 
 
+async def test_what_was_received_last_comes_again_after_an_outage(server: RedisServer) -> None:
+    its_link = link()
+    adapter = RedisStreamAdapter(server.url)
+    await adapter.connect(its_link)
+    await adapter.send(records(1, 2))
+    assert payloads(await received(adapter, 2)) == [1, 2]
+    await adapter.close()
+    await adapter.connect(its_link)
+    # Nobody asked for more, so it is not known whether they were taken.
+    assert payloads(await received(adapter, 2)) == [1, 2]
+    assert await adapter.receive() == []
+    await adapter.close()
+    await adapter.connect(its_link)
+    assert await adapter.receive() == []
+    await adapter.close()
+
+
 async def test_what_comes_during_an_outage_of_the_reader_is_no_loss(server: RedisServer) -> None:
     its_link = link()
     adapter = RedisStreamAdapter(server.url)
     await adapter.connect(its_link)
     await adapter.send(records(1, 2))
     assert payloads(await received(adapter, 2)) == [1, 2]
+    assert await adapter.receive() == []
     await adapter.close()
     async with connected(server) as sender:
         await sender.send(records(3, 4))
@@ -449,6 +467,21 @@ async def test_a_named_reader_goes_on_where_it_acknowledged(server: RedisServer)
         assert payloads(await received(adapter, 2)) == [4, 5]
 
 
+async def test_a_named_reader_that_comes_back_gets_anew_what_it_did_not_acknowledge(server: RedisServer) -> None:
+    its_link = link(name="n")
+    adapter = RedisStreamAdapter(server.url)
+    await adapter.connect(its_link)
+    await adapter.send(records(1, 3))
+    found = await received(adapter, 3)
+    assert isinstance(found[0], Received)
+    await adapter.ack([found[0].token])
+    assert await adapter.receive() == []
+    await adapter.close()
+    await adapter.connect(its_link)
+    assert payloads(await received(adapter, 2)) == [2, 3]
+    await adapter.close()
+
+
 async def test_a_named_reader_misses_nothing_before_its_first_acknowledgement(server: RedisServer) -> None:
     async with connected(server) as sender:
         await sender.send(records(1, 2))
@@ -498,6 +531,16 @@ async def test_a_bridge_comes_back_under_its_own_name(server: RedisServer) -> No
     await adapter.connect(its_link)
     assert await adapter.receive() == []
     await adapter.close()
+
+
+async def test_a_name_is_free_after_closing_however_the_last_call_ended(server: RedisServer) -> None:
+    async with connected(server, name="n") as adapter:
+        sending = asyncio.create_task(adapter.send(records(1, 100)))
+        await asyncio.sleep(0)
+        sending.cancel()
+        await asyncio.wait([sending])
+    async with connected(server, name="n"):
+        pass
 
 
 async def test_whoever_lost_its_name_to_another_stops_reading(
