@@ -16,6 +16,7 @@ from uuid import uuid4
 
 import pytest
 import redis.asyncio
+import trustme
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -32,23 +33,26 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 class RedisServer:
     """A private server on a free port, to be killed and started again on the same one."""
 
     def __init__(self, directory: Path, *options: str) -> None:
         self.directory = directory
         self.options = options
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.url = f"redis-stream://127.0.0.1:{self.port}"
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
-        command = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.directory)]
-        self.process = subprocess.Popen(
-            [*command, "--save", "", *self.options], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-        )
+    def start(self, *instead: str) -> None:
+        address = ("--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.directory))
+        command = ["redis-server", *(instead or (*address, "--save", "", *self.options))]
+        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         while not self._answers():
             assert self.process.poll() is None
 
@@ -89,7 +93,9 @@ def make_server(tmp_path: Path) -> Iterator[Callable[..., RedisServer]]:
     servers: list[RedisServer] = []
 
     def make(*options: str) -> RedisServer:
-        servers.append(RedisServer(tmp_path, *options))
+        directory = tmp_path / str(len(servers))
+        directory.mkdir()
+        servers.append(RedisServer(directory, *options))
         servers[-1].start()
         return servers[-1]
 
@@ -835,6 +841,67 @@ async def test_a_password_is_sent_and_never_told(make_server: Callable[..., Redi
         shown = f"{caught.value!r} {caught.value.__cause__!r}"
         assert "sec" not in shown
         assert caught.value.__context__ is None or caught.value.__suppress_context__ or "sec" not in shown
+
+
+async def test_tls_is_spoken_and_certificates_are_checked(make_server: Callable[..., RedisServer]) -> None:
+    server = make_server()
+    authority = trustme.CA()
+    issued = authority.issue_cert("127.0.0.1")
+    files = {name: str(server.directory / name) for name in ("ca", "certificate", "key")}
+    authority.cert_pem.write_to_path(files["ca"])
+    issued.cert_chain_pems[0].write_to_path(files["certificate"])
+    issued.private_key_pem.write_to_path(files["key"])
+    server.kill()
+    port = free_port()
+    server.options = ("--tls-port", str(port), "--tls-auth-clients", "no", "--tls-ca-cert-file", files["ca"])
+    server.options += ("--tls-cert-file", files["certificate"], "--tls-key-file", files["key"])
+    server.start()
+    url = f"rediss-stream://127.0.0.1:{port}"
+    async with connected(f"{url}?ssl_ca_certs={files['ca']}", group="g") as adapter:
+        await adapter.send(records(1, 1000))
+        assert payloads(await received(adapter, 1000)) == numbers(1, 1000)
+    with pytest.raises(redis.exceptions.ConnectionError, match="(?i)certificate"):
+        await RedisStreamAdapter(url).connect(link())
+
+
+async def test_sentinels_lead_to_the_new_master(make_server: Callable[..., RedisServer]) -> None:
+    master, replica, sentinel = make_server(), make_server(), make_server()
+    replica.tell("REPLICAOF", "127.0.0.1", master.port)
+    await until(lambda: asyncio.sleep(0, "master_link_status:up" in replica.tell("INFO", "replication")))
+    sentinel.kill()
+    configuration = sentinel.directory / "sentinel.conf"
+    lines = [f"port {sentinel.port}", "bind 127.0.0.1", f"dir {sentinel.directory}"]
+    lines += [f"sentinel monitor service 127.0.0.1 {master.port} 1", "sentinel down-after-milliseconds service 300"]
+    configuration.write_text("\n".join([*lines, ""]))
+    sentinel.start(str(configuration), "--sentinel")
+    await until(lambda: asyncio.sleep(0, "slaves=1" in sentinel.tell("INFO", "sentinel")))
+    nobody = make_server()
+    nobody.kill()
+    url = f"redis-stream+sentinel://127.0.0.1:{nobody.port},127.0.0.1:{sentinel.port}/service/0"
+    adapter, its_link = RedisStreamAdapter(url), link(name="n")
+    await adapter.connect(its_link)
+    await adapter.send(records(1, 3))
+    found = await received(adapter, 3)
+    assert isinstance(found[2], Received)
+    await adapter.ack([found[2].token])
+    position = master.tell("GET", "hubsub:position:n")
+    await until(lambda: asyncio.sleep(0, replica.tell("GET", "hubsub:position:n") == position))
+    master.kill()
+    await adapter.close()
+
+    async def is_back() -> bool:
+        with suppress(OSError, redis.exceptions.RedisError):
+            await adapter.connect(its_link)
+            return True
+        return False
+
+    await until(is_back)
+    await adapter.send(records(3, 5))
+    assert payloads(await received(adapter, 2)) == [4, 5]
+    assert replica.tell("XLEN", "hubsub") == "5"
+    await adapter.close()
+    with pytest.raises(ConnectionError, match="no Sentinel of .* names a master"):
+        await RedisStreamAdapter(url.replace("/service", "/other")).connect(its_link)
 
 
 def test_passwords_are_cut_out_of_whatever_is_told() -> None:
