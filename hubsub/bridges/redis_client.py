@@ -356,8 +356,13 @@ def parse(tokens: list[bytes], at: int, error: Callable[[str], Exception]) -> tu
             return strings, end
         replies: list[Any] = []
         for _ in range(count):
-            reply, at = parse(tokens, at, error)
-            replies.append(reply)
+            token = tokens[at]
+            if token[:1] == b"$" and token == _head(len(tokens[at + 1])):  # as below, without a call
+                replies.append(tokens[at + 1])
+                at += 2
+            else:
+                reply, at = parse(tokens, at, error)
+                replies.append(reply)
         return replies, at
     if kind == b"$":
         length = int(token[1:])

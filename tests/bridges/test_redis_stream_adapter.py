@@ -860,7 +860,7 @@ async def test_tls_is_spoken_and_certificates_are_checked(make_server: Callable[
     async with connected(f"{url}?ssl_ca_certs={files['ca']}", group="g") as adapter:
         await adapter.send(records(1, 1000))
         assert payloads(await received(adapter, 1000)) == numbers(1, 1000)
-    with pytest.raises(redis.exceptions.ConnectionError, match="(?i)certificate"):
+    with pytest.raises(redis.exceptions.ConnectionError, match=r"(?i)certificate"):
         await RedisStreamAdapter(url).connect(link())
 
 
@@ -900,7 +900,7 @@ async def test_sentinels_lead_to_the_new_master(make_server: Callable[..., Redis
     assert payloads(await received(adapter, 2)) == [4, 5]
     assert replica.tell("XLEN", "hubsub") == "5"
     await adapter.close()
-    with pytest.raises(ConnectionError, match="no Sentinel of .* names a master"):
+    with pytest.raises(ConnectionError, match=r"no Sentinel of .* names a master"):
         await RedisStreamAdapter(url.replace("/service", "/other")).connect(its_link)
 
 
