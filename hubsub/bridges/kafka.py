@@ -73,6 +73,11 @@ class KafkaAdapter(Adapter):
     def __repr__(self) -> str:
         return f"KafkaAdapter({','.join(self._options.servers)!r})"
 
+    @property
+    def late_acks(self) -> int:
+        """Acknowledgements that came when the partition was somebody else's already, who got the message again."""
+        return 0 if self._reader is None else self._reader.late
+
     # Keys
 
     def _topic_of(self, key: Key[Any]) -> str:

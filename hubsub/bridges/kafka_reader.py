@@ -87,11 +87,11 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
 
-    async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
-        await self._reader.give_back(list(revoked))
+    def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> Any:
+        return self._reader.give_back(list(revoked))
 
-    async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
-        await self._reader.take_over(list(assigned))
+    def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> Any:
+        return self._reader.take_over(list(assigned))
 
 
 class Reader:
@@ -136,9 +136,7 @@ class Reader:
             NameTaken: Another one that lives has the name.
         """
         self._closed = False
-        if self._consumer is None:
-            await self._start()
-        consumer = self._consumer
+        consumer = self._consumer or await self._start()
         await consumer.topics()
         async with asyncio.timeout(CONNECT_TIMEOUT):
             await self._settled.wait()
@@ -150,7 +148,7 @@ class Reader:
         self._read.clear()
         await self._take_up(consumer.assignment())
 
-    async def _start(self) -> None:
+    async def _start(self) -> Any:
         self._settled.clear()
         settings = dict(self._options.consumer)
         if self._link.name is not None and self._link.group is None:
@@ -165,6 +163,7 @@ class Reader:
             raise
         if self._group is None:
             self._settled.set()
+        return consumer
 
     def interrupt(self) -> None:
         """Let a `read` that waits end."""

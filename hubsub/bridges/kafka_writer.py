@@ -82,6 +82,9 @@ class Writer:
     async def close(self) -> None:
         """Stop the producer."""
         self.interrupt()
+        await self._stop()
+
+    async def _stop(self) -> None:
         producer, self._producer = self._producer, None
         if producer is not None:
             await stop(producer)
@@ -167,7 +170,7 @@ class Writer:
         """
         for index in failed:
             self._unclear.pop(records[index].sequence, None)
-        await self.close()
+        await self._stop()
         if not any(isinstance(error, REFUSED) for error in failed.values()):
             raise ConnectionError("Kafka has not stored what was sent") from next(iter(failed.values()))
         for index in sorted(failed):
@@ -182,7 +185,7 @@ class Writer:
             await asyncio.wait(waiting)
             if (refusal := next(iter(waiting)).exception()) is not None:
                 del self._unclear[record.sequence]
-                await self.close()
+                await self._stop()
                 if not isinstance(refusal, REFUSED):
                     raise ConnectionError("Kafka has not stored what was sent") from refusal
                 refused[index] = cast(Exception, refusal)
@@ -218,7 +221,7 @@ class Writer:
                 unknown: Exception = LookupError(f"Kafka has no topic {topic!r}, and does not make one")
                 refused |= dict.fromkeys(indexes, unknown)
             except TopicAuthorizationFailedError as error:
-                refused |= {index: error for index in indexes}
+                refused |= dict.fromkeys(indexes, error)
             else:
                 if partitions != self._partitions.get(topic):
                     self._partitions[topic] = partitions
