@@ -85,13 +85,18 @@ def records(*payloads: object) -> list[Record]:
 async def read(adapter: KafkaAdapter, number: int, *, ack: bool = True) -> list[Any]:
     """Receive so many things, losses included."""
     result: list[Received | Loss] = []
-    while len(result) < number:
-        batch = await adapter.receive()
-        result += batch
-        tokens = {each.lane: each.token for each in batch if isinstance(each, Received)}
-        if ack and tokens:
-            await adapter.ack(list(tokens.values()))
+    async with asyncio.timeout(30):
+        while len(result) < number:
+            batch = await adapter.receive()
+            result += batch
+            if ack:
+                await adapter.ack(last(batch))
     return result
+
+
+def last(batch: Sequence[Received | Loss]) -> list[Any]:
+    """The last token of each lane."""
+    return list({each.lane: each.token for each in batch if isinstance(each, Received)}.values())
 
 
 def payloads(received: Sequence[Any]) -> list[Any]:
@@ -105,7 +110,7 @@ async def receive_for_ever(adapter: KafkaAdapter) -> None:
 
 async def eventually(condition: Callable[[], Any]) -> None:
     async with asyncio.timeout(30):
-        while not condition():  # noqa: ASYNC110: what the adapters do is asked, not told
+        while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
 
@@ -362,7 +367,7 @@ async def test_members_of_a_group_share_the_messages(kafka: Kafka, connected: Op
         while len(seen[0]) + len(seen[1]) < 100:
             batch = await adapter.receive()
             seen[index] += payloads(batch)
-            await adapter.ack([each.token for each in batch if isinstance(each, Received)])
+            await adapter.ack(last(batch))
 
     await asyncio.gather(consume(0, first), consume(1, second))
     assert sorted(seen[0] + seen[1]) == list(range(100))
@@ -504,12 +509,10 @@ async def test_a_topic_made_anew_is_a_loss_and_read_from_its_beginning(
     adapter = await connected(kafka, name=topic, sender="same")
     await adapter.send(records(*range(5)))
     old = await read(adapter, 5)
-    await adapter.close()
     await admin.delete_topics([topic])
-    sender = await connected(kafka, reads=False)
     await admin.create_topics([NewTopic(topic, 1, 1)])
+    sender = await connected(kafka, reads=False)
     await sender.send(records(5, 6))
-    await adapter.connect(Link(sender="same", namespace="test", name=topic))
     loss, *received = await read(adapter, 3, ack=False)
     assert loss[:2] == ("recreated", None)
     assert payloads(received) == [5, 6]
@@ -601,7 +604,7 @@ async def test_nothing_confirmed_is_lost_when_the_broker_is_away(
         while not (done.is_set() and set(received) >= set(confirmed)):
             batch = await reader.receive()
             received.extend(payloads(batch))
-            await reader.ack(list({each.lane: each.token for each in batch if isinstance(each, Received)}.values()))
+            await reader.ack(last(batch))
 
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(keep_connected(writer, Link(sender="writer", namespace="test", reads=False), write))
