@@ -165,7 +165,8 @@ class Hub:
         self._router: Router[Registration] = Router(route_cache)
         self._history = History(self._router.forget)
         self._desk = Desk(self)
-        self._declarations = Declarations()
+        self.declarations = Declarations()
+        """What messages are declared to be, by pattern."""
         self._life = Life(self, drain, self._bound, self._closing, self._drained, self._ended)
         self._registered: dict[Registration, None] = {}
         self._order = count(1)
@@ -577,7 +578,7 @@ class Hub:
             ValueError: Another type is declared for the very same keys.
         """
         self._life.check_thread()
-        return self._declarations.declare(pattern, type)
+        return self.declarations.declare(pattern, type)
 
     def declared(self, key: KeyLike[Any]) -> Any:
         """The type that is declared for an exact key; None if none is.
@@ -585,7 +586,7 @@ class Hub:
         Raises:
             InvalidKey: Nothing can be published to `key`.
         """
-        return self._declarations.type_of(publishable(key))
+        return self.declarations.type_of(publishable(key))
 
     # Waiting for one, asking
 
@@ -1005,7 +1006,7 @@ class Hub:
 
     def _type_checker(self, key: Key[Any], routed: int) -> Any:
         """An observer that complains of messages which are not what is declared; asked for in debug mode only."""
-        declared = self._declarations.type_of(key)
+        declared = self.declarations.type_of(key)
         if declared is None:
             return None
 

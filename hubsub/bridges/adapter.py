@@ -116,7 +116,7 @@ class Link:
 class Adapter:
     """One broker's transport. Subclasses override what their `features` promise.
 
-    The relay calls `connect` first, and after any exception `close` and then, a while later, `connect` again on the
+    The relay calls `connect` first, and after any exception `lost` and then, a while later, `connect` again on the
     same object, which therefore keeps what has to outlive a connection: its position in a log, say. Whatever the driver
     does to reconnect or retry by itself is switched off. Every exception but those of `send`'s result means that the
     connection is lost. Passwords appear in no exception, log line or `repr`.
@@ -176,6 +176,13 @@ class Adapter:
         epoch, or by a position, which also chooses its lane.
         """
         raise NotImplementedError
+
+    async def lost(self) -> None:
+        """The connection is lost: let what waits end. `connect` or, at the end, `close` follows.
+
+        For an adapter whose driver keeps more than a connection; the others close.
+        """
+        await self.close()
 
     async def close(self) -> None:
         """Let go of the connection, whatever state it is in; a waiting `receive` ends. Closing twice is safe."""

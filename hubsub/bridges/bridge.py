@@ -192,7 +192,7 @@ class Bridge:
         self._backoff = backoff
         self._log = Logger(f"hubsub.bridge.{name or group or type(self.adapter).__name__}")
         self._shared = Shared.of(hub)
-        self._wire = Wire(codec, hub.origin, envelope=envelope, headers=features.headers, type_of=hub.declared)
+        self._wire = Wire(codec, hub.origin, envelope=envelope, headers=features.headers, type_of=hub.declarations.type_of)
         diverted = [key for key in self.outgoing if any(is_subset(key, other) for other in self.incoming)]
         self._sender = Sender(
             hub,
@@ -213,7 +213,7 @@ class Bridge:
             self._log,
             repr(self.adapter),
             group=group is not None,
-            ordered=(group is None or features.order != "none") if ordered is None else ordered,
+            ordered=ordered,
             unclaimed=unclaimed or ("ack" if group is None and name is None else "hold"),
             attempts=attempts,
             retry_pause=retry_pause,
@@ -238,6 +238,7 @@ class Bridge:
         self._reading_since: float | None = None
         self._replayed = False
         self._stopped = False  # nothing is read any more
+        self._ends = False  # there will be no other connection
         self._number = next(self._shared.ids)
         self._heard = 0.0
         hub.attach(self)
@@ -387,7 +388,7 @@ class Bridge:
             group=self.group,
             name=self.name,
             start=self._start_at,
-            reads=bool(self.incoming or self.outgoing),
+            reads=bool(self.incoming) or self.adapter.features.push,
             release=self._release,
         )
         tasks: list[asyncio.Task[None]] = []
@@ -446,7 +447,7 @@ class Bridge:
         for task in tasks:
             if task is not reader or self._reading_since is None:
                 task.cancel()
-        closing = self._task(self.adapter.close(), "closing")
+        closing = self._task(self.adapter.close() if self._ends else self.adapter.lost(), "closing")
         tasks = [closing, *tasks]
         _, stuck = await asyncio.wait(tasks, timeout=self.CONNECT)
         for task in stuck:
@@ -693,7 +694,7 @@ class Bridge:
                     await sender.flush()
                     while receiver.to_ack:
                         await receiver.progress()
-        receiver.closing = True
+        receiver.closing = self._ends = True
         left = Leftover(sender.give_up(), receiver.unfinished)
         for task in (self._living, self._packing):
             if task is not None:

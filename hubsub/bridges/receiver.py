@@ -68,7 +68,8 @@ class Receiver:
         log: Where to complain.
         broker: Names the broker in the source of foreign messages.
         group: Whether this shares its messages with others; then it also gets its own.
-        ordered: Hand over a message only when the one before it of the same key is finished.
+        ordered: Hand over a message only when the one before it of the same key is finished; by default if there is an
+            order to keep.
         unclaimed: What becomes of messages that nobody takes.
         attempts: How often a listener may fail with a message before that is buried.
         retry_pause: Seconds before the second attempt; doubles from one to the next, up to a minute.
@@ -86,7 +87,7 @@ class Receiver:
         broker: str,
         *,
         group: bool,
-        ordered: bool,
+        ordered: bool | None,
         unclaimed: Unclaimed,
         attempts: int,
         retry_pause: float,
@@ -100,7 +101,7 @@ class Receiver:
         self._log = log
         self._broker = broker
         self._group = group
-        self._ordered = ordered
+        self._ordered = self._ordered_if = ordered
         self._unclaimed = unclaimed
         self._attempts = attempts
         self._retry_pause = retry_pause
@@ -137,6 +138,8 @@ class Receiver:
         """There is a new connection. What is to be acknowledged in order is delivered anew."""
         self.adapter = adapter
         self._features = adapter.features
+        if self._ordered_if is None:
+            self._ordered = not self._group or adapter.features.order != "none"
         self._lanes.clear()
         self._last_acks.clear()
 
