@@ -671,6 +671,18 @@ async def test_a_group_is_told_once_what_was_trimmed_unread(server: RedisServer)
         assert payloads(await received(one, 1)) == [11]
 
 
+async def test_a_group_is_told_what_went_missing_while_nobody_was_there(server: RedisServer) -> None:
+    async with connected(server, group="g") as adapter:
+        await adapter.send(records(1, 10))
+        server.tell("XTRIM", "hubsub", "MAXLEN", 4)
+    server.tell("SCRIPT", "FLUSH")
+    async with connected(server, group="g") as adapter:
+        assert payloads(await received(adapter, 5)) == [("trimmed", 6), *numbers(7, 10)]
+        server.tell("SCRIPT", "FLUSH")
+        await adapter.send(records(11, 11))
+        assert payloads(await received(adapter, 1)) == [11]
+
+
 async def test_what_was_trimmed_unfinished_is_told(server: RedisServer) -> None:
     its_link = link(group="g")
     adapter = RedisStreamAdapter(server.url, lease=0.1)
