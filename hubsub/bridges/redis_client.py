@@ -357,7 +357,8 @@ def parse(tokens: list[bytes], at: int, error: Callable[[str], Exception]) -> tu
         replies: list[Any] = []
         for _ in range(count):
             token = tokens[at]
-            if token[:1] == b"$" and token == _head(len(tokens[at + 1])):  # as below, without a call
+            # As below, without a call.
+            if token[:1] == b"$" and token != b"$-1" and token == _head(len(tokens[at + 1])):
                 replies.append(tokens[at + 1])
                 at += 2
             else:

@@ -404,6 +404,7 @@ class RedisStreamAdapter(Adapter):
                 return
             self._reader = await self._server.open()
             if link.group:
+                await self._writer.one("SCRIPT", "LOAD", MISSED.text)
                 for source in self._sources:
                     await self._join(source)
                     source.mine = b"-"
@@ -627,22 +628,9 @@ class RedisStreamAdapter(Adapter):
         if found:
             return found
         streams = [source.raw for source in self._sources]
-        new = [b">"] * len(streams)
+        take: Command = ("XREADGROUP", "GROUP", group, self._consumer, "COUNT", self._count, "BLOCK", BLOCK, "STREAMS")
         *missed, reply = await reader.ask(
-            *(("EVALSHA", MISSED.sha, 1, stream, group) for stream in streams),
-            (
-                "XREADGROUP",
-                "GROUP",
-                group,
-                self._consumer,
-                "COUNT",
-                self._count,
-                "BLOCK",
-                BLOCK,
-                "STREAMS",
-                *streams,
-                *new,
-            ),
+            *(("EVALSHA", MISSED.sha, 1, stream, group) for stream in streams), (*take, *streams, *[">"] * len(streams))
         )
         for source, count in zip(self._sources, missed, strict=True):
             if is_unknown(count):
@@ -675,7 +663,7 @@ class RedisStreamAdapter(Adapter):
         with suppress_no_group():
             await self._run(TIDY, (source.raw,), group, self._consumer, int(self._lease * 10_000))
 
-    async def _join(self, source: Source, start: bytes | None = None) -> None:
+    async def _join(self, source: Source) -> None:
         """Make the group if it is not there. If it was, and we do it, all before is lost."""
         link = self._link
         assert link is not None

@@ -28,6 +28,7 @@ from hubsub.bridges.adapter import Link, Received, Record
 from hubsub.bridges.redis_pubsub import RedisAdapter, _addresses, folded
 from hubsub.bridges.resp import Incomplete, Refused, read_reply
 from hubsub.key import is_subset
+from hubsub.testing import conformance
 
 END = Key("the", "end")
 PASSWORD = "s3cret/pa:ss"
@@ -171,6 +172,11 @@ async def eventually(check: Callable[[], Awaitable[object]]) -> None:
         if await check():
             return
         await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("check", conformance.CHECKS, ids=lambda check: check.__name__)
+async def test_it_conforms(server: Server, check: conformance.Check) -> None:
+    await check(lambda: RedisAdapter(server.url))
 
 
 # Keys and patterns as channels and globs
