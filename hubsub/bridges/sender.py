@@ -247,7 +247,7 @@ class Sender:
 
     def beat(self, key: Key[Any]) -> None:
         """Send a sign of life, to come back by `key`."""
-        if not self._urgent and self.busy_since is None:
+        if not self._urgent:
             self._urgent.append(self._record(key, BEAT, None))
             self._tell()
 
