@@ -2,13 +2,52 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
 from .errors import Undelivered
+from .log import Logger
 
 Confirmed = Callable[[int, list[Undelivered]], object]
 """Called when everybody has: with how many finished, and the failures of the others."""
+
+logger = Logger("hubsub.hub")
+
+
+class Ticket:
+    """One registration's part of a confirmed publish; the first word on it counts.
+
+    Where there is no other part, whoever published is told directly, else a `Confirmation` is.
+    """
+
+    __slots__ = ("confirmed", "registration")
+
+    # No __init__: without one it is made in C, in half the time. Who makes a ticket sets both.
+    confirmed: Confirmed | None  # None once there was a word; so nothing keeps who was told, nor makes a cycle of it
+    registration: Any
+
+    def done(self) -> None:
+        """It has finished with the message."""
+        confirmed = self.confirmed
+        if confirmed is not None:
+            self.confirmed = None
+            try:
+                confirmed(1, [])
+            except (Exception, asyncio.CancelledError) as error:
+                _complain(confirmed, error)
+
+    def fail(self, why: str, cause: BaseException | None = None) -> None:
+        """It will not finish with it."""
+        confirmed = self.confirmed
+        if confirmed is not None:
+            self.confirmed = None
+            failure = Undelivered(self.registration, why)
+            failure.__cause__ = cause
+            try:
+                confirmed(0, [failure])
+            except (Exception, asyncio.CancelledError) as error:
+                _complain(confirmed, error)
 
 
 class Confirmation:
@@ -29,46 +68,30 @@ class Confirmation:
 
     def hand_out(self, registration: Any) -> Ticket:
         """A ticket for one who gets the message."""
-        ticket = Ticket(self, registration)
+        ticket = Ticket()
+        ticket.confirmed = self.settle
+        ticket.registration = registration
         self._left += 1
         self.tickets.append(ticket)
         return ticket
 
-    def settle(self) -> None:
+    def settle(self, finished: int, failures: list[Undelivered]) -> None:
         """One of those who were counted has said its word."""
+        self.finished += finished
+        self.failures += failures
         self._left -= 1
         if not self._left:
-            self.tickets.clear()  # which know this: without a cycle there is nothing for the garbage collector
-            self._confirmed(self.finished, self.failures)
+            try:
+                self._confirmed(self.finished, self.failures)
+            except (Exception, asyncio.CancelledError) as error:
+                _complain(self._confirmed, error)
 
     @property
     def waiting_for(self) -> list[Any]:
         """Who has not."""
-        return [ticket.registration for ticket in self.tickets if ticket.is_open]
+        return [ticket.registration for ticket in self.tickets if ticket.confirmed is not None]
 
 
-class Ticket:
-    """One registration's part of a confirmation; the first word on it counts."""
-
-    __slots__ = ("_confirmation", "is_open", "registration")
-
-    def __init__(self, confirmation: Confirmation, registration: Any) -> None:
-        self._confirmation = confirmation
-        self.registration = registration
-        self.is_open = True
-
-    def done(self) -> None:
-        """It has finished with the message."""
-        if self.is_open:
-            self.is_open = False
-            self._confirmation.finished += 1
-            self._confirmation.settle()
-
-    def fail(self, why: str, cause: BaseException | None = None) -> None:
-        """It will not finish with it."""
-        if self.is_open:
-            self.is_open = False
-            failure = Undelivered(self.registration, why)
-            failure.__cause__ = cause
-            self._confirmation.failures.append(failure)
-            self._confirmation.settle()
+def _complain(confirmed: Confirmed, error: BaseException) -> None:
+    # It is called by whoever happens to finish, or to drop this message for another: it is no failure of theirs.
+    logger.error("%r failed to hear of a confirmation", confirmed, cause=error)

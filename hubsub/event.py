@@ -45,7 +45,7 @@ class Event(tuple[Key[T], T], Generic[T]):
     """
 
     meta: Meta | None = None
-    # What is to be told of its handling; set for a confirmed publish, a copy for each who gets it.
+    # What is to be told of its handling; set by a confirmed publish, for one who gets it.
     ticket: Ticket | None = None
 
     def __new__(cls, key: Key[T], message: T, meta: Meta | None = None) -> Self:
@@ -75,8 +75,9 @@ class Event(tuple[Key[T], T], Generic[T]):
         if self.ticket is not None:
             self.ticket.fail("its consumer failed", error)
 
-    def __getnewargs__(self) -> tuple[Any, ...]:
-        return (self[0], self[1], self.meta)
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Without the ticket: a copy is not what somebody waits for.
+        return type(self), (self[0], self[1], self.meta)
 
     def __repr__(self) -> str:
         meta = "" if self.meta is None else f", {self.meta!r}"

@@ -211,12 +211,37 @@ class Hub:
         once everybody has finished with it, see `publish_confirmed`: with how many did, and a list of `Undelivered`
         for the others. That may be before this returns.
         """
-        route = self._route_of(event.key)
-        if type(event.key) is not Key:
-            event = Event(route.key, event.message, event.meta)
+        key = event[0]
+        try:
+            route = self._router.routes[key]
+        except (KeyError, TypeError):
+            route = self._route(key)
+        if type(key) is not Key or event.ticket is not None:
+            # Somebody else may wait for the event that was given.
+            event = Event(route.key, event[1], event.meta)
+        targets = route.targets
+        if not route.width == len(targets) == 1 or targets[0] is source:
+            if confirmed is not None:
+                return self._deliver_confirmed(route, event, source, Confirmation(confirmed))
+            return self._deliver(targets, event, source)
+        # One place, as most of what bridges bring has: nothing can change before it is reached.
+        target = targets[0]
+        ticket: Ticket | None = None
         if confirmed is not None:
-            return self._deliver_confirmed(route, event, source, Confirmation(confirmed))
-        return self._deliver(route.targets, event, source)
+            event.ticket = ticket = Ticket()
+            ticket.confirmed = confirmed
+            ticket.registration = target
+        route.published += 1
+        try:
+            if not target.deliver_event(event) and ticket is not None:
+                ticket.done()
+        except BaseException as error:
+            if ticket is not None:
+                ticket.fail("it failed", error)
+            interrupt = self._failure(target, key, event[1], error)
+            if interrupt is not None:
+                raise interrupt from None
+        return 1
 
     async def publish_confirmed(self, key: KeyLike[T], message: T = None, timeout: float | None = 30.0) -> int:  # type: ignore[assignment]
         """Deliver as `publish` does, and wait until everybody has finished with it; return how many did.
@@ -831,7 +856,7 @@ class Hub:
         try:
             return self._deliver(route.targets, event, source, confirmation)
         finally:
-            confirmation.settle()
+            confirmation.settle(0, [])
 
     def _deliver_failed(self, route: Route, deliver: Any, message: Any, error: BaseException) -> None:
         """Report the failure of one place of a route; if it must pass, serve the places after it first."""

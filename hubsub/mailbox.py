@@ -122,25 +122,30 @@ class Mailbox:
 
     def put_event(self, event: Event[Any]) -> None:
         """Put an event with what travels with it."""
-        key = event[0]
-        if event.meta is None and event.ticket is None:
-            self.put(*event)
-            return
         if self.wake is not None:
             self.wake()
         items = self.items
-        if type(items) is Latest and key in items:
+        if type(items) is deque and len(items) < self.maxsize:
+            items.append(event)
+        elif not self._put_specially(event):
+            return
+        if len(items) > self._watermark:
+            self._grown()
+
+    def _put_specially(self, event: Event[Any]) -> bool:
+        """Put an event that another one may have to give way to, or that is dropped; return whether it was not."""
+        key, items = event[0], self.items
+        if isinstance(items, Latest) and key in items:
             self._supersede(items[key])
         elif self.overflow is not Overflow.GROW and len(items) >= self.maxsize and not self._make_room(key):
             if event.ticket is not None:
                 event.ticket.fail("dropped, its queue was full")
-            return
+            return False
         if isinstance(items, Latest):
             items[key] = event
         else:
             items.append(event)
-        if len(items) > self._watermark:
-            self._grown()
+        return True
 
     def replay(self, events: list[Event[Any]]) -> None:
         """Have these read before everything else."""

@@ -8,6 +8,7 @@ from contextvars import Context, ContextVar, copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeAlias, TypedDict, TypeVar, cast
 
+from .confirm import Ticket
 from .errors import SubscriberTooSlow, SubscriptionClosed, WrongThread
 from .event import DeadLetter, Event, Gap, Snapshot
 from .key import Deliver, Key, T, V, is_subset
@@ -197,13 +198,17 @@ class Registration:
 
     def deliver_event(self, event: Event[Any]) -> bool:
         """Deliver a message together with what travels with it; return whether it is queued now."""
-        if not self._admits(*event):
+        if (self._where is not None or self._once) and not self._admits(*event):
             return False
-        self._take(event)
-        return self.mailbox is not None
+        mailbox = self.mailbox
+        if mailbox is None:
+            self._take(event)
+            return False
+        mailbox.put_event(event)
+        return True
 
     def _take(self, event: Event[Any]) -> None:
-        """Take a message, with its metadata, that was found to be for it."""
+        """Take a message, with its metadata, that was found to be for it; it has no queue."""
         raise NotImplementedError
 
     # What only some messages pass
@@ -379,9 +384,6 @@ class AsyncListener(Listener):
         self._stopped = False  # the hub is closed: the task ends after the call in progress
         self._winding_up = False  # it was too slow, or used up: it handles what is queued, and nothing after that
 
-    def _take(self, event: Event[Any]) -> None:
-        self._mailbox.put_event(event)
-
     def remove(self) -> Removal:
         tasks = self._tasks()
         if self._winding_up:
@@ -445,7 +447,12 @@ class AsyncListener(Listener):
                     self._failed(item, error, task)
                 else:
                     if type(item) is Event:
-                        self._handled(item, result)
+                        ticket = item.ticket
+                        if ticket is not None:
+                            if result is None:
+                                ticket.done()
+                            else:
+                                self._handled(ticket, result)
             if mailbox.alert:
                 mailbox.take_gap()
             if items:
@@ -453,14 +460,12 @@ class AsyncListener(Listener):
             elif not (self.closed or self._stopped):
                 await self._sleep(task.get_loop())
 
-    def _handled(self, event: Event[Any], result: object) -> None:
-        """A call has returned."""
-        if event.ticket is None:
-            return
-        if isinstance(self._call, Retrying) and isinstance(result, BaseException):
-            event.ticket.fail("it failed, and was given up", result)
+    def _handled(self, ticket: Ticket, result: object) -> None:
+        """A call for a confirmed message has returned."""
+        if isinstance(result, BaseException) and isinstance(self._call, Retrying):
+            ticket.fail("it failed, and was given up", result)
         else:
-            event.ticket.done()
+            ticket.done()
 
     def _failed(self, item: Item, error: BaseException, task: asyncio.Task[None]) -> None:
         """A call has raised: report it, unless the task is being ended."""
@@ -702,9 +707,6 @@ class Queue(Registration, Generic[Read]):
 
     def __aiter__(self) -> AsyncIterator[Read]:
         return _Reader(self)
-
-    def _take(self, event: Event[Any]) -> None:
-        self._mailbox.put_event(event)
 
     @property
     def is_busy(self) -> bool:
