@@ -70,8 +70,8 @@ class ConcurrentListener(AsyncListener):
                 except BaseException as error:
                     self._failed(item, error, task)
                 else:
-                    if type(item) is Event and item.ticket is not None:
-                        self._handled(item.ticket, result)
+                    if type(item) is Event:
+                        self._handled(item, result)
             if items:
                 await asyncio.sleep(0)
         if mailbox.alert:

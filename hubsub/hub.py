@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec, Protocol,
 
 from .asking import AsyncResponder, Desk, Replies, Responder
 from .concurrent import ConcurrentListener
-from .confirm import Confirmation, Confirmed, Ticket
+from .confirm import Confirmation, Confirmed
 from .errors import (
     ConfirmationTimeout,
     DeliveryError,
@@ -209,38 +209,39 @@ class Hub:
 
         For bridges and the like, which relay what came from elsewhere; otherwise as `publish`. `confirmed` is called
         once everybody has finished with it, see `publish_confirmed`: with how many did, and a list of `Undelivered`
-        for the others. That may be before this returns.
+        for the others. That may be before this returns. What it raises is logged.
         """
         key = event[0]
         try:
             route = self._router.routes[key]
         except (KeyError, TypeError):
             route = self._route(key)
-        if type(key) is not Key or event.ticket is not None:
-            # Somebody else may wait for the event that was given.
+        if type(key) is not Key or event.registration is not None:
+            # It came from a confirmed publish: what is told of it concerns that one.
             event = Event(route.key, event[1], event.meta)
-        targets = route.targets
-        if not route.width == len(targets) == 1 or targets[0] is source:
+        try:
+            target = route.sole
+        except AttributeError:
+            target = route.sole = route.targets[0] if route.width == len(route.targets) == 1 else None
+        if target is None or target is source:
             if confirmed is not None:
                 return self._deliver_confirmed(route, event, source, Confirmation(confirmed))
-            return self._deliver(targets, event, source)
-        # One place, as most of what bridges bring has: nothing can change before it is reached.
-        target = targets[0]
-        ticket: Ticket | None = None
+            return self._deliver(route.targets, event, source)
+        # Only one gets it, as so often: it needs no copy, and nothing can change before it is reached.
         if confirmed is not None:
-            event.ticket = ticket = Ticket()
-            ticket.confirmed = confirmed
-            ticket.registration = target
+            event.confirmed = confirmed
+            event.registration = target
         route.published += 1
         try:
-            if not target.deliver_event(event) and ticket is not None:
-                ticket.done()
+            if not target.deliver_event(event):
+                event.done()
         except BaseException as error:
-            if ticket is not None:
-                ticket.fail("it failed", error)
+            event._fail("it failed", error)
             interrupt = self._failure(target, key, event[1], error)
-            if interrupt is not None:
-                raise interrupt from None
+        else:
+            return 1
+        if interrupt is not None:
+            raise interrupt
         return 1
 
     async def publish_confirmed(self, key: KeyLike[T], message: T = None, timeout: float | None = 30.0) -> int:  # type: ignore[assignment]
@@ -825,13 +826,16 @@ class Hub:
         source: Registration | None = None,
         confirmation: Confirmation | None = None,
     ) -> int:
-        """Deliver an event without a route of its own; for a confirmation, a copy with a ticket to each."""
+        """Deliver an event without a route of its own; for a confirmation, a copy to each."""
         interrupt: BaseException | None = None
         delivered = 0
         newest = targets[-1].order if targets else 0
+        changes = self._router.changes
         for target in targets:
+            if target is source:
+                continue
             # Closed meanwhile, or taken off what matches, or closed and subscribed anew.
-            if target is source or target.order > newest or not target.is_on(event.key):
+            if self._router.changes != changes and (target.order > newest or not target.is_on(event.key)):
                 continue
             delivered += target.order > 0
             target.counted += 1
@@ -840,7 +844,7 @@ class Hub:
                 if confirmation is None or target.order == 0:
                     target.deliver_event(event)
                 else:
-                    _deliver_with_ticket(target, event, confirmation.hand_out(target))
+                    _deliver_copy(target, event, confirmation)
             except BaseException as error:
                 interrupt = self._failure(target, event.key, event.message, error) or interrupt
         self._router.tally.published += 1
@@ -852,7 +856,7 @@ class Hub:
     def _deliver_confirmed(
         self, route: Route, event: Event[Any], source: Registration | None, confirmation: Confirmation
     ) -> int:
-        """Deliver an event, and hand everybody a ticket of its own to tell with."""
+        """Deliver an event, and have everybody tell when it has finished with it."""
         try:
             return self._deliver(route.targets, event, source, confirmation)
         finally:
@@ -1127,18 +1131,17 @@ def _predicate(where: Where | None) -> Where | None:
     return where
 
 
-def _deliver_with_ticket(target: Registration, event: Event[Any], ticket: Ticket) -> None:
+def _deliver_copy(target: Registration, event: Event[Any], confirmation: Confirmation) -> None:
     copy: Event[Any] = as_tuple(Event, event)
     if event.meta is not None:
         copy.meta = event.meta
-    copy.ticket = ticket
+    confirmation.hand_out(copy, target)
     try:
-        is_queued = target.deliver_event(copy)
+        if not target.deliver_event(copy):
+            copy.done()
     except BaseException as error:
-        ticket.fail("it failed", error)
+        copy._fail("it failed", error)
         raise
-    if not is_queued:
-        ticket.done()
 
 
 def _may_be_meta(pattern: tuple[str, ...]) -> bool:

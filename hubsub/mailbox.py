@@ -138,8 +138,7 @@ class Mailbox:
         if isinstance(items, Latest) and key in items:
             self._supersede(items[key])
         elif self.overflow is not Overflow.GROW and len(items) >= self.maxsize and not self._make_room(key):
-            if event.ticket is not None:
-                event.ticket.fail("dropped, its queue was full")
+            event._fail("dropped, its queue was full")
             return False
         if isinstance(items, Latest):
             items[key] = event
@@ -161,8 +160,8 @@ class Mailbox:
 
     def _supersede(self, item: Item) -> None:
         self.superseded += 1
-        if type(item) is Event and item.ticket is not None:
-            item.ticket.done()  # nobody needs it any more
+        if type(item) is Event:
+            item.done()  # nobody needs it any more
 
     def _grown(self) -> None:
         length = len(self.items)
@@ -189,8 +188,8 @@ class Mailbox:
         item = self.items.popleft()
         key = item[0]
         self.dropped += 1
-        if type(item) is Event and item.ticket is not None:
-            item.ticket.fail("dropped, its queue was full")
+        if type(item) is Event:
+            item._fail("dropped, its queue was full")
         holes = self._holes
         if not holes or holes[0].before:
             if holes:
@@ -286,15 +285,14 @@ class Mailbox:
         items = self.items
         return [as_event(item) for item in (items.values() if isinstance(items, Latest) else items)]
 
-    def fail_tickets(self, why: str) -> None:
+    def give_up(self, why: str) -> None:
         """Tell whoever waits for what is queued that nobody will finish with it."""
         for event in self.queued() if self.items else ():
-            if event.ticket is not None:
-                event.ticket.fail(why)
+            event._fail(why)
 
     def drop_all(self) -> int:
         """Drop and count what is queued; return how many."""
-        self.fail_tickets("dropped, it was removed or closed")
+        self.give_up("dropped, it was removed or closed")
         count = self.pending
         self.dropped += count
         self.items.clear()

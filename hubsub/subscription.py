@@ -8,7 +8,6 @@ from contextvars import Context, ContextVar, copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeAlias, TypedDict, TypeVar, cast
 
-from .confirm import Ticket
 from .errors import SubscriberTooSlow, SubscriptionClosed, WrongThread
 from .event import DeadLetter, Event, Gap, Snapshot
 from .key import Deliver, Key, T, V, is_subset
@@ -429,6 +428,7 @@ class AsyncListener(Listener):
         function, with_event = self._callee()
         mailbox, items = self._mailbox, self._mailbox.items
         popleft = items.popleft
+        done = Event.done  # looking it up in each event costs as much as half of it
         # What is queued was dropped when it was removed, unless it is winding up.
         while items or not (self.closed or self._stopped):
             for _ in self.BURST:
@@ -446,13 +446,11 @@ class AsyncListener(Listener):
                 except BaseException as error:
                     self._failed(item, error, task)
                 else:
-                    if type(item) is Event:
-                        ticket = item.ticket
-                        if ticket is not None:
-                            if result is None:
-                                ticket.done()
-                            else:
-                                self._handled(ticket, result)
+                    if type(item) is Event and item.confirmed is not None:
+                        if result is None:
+                            done(item)
+                        else:
+                            self._handled(item, result)
             if mailbox.alert:
                 mailbox.take_gap()
             if items:
@@ -460,21 +458,19 @@ class AsyncListener(Listener):
             elif not (self.closed or self._stopped):
                 await self._sleep(task.get_loop())
 
-    def _handled(self, ticket: Ticket, result: object) -> None:
-        """A call for a confirmed message has returned."""
+    def _handled(self, event: Event[Any], result: object) -> None:
+        """A call has returned."""
         if isinstance(result, BaseException) and isinstance(self._call, Retrying):
-            ticket.fail("it failed, and was given up", result)
+            event._fail("it failed, and was given up", result)
         else:
-            ticket.done()
+            event.done()
 
     def _failed(self, item: Item, error: BaseException, task: asyncio.Task[None]) -> None:
         """A call has raised: report it, unless the task is being ended."""
         leaked = isinstance(error, asyncio.CancelledError) and not task.cancelling()
-        if type(item) is Event and item.ticket is not None:
-            if leaked or isinstance(error, Exception):
-                item.ticket.fail("it failed", error)
-            else:
-                item.ticket.fail("its call was cut short", error)
+        if type(item) is Event:
+            failed = leaked or isinstance(error, Exception)
+            item._fail("it failed" if failed else "its call was cut short", error)
         # A cancellation may leak out of something that the listener awaited: that is a failure like any other.
         if not leaked and not isinstance(error, Exception):
             raise error
@@ -653,7 +649,7 @@ class Queue(Registration, Generic[Read]):
         while True:
             first: Any = items.popleft() if items and not mailbox.alert else mailbox.take()
             if first is not None:
-                if type(first) is Event and first.ticket is not None:
+                if type(first) is Event and first.confirmed is not None:
                     self._hold(self, first)
                 return first
             if not items:
@@ -681,7 +677,7 @@ class Queue(Registration, Generic[Read]):
         mailbox = self._mailbox
         items = mailbox.items
         first = items.popleft() if items and not mailbox.alert else mailbox.take()
-        if type(first) is Event and first.ticket is not None:
+        if type(first) is Event and first.confirmed is not None:
             self._hold(self, first)
         return first
 
@@ -723,7 +719,7 @@ class Queue(Registration, Generic[Read]):
         self._hub._remove(self)
 
     def _removed(self) -> None:
-        self._mailbox.fail_tickets("closed before it was read")
+        self._mailbox.give_up("closed before it was read")
         self._mailbox.close()
 
     def _reopened(self) -> None:
@@ -865,7 +861,7 @@ class _Reader(AsyncIterator[Read]):
             else:
                 first = mailbox.take()
             if first is not None:
-                if type(first) is Event and first.ticket is not None:
+                if type(first) is Event and first.confirmed is not None:
                     subscription._hold(self, first)
                 return cast(Read, _presented(first))
             if not items:
