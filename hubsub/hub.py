@@ -223,23 +223,29 @@ class Hub:
             target = route.sole
         except AttributeError:
             target = route.sole = route.targets[0] if route.width == len(route.targets) == 1 else None
-        if target is None or target is source:
-            if confirmed is not None:
-                return self._deliver_confirmed(route, event, source, Confirmation(confirmed))
-            return self._deliver(route.targets, event, source)
+        if target is not None and target is not source:
+            route.published += 1
+        else:
+            target = _only_other(route.targets, source)
+            if target is None:
+                if confirmed is not None:
+                    return self._deliver_confirmed(route, event, source, Confirmation(confirmed))
+                return self._deliver(route.targets, event, source)
+            # The route would count the source, too.
+            target.counted += 1
+            self._router.tally.published += 1
+            self._router.tally.routed += 1
         # Only one gets it, as so often: it needs no copy, and nothing can change before it is reached.
         if confirmed is not None:
             event.confirmed = confirmed
             event.registration = target
-        route.published += 1
+        interrupt: BaseException | None = None
         try:
             if not target.deliver_event(event):
                 event.done()
         except BaseException as error:
             event._fail("it failed", error)
-            interrupt = self._failure(target, key, event[1], error)
-        else:
-            return 1
+            interrupt = self._failure(target, *event, error)
         if interrupt is not None:
             raise interrupt
         return 1
@@ -1129,6 +1135,14 @@ def _predicate(where: Where | None) -> Where | None:
     if where is not None and not callable(where):
         raise ValueError(f"where is a function of key and message, not {where!r}")
     return where
+
+
+def _only_other(targets: Sequence[Registration], source: Registration | None) -> Registration | None:
+    """The one subscription that a message of `source` goes to, if there is no other target."""
+    if len(targets) != 2 or source not in targets:
+        return None
+    other = targets[targets[0] is source]
+    return other if other.order else None
 
 
 def _deliver_copy(target: Registration, event: Event[Any], confirmation: Confirmation) -> None:

@@ -299,7 +299,7 @@ async def test_the_callback_form_tells_without_a_task(hub: Hub) -> None:
         if message % 2 == 0:
             raise ValueError
 
-    hub.add_listener("a", odd)
+    listener = hub.add_listener("a", odd)
     source = hub.subscribe("a")
     tasks = len(asyncio.all_tasks())
     for number in range(4):
@@ -308,7 +308,8 @@ async def test_the_callback_form_tells_without_a_task(hub: Hub) -> None:
     assert len(asyncio.all_tasks()) == tasks + 1  # the listener's own
     await settled()
     assert told == [(0, 1), (1, 0), (0, 1), (1, 0)]
-    assert source.pending == 0
+    assert (source.accepted, listener.accepted, listener.failed) == (0, 4, 2)
+    assert hub.stats().routed == 4
 
 
 async def test_the_callback_of_a_publish_to_sync_listeners_comes_before_it_returns(hub: Hub) -> None:
