@@ -12,7 +12,19 @@ from functools import partial
 from inspect import iscoroutinefunction
 from itertools import count
 from threading import get_ident
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Literal,
+    NamedTuple,
+    ParamSpec,
+    Protocol,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    get_args,
+    overload,
+)
 
 from .asking import AsyncResponder, Desk, Replies, Responder
 from .concurrent import ConcurrentListener
@@ -35,6 +47,7 @@ from .key import (
     NAMESPACE,
     PLUS,
     STAR,
+    Announced,
     Key,
     KeyLike,
     Patterns,
@@ -1040,7 +1053,7 @@ class Hub:
         if self._watchers and self._life.state != "closed":
             self._announce("removedSubscriber", removed)
 
-    def _announce(self, what: str, changes: Iterable[tuple[tuple[str, ...], int]]) -> None:
+    def _announce(self, what: Announced, changes: Iterable[tuple[tuple[str, ...], int]]) -> None:
         """Publish the meta-events of a change that has taken effect; build them only for somebody."""
         for pattern, number in changes:
             key: Key[Any] = Key(NAMESPACE, what, *escaped(pattern))
@@ -1074,7 +1087,7 @@ class Hub:
 
     # What the registrations tell
 
-    def _tell(self, what: str, registration: Registration, message: Any, keys: Iterable[Key[Any]] | None) -> None:
+    def _tell(self, what: Announced, registration: Registration, message: Any, keys: Iterable[Key[Any]] | None) -> None:
         """Publish a meta-event about a registration to everyone else; not about messages that are such themselves."""
         if not self._watchers or (keys is not None and all(key[0] == NAMESPACE for key in keys)):
             return
@@ -1159,7 +1172,11 @@ def _deliver_copy(target: Registration, event: Event[Any], confirmation: Confirm
 
 
 def _may_be_meta(pattern: tuple[str, ...]) -> bool:
-    return pattern[0] in (NAMESPACE, STAR, PLUS)
+    """True if it may match what the hub announces: otherwise nobody has to be looked for at each announcement."""
+    return pattern[0] in _META[0] and (len(pattern) == 1 or pattern[1] in _META[1])
+
+
+_META = ((NAMESPACE, STAR, PLUS), (*get_args(Announced), STAR, PLUS))
 
 
 def _mailboxes(targets: Iterable[Registration]) -> tuple[Mailbox, ...]:

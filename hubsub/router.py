@@ -66,6 +66,8 @@ class Router(Generic[R]):
 
     def observed(self, key: Key[Any], targets: list[R]) -> list[R]:
         """The targets of an exact key, after those who only observe it."""
+        if not self.observers:
+            return targets
         asked = [observer(key, len(targets)) for observer in self.observers]
         return [target for target in asked if target is not None] + targets
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeAlias, Ty
 
 from .errors import SubscriberTooSlow, SubscriptionClosed, WrongThread
 from .event import DeadLetter, Event, Gap, Snapshot
-from .key import Deliver, Key, T, V, is_subset
+from .key import Announced, Deliver, Key, T, V, is_subset
 from .life import Life
 from .log import Logger
 from .mailbox import Item, Mailbox, Overflow, as_event, as_tuple
@@ -41,7 +41,9 @@ class Owner(Protocol):
 
     def _remove(self, registration: Registration, patterns: Iterable[tuple[str, ...]] | None = None) -> None: ...
     def _report(self, listener: Listener, key: Key[Any], message: Any, error: BaseException) -> None: ...
-    def _tell(self, what: str, registration: Registration, message: Any, keys: Iterable[Key[Any]] | None) -> None: ...
+    def _tell(
+        self, what: Announced, registration: Registration, message: Any, keys: Iterable[Key[Any]] | None
+    ) -> None: ...
     def _bury(self, letter: DeadLetter) -> None: ...
 
 
