@@ -1,9 +1,10 @@
 """Whoever waits is cancelled at every one of its awaits: nothing is lost, doubled or left behind."""
 
 import asyncio
+import logging
 import types
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
 from functools import partial
 from itertools import count
 from typing import Any, TypeAlias
@@ -18,6 +19,12 @@ from hubsub.subscription import Queue, Registration
 CUT: Any = object()  # instead of a result
 
 A: Key[Any] = Key("a")
+
+
+@pytest.fixture(autouse=True)
+def no_error_is_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    yield
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
 class Cut:
