@@ -78,21 +78,17 @@ class Event(tuple[Key[T], T], Generic[T]):
             except (Exception, asyncio.CancelledError) as error:
                 complain(confirmed, error)
 
-    def fail(self, error: BaseException | None = None) -> None:
+    def fail(self, error: BaseException | None = None, why: str = "its consumer failed") -> None:
         """Tell who published it, if that waits to be told, that you will not finish with it."""
-        self._fail("its consumer failed", error)
-
-    def _fail(self, why: str, cause: BaseException | None = None) -> None:
-        """Tell who published it, if that waits to be told, why nobody will finish with it."""
         confirmed = self.confirmed
         if confirmed is not None:
             self.confirmed = None
             failure = Undelivered(self.registration, why)
-            failure.__cause__ = cause
+            failure.__cause__ = error
             try:
                 confirmed(0, [failure])
-            except (Exception, asyncio.CancelledError) as error:
-                complain(confirmed, error)
+            except (Exception, asyncio.CancelledError) as another:
+                complain(confirmed, another)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Whoever waits for this one does not wait for a copy.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterable, Sequence
 from contextvars import Context, ContextVar, copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeAlias, TypedDict, TypeVar, cast
@@ -108,6 +108,8 @@ class Registration:
 
     lasting = True  # it stays when the hub is closed
     responds = False  # requests are for it
+    remote = False  # it takes messages out of the process
+    diverts: Sequence[tuple[str, ...]] = ()  # patterns of which it takes all that is published, from everybody else
 
     def __init__(
         self,
@@ -463,7 +465,7 @@ class AsyncListener(Listener):
     def _handled(self, event: Event[Any], result: object) -> None:
         """A call has returned."""
         if isinstance(result, BaseException) and isinstance(self._call, Retrying):
-            event._fail("it failed, and was given up", result)
+            event.fail(result, "it failed, and was given up")
         else:
             event.done()
 
@@ -472,7 +474,7 @@ class AsyncListener(Listener):
         leaked = isinstance(error, asyncio.CancelledError) and not task.cancelling()
         if type(item) is Event:
             failed = leaked or isinstance(error, Exception)
-            item._fail("it failed" if failed else "its call was cut short", error)
+            item.fail(error, "it failed" if failed else "its call was cut short")
         # A cancellation may leak out of something that the listener awaited: that is a failure like any other.
         if not leaked and not isinstance(error, Exception):
             raise error
