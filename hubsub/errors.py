@@ -30,6 +30,8 @@ HubsubError
 │   ├── DecodeError (ValueError)      bytes that cannot be decoded
 │   └── PayloadTooLarge (ValueError)  more bytes than the broker takes
 ├── WaitingForItself                  a listener would wait for its own call
+├── MissingDriver (ImportError)       an adapter needs a package that is not installed
+├── NameTaken                         another bridge keeps its position under the same name
 └── WrongContext (RuntimeError)       used from where it cannot work
     ├── WrongThread
     ├── WrongLoop
@@ -301,6 +303,23 @@ class WaitingForItself(HubsubError):
         super().__init__(f"{listener!r} would wait for itself to handle {key!r}; publish it without waiting")
         self.listener = listener
         self.key = key
+
+
+class MissingDriver(HubsubError, ImportError):
+    """An adapter needs a package that is not installed; `adapter` and `driver` are their names."""
+
+    def __init__(self, adapter: str, driver: str, extra: str) -> None:
+        super().__init__(f"{adapter} needs {driver}: pip install 'hubsub[{extra}]'", name=driver)
+        self.adapter = adapter
+        self.driver = driver
+
+
+class NameTaken(HubsubError):
+    """Another living bridge keeps its position under this name: each needs a name of its own, or both a group."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"another bridge is named {name!r}; give each a name of its own, or let them share by group=")
+        self.name = name
 
 
 class WrongContext(HubsubError, RuntimeError):

@@ -114,6 +114,8 @@ FLOORS: dict[str, set[str]] = {
     },
     "bridges.resp": set(),
     "bridges.redis_pubsub": {"bridges.adapter", "bridges.address", "bridges.resp", "errors", "key"},
+    "bridges.redis_client": {"errors"},
+    "bridges.redis_stream": {"bridges.adapter", "bridges.address", "bridges.redis_client", "errors", "key"},
     "bridges.memory": {"bridges.adapter", "key"},
     "bridges": {"bridges.adapter", "bridges.address", "bridges.bridge", "bridges.codec"},
     # Only what is public, like anybody.
