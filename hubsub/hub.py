@@ -1301,10 +1301,13 @@ def _predicate(where: Where | None) -> Where | None:
 
 def _only_other(targets: Sequence[Registration], source: Registration | None) -> Registration | None:
     """The one subscription that a message of `source` goes to, if there are no others."""
-    if len(targets) > 2:
+    if len(targets) == 2 and source in targets:
+        other = targets[targets[0] is source]
+    elif len(targets) == 1 and targets[0] is not source:
+        other = targets[0]
+    else:
         return None
-    others = [target for target in targets if target is not source]
-    return others[0] if len(others) == 1 and others[0].order else None
+    return other if other.order else None
 
 
 def _deliver_copy(target: Registration, event: Event[Any], confirmation: Confirmation) -> None:
