@@ -14,7 +14,7 @@ from .errors import HubClosed, NoResponders, NoRunningLoop, RemoteError, Request
 from .event import Event, Meta
 from .key import NAMESPACE, Key, KeyLike, Patterns, as_patterns
 from .mailbox import Overflow
-from .routes import Route
+from .routes import Observer, Route
 from .subscription import AsyncListener, Listener, Owner, Registration
 
 V = TypeVar("V")
@@ -368,16 +368,54 @@ class Elsewhere:
             self._hub.publish_event(Event(self._reply_to, reply, meta))
 
 
+def _ignore(key: Key[Any], message: Any) -> None:
+    """Nobody waits for a reply that has no metadata."""
+
+
 class Desk:
     """The open requests of a hub, and how they are made."""
 
-    __slots__ = ("_hub", "_name", "_numbers", "tickets")
+    __slots__ = ("_hub", "_inbox", "_name", "_numbers", "_process", "tickets")
 
     def __init__(self, hub: Asked) -> None:
         self._hub = hub
-        self._name = ""  # of all its correlations: two hubs that a bridge connects never give out the same
+        self._name = ""
+        self._process = 0
+        self._inbox: Observer | None = None  # where replies from elsewhere come
         self._numbers = count(1)
         self.tickets: dict[str, Ticket] = {}
+
+    @property
+    def name(self) -> str:
+        """Random, for this hub in this process: no other hub that bridges connect has it, a fork neither."""
+        if self._process != os.getpid():
+            self._process = os.getpid()
+            self._name = os.urandom(12).hex()
+        return self._name
+
+    @property
+    def address(self) -> Key[Any]:
+        """Where replies to its requests are published."""
+        return Key(NAMESPACE, "reply", self.name)
+
+    def _listen(self) -> Key[Any]:
+        """Take in the replies that come from elsewhere; return where to."""
+        address = self.address
+        if self._inbox is None:
+            self._inbox = Observer(_ignore, self._replied)
+            self._hub._router.observers.append(lambda key, routed: self._inbox if key == self.address else None)
+            self._hub._router.forget(address)
+        return address
+
+    def _replied(self, event: Event[Any]) -> None:
+        ticket = self.ticket_of(event)
+        if ticket is None or event.meta is None:
+            return  # too late
+        error = event.meta.headers.get("error")
+        if error is None:
+            ticket.take(event.message)
+        else:
+            ticket.take_error(RemoteError(ticket.key, error))
 
     def next(
         self, patterns: Patterns, timeout: float | None, where: Callable[[Key[Any], Any], object] | None
@@ -387,31 +425,40 @@ class Desk:
         waiter = Next(self._hub, named, self._loop("next"), timeout, where)
         return Waiting(waiter, waiter.future)
 
-    def request(self, key: KeyLike[Any], message: Any, timeout: float | None) -> Waiting[Any]:
+    def request(self, key: KeyLike[Any], message: Any, timeout: float | None, local: bool) -> Waiting[Any]:
         """As `Hub.request`."""
-        exact = self._answerable(key)
+        exact = self._answerable(key, local)
         ticket = One(self, exact, self._loop("request"), timeout)
-        self._ask(ticket, message)
+        self._ask(ticket, message, local)
         return Waiting(ticket, ticket.future)
 
-    def request_many(self, key: KeyLike[Any], message: Any, timeout: float | None, limit: int | None) -> Replies:
+    def request_many(
+        self, key: KeyLike[Any], message: Any, timeout: float | None, limit: int | None, local: bool
+    ) -> Replies:
         """As `Hub.request_many`."""
         if limit is not None and limit < 1:
             raise ValueError(f"limit is a number of replies, at least 1, not {limit!r}")
-        exact = self._answerable(key)
+        exact = self._answerable(key, local)
         ticket = Many(self, exact, self._loop("request_many"), timeout, limit)
-        self._ask(ticket, message)
+        self._ask(ticket, message, local)
         return Replies(ticket)
 
-    def _answerable(self, key: KeyLike[Any]) -> Key[Any]:
-        """Return an exact key that somebody responds to."""
-        try:
-            route = self._hub._router.routes[key]
-        except (KeyError, TypeError):
-            route = self._hub._route(key)
-        if not any(target.responds for target in route.targets):
+    def _answerable(self, key: KeyLike[Any], local: bool) -> Key[Any]:
+        """Return an exact key that somebody responds to, or may do so where it leads by a bridge."""
+        route = self._route(key)
+        if not any(target.responds for target in route.targets) and (local or not self._leaves(route)):
             raise NoResponders(route.key)
         return route.key
+
+    def _route(self, key: KeyLike[Any]) -> Route:
+        try:
+            return self._hub._router.routes[key]
+        except (KeyError, TypeError):
+            return self._hub._route(key)
+
+    @staticmethod
+    def _leaves(route: Route) -> bool:
+        return any(target.remote for target in route.targets)
 
     def _loop(self, what: str) -> asyncio.AbstractEventLoop:
         life = self._hub._life
@@ -423,9 +470,13 @@ class Desk:
             raise NoRunningLoop(self._hub, what) from None
         return life.bind()
 
-    def _ask(self, ticket: Ticket, message: Any) -> None:
+    def _ask(self, ticket: Ticket, message: Any, local: bool) -> None:
+        reply_to = None
+        if not local and self._leaves(self._route(ticket.key)):
+            reply_to = self._listen()
+            ticket.owe()  # to nobody knows whom: it ends by its timeout
         try:
-            self._hub.publish_event(Event(ticket.key, message, Meta(correlation=ticket.correlation)))
+            self._hub.publish_event(Event(ticket.key, message, Meta(correlation=ticket.correlation, reply_to=reply_to)))
         except BaseException:
             ticket.end()
             raise
@@ -433,8 +484,7 @@ class Desk:
 
     def register(self, ticket: Ticket) -> str:
         """Keep a ticket, until it ends, under the correlation that is returned."""
-        self._name = self._name or os.urandom(16).hex()
-        correlation = f"{self._name}-{next(self._numbers)}"
+        correlation = f"{self.name}-{next(self._numbers)}"
         self.tickets[correlation] = ticket
         return correlation
 

@@ -6,8 +6,8 @@ import asyncio
 import concurrent.futures
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from inspect import iscoroutinefunction
 from itertools import count
@@ -28,7 +28,7 @@ from .errors import (
     WaitingForItself,
     WrongThread,
 )
-from .event import DeadLetter, Event, ListenerFailure
+from .event import DeadLetter, Event, Gap, ListenerFailure
 from .explain import Explanation, explain
 from .history import History, Retention
 from .key import (
@@ -44,14 +44,16 @@ from .key import (
     as_patterns,
     escaped,
     is_subset,
+    overlaps,
     publishable,
 )
 from .life import Life
 from .log import Logger
 from .mailbox import Mailbox, Overflow, as_tuple
+from .outbox import Attachment, Outbox
 from .retry import Retry
 from .router import Router
-from .routes import Route
+from .routes import Observer, Route
 from .subscription import (
     Ack,
     AsyncListener,
@@ -69,6 +71,7 @@ from .subscription import (
     Where,
 )
 from .tap import Tap
+from .types import Declarations, accepts, name_of
 
 if TYPE_CHECKING:
     from types import FrameType, TracebackType
@@ -162,10 +165,13 @@ class Hub:
         self._router: Router[Registration] = Router(route_cache)
         self._history = History(self._router.forget)
         self._desk = Desk(self)
-        self._life = Life(self, drain, bound=self._bound, ended=self._ended)
+        self.declarations = Declarations()
+        """What messages are declared to be, by pattern."""
+        self._life = Life(self, drain, self._bound, self._closing, self._drained, self._ended)
         self._registered: dict[Registration, None] = {}
         self._order = count(1)
         self._watchers = 0  # patterns that may match the hub's own namespace
+        self._attached: list[Attachment] = []
         self._failed = 0
 
     def __repr__(self) -> str:
@@ -203,20 +209,29 @@ class Hub:
         return sum(self.publish(key, message) for key, message in pairs)
 
     def publish_event(
-        self, event: Event[T], source: Registration | None = None, confirmed: Confirmed | None = None
+        self,
+        event: Event[T],
+        source: Registration | None = None,
+        confirmed: Confirmed | None = None,
+        only: Collection[Registration] | None = None,
     ) -> int:
         """Deliver an event with its metadata to every matching subscription but `source`; return how many.
 
         For bridges and the like, which relay what came from elsewhere; otherwise as `publish`. `confirmed` is called
         once everybody has finished with it, see `publish_confirmed`: with how many did, and a list of `Undelivered`
-        for the others. That may be before this returns.
+        for the others. That may be before this returns. `only` names those who get it, another time say.
         """
         route = self._route_of(event.key)
         if type(event.key) is not Key:
             event = Event(route.key, event.message, event.meta)
+        targets = route.targets
+        if source is not None and source.diverts:
+            targets = [*targets, *getattr(route, "diverted", ())]
+        if only is not None:
+            targets = [target for target in targets if target in only]
         if confirmed is not None:
-            return self._deliver_confirmed(route, event, source, Confirmation(confirmed))
-        return self._deliver(route.targets, event, source)
+            return self._deliver_confirmed(targets, event, source, Confirmation(confirmed))
+        return self._deliver(targets, event, source)
 
     async def publish_confirmed(self, key: KeyLike[T], message: T = None, timeout: float | None = 30.0) -> int:  # type: ignore[assignment]
         """Deliver as `publish` does, and wait until everybody has finished with it; return how many did.
@@ -250,12 +265,18 @@ class Hub:
             if isinstance(target, AsyncListener) and target.is_caller():
                 raise WaitingForItself(target, route.key)
         confirmation = Confirmation(confirmed)
-        self._deliver_confirmed(route, Event(route.key, message), None, confirmation)
+        outboxes = [target for target in route.targets if target.remote]
+        waiting_for: list[Any] = outboxes
         try:
             async with asyncio.timeout(timeout):
+                async with self._places(route.key, _mailboxes(outboxes)):
+                    route = self._route_of(route.key)
+                    self._deliver_confirmed(route.targets, Event(route.key, message), None, confirmation)
+                waiting_for = []
                 number, failures = await finished
         except TimeoutError:
-            raise ConfirmationTimeout(route.key, timeout or 0, confirmation.waiting_for) from None
+            waiting_for = waiting_for or confirmation.waiting_for
+            raise ConfirmationTimeout(route.key, timeout or 0, waiting_for) from None
         if failures:
             error = DeliveryError(f"{route.key!r} was not finished by everybody", failures)
             error.finished = number
@@ -281,19 +302,21 @@ class Hub:
             mailboxes = route.mailboxes = _mailboxes(route.targets)
         for mailbox in mailboxes:
             if len(mailbox.items) >= mailbox.room:
-                return await self._publish_into_places(route.key, message, mailboxes)
+                async with self._places(route.key, mailboxes):
+                    return self.publish(route.key, message)
         return self.publish(key, message)
 
-    async def _publish_into_places(self, key: Key[T], message: T, mailboxes: Sequence[Mailbox]) -> int:
+    @asynccontextmanager
+    async def _places(self, key: Key[Any], mailboxes: Iterable[Mailbox]) -> AsyncIterator[None]:
+        """Hold a place in each of these that is full."""
         # Everyone takes places in order of subscription, so that no two wait for each other.
-        loop = self._life.bind()
         held: list[Mailbox] = []
         try:
             for mailbox in mailboxes:
                 if not mailbox.has_room(key):
-                    await mailbox.place(loop)
+                    await mailbox.place(self._life.bind())
                     held.append(mailbox)
-            return self.publish(key, message)
+            yield
         finally:
             for mailbox in held:
                 mailbox.give_back()
@@ -532,6 +555,39 @@ class Hub:
         self._history.check(named)
         return self._history.select(named, _bound(limit, "limit") if limit is not None else None)
 
+    # Declaring
+
+    @overload
+    def declare(self, pattern: KeyLike[Any], type: type[T]) -> Key[T]: ...
+    @overload
+    def declare(self, pattern: KeyLike[Any], type: Any) -> Key[Any]: ...
+
+    def declare(self, pattern: KeyLike[Any], type: Any) -> Key[Any]:
+        """Declare of what type the messages of matching keys are; return the pattern, which tells checkers so.
+
+        Bridges decode to it. While the hub's loop is in debug mode, what is published and is not of it is logged, with
+        the line that published it. Of several patterns that match a key, the most specific one counts: a literal part
+        before a wildcard, from the left.
+
+        Args:
+            pattern: A key, exact or with wildcards.
+            type: A class, a `TypedDict`, or any other annotation.
+
+        Raises:
+            InvalidKey: It is no pattern.
+            ValueError: Another type is declared for the very same keys.
+        """
+        self._life.check_thread()
+        return self.declarations.declare(pattern, type)
+
+    def declared(self, key: KeyLike[Any]) -> Any:
+        """The type that is declared for an exact key; None if none is.
+
+        Raises:
+            InvalidKey: Nothing can be published to `key`.
+        """
+        return self.declarations.type_of(publishable(key))
+
     # Waiting for one, asking
 
     @overload
@@ -574,7 +630,13 @@ class Hub:
         """
         return self._desk.next(patterns, timeout, where)
 
-    def request(self, key: KeyLike[T], message: T = None, timeout: float | None = 30.0) -> Awaitable[Any]:  # type: ignore[assignment]
+    def request(
+        self,
+        key: KeyLike[T],
+        message: T = None,  # type: ignore[assignment]
+        timeout: float | None = 30.0,
+        local: bool = True,
+    ) -> Awaitable[Any]:
         """Publish a request and return an awaitable of its reply: `price = await hub.request("price", "tea")`.
 
         It is published when this returns, to everyone as `publish_event` does: a subscriber or listener sees it as
@@ -585,6 +647,8 @@ class Hub:
             key: What to ask.
             message: Goes to the responders as it is.
             timeout: Seconds from now; None for no limit.
+            local: Ask within this process only; False also asks where bridges carry `key`, and there nobody knows
+                whether somebody responds.
 
         Raises:
             NoResponders: Nobody responds to `key`; nothing is published. Awaited: who got it was removed.
@@ -594,7 +658,7 @@ class Hub:
             RequestTimeout: Awaited: nobody answered in time.
             RemoteError: Awaited: the responder failed, by its `__cause__`.
         """
-        return self._desk.request(key, message, timeout)
+        return self._desk.request(key, message, timeout, local)
 
     def request_many(
         self,
@@ -602,14 +666,15 @@ class Hub:
         message: T = None,  # type: ignore[assignment]
         timeout: float | None = 30.0,
         limit: int | None = None,
+        local: bool = True,
     ) -> Replies:
         """Publish a request and return its replies, to iterate: `async for reply in hub.request_many("who")`.
 
         They come as they are given, until everyone has answered who got the request, or `limit` have come, or the
-        timeout is over, which is no error here. Responders that fail end nothing: see `Replies.errors`. Otherwise as
-        `request`.
+        timeout is over, which is no error here; where bridges are asked too, nobody knows who got it. Responders that
+        fail end nothing: see `Replies.errors`. Otherwise as `request`.
         """
-        return self._desk.request_many(key, message, timeout, limit)
+        return self._desk.request_many(key, message, timeout, limit, local)
 
     def respond(
         self,
@@ -732,6 +797,58 @@ class Hub:
             retained_keys=len(self._history),
         )
 
+    # For bridges
+
+    @property
+    def origin(self) -> str:
+        """Random, for this hub in this process: names where messages come from."""
+        return self._desk.name
+
+    def attach(self, part: Attachment) -> None:
+        """Tell `part` of changes of subscription, and have it closed with the hub, until `detach`."""
+        self._life.check_thread()
+        self._attached.append(part)
+
+    def detach(self, part: Attachment) -> None:
+        """Undo `attach`."""
+        self._attached.remove(part)
+
+    def outbox(
+        self,
+        patterns: Patterns,
+        maxsize: int,
+        shed: Callable[[], bool] = lambda: False,
+        diverts: Sequence[tuple[str, ...]] = (),
+    ) -> Outbox:
+        """Queue what is published to some patterns, to be carried away; see `Outbox`. `close()` ends it."""
+        self._life.check_thread()
+        outbox = Outbox(self, as_patterns(patterns), _bound(maxsize, "maxsize"), shed, diverts)
+        self._router.observers.append(outbox.observer)
+        self._watch(outbox._patterns, 0)
+        return outbox
+
+    def report_gap(self, patterns: Patterns, gap: Gap) -> None:
+        """Let everyone know who is subscribed to something of these patterns that messages are missing here.
+
+        In a queue the gap stands behind what is queued; a plain listener's is published at once, as
+        `("Hub", "gap", *pattern)`.
+        """
+        named = as_patterns(patterns)
+        for registration in list(self._registered):
+            if any(overlaps(own, other) for own in registration._patterns for other in named):
+                if registration.mailbox is None:
+                    registration._gap_passed(gap)
+                else:
+                    registration.mailbox.miss(gap)
+
+    def _close_outbox(self, outbox: Outbox) -> None:
+        self._life.check_thread()
+        self._router.observers.remove(outbox.observer)
+        self._watch(outbox._patterns, 0)
+        self._silence(outbox, ())
+        outbox.closed = True
+        outbox._removed()
+
     # Life
 
     @property
@@ -812,7 +929,7 @@ class Hub:
             target.counted += 1
             try:
                 # Those who are handed it before everybody, to keep or record it, have nothing to finish.
-                if confirmation is None or target.order == 0:
+                if confirmation is None or not (target.order or target.remote):
                     target.deliver_event(event)
                 else:
                     _deliver_with_ticket(target, event, confirmation.hand_out(target))
@@ -825,11 +942,15 @@ class Hub:
         return delivered
 
     def _deliver_confirmed(
-        self, route: Route, event: Event[Any], source: Registration | None, confirmation: Confirmation
+        self,
+        targets: Sequence[Registration],
+        event: Event[Any],
+        source: Registration | None,
+        confirmation: Confirmation,
     ) -> int:
         """Deliver an event, and hand everybody a ticket of its own to tell with."""
         try:
-            return self._deliver(route.targets, event, source, confirmation)
+            return self._deliver(targets, event, source, confirmation)
         finally:
             confirmation.settle()
 
@@ -882,6 +1003,19 @@ class Hub:
 
     def _keeper(self, key: Key[Any], routed: int) -> Any:
         return None if key[0] == NAMESPACE else self._history.keeper(key)
+
+    def _type_checker(self, key: Key[Any], routed: int) -> Any:
+        """An observer that complains of messages which are not what is declared; asked for in debug mode only."""
+        declared = self.declarations.type_of(key)
+        if declared is None:
+            return None
+
+        def check(key: Key[Any], message: Any) -> None:
+            if not accepts(declared, message):
+                what, wanted, where = type(message).__qualname__, name_of(declared), _where_published()
+                logger.error("%r is declared as %s, and a message of type %s is published%s", key, wanted, what, where)
+
+        return Observer(check, lambda event: check(*event))
 
     def _untap(self, tap: Tap) -> None:
         self._life.check_thread()
@@ -983,6 +1117,8 @@ class Hub:
         self._watchers += sum(map(_may_be_meta, patterns))
         if registration._owner is not None:
             registration._owner._note(registration, patterns)
+        for part in self._attached:
+            part.changed(patterns)
         if self._watchers:
             self._announce("addedSubscriber", added)
 
@@ -1002,6 +1138,8 @@ class Hub:
             registration._patterns = left
         if registration._owner is not None:
             registration._owner._forget(registration, patterns)
+        for part in self._attached:
+            part.changed(patterns)
         if self._watchers and self._life.state != "closed":
             self._announce("removedSubscriber", removed)
 
@@ -1019,8 +1157,19 @@ class Hub:
 
     def _bound(self, loop: asyncio.AbstractEventLoop) -> None:
         # In debug mode nothing is cached, so that every publish passes the checks of a new key.
-        self._router.remember(not loop.get_debug())
+        debug = loop.get_debug()
+        self._router.remember(not debug)
+        if debug != (self._type_checker in self._router.observers):
+            (self._router.observers.append if debug else self._router.observers.remove)(self._type_checker)
         self._router.dismantle_on(loop)
+
+    def _closing(self) -> None:
+        for part in self._attached:
+            part.closing()
+
+    async def _drained(self) -> None:
+        """End what is attached, each by its own deadline."""
+        await asyncio.gather(*(part.close() for part in list(self._attached)), return_exceptions=True)
 
     async def _ended(self) -> None:
         """End every subscription, and drop what the async listeners could not handle in time."""
@@ -1114,6 +1263,14 @@ def _deliver_with_ticket(target: Registration, event: Event[Any], ticket: Ticket
         raise
     if not is_queued:
         ticket.done()
+
+
+def _where_published() -> str:
+    """The line outside of this package that is publishing, to be read in a log."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
+        frame = frame.f_back
+    return "" if frame is None else f" by {frame.f_code.co_filename}:{frame.f_lineno}"
 
 
 def _may_be_meta(pattern: tuple[str, ...]) -> bool:

@@ -131,7 +131,7 @@ class Mailbox:
         items = self.items
         if type(items) is Latest and key in items:
             self._supersede(items[key])
-        elif self.overflow is not Overflow.GROW and len(items) >= self.maxsize and not self._make_room(key):
+        elif len(items) >= self.maxsize and self._is_bounded(event) and not self._make_room(key):
             if event.ticket is not None:
                 event.ticket.fail("dropped, its queue was full")
             return
@@ -141,6 +141,15 @@ class Mailbox:
             items.append(event)
         if len(items) > self._watermark:
             self._grown()
+
+    def _is_bounded(self, event: Event[Any]) -> bool:
+        """True if there must be room for an event: under every policy but `GROW`, and for what a bridge brings.
+
+        A broker does not wait for a slow consumer, and its messages must not fill the memory. Those which a bridge
+        holds until they are finished, it bounds itself.
+        """
+        from_bridge = event.meta is not None and event.meta.hops > 0
+        return self.overflow is not Overflow.GROW or (from_bridge and event.ticket is None)
 
     def replay(self, events: list[Event[Any]]) -> None:
         """Have these read before everything else."""
@@ -192,12 +201,9 @@ class Mailbox:
                 self._spanned -= 1
                 holes[0].before -= 1
             if not holes or holes[0].before:
-                holes.appendleft(_Hole(self.overflow, 0))
+                holes.appendleft(_Hole(self.overflow.value, 0))
         hole = holes[0]
-        hole.count += 1
-        hole.until = now()
-        if hole.keys is not None and key not in hole.keys:
-            hole.add_key(key)
+        hole.add(key)
         if not self._overfull:
             self._begin_episode(newest)
         return True
@@ -208,13 +214,10 @@ class Mailbox:
         holes = self._holes
         between = len(self.items) - self._spanned
         if between or not holes:
-            holes.append(_Hole(self.overflow, between))
+            holes.append(_Hole(self.overflow.value, between))
             self._spanned += between
         hole = holes[-1]
-        hole.count += 1
-        hole.until = now()
-        if hole.keys is not None and key not in hole.keys:
-            hole.add_key(key)
+        hole.add(key)
         if not self._overfull:
             self._begin_episode(key)
         return False
@@ -263,6 +266,22 @@ class Mailbox:
     def has_gaps(self) -> bool:
         """True if messages are missing somewhere in the queue."""
         return bool(self._holes)
+
+    def miss(self, gap: Gap) -> None:
+        """Let the consumer know, once it comes there, that messages are missing behind the last one."""
+        holes = self._holes
+        between = len(self.items) - self._spanned
+        hole = _Hole(gap.reason, between)
+        hole.count, hole.since, hole.until = gap.count, gap.since, gap.until
+        hole.keys = None if gap.keys is None else dict.fromkeys(gap.keys)
+        if between or not holes:
+            holes.append(hole)
+            self._spanned += between
+        else:
+            holes[-1].merge(hole)
+        self.alert = True
+        if self.wake is not None:
+            self.wake()
 
     def forget_gaps(self) -> None:
         """Tell nobody of the gaps so far: whoever consumes makes up for them."""
@@ -396,22 +415,36 @@ class _Hole:
 
     MOST_KEYS = 64
 
-    def __init__(self, reason: Overflow, before: int) -> None:
+    def __init__(self, reason: str, before: int) -> None:
         self.reason = reason
         self.before = before  # items between it and the hole before it, or the front
-        self.count = 0
+        self.count: int | None = 0
         self.since = self.until = now()
         self.keys: dict[Key[Any], None] | None = {}
 
-    def add_key(self, key: Key[Any]) -> None:
-        assert self.keys is not None
-        self.keys[key] = None
-        if len(self.keys) > self.MOST_KEYS:
-            self.keys = None
+    def add(self, key: Key[Any]) -> None:
+        """A message of this key is missing, too."""
+        if self.count is not None:
+            self.count += 1
+        self.until = now()
+        if self.keys is not None and key not in self.keys:
+            self.keys[key] = None
+            if len(self.keys) > self.MOST_KEYS:
+                self.keys = None
+
+    def merge(self, other: _Hole) -> None:
+        """All that is missing in `other` is missing here."""
+        if other.reason not in self.reason.split(", "):
+            self.reason += f", {other.reason}"
+        self.count = None if self.count is None or other.count is None else self.count + other.count
+        self.since = min(self.since, other.since)
+        self.until = max(self.until, other.until)
+        keys = None if self.keys is None or other.keys is None else self.keys | other.keys
+        self.keys = None if keys is None or len(keys) > self.MOST_KEYS else keys
 
     def gap(self) -> Gap:
         keys = None if self.keys is None else tuple(self.keys)
-        return Gap(self.reason.value, self.count, self.since, self.until, keys)
+        return Gap(self.reason, self.count, self.since, self.until, keys)
 
 
 # The entrances, one made for each mailbox. In each, waking is first: it refuses the wrong thread, and then nothing is
@@ -469,6 +502,7 @@ def _latest(box: Mailbox) -> Deliver:
 
 
 _ROOM_MAKERS: dict[Overflow, Callable[[Mailbox, Key[Any]], bool]] = {
+    Overflow.GROW: Mailbox._drop_oldest,  # what a bridge brings
     Overflow.DROP_OLDEST: Mailbox._drop_oldest,
     Overflow.DROP_NEWEST: Mailbox._drop_newest,
     Overflow.LATEST: Mailbox._drop_oldest,

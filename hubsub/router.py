@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from operator import attrgetter
 from typing import Any, Generic, TypeVar
 
-from .key import Key
+from .key import Key, is_subset
 from .matcher import Matcher
 from .routes import Route, RouteCache, Tally
 
@@ -80,9 +80,16 @@ class Router(Generic[R]):
         if len(targets) > 1:
             targets = self._in_order(targets)
         width = len(targets)
+        diverted = None
         if self.observers:
-            targets = self.observed(key, targets)
+            observers = self.observed(key, targets)
+            if _diverts(observers[: len(observers) - width], key):
+                diverted, targets, width = targets, self.observed(key, []), 0
+            else:
+                targets = observers
         route = Route(map(_deliver_of, targets))
+        if diverted is not None:
+            route.diverted = diverted
         route.width = width
         route.key = key
         route.targets = targets
@@ -181,6 +188,11 @@ class Router(Generic[R]):
         self.swap()
         while self.retired:  # noqa: ASYNC110 - not waiting: giving the loop its turns
             await asyncio.sleep(0)
+
+
+def _diverts(observers: Iterable[Any], key: tuple[str, ...]) -> bool:
+    """True if one of them takes what is published to `key` for itself."""
+    return any(is_subset(key, pattern) for each in observers for pattern in each.diverts)
 
 
 _deliver_of: Any = attrgetter("deliver")

@@ -20,7 +20,7 @@ class Route(list[Deliver]):
     publishes, and `fold` adds them to its targets when somebody asks or when the route is given up.
     """
 
-    __slots__ = ("_failures", "key", "mailboxes", "published", "targets", "width")
+    __slots__ = ("_failures", "diverted", "key", "mailboxes", "published", "targets", "width")
 
     # No __init__: without one it is made in C, in half the time. Who makes a route sets the first four.
     key: Key[Any]
@@ -28,6 +28,7 @@ class Route(list[Deliver]):
     published: int
     width: int  # how many of the targets are subscriptions
     mailboxes: Sequence[Any]  # set by the first publish_wait
+    diverted: Sequence[Any]  # set where a bridge takes all: the registrations that get what it brings back
 
     def place_of(self, deliver: object) -> int:
         """The place whose call has just failed, given what was called.
@@ -50,6 +51,8 @@ class Observer:
     __slots__ = ("counted", "deliver", "deliver_event", "mailbox", "order")
 
     responds = False
+    remote = False
+    diverts = ()
 
     def __init__(self, deliver: Deliver, deliver_event: Callable[[Event[Any]], None]) -> None:
         self.deliver = deliver

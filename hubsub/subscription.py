@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterable, Sequence
 from contextvars import Context, ContextVar, copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeAlias, TypedDict, TypeVar, cast
@@ -106,6 +106,8 @@ class Registration:
 
     lasting = True  # it stays when the hub is closed
     responds = False  # requests are for it
+    remote = False  # it takes messages out of the process
+    diverts: Sequence[tuple[str, ...]] = ()  # patterns of which it takes all that is published, from everybody else
 
     def __init__(
         self,

@@ -82,6 +82,7 @@ def test_errors_that_are_python_errors_too_can_be_caught_as_such() -> None:
     assert issubclass(hubsub.UnknownListener, LookupError)
     assert issubclass(hubsub.UnknownSubscription, LookupError)
     assert issubclass(hubsub.WrongContext, RuntimeError)
+    assert issubclass(hubsub.MissingDriver, ImportError)
     assert issubclass(hubsub.RequestTimeout, TimeoutError)
 
 

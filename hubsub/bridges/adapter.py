@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from ..key import Key
 
@@ -84,7 +84,7 @@ class Loss(NamedTuple):
 
     reason: str
     """In a few words: trimmed, expired, recreated."""
-    count: int | None = None
+    count: int | None = None  # type: ignore[assignment]  # as in `Gap`
     """How many; None if nobody can tell."""
     lane: Hashable = None
     since: float | None = None
@@ -116,7 +116,7 @@ class Link:
 class Adapter:
     """One broker's transport. Subclasses override what their `features` promise.
 
-    The relay calls `connect` first, and after any exception `close` and then, a while later, `connect` again on the
+    The relay calls `connect` first, and after any exception `lost` and then, a while later, `connect` again on the
     same object, which therefore keeps what has to outlive a connection: its position in a log, say. Whatever the driver
     does to reconnect or retry by itself is switched off. Every exception but those of `send`'s result means that the
     connection is lost. Passwords appear in no exception, log line or `repr`.
@@ -124,7 +124,8 @@ class Adapter:
     At any time one call of `receive` is running, and beside it at most one of `send` and a few of the others.
     """
 
-    features: ClassVar[Features] | Features = Features()
+    features = Features()
+    """What it can do; once made, of this one."""
 
     async def connect(self, link: Link) -> None:
         """Return when the broker has answered; also get ready to receive if `link.reads`."""
@@ -175,6 +176,13 @@ class Adapter:
         epoch, or by a position, which also chooses its lane.
         """
         raise NotImplementedError
+
+    async def lost(self) -> None:
+        """The connection is lost: let what waits end. `connect` or, at the end, `close` follows.
+
+        For an adapter whose driver keeps more than a connection; the others close.
+        """
+        await self.close()
 
     async def close(self) -> None:
         """Let go of the connection, whatever state it is in; a waiting `receive` ends. Closing twice is safe."""
