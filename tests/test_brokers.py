@@ -16,6 +16,7 @@ import aiokafka.errors
 import psutil
 import pytest
 import redis as driver
+
 from brokers import Broker, Kafka, Proxy, Redis, Sentinel, certificates
 from brokers.fixtures import Private
 from brokers.redis_server import ONCE
