@@ -12,11 +12,23 @@ from functools import partial
 from inspect import iscoroutinefunction
 from itertools import count
 from threading import get_ident
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Literal,
+    NamedTuple,
+    ParamSpec,
+    Protocol,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    get_args,
+    overload,
+)
 
 from .asking import AsyncResponder, Desk, Replies, Responder
 from .concurrent import ConcurrentListener
-from .confirm import Confirmation, Confirmed, Ticket
+from .confirm import Confirmation, Confirmed
 from .errors import (
     ConfirmationTimeout,
     DeliveryError,
@@ -35,6 +47,7 @@ from .key import (
     NAMESPACE,
     PLUS,
     STAR,
+    Announced,
     Key,
     KeyLike,
     Patterns,
@@ -219,19 +232,52 @@ class Hub:
 
         For bridges and the like, which relay what came from elsewhere; otherwise as `publish`. `confirmed` is called
         once everybody has finished with it, see `publish_confirmed`: with how many did, and a list of `Undelivered`
-        for the others. That may be before this returns. `only` names those who get it, another time say.
+        for the others. That may be before this returns. What it raises is logged. `only` names those who get it,
+        another time say.
         """
-        route = self._route_of(event.key)
-        if type(event.key) is not Key:
-            event = Event(route.key, event.message, event.meta)
-        targets = route.targets
-        if source is not None and source.diverts:
-            targets = [*targets, *getattr(route, "diverted", ())]
-        if only is not None:
-            targets = [target for target in targets if target in only]
+        key = event[0]
+        try:
+            route = self._router.routes[key]
+        except (KeyError, TypeError):
+            route = self._route(key)
+        if type(key) is not Key or event.registration is not None:
+            # It came from a confirmed publish: what is told of it concerns that one.
+            event = Event(route.key, event[1], event.meta)
+        try:
+            target = route.sole
+        except AttributeError:
+            target = route.sole = route.targets[0] if route.width == len(route.targets) == 1 else None
+        if target is not None and target is not source and only is None:
+            route.published += 1
+        else:
+            targets = route.targets
+            if source is not None and source.diverts:
+                targets = [*targets, *getattr(route, "diverted", ())]
+            if only is not None:
+                targets = [target for target in targets if target in only]
+            target = _only_other(targets, source)
+            if target is None:
+                if confirmed is not None:
+                    return self._deliver_confirmed(targets, event, source, Confirmation(confirmed))
+                return self._deliver(targets, event, source)
+            # The route would count the source, too.
+            target.counted += 1
+            self._router.tally.published += 1
+            self._router.tally.routed += 1
+        # Only one gets it, as so often: it needs no copy, and nothing can change before it is reached.
         if confirmed is not None:
-            return self._deliver_confirmed(targets, event, source, Confirmation(confirmed))
-        return self._deliver(targets, event, source)
+            event.confirmed = confirmed
+            event.registration = target
+        interrupt: BaseException | None = None
+        try:
+            if not target.deliver_event(event):
+                event.done()
+        except BaseException as error:
+            event.fail(error, "it failed")
+            interrupt = self._failure(target, *event, error)
+        if interrupt is not None:
+            raise interrupt
+        return 1
 
     async def publish_confirmed(self, key: KeyLike[T], message: T = None, timeout: float | None = 30.0) -> int:  # type: ignore[assignment]
         """Deliver as `publish` does, and wait until everybody has finished with it; return how many did.
@@ -917,13 +963,16 @@ class Hub:
         source: Registration | None = None,
         confirmation: Confirmation | None = None,
     ) -> int:
-        """Deliver an event without a route of its own; for a confirmation, a copy with a ticket to each."""
+        """Deliver an event without a route of its own; for a confirmation, a copy to each."""
         interrupt: BaseException | None = None
         delivered = 0
         newest = targets[-1].order if targets else 0
+        changes = self._router.changes
         for target in targets:
+            if target is source:
+                continue
             # Closed meanwhile, or taken off what matches, or closed and subscribed anew.
-            if target is source or target.order > newest or not target.is_on(event.key):
+            if self._router.changes != changes and (target.order > newest or not target.is_on(event.key)):
                 continue
             delivered += target.order > 0
             target.counted += 1
@@ -932,7 +981,7 @@ class Hub:
                 if confirmation is None or not (target.order or target.remote):
                     target.deliver_event(event)
                 else:
-                    _deliver_with_ticket(target, event, confirmation.hand_out(target))
+                    _deliver_copy(target, event, confirmation)
             except BaseException as error:
                 interrupt = self._failure(target, event.key, event.message, error) or interrupt
         self._router.tally.published += 1
@@ -948,11 +997,11 @@ class Hub:
         source: Registration | None,
         confirmation: Confirmation,
     ) -> int:
-        """Deliver an event, and hand everybody a ticket of its own to tell with."""
+        """Deliver an event, and have everybody tell when it has finished with it."""
         try:
             return self._deliver(targets, event, source, confirmation)
         finally:
-            confirmation.settle()
+            confirmation.settle(0, [])
 
     def _deliver_failed(self, route: Route, deliver: Any, message: Any, error: BaseException) -> None:
         """Report the failure of one place of a route; if it must pass, serve the places after it first."""
@@ -1143,7 +1192,7 @@ class Hub:
         if self._watchers and self._life.state != "closed":
             self._announce("removedSubscriber", removed)
 
-    def _announce(self, what: str, changes: Iterable[tuple[tuple[str, ...], int]]) -> None:
+    def _announce(self, what: Announced, changes: Iterable[tuple[tuple[str, ...], int]]) -> None:
         """Publish the meta-events of a change that has taken effect; build them only for somebody."""
         for pattern, number in changes:
             key: Key[Any] = Key(NAMESPACE, what, *escaped(pattern))
@@ -1188,7 +1237,7 @@ class Hub:
 
     # What the registrations tell
 
-    def _tell(self, what: str, registration: Registration, message: Any, keys: Iterable[Key[Any]] | None) -> None:
+    def _tell(self, what: Announced, registration: Registration, message: Any, keys: Iterable[Key[Any]] | None) -> None:
         """Publish a meta-event about a registration to everyone else; not about messages that are such themselves."""
         if not self._watchers or (keys is not None and all(key[0] == NAMESPACE for key in keys)):
             return
@@ -1251,18 +1300,28 @@ def _predicate(where: Where | None) -> Where | None:
     return where
 
 
-def _deliver_with_ticket(target: Registration, event: Event[Any], ticket: Ticket) -> None:
+def _only_other(targets: Sequence[Registration], source: Registration | None) -> Registration | None:
+    """The one subscription that a message of `source` goes to, if there are no others."""
+    if len(targets) == 2 and source in targets:
+        other = targets[targets[0] is source]
+    elif len(targets) == 1 and targets[0] is not source:
+        other = targets[0]
+    else:
+        return None
+    return other if other.order else None
+
+
+def _deliver_copy(target: Registration, event: Event[Any], confirmation: Confirmation) -> None:
     copy: Event[Any] = as_tuple(Event, event)
     if event.meta is not None:
         copy.meta = event.meta
-    copy.ticket = ticket
+    confirmation.hand_out(copy, target)
     try:
-        is_queued = target.deliver_event(copy)
+        if not target.deliver_event(copy):
+            copy.done()
     except BaseException as error:
-        ticket.fail("it failed", error)
+        copy.fail(error, "it failed")
         raise
-    if not is_queued:
-        ticket.done()
 
 
 def _where_published() -> str:
@@ -1274,7 +1333,11 @@ def _where_published() -> str:
 
 
 def _may_be_meta(pattern: tuple[str, ...]) -> bool:
-    return pattern[0] in (NAMESPACE, STAR, PLUS)
+    """True if it may match what the hub announces: otherwise nobody has to be looked for at each announcement."""
+    return pattern[0] in _META[0] and (len(pattern) == 1 or pattern[1] in _META[1])
+
+
+_META = ((NAMESPACE, STAR, PLUS), (*get_args(Announced), STAR, PLUS))
 
 
 def _mailboxes(targets: Iterable[Registration]) -> tuple[Mailbox, ...]:

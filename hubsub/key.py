@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias
 
 from .errors import EmptyKey, InvalidKey, InvalidPart, WildcardPublished
 
@@ -30,6 +30,8 @@ STAR = "*"  # one part; one or more where it stands last
 PLUS = "+"  # one part
 
 NAMESPACE = "Hub"  # the first part of the keys of meta-events
+# The second part: what a hub announces, to those whose patterns may match.
+Announced: TypeAlias = Literal["addedSubscriber", "removedSubscriber", "slowSubscriber", "gap", "deadLetter"]
 
 
 class Key(tuple[str, ...], Generic[T]):
@@ -227,4 +229,6 @@ def meet(one: tuple[str, ...], other: tuple[str, ...]) -> Key[Any] | None:
 
 def escaped(pattern: tuple[str, ...]) -> tuple[str, ...]:
     r"""Return `pattern` with its wildcards as literal parts: `*` as `\*`, `+` as `\+`."""
+    if STAR not in pattern and PLUS not in pattern:
+        return pattern
     return tuple(f"\\{part}" if part in (STAR, PLUS) else part for part in pattern)

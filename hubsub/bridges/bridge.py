@@ -192,7 +192,9 @@ class Bridge:
         self._backoff = backoff
         self._log = Logger(f"hubsub.bridge.{name or group or type(self.adapter).__name__}")
         self._shared = Shared.of(hub)
-        self._wire = Wire(codec, hub.origin, envelope=envelope, headers=features.headers, type_of=hub.declarations.type_of)
+        self._wire = Wire(
+            codec, hub.origin, envelope=envelope, headers=features.headers, type_of=hub.declarations.type_of
+        )
         diverted = [key for key in self.outgoing if any(is_subset(key, other) for other in self.incoming)]
         self._sender = Sender(
             hub,

@@ -152,7 +152,8 @@ class Server:
         if pool is None:
             raise TypeError(f"{self._adapter} needs a redis.asyncio.Redis, not a {type(client).__name__}")
         settings = {name: value for name, value in pool.connection_kwargs.items() if not _NOTED.match(name)}
-        settings |= {"health_check_interval": 0, "decode_responses": False, "encoding": "utf-8", "retry_on_error": []}
+        settings |= {"health_check_interval": 0, "decode_responses": False, "encoding": "utf-8"}
+        settings |= {"retry_on_error": [], "retry_on_timeout": False}
         settings |= {"connection_class": pool.connection_class, **options}
         self.database = int(settings.get("db") or 0)
         if isinstance(pool, self._driver.SentinelConnectionPool):

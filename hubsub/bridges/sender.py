@@ -29,7 +29,7 @@ class Parcel:
     def __init__(self, record: Record, ticket: Any) -> None:
         self.record = record
         self.key = record.key
-        self.ticket = ticket
+        self.ticket = ticket  # the event, if somebody waits to be told of it
         self.size = len(record.payload)
 
 
@@ -119,6 +119,7 @@ class Sender:
     def _parcel(self, event: Event[Any], time: str) -> Parcel | None:
         key, message = event
         meta = event.meta
+        ticket = None if event.confirmed is None else event
         try:
             if meta is None:
                 payload, headers = self._wire.pack_plain(key, message, str(next(self._ids)), time)
@@ -130,9 +131,9 @@ class Sender:
             if self._max_payload is not None and size > self._max_payload:
                 raise PayloadTooLarge(key, size, self._max_payload)
         except Exception as error:
-            self._refuse(key, message, event.ticket, error)
+            self._refuse(key, message, ticket, error)
             return None
-        return Parcel(Record(key, payload, headers, next(self._sequence)), event.ticket)
+        return Parcel(Record(key, payload, headers, next(self._sequence)), ticket)
 
     def _outward(self, meta: Meta) -> Meta:
         """What travels with a message that leaves: what came with it, and where it comes from."""
@@ -142,7 +143,7 @@ class Sender:
 
     def _refuse(self, key: Key[Any], message: Any, ticket: Any, error: Exception) -> None:
         if ticket is not None:
-            ticket.fail("it cannot be sent", error)
+            ticket.fail(error, "it cannot be sent")
         self._refused(key, message, error)
 
     # Bounds
@@ -155,7 +156,7 @@ class Sender:
         del self._parcels[self._sending]
         self.bytes -= parcel.size
         if parcel.ticket is not None:
-            parcel.ticket.fail("dropped, the outbox was full")
+            parcel.ticket.fail(why="dropped, the outbox was full")
         time = now()
         self._note_lost(Gap("outbox full", 1, time, time, (parcel.key,)))
         self._hold()
@@ -276,7 +277,7 @@ class Sender:
         left = len(self._parcels) + (0 if self.outbox is None else self.outbox.pending)
         for parcel in self._parcels:
             if parcel.ticket is not None:
-                parcel.ticket.fail("the bridge was closed before it was sent")
+                parcel.ticket.fail(why="the bridge was closed before it was sent")
         self._parcels.clear()
         self.bytes = 0
         if self.outbox is not None:
