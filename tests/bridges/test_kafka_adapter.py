@@ -15,12 +15,12 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic, RecordsToDelete
 from aiokafka.structs import TopicPartition
-from brokers.certificates import certificates
-from brokers.kafka import Kafka
 from hypothesis import given
 from hypothesis import strategies as st
 
 import hubsub
+from brokers.certificates import certificates
+from brokers.kafka_server import Kafka
 from hubsub import Key
 from hubsub.bridges.adapter import Link, Loss, Received, Record
 from hubsub.bridges.kafka import KafkaAdapter
