@@ -1,4 +1,4 @@
-"""What happens to brokers and lines, and what becomes of messages meanwhile; with real brokers, which are this test's own.
+"""What happens to brokers and lines, and what becomes of messages meanwhile; with real brokers.
 
 Of a durable broker every confirmed message arrives, once, and there is no gap. Of another one only messages are missing
 that were published within the interruption that the one gap names.
@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import psutil
 import pytest
+
 from brokers.broker import Broker
 from brokers.fixtures import Private
 from brokers.kafka_server import Kafka
 from brokers.proxy import Proxy
 from brokers.redis_server import Redis
-
 from hubsub import DeliveryError, Gap, Hub, Key
 from hubsub.bridges import Bridge
 from hubsub.bridges.bridge import adapter_for
@@ -33,7 +34,7 @@ class Kind(NamedTuple):
 
     broker: Callable[[], Broker]
     scheme: str
-    options: dict[str, Any] = {}
+    options: Mapping[str, Any] = MappingProxyType({})
     """Of the bridge that receives."""
 
     @property
