@@ -11,6 +11,7 @@ from types import FunctionType, ModuleType
 import pytest
 
 import hubsub
+import hubsub.bridges
 import hubsub.testing
 from hubsub import errors, event
 
@@ -200,12 +201,13 @@ def test_the_reference_documents_what_is_public() -> None:
     reference = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     documented = re.findall(r"^::: hubsub\.(\S+)$", reference, re.MULTILINE)
     kit = [f"testing.{name}" for name in hubsub.testing.__all__]
-    assert sorted(documented) == sorted([*hubsub.__all__, *kit])
+    bridges = [f"bridges.{name}" for name in hubsub.bridges.__all__ if name not in hubsub.__all__]
+    assert sorted(documented) == sorted([*hubsub.__all__, *kit, *bridges])
 
 
 @pytest.mark.parametrize(
     ("module", "name"),
-    [(module, name) for module in (hubsub, hubsub.testing) for name in module.__all__],
+    [(module, name) for module in (hubsub, hubsub.bridges, hubsub.testing) for name in module.__all__],
 )
 def test_whatever_is_public_says_what_it_promises(module: ModuleType, name: str) -> None:
     kind = getattr(module, name)
