@@ -344,6 +344,7 @@ def test_only_one_member_has_a_name_and_the_next_time_it_is_the_same(claims: dic
         for member, assignment in assigned.items():
             members[member].on_assignment(assignment)
         holders += [member for member, assignment in assigned.items() if assignment.partitions()]
+        assert [member for member, sole in members.items() if sole.is_holder] == holders[-1:]
         assert assigned[holders[-1]].partitions() == [("t", 0), ("t", 1)]
     assert holders[0] == holders[1]
     assert claims[holders[0]] == max(claims.values())
@@ -506,10 +507,11 @@ async def test_a_topic_made_anew_is_a_loss_and_read_from_its_beginning(
     kafka: Kafka, connected: Open, admin: AIOKafkaAdminClient, topic: str
 ) -> None:
     await admin.create_topics([NewTopic(topic, 1, 1)])
-    adapter = await connected(kafka, name=topic, sender="same")
+    adapter = await connected(kafka, name=topic, sender="same", options={"metadata_max_age_ms": 300})
     await adapter.send(records(*range(5)))
     old = await read(adapter, 5)
     await admin.delete_topics([topic])
+    await eventually(lambda: not adapter._reader._consumer.assignment())
     await admin.create_topics([NewTopic(topic, 1, 1)])
     sender = await connected(kafka, reads=False)
     await sender.send(records(5, 6))
@@ -589,7 +591,7 @@ async def test_nothing_confirmed_is_lost_when_the_broker_is_away(
     reader = await connected(fragile, sender="reader", **link)
     confirmed: list[int] = []
     received: list[int] = []
-    done = asyncio.Event()
+    done, written = asyncio.Event(), asyncio.Event()
     batches = (records(*range(start, start + 10)) for start in count(0, 10))
     unsent: list[list[Record]] = []
 
@@ -599,9 +601,10 @@ async def test_nothing_confirmed_is_lost_when_the_broker_is_away(
             assert await writer.send(unsent[0]) == {}
             confirmed.extend(int(each.payload) for each in unsent.pop())
             await asyncio.sleep(0.005)
+        written.set()
 
     async def reading() -> None:
-        while not (done.is_set() and set(received) >= set(confirmed)):
+        while not (written.is_set() and set(received) >= set(confirmed)):
             batch = await reader.receive()
             received.extend(payloads(batch))
             await reader.ack(last(batch))
@@ -609,7 +612,7 @@ async def test_nothing_confirmed_is_lost_when_the_broker_is_away(
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(keep_connected(writer, Link(sender="writer", namespace="test", reads=False), write))
         tasks.create_task(keep_connected(reader, Link(sender="reader", namespace="test", **link), reading))
-        for _ in range(2):
+        for seconds in (1, 8):
             await eventually(lambda: len(received) > 100)
             if fault == "killed":
                 fragile.kill()
@@ -617,7 +620,7 @@ async def test_nothing_confirmed_is_lost_when_the_broker_is_away(
                 await fragile.start_wait()
             else:
                 fragile.freeze()
-                await asyncio.sleep(8 if _ else 1)
+                await asyncio.sleep(seconds)
                 fragile.thaw()
             target = len(received) + 50
             await eventually(lambda target=target: len(received) > target)
