@@ -8,13 +8,14 @@ import sys
 import textwrap
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from itertools import count
-from time import time
+from time import sleep, time
 from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic, RecordsToDelete
 from aiokafka.structs import TopicPartition
+from brokers.broker import listens
 from brokers.certificates import certificates
 from brokers.kafka import Kafka
 from hypothesis import given
@@ -40,6 +41,9 @@ def kafka() -> Iterator[Kafka]:
     """A broker that stays up. Topics that nobody made have three partitions."""
     broker = Kafka(num_partitions=3, group_min_session_timeout_ms=1000, secure=("SSL", "SASL_PLAINTEXT", "SASL_SSL"))
     broker.start()
+    # It is ready with the plain port; the others come a moment later.
+    while not all(map(listens, broker.ports.values())):
+        sleep(0.01)
     yield broker
     broker.close()
 
