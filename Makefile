@@ -1,8 +1,10 @@
 # `make help` lists the targets.
 # ARGS goes to the program that the target runs, as in: make test ARGS="-k wildcard -x -n 0"
+# BROKERS=0 installs no broker, and leaves out the tests that need one.
 # PYTHON is the interpreter to build the environment with, as in: make test PYTHON=python3.13
 PYTHON ?= python3
 ARGS ?=
+export BROKERS ?= 1
 
 # Every path is relative, so that a space in the path of the checkout does no harm.
 SETUP = @$(PYTHON) tools/setup_env.py
@@ -20,7 +22,7 @@ demo: ## see hubsub at work
 	$(RUN) hubsub demo $(ARGS)
 
 test: ## run the tests
-	$(SETUP) test
+	$(SETUP) $(if $(filter 0,$(BROKERS)),,--brokers) test
 	$(RUN) pytest -n 2 --dist loadgroup $(ARGS)
 
 lint: ## check style and format

@@ -10,12 +10,22 @@ kitchen 21.5
 1
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
+
 from .asking import Replies
 from .errors import (
+    BridgeClosed,
+    BridgeError,
+    BridgeNotReady,
     ClosedError,
     ConfirmationTimeout,
+    DecodeError,
     DeliveryError,
     EmptyKey,
+    EncodeError,
     HistoryUnavailable,
     HubClosed,
     HubsubError,
@@ -26,6 +36,7 @@ from .errors import (
     NameTaken,
     NoResponders,
     NoRunningLoop,
+    PayloadTooLarge,
     RemoteError,
     RequestError,
     RequestTimeout,
@@ -33,6 +44,7 @@ from .errors import (
     SubscriptionClosed,
     Undelivered,
     UnknownListener,
+    UnknownScheme,
     UnknownSubscription,
     WaitingForItself,
     WildcardPublished,
@@ -52,14 +64,33 @@ from .subscriber import Subscriber
 from .subscription import GapSubscription, Listener, SnapshotSubscription, Subscription
 from .tap import Tap, Tapped
 
+if _TYPE_CHECKING:
+    from .bridges import Bridge, connect
+
 __version__ = "0.1.0"
 
+
+def __getattr__(name: str) -> _Any:
+    # Whoever has no bridge need not wait for their import.
+    if name in ("Bridge", "connect"):
+        from . import bridges
+
+        return getattr(bridges, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 __all__ = [
+    "Bridge",
+    "BridgeClosed",
+    "BridgeError",
+    "BridgeNotReady",
     "ClosedError",
     "ConfirmationTimeout",
     "DeadLetter",
+    "DecodeError",
     "DeliveryError",
     "EmptyKey",
+    "EncodeError",
     "Event",
     "Explanation",
     "Gap",
@@ -81,6 +112,7 @@ __all__ = [
     "NoResponders",
     "NoRunningLoop",
     "Overflow",
+    "PayloadTooLarge",
     "Publisher",
     "RemoteError",
     "Replies",
@@ -99,10 +131,12 @@ __all__ = [
     "Tapped",
     "Undelivered",
     "UnknownListener",
+    "UnknownScheme",
     "UnknownSubscription",
     "WaitingForItself",
     "WildcardPublished",
     "WrongContext",
     "WrongLoop",
     "WrongThread",
+    "connect",
 ]

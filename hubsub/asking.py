@@ -560,14 +560,15 @@ class AsyncResponder(AsyncListener):
     _hub: Asked
     responds = True
 
-    def _take(self, event: Event[Any]) -> None:
+    def deliver_event(self, event: Event[Any]) -> bool:
         ticket = self._hub._desk.ticket_of(event)
         if ticket is not None:
             ticket.owe()
         dropped = self._mailbox.dropped
-        super()._take(event)
+        is_queued = super().deliver_event(event)
         if ticket is not None and self._mailbox.dropped > dropped and self.overflow in REFUSING:
             ticket.lose()
+        return is_queued
 
     def _callee(self) -> tuple[Callable[..., Any], bool]:
         return self._answer, True

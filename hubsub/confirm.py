@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
 from .errors import Undelivered
+from .log import Logger
 
 Confirmed = Callable[[int, list[Undelivered]], object]
 """Called when everybody has: with how many finished, and the failures of the others."""
+
+logger = Logger("hubsub.hub")
 
 
 class Confirmation:
@@ -18,57 +22,42 @@ class Confirmation:
     the message.
     """
 
-    __slots__ = ("_confirmed", "_left", "failures", "finished", "tickets")
+    __slots__ = ("_confirmed", "_events", "_left", "failures", "finished")
 
     def __init__(self, confirmed: Confirmed) -> None:
         self._confirmed = confirmed
         self._left = 1
         self.finished = 0
         self.failures: list[Undelivered] = []
-        self.tickets: list[Ticket] = []
+        self._events: list[Any] = []
 
-    def hand_out(self, registration: Any) -> Ticket:
-        """A ticket for one who gets the message."""
-        ticket = Ticket(self, registration)
+    def hand_out(self, event: Any, registration: Any) -> None:
+        """One more gets the message, as an event of its own: have that tell here."""
+        event.confirmed = self.settle
+        event.registration = registration
         self._left += 1
-        self.tickets.append(ticket)
-        return ticket
+        self._events.append(event)
 
-    def settle(self) -> None:
+    def settle(self, finished: int, failures: list[Undelivered]) -> None:
         """One of those who were counted has said its word."""
+        self.finished += finished
+        self.failures += failures
         self._left -= 1
         if not self._left:
-            self.tickets.clear()  # which know this: without a cycle there is nothing for the garbage collector
-            self._confirmed(self.finished, self.failures)
+            try:
+                self._confirmed(self.finished, self.failures)
+            except (Exception, asyncio.CancelledError) as error:
+                complain(self._confirmed, error)
 
     @property
     def waiting_for(self) -> list[Any]:
         """Who has not."""
-        return [ticket.registration for ticket in self.tickets if ticket.is_open]
+        return [event.registration for event in self._events if event.confirmed is not None]
 
 
-class Ticket:
-    """One registration's part of a confirmation; the first word on it counts."""
+def complain(confirmed: Confirmed, error: BaseException) -> None:
+    """Log what was raised by what is told of a confirmation.
 
-    __slots__ = ("_confirmation", "is_open", "registration")
-
-    def __init__(self, confirmation: Confirmation, registration: Any) -> None:
-        self._confirmation = confirmation
-        self.registration = registration
-        self.is_open = True
-
-    def done(self) -> None:
-        """It has finished with the message."""
-        if self.is_open:
-            self.is_open = False
-            self._confirmation.finished += 1
-            self._confirmation.settle()
-
-    def fail(self, why: str, cause: BaseException | None = None) -> None:
-        """It will not finish with it."""
-        if self.is_open:
-            self.is_open = False
-            failure = Undelivered(self.registration, why)
-            failure.__cause__ = cause
-            self._confirmation.failures.append(failure)
-            self._confirmation.settle()
+    It is called by whoever happens to finish, or to drop that message for another: it is no failure of theirs.
+    """
+    logger.error("%r failed to hear of a confirmation", confirmed, cause=error)

@@ -20,9 +20,16 @@ HubsubError
 ├── DeliveryError (ExceptionGroup)    a confirmed publish was not finished by everybody
 ├── Undelivered                       one member of such a group: by whom, and why
 ├── ConfirmationTimeout (TimeoutError) somebody has not finished in time
+├── BridgeError                       of a bridge, or of what it carries
+│   ├── UnknownScheme (ValueError)    no adapter for such a URL
+│   ├── MissingDriver (ImportError)   the package that an adapter needs is not installed
+│   ├── NameTaken                     another live bridge has that name
+│   ├── BridgeNotReady (TimeoutError) not connected in time, by its `__cause__`
+│   ├── BridgeClosed                  it was closed
+│   ├── EncodeError (ValueError)      a message that cannot be encoded
+│   ├── DecodeError (ValueError)      bytes that cannot be decoded
+│   └── PayloadTooLarge (ValueError)  more bytes than the broker takes
 ├── WaitingForItself                  a listener would wait for its own call
-├── MissingDriver (ImportError)       an adapter needs a package that is not installed
-├── NameTaken                         another bridge keeps its position under the same name
 └── WrongContext (RuntimeError)       used from where it cannot work
     ├── WrongThread
     ├── WrongLoop
@@ -181,7 +188,7 @@ class RemoteError(RequestError):
 class Undelivered(HubsubError):
     """One subscription or listener did not finish with a message; the cause is what it raised, if it did."""
 
-    def __init__(self, registration: object, why: str) -> None:
+    def __init__(self, registration: Any, why: str) -> None:
         super().__init__(f"{registration!r}: {why}")
         self.registration = registration
         self.why = why
@@ -213,16 +220,21 @@ class ConfirmationTimeout(HubsubError, TimeoutError):
         self.waiting_for = waiting_for
 
 
-class WaitingForItself(HubsubError):
-    """An async listener published, and waits to be confirmed, what it would have to handle itself."""
-
-    def __init__(self, listener: object, key: object) -> None:
-        super().__init__(f"{listener!r} would wait for itself to handle {key!r}; publish it without waiting")
-        self.listener = listener
-        self.key = key
+class BridgeError(HubsubError):
+    """Something about a bridge, or about what it carries."""
 
 
-class MissingDriver(HubsubError, ImportError):
+class UnknownScheme(BridgeError, ValueError):
+    """No adapter is installed for the scheme of a URL; `known` are those there are."""
+
+    def __init__(self, scheme: str, known: Sequence[str]) -> None:
+        given = f"no adapter for {scheme}://" if scheme else "a bridge needs a URL with a scheme, or an adapter"
+        super().__init__(f"{given}; there are {', '.join(f'{each}://' for each in known)}")
+        self.scheme = scheme
+        self.known = known
+
+
+class MissingDriver(BridgeError, ImportError):
     """An adapter needs a package that is not installed; `adapter` and `driver` are their names."""
 
     def __init__(self, adapter: str, driver: str, extra: str) -> None:
@@ -231,12 +243,64 @@ class MissingDriver(HubsubError, ImportError):
         self.driver = driver
 
 
-class NameTaken(HubsubError):
+class NameTaken(BridgeError):
     """Another living bridge keeps its position under this name: each needs a name of its own, or both a group."""
 
     def __init__(self, name: str) -> None:
         super().__init__(f"another bridge is named {name!r}; give each a name of its own, or let them share by group=")
         self.name = name
+
+
+class BridgeNotReady(BridgeError, TimeoutError):
+    """A bridge was not connected, or had not sent everything, in time. The cause is its last error, if it had one."""
+
+    def __init__(self, bridge: object, timeout: float) -> None:
+        super().__init__(f"{bridge!r} was not ready within {timeout:g} seconds; bridge.health() tells more")
+        self.bridge = bridge
+
+
+class BridgeClosed(BridgeError):
+    """The bridge was closed; make another one."""
+
+    def __init__(self, bridge: object) -> None:
+        super().__init__(f"{bridge!r} is closed")
+        self.bridge = bridge
+
+
+class EncodeError(BridgeError, ValueError):
+    """A message that cannot be encoded, and so cannot cross a bridge; `key` is what it was published to."""
+
+    def __init__(self, key: object, why: str) -> None:
+        super().__init__(f"{key!r}: {why}")
+        self.key = key
+
+
+class DecodeError(BridgeError, ValueError):
+    """Something came from a broker that cannot be decoded; `key` is what it was published to, `payload` the bytes."""
+
+    def __init__(self, key: object, why: str, payload: bytes | None = None) -> None:
+        super().__init__(f"{key!r}: {why}")
+        self.key = key
+        self.payload = payload
+
+
+class PayloadTooLarge(BridgeError, ValueError):
+    """A message of `size` bytes, encoded, where the broker takes `limit`; `key` is what it was published to."""
+
+    def __init__(self, key: object, size: int, limit: int) -> None:
+        super().__init__(f"{key!r}: {size} bytes, encoded, and the broker takes at most {limit}")
+        self.key = key
+        self.size = size
+        self.limit = limit
+
+
+class WaitingForItself(HubsubError):
+    """An async listener published, and waits to be confirmed, what it would have to handle itself."""
+
+    def __init__(self, listener: object, key: object) -> None:
+        super().__init__(f"{listener!r} would wait for itself to handle {key!r}; publish it without waiting")
+        self.listener = listener
+        self.key = key
 
 
 class WrongContext(HubsubError, RuntimeError):

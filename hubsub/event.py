@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
-from .confirm import Ticket
+from .confirm import Confirmed, complain
+from .errors import Undelivered
 from .key import Key, T, V
 
 if TYPE_CHECKING:
@@ -45,8 +47,9 @@ class Event(tuple[Key[T], T], Generic[T]):
     """
 
     meta: Meta | None = None
-    # What is to be told of its handling; set for a confirmed publish, a copy for each who gets it.
-    ticket: Ticket | None = None
+    # Set by a confirmed publish, which is for one registration then. The first word on it is told, and ends this.
+    confirmed: Confirmed | None = None
+    registration: Any = None
 
     def __new__(cls, key: Key[T], message: T, meta: Meta | None = None) -> Self:
         event = tuple.__new__(cls, (key, message))
@@ -67,16 +70,29 @@ class Event(tuple[Key[T], T], Generic[T]):
 
     def done(self) -> None:
         """Tell who published it, if that waits to be told, that you have finished with it."""
-        if self.ticket is not None:
-            self.ticket.done()
+        confirmed = self.confirmed
+        if confirmed is not None:
+            self.confirmed = None
+            try:
+                confirmed(1, [])
+            except (Exception, asyncio.CancelledError) as error:
+                complain(confirmed, error)
 
-    def fail(self, error: BaseException | None = None) -> None:
+    def fail(self, error: BaseException | None = None, why: str = "its consumer failed") -> None:
         """Tell who published it, if that waits to be told, that you will not finish with it."""
-        if self.ticket is not None:
-            self.ticket.fail("its consumer failed", error)
+        confirmed = self.confirmed
+        if confirmed is not None:
+            self.confirmed = None
+            failure = Undelivered(self.registration, why)
+            failure.__cause__ = error
+            try:
+                confirmed(0, [failure])
+            except (Exception, asyncio.CancelledError) as another:
+                complain(confirmed, another)
 
-    def __getnewargs__(self) -> tuple[Any, ...]:
-        return (self[0], self[1], self.meta)
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Whoever waits for this one does not wait for a copy.
+        return type(self), (self[0], self[1], self.meta)
 
     def __repr__(self) -> str:
         meta = "" if self.meta is None else f", {self.meta!r}"

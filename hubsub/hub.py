@@ -12,11 +12,23 @@ from functools import partial
 from inspect import iscoroutinefunction
 from itertools import count
 from threading import get_ident
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Literal,
+    NamedTuple,
+    ParamSpec,
+    Protocol,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    get_args,
+    overload,
+)
 
 from .asking import AsyncResponder, Desk, Replies, Responder
 from .concurrent import ConcurrentListener
-from .confirm import Confirmation, Confirmed, Ticket
+from .confirm import Confirmation, Confirmed
 from .errors import (
     ConfirmationTimeout,
     DeliveryError,
@@ -35,6 +47,7 @@ from .key import (
     NAMESPACE,
     PLUS,
     STAR,
+    Announced,
     Key,
     KeyLike,
     Patterns,
@@ -53,7 +66,7 @@ from .mailbox import Mailbox, Overflow, as_tuple
 from .outbox import Attachment, Outbox
 from .retry import Retry
 from .router import Router
-from .routes import Route
+from .routes import Observer, Route
 from .subscription import (
     Ack,
     AsyncListener,
@@ -71,6 +84,7 @@ from .subscription import (
     Where,
 )
 from .tap import Tap
+from .types import Declarations, accepts, name_of
 
 if TYPE_CHECKING:
     from types import FrameType, TracebackType
@@ -164,6 +178,8 @@ class Hub:
         self._router: Router[Registration] = Router(route_cache)
         self._history = History(self._router.forget)
         self._desk = Desk(self)
+        self.declarations = Declarations()
+        """What messages are declared to be, by pattern."""
         self._life = Life(self, drain, self._bound, self._closing, self._drained, self._ended)
         self._registered: dict[Registration, None] = {}
         self._order = count(1)
@@ -216,19 +232,52 @@ class Hub:
 
         For bridges and the like, which relay what came from elsewhere; otherwise as `publish`. `confirmed` is called
         once everybody has finished with it, see `publish_confirmed`: with how many did, and a list of `Undelivered`
-        for the others. That may be before this returns. `only` names those who get it, another time say.
+        for the others. That may be before this returns. What it raises is logged. `only` names those who get it,
+        another time say.
         """
-        route = self._route_of(event.key)
-        if type(event.key) is not Key:
-            event = Event(route.key, event.message, event.meta)
-        targets = route.targets
-        if source is not None and source.diverts:
-            targets = [*targets, *getattr(route, "diverted", ())]
-        if only is not None:
-            targets = [target for target in targets if target in only]
+        key = event[0]
+        try:
+            route = self._router.routes[key]
+        except (KeyError, TypeError):
+            route = self._route(key)
+        if type(key) is not Key or event.registration is not None:
+            # It came from a confirmed publish: what is told of it concerns that one.
+            event = Event(route.key, event[1], event.meta)
+        try:
+            target = route.sole
+        except AttributeError:
+            target = route.sole = route.targets[0] if route.width == len(route.targets) == 1 else None
+        if target is not None and target is not source and only is None:
+            route.published += 1
+        else:
+            targets = route.targets
+            if source is not None and source.diverts:
+                targets = [*targets, *getattr(route, "diverted", ())]
+            if only is not None:
+                targets = [target for target in targets if target in only]
+            target = _only_other(targets, source)
+            if target is None:
+                if confirmed is not None:
+                    return self._deliver_confirmed(targets, event, source, Confirmation(confirmed))
+                return self._deliver(targets, event, source)
+            # The route would count the source, too.
+            target.counted += 1
+            self._router.tally.published += 1
+            self._router.tally.routed += 1
+        # Only one gets it, as so often: it needs no copy, and nothing can change before it is reached.
         if confirmed is not None:
-            return self._deliver_confirmed(targets, event, source, Confirmation(confirmed))
-        return self._deliver(targets, event, source)
+            event.confirmed = confirmed
+            event.registration = target
+        interrupt: BaseException | None = None
+        try:
+            if not target.deliver_event(event):
+                event.done()
+        except BaseException as error:
+            event.fail(error, "it failed")
+            interrupt = self._failure(target, *event, error)
+        if interrupt is not None:
+            raise interrupt
+        return 1
 
     async def publish_confirmed(self, key: KeyLike[T], message: T = None, timeout: float | None = 30.0) -> int:  # type: ignore[assignment]
         """Deliver as `publish` does, and wait until everybody has finished with it; return how many did.
@@ -552,6 +601,39 @@ class Hub:
         self._history.check(named)
         return self._history.select(named, _bound(limit, "limit") if limit is not None else None)
 
+    # Declaring
+
+    @overload
+    def declare(self, pattern: KeyLike[Any], type: type[T]) -> Key[T]: ...
+    @overload
+    def declare(self, pattern: KeyLike[Any], type: Any) -> Key[Any]: ...
+
+    def declare(self, pattern: KeyLike[Any], type: Any) -> Key[Any]:
+        """Declare of what type the messages of matching keys are; return the pattern, which tells checkers so.
+
+        Bridges decode to it. While the hub's loop is in debug mode, what is published and is not of it is logged, with
+        the line that published it. Of several patterns that match a key, the most specific one counts: a literal part
+        before a wildcard, from the left.
+
+        Args:
+            pattern: A key, exact or with wildcards.
+            type: A class, a `TypedDict`, or any other annotation.
+
+        Raises:
+            InvalidKey: It is no pattern.
+            ValueError: Another type is declared for the very same keys.
+        """
+        self._life.check_thread()
+        return self.declarations.declare(pattern, type)
+
+    def declared(self, key: KeyLike[Any]) -> Any:
+        """The type that is declared for an exact key; None if none is.
+
+        Raises:
+            InvalidKey: Nothing can be published to `key`.
+        """
+        return self.declarations.type_of(publishable(key))
+
     # Waiting for one, asking
 
     @overload
@@ -635,8 +717,8 @@ class Hub:
         """Publish a request and return its replies, to iterate: `async for reply in hub.request_many("who")`.
 
         They come as they are given, until everyone has answered who got the request, or `limit` have come, or the
-        timeout is over, which is no error here; where bridges are asked too, nobody knows who got it. Responders that fail end nothing: see `Replies.errors`. Otherwise as
-        `request`.
+        timeout is over, which is no error here; where bridges are asked too, nobody knows who got it. Responders that
+        fail end nothing: see `Replies.errors`. Otherwise as `request`.
         """
         return self._desk.request_many(key, message, timeout, limit, local)
 
@@ -881,13 +963,16 @@ class Hub:
         source: Registration | None = None,
         confirmation: Confirmation | None = None,
     ) -> int:
-        """Deliver an event without a route of its own; for a confirmation, a copy with a ticket to each."""
+        """Deliver an event without a route of its own; for a confirmation, a copy to each."""
         interrupt: BaseException | None = None
         delivered = 0
         newest = targets[-1].order if targets else 0
+        changes = self._router.changes
         for target in targets:
+            if target is source:
+                continue
             # Closed meanwhile, or taken off what matches, or closed and subscribed anew.
-            if target is source or target.order > newest or not target.is_on(event.key):
+            if self._router.changes != changes and (target.order > newest or not target.is_on(event.key)):
                 continue
             delivered += target.order > 0
             target.counted += 1
@@ -896,7 +981,7 @@ class Hub:
                 if confirmation is None or not (target.order or target.remote):
                     target.deliver_event(event)
                 else:
-                    _deliver_with_ticket(target, event, confirmation.hand_out(target))
+                    _deliver_copy(target, event, confirmation)
             except BaseException as error:
                 interrupt = self._failure(target, event.key, event.message, error) or interrupt
         self._router.tally.published += 1
@@ -912,11 +997,11 @@ class Hub:
         source: Registration | None,
         confirmation: Confirmation,
     ) -> int:
-        """Deliver an event, and hand everybody a ticket of its own to tell with."""
+        """Deliver an event, and have everybody tell when it has finished with it."""
         try:
             return self._deliver(targets, event, source, confirmation)
         finally:
-            confirmation.settle()
+            confirmation.settle(0, [])
 
     def _deliver_failed(self, route: Route, deliver: Any, message: Any, error: BaseException) -> None:
         """Report the failure of one place of a route; if it must pass, serve the places after it first."""
@@ -967,6 +1052,19 @@ class Hub:
 
     def _keeper(self, key: Key[Any], routed: int) -> Any:
         return None if key[0] == NAMESPACE else self._history.keeper(key)
+
+    def _type_checker(self, key: Key[Any], routed: int) -> Any:
+        """An observer that complains of messages which are not what is declared; asked for in debug mode only."""
+        declared = self.declarations.type_of(key)
+        if declared is None:
+            return None
+
+        def check(key: Key[Any], message: Any) -> None:
+            if not accepts(declared, message):
+                what, wanted, where = type(message).__qualname__, name_of(declared), _where_published()
+                logger.error("%r is declared as %s, and a message of type %s is published%s", key, wanted, what, where)
+
+        return Observer(check, lambda event: check(*event))
 
     def _untap(self, tap: Tap) -> None:
         self._life.check_thread()
@@ -1069,7 +1167,7 @@ class Hub:
         if registration._owner is not None:
             registration._owner._note(registration, patterns)
         for part in self._attached:
-            part.changed()
+            part.changed(patterns)
         if self._watchers:
             self._announce("addedSubscriber", added)
 
@@ -1090,11 +1188,11 @@ class Hub:
         if registration._owner is not None:
             registration._owner._forget(registration, patterns)
         for part in self._attached:
-            part.changed()
+            part.changed(patterns)
         if self._watchers and self._life.state != "closed":
             self._announce("removedSubscriber", removed)
 
-    def _announce(self, what: str, changes: Iterable[tuple[tuple[str, ...], int]]) -> None:
+    def _announce(self, what: Announced, changes: Iterable[tuple[tuple[str, ...], int]]) -> None:
         """Publish the meta-events of a change that has taken effect; build them only for somebody."""
         for pattern, number in changes:
             key: Key[Any] = Key(NAMESPACE, what, *escaped(pattern))
@@ -1108,7 +1206,10 @@ class Hub:
 
     def _bound(self, loop: asyncio.AbstractEventLoop) -> None:
         # In debug mode nothing is cached, so that every publish passes the checks of a new key.
-        self._router.remember(not loop.get_debug())
+        debug = loop.get_debug()
+        self._router.remember(not debug)
+        if debug != (self._type_checker in self._router.observers):
+            (self._router.observers.append if debug else self._router.observers.remove)(self._type_checker)
         self._router.dismantle_on(loop)
 
     def _closing(self) -> None:
@@ -1136,7 +1237,7 @@ class Hub:
 
     # What the registrations tell
 
-    def _tell(self, what: str, registration: Registration, message: Any, keys: Iterable[Key[Any]] | None) -> None:
+    def _tell(self, what: Announced, registration: Registration, message: Any, keys: Iterable[Key[Any]] | None) -> None:
         """Publish a meta-event about a registration to everyone else; not about messages that are such themselves."""
         if not self._watchers or (keys is not None and all(key[0] == NAMESPACE for key in keys)):
             return
@@ -1199,22 +1300,44 @@ def _predicate(where: Where | None) -> Where | None:
     return where
 
 
-def _deliver_with_ticket(target: Registration, event: Event[Any], ticket: Ticket) -> None:
+def _only_other(targets: Sequence[Registration], source: Registration | None) -> Registration | None:
+    """The one subscription that a message of `source` goes to, if there are no others."""
+    if len(targets) == 2 and source in targets:
+        other = targets[targets[0] is source]
+    elif len(targets) == 1 and targets[0] is not source:
+        other = targets[0]
+    else:
+        return None
+    return other if other.order else None
+
+
+def _deliver_copy(target: Registration, event: Event[Any], confirmation: Confirmation) -> None:
     copy: Event[Any] = as_tuple(Event, event)
     if event.meta is not None:
         copy.meta = event.meta
-    copy.ticket = ticket
+    confirmation.hand_out(copy, target)
     try:
-        is_queued = target.deliver_event(copy)
+        if not target.deliver_event(copy):
+            copy.done()
     except BaseException as error:
-        ticket.fail("it failed", error)
+        copy.fail(error, "it failed")
         raise
-    if not is_queued:
-        ticket.done()
+
+
+def _where_published() -> str:
+    """The line outside of this package that is publishing, to be read in a log."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
+        frame = frame.f_back
+    return "" if frame is None else f" by {frame.f_code.co_filename}:{frame.f_lineno}"
 
 
 def _may_be_meta(pattern: tuple[str, ...]) -> bool:
-    return pattern[0] in (NAMESPACE, STAR, PLUS)
+    """True if it may match what the hub announces: otherwise nobody has to be looked for at each announcement."""
+    return pattern[0] in _META[0] and (len(pattern) == 1 or pattern[1] in _META[1])
+
+
+_META = ((NAMESPACE, STAR, PLUS), (*get_args(Announced), STAR, PLUS))
 
 
 def _mailboxes(targets: Iterable[Registration]) -> tuple[Mailbox, ...]:

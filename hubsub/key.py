@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias
 
 from .errors import EmptyKey, InvalidKey, InvalidPart, WildcardPublished
 
@@ -30,6 +30,8 @@ STAR = "*"  # one part; one or more where it stands last
 PLUS = "+"  # one part
 
 NAMESPACE = "Hub"  # the first part of the keys of meta-events
+# The second part: what a hub announces, to those whose patterns may match.
+Announced: TypeAlias = Literal["addedSubscriber", "removedSubscriber", "slowSubscriber", "gap", "deadLetter"]
 
 
 class Key(tuple[str, ...], Generic[T]):
@@ -206,6 +208,27 @@ def overlaps(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
     return all(a == b or a in wild or b in wild for a, b in zip(one, other, strict=False))
 
 
+def meet(one: tuple[str, ...], other: tuple[str, ...]) -> Key[Any] | None:
+    """The pattern of exactly those publishable keys that match both; None if there are none."""
+    if not overlaps(one, other):
+        return None
+    if len(one) > len(other):
+        one, other = other, one
+    parts = []
+    for index, part in enumerate(other):
+        mask = one[min(index, len(one) - 1)]
+        if index >= len(one) - 1 and one[-1] == STAR:
+            parts.append(part)
+        elif mask in (STAR, PLUS):
+            # In the middle a star is one part, and where the other pattern ends no more than one can follow.
+            parts.append(PLUS if part == STAR else part)
+        else:
+            parts.append(mask)
+    return Key(*parts)
+
+
 def escaped(pattern: tuple[str, ...]) -> tuple[str, ...]:
     r"""Return `pattern` with its wildcards as literal parts: `*` as `\*`, `+` as `\+`."""
+    if STAR not in pattern and PLUS not in pattern:
+        return pattern
     return tuple(f"\\{part}" if part in (STAR, PLUS) else part for part in pattern)

@@ -7,10 +7,12 @@ import sys
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext, suppress
 from threading import get_ident
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 from .errors import HubClosed, WrongLoop, WrongThread
 from .log import Logger
+
+V = TypeVar("V")
 
 logger = Logger("hubsub.hub")
 
@@ -162,20 +164,7 @@ class Life:
             self._closing = loop.create_task(self._drain_and_end(), name=f"closing {self._hub!r}")
         elif any(runner.is_caller() for runner in self.running):
             return  # the closing waits for this very call
-        closing = self._closing
-        interrupt: asyncio.CancelledError | None = None
-        with _shield():
-            while not closing.done():
-                try:
-                    await asyncio.wait([closing])
-                except asyncio.CancelledError as error:
-                    if cancelled:
-                        closing.cancel()
-                    cancelled, interrupt = True, error
-        if interrupt is not None:
-            raise interrupt
-        if not closing.cancelled():
-            closing.result()
+        await outlast(self._closing, cancelled)
 
     async def _drain_and_end(self) -> None:
         try:
@@ -203,6 +192,25 @@ class Life:
             for task in stuck:
                 logger.error("%r closed, but %r goes on in spite of being cancelled", self._hub, task)
         self.loop = None
+
+
+async def outlast(task: asyncio.Task[V], cancelled: bool = False) -> V:
+    """Wait for a task that cleans up, in spite of a first cancellation of the caller.
+
+    It is raised when the task is done. A second one, or one if the caller was `cancelled` already, cancels the task.
+    """
+    interrupt: asyncio.CancelledError | None = None
+    with _shield():
+        while not task.done():
+            try:
+                await asyncio.wait([task])
+            except asyncio.CancelledError as error:
+                if cancelled:
+                    task.cancel()
+                cancelled, interrupt = True, error
+    if interrupt is not None:
+        raise interrupt
+    return None if task.cancelled() else task.result()  # type: ignore[return-value]
 
 
 def _shield() -> Any:

@@ -122,25 +122,29 @@ class Mailbox:
 
     def put_event(self, event: Event[Any]) -> None:
         """Put an event with what travels with it."""
-        key = event[0]
-        if event.meta is None and event.ticket is None:
-            self.put(*event)
-            return
         if self.wake is not None:
             self.wake()
         items = self.items
-        if type(items) is Latest and key in items:
+        if type(items) is deque and len(items) < self.maxsize:
+            items.append(event)
+        elif not self._put_specially(event):
+            return
+        if len(items) > self._watermark:
+            self._grown()
+
+    def _put_specially(self, event: Event[Any]) -> bool:
+        """Put an event that another one may have to give way to, or that is dropped; return whether it was not."""
+        key, items = event[0], self.items
+        if isinstance(items, Latest) and key in items:
             self._supersede(items[key])
         elif len(items) >= self.maxsize and self._is_bounded(event) and not self._make_room(key):
-            if event.ticket is not None:
-                event.ticket.fail("dropped, its queue was full")
-            return
+            event.fail(why="dropped, its queue was full")
+            return False
         if isinstance(items, Latest):
             items[key] = event
         else:
             items.append(event)
-        if len(items) > self._watermark:
-            self._grown()
+        return True
 
     def _is_bounded(self, event: Event[Any]) -> bool:
         """True if there must be room for an event: under every policy but `GROW`, and for what a bridge brings.
@@ -149,7 +153,7 @@ class Mailbox:
         holds until they are finished, it bounds itself.
         """
         from_bridge = event.meta is not None and event.meta.hops > 0
-        return self.overflow is not Overflow.GROW or (from_bridge and event.ticket is None)
+        return self.overflow is not Overflow.GROW or (from_bridge and event.confirmed is None)
 
     def replay(self, events: list[Event[Any]]) -> None:
         """Have these read before everything else."""
@@ -165,8 +169,8 @@ class Mailbox:
 
     def _supersede(self, item: Item) -> None:
         self.superseded += 1
-        if type(item) is Event and item.ticket is not None:
-            item.ticket.done()  # nobody needs it any more
+        if type(item) is Event:
+            item.done()  # nobody needs it any more
 
     def _grown(self) -> None:
         length = len(self.items)
@@ -193,8 +197,8 @@ class Mailbox:
         item = self.items.popleft()
         key = item[0]
         self.dropped += 1
-        if type(item) is Event and item.ticket is not None:
-            item.ticket.fail("dropped, its queue was full")
+        if type(item) is Event:
+            item.fail(why="dropped, its queue was full")
         holes = self._holes
         if not holes or holes[0].before:
             if holes:
@@ -300,15 +304,14 @@ class Mailbox:
         items = self.items
         return [as_event(item) for item in (items.values() if isinstance(items, Latest) else items)]
 
-    def fail_tickets(self, why: str) -> None:
+    def give_up(self, why: str) -> None:
         """Tell whoever waits for what is queued that nobody will finish with it."""
         for event in self.queued() if self.items else ():
-            if event.ticket is not None:
-                event.ticket.fail(why)
+            event.fail(why=why)
 
     def drop_all(self) -> int:
         """Drop and count what is queued; return how many."""
-        self.fail_tickets("dropped, it was removed or closed")
+        self.give_up("dropped, it was removed or closed")
         count = self.pending
         self.dropped += count
         self.items.clear()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from .event import Event, Gap
@@ -16,8 +16,8 @@ Pattern = tuple[str, ...]
 class Attachment(Protocol):
     """What is attached to a hub and lives as long as it: a bridge."""
 
-    def changed(self) -> None:
-        """Subscriptions came or went."""
+    def changed(self, patterns: Iterable[Pattern]) -> None:
+        """Subscriptions of these came or went."""
 
     def closing(self) -> None:
         """The hub is about to close: bring it nothing new."""

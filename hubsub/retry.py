@@ -5,48 +5,64 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
-from random import uniform
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .key import Key
 
+if TYPE_CHECKING:
+    from typing import Self
 
-@dataclass(frozen=True, slots=True)
-class Retry:
+
+class _Figures(NamedTuple):
+    attempts: int
+    """Calls at most, the first one included."""
+    backoff: float
+    """Seconds before the second call, at most."""
+    factor: float
+    """How many times longer each further wait is than the one before."""
+    maximum: float
+    """Seconds that no wait is longer than."""
+    jitter: bool
+    """Wait a random part of that time, so that what failed together is not tried again together."""
+    on: type[BaseException] | tuple[type[BaseException], ...]
+    """The exceptions after which another attempt makes sense; any other is given up at once."""
+
+
+# Not a dataclass: what makes them would take a tenth of the import of the package.
+class Retry(_Figures):
     """How often, and when, a failing call of an async listener is tried again.
 
     Raises:
         ValueError: A figure makes no sense.
     """
 
-    attempts: int = 3
-    """Calls at most, the first one included."""
-    backoff: float = 0.1
-    """Seconds before the second call, at most."""
-    factor: float = 2.0
-    """How many times longer each further wait is than the one before."""
-    maximum: float = 10.0
-    """Seconds that no wait is longer than."""
-    jitter: bool = True
-    """Wait a random part of that time, so that what failed together is not tried again together."""
-    on: type[BaseException] | tuple[type[BaseException], ...] = (Exception,)
-    """The exceptions after which another attempt makes sense; any other is given up at once."""
+    __slots__ = ()
 
-    def __post_init__(self) -> None:
-        if not isinstance(self.attempts, int) or self.attempts < 1:
-            raise ValueError(f"attempts is a number of calls, at least 1, not {self.attempts!r}")
-        for name, seconds in (("backoff", self.backoff), ("maximum", self.maximum)):
+    def __new__(
+        cls,
+        attempts: int = 3,
+        backoff: float = 0.1,
+        factor: float = 2.0,
+        maximum: float = 10.0,
+        jitter: bool = True,
+        on: type[BaseException] | tuple[type[BaseException], ...] = (Exception,),
+    ) -> Self:
+        if not isinstance(attempts, int) or attempts < 1:
+            raise ValueError(f"attempts is a number of calls, at least 1, not {attempts!r}")
+        for name, seconds in (("backoff", backoff), ("maximum", maximum)):
             if not 0 <= seconds < math.inf:
                 raise ValueError(f"{name} is a number of seconds, not {seconds!r}")
-        if not 1 <= self.factor < math.inf:
-            raise ValueError(f"factor is a number, at least 1, not {self.factor!r}")
-        for kind in self.on if isinstance(self.on, tuple) else (self.on,):
+        if not 1 <= factor < math.inf:
+            raise ValueError(f"factor is a number, at least 1, not {factor!r}")
+        for kind in on if isinstance(on, tuple) else (on,):
             if not (isinstance(kind, type) and issubclass(kind, Exception | asyncio.CancelledError)):
                 raise ValueError(f"on is made of classes of exceptions, and {kind!r} is none")
+        return super().__new__(cls, attempts, backoff, factor, maximum, jitter, on)
 
     def delays(self) -> Iterator[float]:
         """The seconds to wait before the second call, the third, and so on."""
+        from random import uniform  # not with the package, for the same reason
+
         longest = min(self.backoff, self.maximum)
         for _ in range(self.attempts - 1):
             yield uniform(0, longest) if self.jitter else longest

@@ -32,6 +32,7 @@ class Router(Generic[R]):
     def __init__(self, limit: int) -> None:
         self.matcher: Matcher[R] = Matcher()
         self.misses = 0
+        self.changes = 0  # grows whenever a key may lead elsewhere than before
         self.tally = Tally()
         self.caching = limit > 0
         self.cache = RouteCache(limit, self.tally)
@@ -65,6 +66,8 @@ class Router(Generic[R]):
 
     def observed(self, key: Key[Any], targets: list[R]) -> list[R]:
         """The targets of an exact key, after those who only observe it."""
+        if not self.observers:
+            return targets
         asked = [observer(key, len(targets)) for observer in self.observers]
         return [target for target in asked if target is not None] + targets
 
@@ -140,6 +143,7 @@ class Router(Generic[R]):
 
     def forget(self, pattern: tuple[str, ...]) -> None:
         """Forget the routes that a change of this pattern touches."""
+        self.changes += 1
         touched = self.cache.touched(pattern, self.MOST_DROPPED)
         if touched is None:
             # The next cache knows from the start that patterns come and go.

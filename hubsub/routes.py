@@ -20,7 +20,7 @@ class Route(list[Deliver]):
     publishes, and `fold` adds them to its targets when somebody asks or when the route is given up.
     """
 
-    __slots__ = ("_failures", "diverted", "key", "mailboxes", "published", "targets", "width")
+    __slots__ = ("_failures", "diverted", "key", "mailboxes", "published", "sole", "targets", "width")
 
     # No __init__: without one it is made in C, in half the time. Who makes a route sets the first four.
     key: Key[Any]
@@ -28,6 +28,7 @@ class Route(list[Deliver]):
     published: int
     width: int  # how many of the targets are subscriptions
     mailboxes: Sequence[Any]  # set by the first publish_wait
+    sole: Any  # set by the first publish_event: the only target, if that is a subscription, or None
     diverted: Sequence[Any]  # set where a bridge takes all: the registrations that get what it brings back
 
     def place_of(self, deliver: object) -> int:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeAlias, Ty
 
 from .errors import SubscriberTooSlow, SubscriptionClosed, WrongThread
 from .event import DeadLetter, Event, Gap, Snapshot
-from .key import Deliver, Key, T, V, is_subset
+from .key import Announced, Deliver, Key, T, V, is_subset
 from .life import Life
 from .log import Logger
 from .mailbox import Item, Mailbox, Overflow, as_event, as_tuple
@@ -41,7 +41,9 @@ class Owner(Protocol):
 
     def _remove(self, registration: Registration, patterns: Iterable[tuple[str, ...]] | None = None) -> None: ...
     def _report(self, listener: Listener, key: Key[Any], message: Any, error: BaseException) -> None: ...
-    def _tell(self, what: str, registration: Registration, message: Any, keys: Iterable[Key[Any]] | None) -> None: ...
+    def _tell(
+        self, what: Announced, registration: Registration, message: Any, keys: Iterable[Key[Any]] | None
+    ) -> None: ...
     def _bury(self, letter: DeadLetter) -> None: ...
 
 
@@ -199,13 +201,17 @@ class Registration:
 
     def deliver_event(self, event: Event[Any]) -> bool:
         """Deliver a message together with what travels with it; return whether it is queued now."""
-        if not self._admits(*event):
+        if (self._where is not None or self._once) and not self._admits(*event):
             return False
-        self._take(event)
-        return self.mailbox is not None
+        mailbox = self.mailbox
+        if mailbox is None:
+            self._take(event)
+            return False
+        mailbox.put_event(event)
+        return True
 
     def _take(self, event: Event[Any]) -> None:
-        """Take a message, with its metadata, that was found to be for it."""
+        """Take a message, with its metadata, that was found to be for it; it has no queue."""
         raise NotImplementedError
 
     # What only some messages pass
@@ -381,9 +387,6 @@ class AsyncListener(Listener):
         self._stopped = False  # the hub is closed: the task ends after the call in progress
         self._winding_up = False  # it was too slow, or used up: it handles what is queued, and nothing after that
 
-    def _take(self, event: Event[Any]) -> None:
-        self._mailbox.put_event(event)
-
     def remove(self) -> Removal:
         tasks = self._tasks()
         if self._winding_up:
@@ -429,6 +432,7 @@ class AsyncListener(Listener):
         function, with_event = self._callee()
         mailbox, items = self._mailbox, self._mailbox.items
         popleft = items.popleft
+        done = Event.done  # looking it up in each event costs as much as half of it
         # What is queued was dropped when it was removed, unless it is winding up.
         while items or not (self.closed or self._stopped):
             for _ in self.BURST:
@@ -446,8 +450,11 @@ class AsyncListener(Listener):
                 except BaseException as error:
                     self._failed(item, error, task)
                 else:
-                    if type(item) is Event:
-                        self._handled(item, result)
+                    if type(item) is Event and item.confirmed is not None:
+                        if result is None:
+                            done(item)
+                        else:
+                            self._handled(item, result)
             if mailbox.alert:
                 mailbox.take_gap()
             if items:
@@ -457,21 +464,17 @@ class AsyncListener(Listener):
 
     def _handled(self, event: Event[Any], result: object) -> None:
         """A call has returned."""
-        if event.ticket is None:
-            return
-        if isinstance(self._call, Retrying) and isinstance(result, BaseException):
-            event.ticket.fail("it failed, and was given up", result)
+        if isinstance(result, BaseException) and isinstance(self._call, Retrying):
+            event.fail(result, "it failed, and was given up")
         else:
-            event.ticket.done()
+            event.done()
 
     def _failed(self, item: Item, error: BaseException, task: asyncio.Task[None]) -> None:
         """A call has raised: report it, unless the task is being ended."""
         leaked = isinstance(error, asyncio.CancelledError) and not task.cancelling()
-        if type(item) is Event and item.ticket is not None:
-            if leaked or isinstance(error, Exception):
-                item.ticket.fail("it failed", error)
-            else:
-                item.ticket.fail("its call was cut short", error)
+        if type(item) is Event:
+            failed = leaked or isinstance(error, Exception)
+            item.fail(error, "it failed" if failed else "its call was cut short")
         # A cancellation may leak out of something that the listener awaited: that is a failure like any other.
         if not leaked and not isinstance(error, Exception):
             raise error
@@ -650,7 +653,7 @@ class Queue(Registration, Generic[Read]):
         while True:
             first: Any = items.popleft() if items and not mailbox.alert else mailbox.take()
             if first is not None:
-                if type(first) is Event and first.ticket is not None:
+                if type(first) is Event and first.confirmed is not None:
                     self._hold(self, first)
                 return first
             if not items:
@@ -678,7 +681,7 @@ class Queue(Registration, Generic[Read]):
         mailbox = self._mailbox
         items = mailbox.items
         first = items.popleft() if items and not mailbox.alert else mailbox.take()
-        if type(first) is Event and first.ticket is not None:
+        if type(first) is Event and first.confirmed is not None:
             self._hold(self, first)
         return first
 
@@ -705,9 +708,6 @@ class Queue(Registration, Generic[Read]):
     def __aiter__(self) -> AsyncIterator[Read]:
         return _Reader(self)
 
-    def _take(self, event: Event[Any]) -> None:
-        self._mailbox.put_event(event)
-
     @property
     def is_busy(self) -> bool:
         """True while messages are queued, if somebody reads: waited for one, or took one."""
@@ -723,7 +723,7 @@ class Queue(Registration, Generic[Read]):
         self._hub._remove(self)
 
     def _removed(self) -> None:
-        self._mailbox.fail_tickets("closed before it was read")
+        self._mailbox.give_up("closed before it was read")
         self._mailbox.close()
 
     def _reopened(self) -> None:
@@ -865,7 +865,7 @@ class _Reader(AsyncIterator[Read]):
             else:
                 first = mailbox.take()
             if first is not None:
-                if type(first) is Event and first.ticket is not None:
+                if type(first) is Event and first.confirmed is not None:
                     subscription._hold(self, first)
                 return cast(Read, _presented(first))
             if not items:

@@ -8,6 +8,8 @@ import pytest
 
 import hubsub
 
+pytest_plugins = ["brokers.fixtures"]
+
 # Set by `make matrix`: asyncio, debug (asyncio's debug mode) or uvloop.
 LOOP = os.environ.get("HUBSUB_TEST_LOOP", "asyncio")
 

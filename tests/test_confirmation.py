@@ -1,6 +1,8 @@
 """publish_confirmed: who has finished with a message, and who has not."""
 
 import asyncio
+import copy
+import pickle
 from typing import Any
 
 import anyio
@@ -297,7 +299,7 @@ async def test_the_callback_form_tells_without_a_task(hub: Hub) -> None:
         if message % 2 == 0:
             raise ValueError
 
-    hub.add_listener("a", odd)
+    listener = hub.add_listener("a", odd)
     source = hub.subscribe("a")
     tasks = len(asyncio.all_tasks())
     for number in range(4):
@@ -306,7 +308,8 @@ async def test_the_callback_form_tells_without_a_task(hub: Hub) -> None:
     assert len(asyncio.all_tasks()) == tasks + 1  # the listener's own
     await settled()
     assert told == [(0, 1), (1, 0), (0, 1), (1, 0)]
-    assert source.pending == 0
+    assert (source.accepted, listener.accepted, listener.failed) == (0, 4, 2)
+    assert hub.stats().routed == 4
 
 
 async def test_the_callback_of_a_publish_to_sync_listeners_comes_before_it_returns(hub: Hub) -> None:
@@ -316,6 +319,85 @@ async def test_the_callback_of_a_publish_to_sync_listeners_comes_before_it_retur
     hub.publish_event(Event(Key("a"), 1), confirmed=lambda finished, failures: told.append(finished))
     assert told == ["called", 1]
     assert await Publisher(hub, "a").publish_confirmed("b", 1) == 0
+
+
+async def test_a_callback_that_raises_hurts_nobody(hub: Hub, caplog: pytest.LogCaptureFixture) -> None:
+    def broken(finished: int, failures: Any) -> None:
+        raise ValueError("the callback")
+
+    async def handle(key: Key[Any], message: Any) -> None:
+        if message == 2:
+            raise KeyError
+
+    listener = hub.add_listener("a", handle)
+    for message in range(4):
+        assert hub.publish_event(Event(Key("a"), message), confirmed=broken) == 1
+    hub.add_listener("a", lambda key, message: None)
+    assert hub.publish_event(Event(Key("a"), 4), confirmed=broken) == 2
+    await settled()
+    assert caplog.text.count("failed to hear of a confirmation") == 5
+    assert (listener.delivered, listener.failed, listener.closed) == (5, 1, False)
+
+
+@pytest.mark.parametrize("others", [0, 1])
+async def test_an_event_that_is_published_again_has_a_fate_of_its_own(hub: Hub, others: int) -> None:
+    subscription = hub.subscribe("a", ack="manual")
+    for _ in range(others):
+        hub.add_listener("a", lambda key, message: None)
+    told: list[Any] = []
+    event = Event(Key("a"), 1, Meta(id="7"))
+    for attempt in "xy":
+        hub.publish_event(event, confirmed=lambda finished, failures, attempt=attempt: told.append((attempt, finished)))
+    first = await subscription.consume()
+    first.fail()
+    first.done()  # too late, and no word on the second
+    assert told == [("x", others)]
+    second = await subscription.consume()
+    assert second.meta == Meta(id="7")
+    second.done()
+    assert told == [("x", others), ("y", others + 1)]
+
+
+async def test_the_fate_of_an_event_published_onward_is_not_that_of_the_first(hub: Hub) -> None:
+    outer = hub.subscribe("a", ack="manual")
+    elsewhere = Hub()
+    inner = elsewhere.subscribe("a", maxsize=1, overflow=Overflow.DROP_OLDEST)
+    publishing = asyncio.create_task(hub.publish_confirmed("a", 1))
+    await settled()
+    event = await outer.consume()
+    with inner:
+        elsewhere.publish_event(event)
+        elsewhere.publish_event(event)
+        assert pickle.loads(pickle.dumps(event)) == copy.copy(event) == event
+        copy.copy(event).done()
+        await inner.consume()
+    await settled()
+    assert not publishing.done()
+    event.done()
+    assert await publishing == 1
+    await elsewhere.close()
+
+
+@pytest.mark.parametrize("overflow", Overflow)
+@pytest.mark.parametrize("others", [0, 1])
+async def test_the_figures_are_those_of_a_plain_publish(hub: Hub, overflow: Overflow, others: int) -> None:
+    def figures(deliver: Any) -> Any:
+        subscriptions = [hub.subscribe("a", maxsize=2, overflow=overflow) for _ in range(others + 1)]
+        before = hub.stats()
+        routed = [deliver(number) for number in range(4)]
+        after = hub.stats()
+        found = [(s.accepted, s.pending, s.dropped, s.superseded, s.delivered, s.closed) for s in subscriptions]
+        for subscription in subscriptions:
+            subscription.close()
+        return routed, found, after.published - before.published, after.routed - before.routed
+
+    told: list[Any] = []
+    key: Key[Any] = Key("a")
+    plain = figures(lambda number: hub.publish(key, number))
+    assert figures(lambda number: hub.publish_event(Event(key, number))) == plain
+    assert figures(lambda number: hub.publish_event(Event(key, number, Meta()))) == plain
+    assert figures(lambda number: hub.publish_event(Event(key, number), confirmed=lambda *_: told.append(_))) == plain
+    assert len(told) == 4
 
 
 async def test_metadata_comes_with_a_confirmed_message(hub: Hub) -> None:

@@ -3,8 +3,11 @@
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hubsub import Hub, Key, Subscriber
+from hubsub.key import is_subset
 
 
 def announcements(hub: Hub, pattern: Any = ("Hub", "*")) -> list[tuple[Any, Any]]:
@@ -47,6 +50,15 @@ def test_each_pattern_of_several_is_announced() -> None:
     seen = announcements(hub)
     hub.add_listener([("a", "*"), "b"], print).remove()
     assert len(seen) == 4
+
+
+@given(st.lists(st.sampled_from(["Hub", "addedSubscriber", "a", "*", "+"]), min_size=1, max_size=5))
+def test_whoever_has_a_pattern_that_matches_is_told(parts: list[str]) -> None:
+    pattern, added, removed = tuple(parts), ("Hub", "addedSubscriber", "a"), ("Hub", "removedSubscriber", "a")
+    hub = Hub()
+    seen = announcements(hub, pattern)
+    hub.subscribe("a").close()
+    assert [key for key, _ in seen] == [key for key in (added, removed) if is_subset(key, pattern)]
 
 
 def test_a_lone_star_sees_the_namespace_too() -> None:

@@ -89,7 +89,19 @@ def test_nothing_is_required_and_the_extras_are_there(metadata: Message) -> None
     required = [line for line in metadata.get_all("Requires-Dist", []) if "extra ==" not in line]
     assert required == []
     extras = set(metadata.get_all("Provides-Extra", []))
-    assert {"logwood", "demo", "all", "test", "lint", "docs", "bench"} <= extras
+    assert {
+        "logwood",
+        "demo",
+        "redis",
+        "kafka",
+        "msgpack",
+        "pydantic",
+        "all",
+        "test",
+        "lint",
+        "docs",
+        "bench",
+    } <= extras
 
 
 def test_readme_starts_with_an_example_that_runs_on_the_bare_wheel(wheel: Path, tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """Make a virtual environment with hubsub and the named extras; do nothing, without network, if it is there already.
 
-    python3 tools/setup_env.py [--venv .venv] EXTRA...
+    python3 tools/setup_env.py [--venv .venv] [--brokers] EXTRA...
+
+With --brokers also the brokers that the tests talk to, as far as they can be had here.
 
 The environment belongs to this script: one that it did not finish is made anew. Extras add up from call to call.
 """
@@ -14,6 +16,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -21,6 +24,9 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 OLDEST = (3, 11)
 NEWEST = (3, 15)
+OLDEST_JAVA = 17
+KAFKA = ROOT / ".cache" / "kafka-broker"
+KAFKA_POM = ROOT / "tools" / "kafka-broker.xml"
 
 # Runs in the interpreter that is looked at. The base of a virtual environment is what a new one has to stand on.
 PROBE = """
@@ -144,6 +150,53 @@ def need_ensurepip(python):
     sys.exit("%s lacks ensurepip. To add it, type:\n\n    sudo apt-get install %s\n" % (python, package))
 
 
+def find_java():
+    """Return the major version of Java here, 0 if there is none."""
+    try:
+        answer = subprocess.run(["java", "-version"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60)
+    except (OSError, subprocess.SubprocessError):
+        return 0
+    # Java 8 calls itself 1.8, which is as much too old as 1.
+    found = re.search(r'version "(\d+)', answer.stdout.decode(errors="replace"))
+    return int(found.group(1)) if found else 0
+
+
+def has_kafka():
+    """True if the jars of the Kafka broker are here, all of them, and those that are named now."""
+    stamp = KAFKA / KAFKA_POM.name
+    return stamp.is_file() and stamp.read_bytes() == KAFKA_POM.read_bytes()
+
+
+# What the brokers need: the Debian package, and what tells that its program is here, wherever it came from.
+BROKER_PACKAGES = (
+    ("redis-server", lambda: shutil.which("redis-server")),
+    ("default-jre-headless", lambda: find_java() >= OLDEST_JAVA),
+    ("maven", lambda: has_kafka() or shutil.which("mvn")),
+)
+
+
+def ensure_brokers():
+    """Have the brokers of the tests here; what cannot be had is named, and its tests will be skipped."""
+    missing = [package for package, is_here in BROKER_PACKAGES if not is_here()]
+    if missing and not install_debian(missing):
+        print(
+            "Missing for the tests of the brokers. To add it, type:\n\n    sudo apt-get install", *missing, end="\n\n"
+        )
+    if has_kafka() or not shutil.which("mvn") or find_java() < OLDEST_JAVA:
+        return
+    print("Fetching the Kafka broker by Maven: 43 MB", flush=True)
+    draft = KAFKA.with_suffix(".new")
+    shutil.rmtree(str(draft), ignore_errors=True)
+    fetch = ["mvn", "-q", "-B", "-Dstyle.color=never", "-f", str(KAFKA_POM), "dependency:copy-dependencies"]
+    fetch += ["-DincludeScope=runtime", "-DoutputDirectory=%s" % draft]
+    if subprocess.call(fetch) != 0:
+        print("Fetching the Kafka broker failed, see above; the next run tries again.", flush=True)
+        return
+    shutil.copy(str(KAFKA_POM), str(draft))
+    shutil.rmtree(str(KAFKA), ignore_errors=True)
+    draft.replace(KAFKA)
+
+
 def ensure(venv, python, extras):
     """Leave `venv` with hubsub (editable) and at least these extras, made with `python`."""
     stamp = venv / "hubsub-stamp.json"
@@ -191,9 +244,12 @@ def ensure(venv, python, extras):
 def main():
     parser = argparse.ArgumentParser(description="Make a virtual environment with hubsub and the named extras.")
     parser.add_argument("--venv", default=".venv", help="the environment's folder (default: .venv)")
+    parser.add_argument("--brokers", action="store_true", help="also install the brokers that the tests talk to")
     parser.add_argument("extras", nargs="*", metavar="EXTRA", help="test, lint and so on: see setup.cfg")
     arguments = parser.parse_args()
     ensure(ROOT / arguments.venv, choose_python(), arguments.extras)
+    if arguments.brokers:
+        ensure_brokers()
 
 
 if __name__ == "__main__":

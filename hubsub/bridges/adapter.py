@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from ..key import Key
 
@@ -84,7 +84,7 @@ class Loss(NamedTuple):
 
     reason: str
     """In a few words: trimmed, expired, recreated."""
-    count: int | None = None
+    count: int | None = None  # type: ignore[assignment]  # as in `Gap`
     """How many; None if nobody can tell."""
     lane: Hashable = None
     since: float | None = None
@@ -124,7 +124,8 @@ class Adapter:
     At any time one call of `receive` is running, and beside it at most one of `send` and a few of the others.
     """
 
-    features: ClassVar[Features] | Features = Features()
+    features = Features()
+    """What it can do; once made, of this one."""
 
     async def connect(self, link: Link) -> None:
         """Return when the broker has answered; also get ready to receive if `link.reads`."""

@@ -8,16 +8,15 @@ import sys
 import textwrap
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from itertools import count
-from time import sleep, time
+from time import time
 from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic, RecordsToDelete
 from aiokafka.structs import TopicPartition
-from brokers.broker import listens
-from brokers.certificates import certificates
-from brokers.kafka import Kafka
+from brokers import Kafka, certificates
+from brokers.fixtures import Private, require
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,34 +26,23 @@ from hubsub.bridges.adapter import Link, Loss, Received, Record
 from hubsub.bridges.kafka import KafkaAdapter
 from hubsub.bridges.kafka_reader import Sole
 
-pytestmark = [
-    pytest.mark.skipif(Kafka.missing() is not None, reason=Kafka.missing() or ""),
-    pytest.mark.xdist_group("kafka"),
-    pytest.mark.once,
-]
-
 numbers = count()
 
 
 @pytest.fixture(scope="module")
 def kafka() -> Iterator[Kafka]:
     """A broker that stays up. Topics that nobody made have three partitions."""
+    require(Kafka)
     broker = Kafka(num_partitions=3, group_min_session_timeout_ms=1000, secure=("SSL", "SASL_PLAINTEXT", "SASL_SSL"))
     broker.start()
-    # It is ready with the plain port; the others come a moment later.
-    while not all(map(listens, broker.ports.values())):
-        sleep(0.01)
     yield broker
     broker.close()
 
 
 @pytest.fixture
-def fragile() -> Iterator[Kafka]:
+async def fragile(private: Private) -> Kafka:
     """A broker for one test."""
-    broker = Kafka(num_partitions=2, group_min_session_timeout_ms=1000)
-    broker.start()
-    yield broker
-    broker.close()
+    return await private(Kafka(num_partitions=2, group_min_session_timeout_ms=1000))
 
 
 @pytest.fixture

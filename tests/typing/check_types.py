@@ -1,6 +1,6 @@
 """What type checkers must see; checked by mypy and basedpyright, never run."""
 
-from typing import Any, assert_type
+from typing import Annotated, Any, assert_type
 
 from hubsub import (
     Event,
@@ -32,6 +32,11 @@ assert_type(Key("a"), Key[Any])
 assert_type(Key[Order]("orders"), Key[Order])
 assert_type(Key.create_from("a") + "b", Key[Any])
 assert_type(CREATED + "now", Key[Order])
+
+# What is declared.
+assert_type(hub.declare(("orders", "*"), Order), Key[Order])
+assert_type(hub.declare("names", list[str]), Key[list[str]])
+assert_type(hub.declare("maybe", Annotated[int, "more"]), Key[Any])
 
 # Subscriptions.
 assert_type(hub.subscribe(ORDERS), Subscription[Order])

@@ -1,0 +1,12 @@
+"""Real brokers for the tests: private instances on free loopback ports, to be killed, frozen and restarted.
+
+They die with the process that started them, however it ends, and leave no files behind.
+"""
+
+from .broker import Broker
+from .certificates import Certificates, certificates
+from .kafka_server import Kafka
+from .proxy import Proxy
+from .redis_server import Redis, Sentinel
+
+__all__ = ["Broker", "Certificates", "Kafka", "Proxy", "Redis", "Sentinel", "certificates"]

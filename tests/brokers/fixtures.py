@@ -1,0 +1,101 @@
+"""The fixtures by which tests get brokers, and what a test that has one of them is marked with.
+
+`redis` and `kafka` are instances for everybody: a test keeps to its own `namespace`, and leaves them as it found them.
+Whoever kills, freezes or configures makes an instance of his own with `private`.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from typing import TypeVar
+
+import pytest
+
+from .broker import Broker
+from .kafka_server import Kafka
+from .redis_server import Redis
+
+B = TypeVar("B", bound=Broker)
+
+SHARED: dict[str, type[Broker]] = {"redis": Redis, "kafka": Kafka}
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    names = SHARED.keys() & getattr(item, "fixturenames", ())
+    if names or "private" in getattr(item, "fixturenames", ()):
+        # What a broker does depends neither on the event loop nor on the version of Python.
+        item.add_marker("once")
+    # A Kafka takes seconds to start: one worker has it. A Redis takes none, every worker has its own.
+    if "kafka" in names and item.get_closest_marker("xdist_group") is None:
+        item.add_marker(pytest.mark.xdist_group("kafka"))
+
+
+def require(kind: type[Broker]) -> None:
+    """Skip the test if this machine has no such broker; fail it where nothing may be skipped."""
+    reason = kind.missing()
+    if os.environ.get("BROKERS") == "0":
+        reason = "BROKERS=0"
+    if reason is None:
+        return
+    if os.environ.get("HUBSUB_REQUIRE_ALL") == "1":
+        pytest.fail(f"needs {kind.name}, and nothing may be skipped: {reason}", pytrace=False)
+    pytest.skip(f"needs {kind.name}: {reason}")
+
+
+def _shared(kind: type[B]) -> Iterator[B]:
+    require(kind)
+    broker = kind()
+    try:
+        broker.start()
+        yield broker
+    finally:
+        broker.close()
+
+
+@pytest.fixture(scope="session")
+def redis() -> Iterator[Redis]:
+    """A Redis for all tests of this worker."""
+    yield from _shared(Redis)
+
+
+@pytest.fixture(scope="session")
+def kafka() -> Iterator[Kafka]:
+    """A Kafka for all tests of this worker."""
+    yield from _shared(Kafka)
+
+
+@pytest.fixture
+def namespace() -> str:
+    """A prefix, or the name of a topic, that no other test has."""
+    return f"test-{uuid.uuid4().hex[:12]}"
+
+
+class Private:
+    """The brokers of one test, which may do to them what it likes."""
+
+    def __init__(self) -> None:
+        self._brokers: list[Broker] = []
+
+    def keep(self, broker: B) -> B:
+        """Take care of a broker that the test starts itself, later perhaps."""
+        self._brokers.append(broker)
+        require(type(broker))
+        return broker
+
+    async def __call__(self, broker: B) -> B:
+        """Start a broker, as in `redis = await private(Redis(maxmemory="10mb"))`."""
+        return await self.keep(broker).start_wait()
+
+    def close(self) -> None:
+        for broker in self._brokers:
+            broker.close()
+
+
+@pytest.fixture
+async def private() -> AsyncIterator[Private]:
+    """Starts brokers that are this test's own, and closes them after it."""
+    brokers = Private()
+    yield brokers
+    brokers.close()
