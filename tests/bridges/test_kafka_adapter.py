@@ -15,12 +15,13 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic, RecordsToDelete
 from aiokafka.structs import TopicPartition
-from brokers import Kafka, certificates
-from brokers.fixtures import Private, require
 from hypothesis import given
 from hypothesis import strategies as st
 
 import hubsub
+from brokers import Kafka, certificates
+from brokers.fixtures import Private, require
+from brokers.kafka_server import Kafka
 from hubsub import Key
 from hubsub.bridges.adapter import Link, Loss, Received, Record
 from hubsub.bridges.kafka import KafkaAdapter
