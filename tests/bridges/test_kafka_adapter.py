@@ -21,7 +21,6 @@ from hypothesis import strategies as st
 import hubsub
 from brokers import Kafka, certificates
 from brokers.fixtures import Private, require
-from brokers.kafka_server import Kafka
 from hubsub import Key
 from hubsub.bridges.adapter import Link, Loss, Received, Record
 from hubsub.bridges.kafka import KafkaAdapter
