@@ -691,11 +691,11 @@ class Bridge:
                 async with asyncio.timeout(timeout):
                     while receiver.unfinished and not receiver.is_holding:
                         await receiver.progress()
-                    await receiver.end()
                     await sender.flush()
                     while receiver.to_ack:
                         await receiver.progress()
         receiver.closing = self._ends = True
+        await receiver.end()
         left = Leftover(sender.give_up(), receiver.unfinished)
         for task in (self._living, self._packing):
             if task is not None:
