@@ -239,7 +239,8 @@ class Bridge:
         self._reading_since: float | None = None
         self._replayed = False
         self._stopped = False  # nothing is read any more
-        self._ends = False  # there will be no other connection
+        self._letting_go = False  # of the connection
+        self._ends = False  # there will be no other one
         self._number = next(self._shared.numbers)
         self._heard = 0.0
         hub.attach(self)
@@ -404,6 +405,7 @@ class Bridge:
             loop = asyncio.get_running_loop()
             self._heard = loop.time()
             self._reading_since = None
+            self._letting_go = False
             if adapter.features.push or self.incoming:
                 reader = self._task(self._read(up), "reading")
                 tasks.append(reader)
@@ -445,6 +447,7 @@ class Bridge:
 
     async def _disconnect(self, tasks: list[asyncio.Task[None]], reader: asyncio.Task[None] | None) -> None:
         """Let go of the connection; the reader ends with it."""
+        self._letting_go = True
         for task in tasks:
             if task is not reader or self._reading_since is None:
                 task.cancel()
@@ -471,6 +474,8 @@ class Bridge:
             batch = await adapter.receive()
             self._heard = loop.time()
             self._reading_since = None
+            if self._letting_go:
+                return
             if batch:
                 if not up.is_set():
                     await up.wait()
