@@ -1,6 +1,6 @@
 """Connections to Redis: where a URL, options or a client of the user's lead, without what redis-py does by itself.
 
-redis-py's connections are used, its clients are not: what those add (a pool that reconnects, retries, health checks,
+redis-py's connections are used, its clients and pools are not: what those add (reconnecting, retries, health checks,
 metrics, replies made into dicts) is the relay's task, or time spent on every message.
 """
 
@@ -9,60 +9,32 @@ from __future__ import annotations
 import asyncio
 import re
 from asyncio import StreamReader, StreamWriter
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from importlib import import_module
-from typing import Any, TypeAlias
-from urllib.parse import urlsplit
+from ssl import SSLContext
+from typing import Any, NamedTuple, cast
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from ..errors import HubsubError, MissingDriver
+from .resp import Command, Parser, decode, pack
 
-# One command, its name first.
-Command: TypeAlias = tuple[bytes | str | float, ...]
+SENTINEL_SECONDS = 1.0
+"""How long a Sentinel that does not answer keeps us from asking the next one."""
 
-# `redis-stream+sentinel` and the like: TLS, the adapter's own words, sentinel.
-_SCHEME = re.compile(r"(redis|rediss)(-[a-z-]+)?(\+sentinel)?\Z")
-_CREDENTIALS = re.compile(r"(?<=://).*@", re.DOTALL)
-_PASSWORDS = re.compile(r"(?<=password=)[^&\s]*")
-
-# What the adapters decide: the relay keeps deadlines and tries again, replies are bytes, and RESP 2 is read faster.
-_DECIDED = {
-    "socket_timeout",
-    "protocol",
-    "retry",
-    "retry_on_error",
-    "retry_on_timeout",
-    "health_check_interval",
-    "decode_responses",
-    "encoding",
-    "encoding_errors",
+# Set on every connection: the relay keeps deadlines and tries again, and a driver that does so too doubles messages.
+OURS: Mapping[str, Any] = {
+    "protocol": 2,
+    "socket_timeout": None,
+    "health_check_interval": 0,
+    "retry": None,
+    "retry_on_timeout": False,
 }
+DECIDED = OURS.keys() | {"retry_on_error", "decode_responses", "encoding", "encoding_errors"}
 # What redis-py notes among the settings of a client for its own use.
-_NOTED = re.compile(r"maint_|oss_|orig_|himport_|connection_pool\Z|legacy_responses\Z")
-
-
-def without_password(text: str) -> str:
-    """`text`, a URL perhaps, without user, password and passwords among its options."""
-    return _PASSWORDS.sub("…", _CREDENTIALS.sub("…@", text))
-
-
-def is_refusal(error: Exception) -> bool:
-    """True if the server refuses this very command for good; False if it may well take it a while later."""
-    exceptions = import_module("redis.exceptions")
-    passing = (
-        exceptions.OutOfMemoryError,
-        exceptions.ReadOnlyError,
-        exceptions.NoScriptError,
-        exceptions.ExecAbortError,
-        exceptions.ClusterError,
-        exceptions.AskError,
-    )
-    # Everything else that is no ResponseError, LOADING among it, is the connection's.
-    return (
-        isinstance(error, exceptions.ResponseError)
-        and not isinstance(error, passing)
-        and not str(error).startswith(("BUSY ", "NOREPLICAS", "MASTERDOWN", "MISCONF", "UNBLOCKED"))
-    )
+_NOTED = re.compile(r"(maint_|oss_|orig_|himport_|connection_pool$|legacy_responses$)")
+# `redis-stream+sentinel` and the like: TLS, the adapter's own words, Sentinel.
+_SCHEME = re.compile(r"(rediss?)(?:-[a-z-]+)?(\+sentinel)?")
 
 
 class Server:
@@ -71,187 +43,242 @@ class Server:
     Args:
         adapter: The class that needs it, for messages.
         url: `redis://user:password@host:6379/0`, `rediss://` for TLS,
-            `redis+sentinel://user:password@host:26379,host:26379/service/0`; in place of `redis` may stand the
-            adapter's own scheme, beginning with it. Options of a connection may follow, as in `?ssl_ca_certs=ca.pem`.
-        client: A `redis.asyncio.Redis` in place of the URL. Only its settings are used, and it stays the user's.
-        options: Further options of a connection of redis-py.
+            `redis+sentinel://user:password@host:26379,host:26379/service/0`; behind `redis` may stand words of the
+            adapter's, as in `redis-stream`. Options may follow, as in `?ssl_ca_certs=ca.pem`.
+        client: A `redis.asyncio.Redis` in place of all that. Only its settings are used, and it stays the user's.
+        options: Those of redis-py's connections; with `sentinel_` before their names, those of the connections to
+            Sentinels, which speak TLS like the others unless `sentinel_ssl=False`; and `ssl_context`, for all of them.
 
     Raises:
         MissingDriver: redis-py is not installed.
-        TypeError: Both or neither of URL and client, a client of a cluster, or an option that the adapters decide.
-        ValueError: The URL makes no sense.
+        TypeError: There is no one address, or an option does not exist or is for the adapter to decide.
+        ValueError: The URL makes no sense. It is not repeated: a password may be anywhere in it.
     """
 
     def __init__(self, adapter: str, url: str | None, client: Any, options: Mapping[str, Any]) -> None:
         try:
-            self._driver: Any = import_module("redis.asyncio.sentinel")
+            self._driver: Any = import_module("redis.asyncio")
         except ImportError as error:
             raise MissingDriver(adapter, "redis", "redis") from error
-        if (url is None) == (client is None):
-            raise TypeError(f"{adapter} takes a URL or a client: one of them")
-        if decided := _DECIDED & options.keys():
-            raise TypeError(f"{adapter} decides by itself about {', '.join(sorted(decided))}")
         self._adapter = adapter
-        self._sentinels: Any = None
-        self.address = without_password(url) if url is not None else type(client).__name__
-        ours: dict[str, Any] = {"socket_timeout": None, "protocol": 2, "retry": None}
-        self._pool: Any
-        if url is None:
-            self._pool = self._pool_like(client, {**options, **ours})
-            return
-        settings = self._parse(url)
-        self.database = int(options.get("db", settings.get("db", 0)))
-        sentinels = settings.pop("sentinels", None)
-        if sentinels is None:
-            self._pool = self._driver.ConnectionPool(**{**settings, **options, **ours})
-            return
-        service = settings.pop("service")
-        # A Sentinel that does not answer must not keep us from asking the next one.
-        theirs = {**ours, "socket_timeout": 1.0, "socket_connect_timeout": 1.0}
-        for name in ("username", "password"):
-            if f"sentinel_{name}" in settings:
-                theirs[name] = settings.pop(f"sentinel_{name}")
-        if settings.pop("connection_class", None) is not None:
-            theirs |= {name: value for name, value in {**settings, **options}.items() if name.startswith("ssl_")}
-            theirs["ssl"] = settings["ssl"] = True
-        self._sentinels = self._driver.Sentinel(sentinels, sentinel_kwargs=theirs)
-        self._pool = self._driver.SentinelConnectionPool(service, self._sentinels, **{**settings, **options, **ours})
+        self._service: str | None = None
+        self._sentinels: list[_Place] = []
+        if client is None:
+            self._place = self._written(url, options)
+        elif url is None and not options:
+            self._place = self._borrowed(client)
+        else:
+            raise TypeError(f"{adapter} takes a URL with options, or a client that has its own, not both")
+        for place in (self._place, *self._sentinels):
+            place.connection()  # options that do not exist are told now
+        self.database = int(self._place.settings.get("db") or 0)
 
-    def _parse(self, url: str) -> dict[str, Any]:
-        """The options of a connection that are written in the URL."""
-        parse_url = import_module("redis.asyncio.connection").parse_url
-        scheme, separator, rest = url.partition("://")
-        match = _SCHEME.match(scheme)
-        if not match or not separator:
-            raise ValueError(f"{self.address} is no URL for {self._adapter}: it would begin with redis or rediss")
-        tls, _, sentinel = match.groups()
+    def __repr__(self) -> str:
+        settings = self._place.settings
+        where = self._service and f"{self._service} by Sentinel"
+        where = where or settings.get("path") or f"{settings.get('host', 'localhost')}:{settings.get('port', 6379)}"
+        return f"{where}/{self.database}"
+
+    def _written(self, url: str | None, options: Mapping[str, Any]) -> _Place:
+        """What URL and options say."""
+        if url is None and not options:
+            raise TypeError(f"{self._adapter} needs a URL, options that say where Redis is, or a client")
+        if url is not None and options.keys() & {"host", "port", "path"}:
+            raise TypeError("the URL says where Redis is; host, port and path are for doing without one")
+        settings: dict[str, Any] = {}
+        theirs: dict[str, Any] = {}
+        hosts: list[dict[str, Any]] = []
+        if url is not None:
+            settings, theirs, hosts = self._read(url)
+        for name, value in options.items():
+            (theirs if name.startswith("sentinel_") else settings)[name.removeprefix("sentinel_")] = value
+        if decided := DECIDED & (settings.keys() | theirs.keys()):
+            raise TypeError(f"{self._adapter} decides by itself about {', '.join(sorted(decided))}")
+        if theirs and not hosts:
+            raise TypeError(f"{self._adapter} is told of no Sentinels: redis+sentinel://host:port,host:port/service")
+
+        connections = self._driver.connection
+        kinds = (connections.Connection, connections.SSLConnection)
+        context = settings.pop("ssl_context", None)
+        tls = bool(settings.pop("ssl", context is not None))
+        their_tls = bool(theirs.pop("ssl", tls))
+        if their_tls:
+            theirs = {name: value for name, value in settings.items() if name.startswith("ssl_")} | theirs
+        self._sentinels = [
+            _Place(kinds[their_tls], {**theirs, **host}, context if their_tls else None) for host in hosts
+        ]
+        kind = connections.UnixDomainSocketConnection if "path" in settings else kinds[tls]
+        return _Place(kind, settings, context)
+
+    def _read(self, url: str) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
+        """The options in a URL, those for connections to Sentinels, and where these are."""
+        scheme, _, rest = url.partition("://")
+        match = _SCHEME.fullmatch(scheme)
+        if match is None:
+            raise ValueError(f"the URL of a Redis, for {self._adapter}, begins with redis or rediss")
+        tls, by_sentinel = match.groups()
+        parse_url = self._driver.connection.parse_url
         try:
-            if not sentinel:
-                settings = dict(parse_url(f"{tls}://{rest}"))
-            else:
-                parts = urlsplit(f"{tls}://{rest}")
-                credentials, at, hosts = parts.netloc.rpartition("@")
-                service, _, database = parts.path.strip("/").partition("/")
-                if not service or not hosts:
-                    raise ValueError
-                settings = dict(parse_url(f"{tls}://{credentials}{at}host/{database}?{parts.query}"))
-                del settings["host"]
-                addresses = [urlsplit(f"//{host}") for host in hosts.split(",")]
-                settings["sentinels"] = [(each.hostname or "localhost", each.port or 26379) for each in addresses]
-                settings["service"] = service
+            parts = urlsplit(f"//{rest}")
+            credentials, at, hosts = parts.netloc.rpartition("@")
+            database = parts.path.strip("/")
+            if by_sentinel:
+                self._service, _, database = database.partition("/")
+            each = [urlsplit(f"//{host}") for host in hosts.split(",")]
+            sentinels = [{"host": one.hostname or "localhost", "port": one.port or 26379} for one in each]
+            if parts.fragment or "@" in parts.path + parts.query or not re.fullmatch("[0-9]*", database):
+                raise ValueError
+            options = parse_qsl(parts.query)
+            ours = [(name, value) for name, value in options if not name.startswith("sentinel_")]
+            theirs = [(name.removeprefix("sentinel_"), value) for name, value in options if (name, value) not in ours]
+            place = "" if by_sentinel else hosts
+            settings = dict(parse_url(f"redis://{credentials}{at}{place}/{database}?{urlencode(ours)}"))
+            their_settings = dict(parse_url(f"redis://?{urlencode(theirs)}"))
         except ValueError:
             # Not as a cause: it may quote what stands where a port should.
-            raise ValueError(f"{self.address} cannot be read as a URL of Redis") from None
-        if decided := _DECIDED & settings.keys():
-            raise TypeError(f"{self._adapter} decides by itself about {', '.join(sorted(decided))}")
-        return settings
+            raise ValueError(
+                "not the URL of a Redis: the port and the database are numbers, and in a password"
+                " everything but letters and digits is best percent-encoded"
+            ) from None
+        if "ssl" in settings or "ssl" in their_settings:
+            raise TypeError("a URL asks for TLS by its beginning, rediss")
+        if tls == "rediss":
+            settings["ssl"] = True
+        if not by_sentinel:
+            return settings, their_settings, []
+        if not self._service:
+            raise ValueError("the URL of a service behind Sentinels is redis+sentinel://host:port,host:port/service")
+        return settings, their_settings, sentinels
 
-    def _pool_like(self, client: Any, options: dict[str, Any]) -> Any:
-        """A pool that makes connections with the settings of `client`."""
-        pool = getattr(client, "connection_pool", None)
-        if pool is None:
-            raise TypeError(f"{self._adapter} needs a redis.asyncio.Redis, not a {type(client).__name__}")
-        settings = {name: value for name, value in pool.connection_kwargs.items() if not _NOTED.match(name)}
-        settings |= {"health_check_interval": 0, "decode_responses": False, "encoding": "utf-8"}
-        settings |= {"retry_on_error": [], "retry_on_timeout": False}
-        settings |= {"connection_class": pool.connection_class, **options}
-        self.database = int(settings.get("db") or 0)
-        if isinstance(pool, self._driver.SentinelConnectionPool):
-            return self._driver.SentinelConnectionPool(pool.service_name, pool.sentinel_manager, **settings)
-        return self._driver.ConnectionPool(**settings)
+    def _borrowed(self, client: Any) -> _Place:
+        """What a client of the user's says."""
+        if not isinstance(client, self._driver.Redis):
+            raise TypeError(
+                f"{self._adapter} needs a redis.asyncio.Redis, not {type(client)}; of a cluster that carries"
+                " Pub/Sub, give any node's URL"
+            )
+        pool: Any = client.connection_pool
+        place = _Place.of(pool)
+        manager = getattr(pool, "sentinel_manager", None)
+        if manager is None:
+            return place
+        self._service = pool.service_name
+        self._sentinels = [_Place.of(sentinel.connection_pool) for sentinel in manager.sentinels]
+        connections = self._driver.connection
+        tls = issubclass(place.kind, connections.SSLConnection)
+        return place._replace(kind=connections.SSLConnection if tls else connections.Connection)
 
     async def open(self) -> Connection:
-        """A new connection; it has answered."""
-        connection = Connection(self._pool.make_connection(), self._adapter)
+        """A new connection; the server, which is a master, has answered."""
+        where = await self._master() if self._sentinels else {}
+        connection = Connection(self._place.connection(**where), self._adapter)
         try:
             await connection.open()
-            if isinstance(self._pool, self._driver.SentinelConnectionPool):
-                # A master that came back after it was replaced is named for a while yet.
-                role, *_ = await connection.one("ROLE")
-                if role != b"master":
-                    raise ConnectionError(f"what the Sentinels of {self.address} take for the master is none")
-        except self._driver.MasterNotFoundError:
-            # Not as a cause: it quotes the settings of the Sentinels.
-            raise ConnectionError(f"no Sentinel of {self.address} names a master") from None
+            (answer,) = await connection.ask(("ROLE" if where else "PING",))
+            if isinstance(answer, Exception):
+                refusal(answer)  # an answer, from one who grants us little
+            elif where and answer[0] != b"master":
+                # One that came back after it was replaced is named for a while yet.
+                raise ConnectionError(f"what the Sentinels take for the master of {self!r} is none")
         except BaseException:
             await connection.close()
             raise
         return connection
 
-    async def close(self) -> None:
-        """Let go of what was opened beside connections."""
-        if self._sentinels is not None:
-            for sentinel in self._sentinels.sentinels:
-                await sentinel.aclose()
+    async def _master(self) -> dict[str, Any]:
+        """Where the first of the Sentinels that knows a master says that it is."""
+        for place in self._sentinels:
+            sentinel = Connection(place.connection(), self._adapter)
+            try:
+                async with asyncio.timeout(SENTINEL_SECONDS):
+                    await sentinel.open()
+                    reply = await sentinel.one("SENTINEL", "MASTER", self._service)
+            except (OSError, self._driver.RedisError):
+                continue
+            finally:
+                await sentinel.close()
+            master = dict(zip(reply[::2], reply[1::2], strict=True))
+            if b"down" not in master[b"flags"]:
+                return {"host": decode(master[b"ip"]), "port": int(master[b"port"])}
+        raise ConnectionError(f"no Sentinel that answers knows a master for {self!r}")
 
-    def __repr__(self) -> str:
-        return self.address
+
+class _Place(NamedTuple):
+    """Where a server is, and how it is spoken to."""
+
+    kind: Any  # a class of redis-py's connections
+    settings: dict[str, Any]
+    context: SSLContext | None = None
+
+    @classmethod
+    def of(cls, pool: Any) -> _Place:
+        """Where the connections of a pool lead."""
+        settings = {name: value for name, value in pool.connection_kwargs.items() if not _NOTED.match(name)}
+        return cls(pool.connection_class, settings)
+
+    def connection(self, **where: Any) -> Any:
+        """One of redis-py's connections, not connected yet."""
+        connection = self.kind(**{**self.settings, **where, **OURS, "retry_on_error": []})
+        if self.context is not None:
+            connection.ssl_context.context = self.context
+        return connection
 
 
 class Connection:
-    """One connection, for any number of callers; once it has failed, it fails.
+    """One connection; once it has failed, it fails.
 
-    redis-py opens it (TCP, TLS or a socket; authentication, database, Sentinel) and names the errors. What is said is
-    written and read here: its parser awaits every element of a reply, which for an entry of a stream takes longer than
-    everything else that happens to a message.
+    redis-py opens it (TCP, TLS or a socket; authentication, database) and names the errors. What is said is written and
+    read here. Either any number of callers ask and get answers, or one reads and others write, as after SUBSCRIBE.
     """
 
-    __slots__ = ("_adapter", "_connection", "_data", "_reader", "_replies", "_turn", "_writer")
+    __slots__ = ("_adapter", "_connection", "_parser", "_reader", "_turn", "_writer")
 
     def __init__(self, connection: Any, adapter: str) -> None:
         self._connection = connection
         self._adapter = adapter
-        self._data = b""  # has come, and is no whole reply yet
-        self._replies: deque[Any] = deque()
+        self._parser = Parser(self._error)
         self._turn = asyncio.Lock()
 
     async def open(self) -> None:
-        """Connect, and have a PING answered."""
+        """Connect, and log in."""
         await self._connection.connect()
         self._reader: StreamReader = self._connection._reader
         self._writer: StreamWriter = self._connection._writer
-        await self.one("PING")
+
+    def write(self, data: bytes) -> None:
+        """Send packed commands some time; that they were lost is seen by reading."""
+        self._writer.write(data)
+
+    async def read(self) -> list[Any]:
+        """Wait for replies, and return those that are there.
+
+        Each is bytes, int, None, a list of such, or a `ResponseError`; any other error is raised.
+        """
+        replies: list[Any] = []
+        while not replies:
+            piece = await self._reader.read(1 << 20)
+            if not piece:
+                raise ConnectionResetError(f"the connection of {self._adapter} to Redis is closed")
+            replies = self._parser.feed(piece)
+        return replies
 
     async def exchange(self, data: bytes, count: int) -> list[Any]:
-        """Send packed commands; return the reply of each: bytes, int, None, a list of such, or a `ResponseError`."""
+        """Send so many packed commands; return the reply of each."""
         async with self._turn:
             try:
-                self._writer.write(data)
-                await self._writer.drain()
-                while len(self._replies) < count:
-                    await self._fetch()
+                self.write(data)
+                replies: list[Any] = []
+                while len(replies) < count:
+                    replies += await self.read()
+                return replies
             except BaseException:
                 # The replies that are still to come would be taken for those of other commands.
                 await self.close()
                 raise
-            popleft = self._replies.popleft
-            return [self._sound(popleft()) for _ in range(count)]
-
-    async def _fetch(self) -> None:
-        """Wait for data, and take it apart as far as it goes."""
-        pieces = [self._data]
-        while True:
-            piece = await self._reader.read(1 << 20)
-            if not piece:
-                raise ConnectionResetError(f"the connection of {self._adapter} to Redis is closed")
-            pieces.append(piece)
-            # What ends otherwise is incomplete, so that a long reply is not taken apart again with each piece of it.
-            if piece.endswith(b"\n"):
-                break
-        tokens = b"".join(pieces).split(b"\r\n")
-        self._data = tokens.pop()
-        at = 0
-        try:
-            while at < len(tokens):
-                reply, after = parse(tokens, at, self._connection._parser.parse_error)
-                self._replies.append(reply)
-                at = after
-        except IndexError:
-            self._data = b"\r\n".join([*tokens[at:], self._data])
 
     async def ask(self, *commands: Command) -> list[Any]:
-        """Send the commands together; return the reply of each, which may be a `ResponseError`."""
-        return await self.exchange(b"".join(map(pack, commands)), len(commands))
+        """Send the commands together; return the reply of each."""
+        return await self.exchange(pack(*commands), len(commands))
 
     async def one(self, *command: Any) -> Any:
         """Send a command and return its reply.
@@ -259,10 +286,7 @@ class Connection:
         Raises:
             redis.ResponseError: The server refuses it.
         """
-        (reply,) = await self.ask(command)
-        if isinstance(reply, Exception):
-            raise reply
-        return reply
+        return sound(*await self.ask(command))
 
     async def atomically(self, *commands: Command) -> list[Any]:
         """Like `ask`, with nothing happening between the commands."""
@@ -272,51 +296,32 @@ class Connection:
             raise next((reply for reply in queued if isinstance(reply, Exception)), replies)
         return list(replies)
 
-    def _sound(self, reply: Any) -> Any:
-        """`reply`, unless it is an error of the connection or of a cluster."""
-        if isinstance(reply, Exception):
-            exceptions = import_module("redis.exceptions")
-            if isinstance(reply, exceptions.AskError):
-                raise HubsubError(f"{self._adapter} cannot use a Redis Cluster: one server, or Sentinel") from reply
-            if not isinstance(reply, exceptions.ResponseError):
-                raise reply
-        return reply
+    def _error(self, words: str) -> Exception:
+        """An error that the server tells, unless it is one of the connection or of a cluster, which is raised."""
+        exceptions = import_module("redis.exceptions")
+        error = self._connection._parser.parse_error(words)
+        if isinstance(error, exceptions.AskError):
+            raise HubsubError(f"{self._adapter} cannot use a Redis Cluster: one server, or Sentinel") from error
+        if not isinstance(error, exceptions.ResponseError):
+            raise error
+        return cast(Exception, error)
 
     async def close(self) -> None:
-        """Cut it, whatever it is doing; a caller that waits for a reply gets an exception."""
-        writer = self._connection._writer
+        """Cut it, whatever it is doing; who waits for a reply gets an exception. Closing twice is safe."""
+        writer: StreamWriter | None = self._connection._writer
         if writer is not None:
             # Closing would wait until a server that has stopped reading has read what was sent.
             writer.transport.abort()
-        await self._connection.disconnect(nowait=True)
+            await self._connection.disconnect(nowait=True)
+            with suppress(OSError):
+                await writer.wait_closed()
 
 
-def pack(command: Command) -> bytes:
-    """A command as it is sent."""
-    return b"*%d\r\n%b" % (len(command), arguments(*command))
-
-
-def arguments(*values: bytes | str | float) -> bytes:
-    """Arguments of a command as they are sent."""
-    parts: list[bytes] = []
-    for value in values:
-        if not isinstance(value, bytes):
-            value = encode(str(value))
-        parts.append(b"$%d\r\n%b\r\n" % (len(value), value))
-    return b"".join(parts)
-
-
-def encode(text: str) -> bytes:
-    """Text as it stands in Redis: UTF-8, for any string."""
-    return text.encode("utf-8", "surrogatepass")
-
-
-def decode(data: bytes) -> str:
-    """Text that stands in Redis; of what is no text, as much as is."""
-    try:
-        return data.decode("utf-8", "surrogatepass")
-    except UnicodeDecodeError:
-        return data.decode("utf-8", "replace")
+def sound(reply: Any) -> Any:
+    """Return a reply; raise it if it is an error."""
+    if isinstance(reply, Exception):
+        raise reply
+    return reply
 
 
 def is_unknown(reply: Any) -> bool:
@@ -324,64 +329,17 @@ def is_unknown(reply: Any) -> bool:
     return isinstance(reply, Exception) and isinstance(reply, import_module("redis.exceptions").NoScriptError)
 
 
-class _Heads(dict[int, bytes]):
-    """What stands before a string of so many bytes."""
-
-    def __missing__(self, length: int) -> bytes:
-        head = b"$%d" % length
-        if length < 4096:
-            self[length] = head
-        return head
-
-
-_head = _Heads().__getitem__
-
-
-def parse(tokens: list[bytes], at: int, error: Callable[[str], Exception]) -> tuple[Any, int]:
-    """Read a reply that begins at one of the tokens, which are the data split at its line ends; and where it is over.
-
-    Raises:
-        IndexError: It goes on beyond the last token.
-    """
-    token = tokens[at]
-    kind = token[:1]
-    at += 1
-    if kind == b"*":
-        count = int(token[1:])
-        if count < 0:
-            return None, at
-        end = at + 2 * count
-        strings = tokens[at + 1 : end : 2]
-        # Strings without a line end in them are every other token. All of that runs in C.
-        if len(strings) == count and tokens[at:end:2] == list(map(_head, map(len, strings))):
-            return strings, end
-        replies: list[Any] = []
-        for _ in range(count):
-            token = tokens[at]
-            # As below, without a call.
-            if token[:1] == b"$" and token != b"$-1" and token == _head(len(tokens[at + 1])):
-                replies.append(tokens[at + 1])
-                at += 2
-            else:
-                reply, at = parse(tokens, at, error)
-                replies.append(reply)
-        return replies, at
-    if kind == b"$":
-        length = int(token[1:])
-        if length < 0:
-            return None, at
-        string = tokens[at]
-        at += 1
-        if len(string) < length:
-            start = at - 1
-            size = len(string)
-            while size < length:
-                size += 2 + len(tokens[at])
-                at += 1
-            string = b"\r\n".join(tokens[start:at])
-        return string, at
-    if kind == b":":
-        return int(token[1:]), at
-    if kind == b"+":
-        return token[1:], at
-    return error(token[1:].decode("utf-8", "replace")), at
+def refusal(error: Exception) -> Exception:
+    """Return an error by which the server refuses this very command for good; raise one that may pass."""
+    exceptions = import_module("redis.exceptions")
+    passing = (
+        exceptions.OutOfMemoryError,
+        exceptions.ReadOnlyError,
+        exceptions.NoScriptError,
+        exceptions.ExecAbortError,
+        exceptions.ClusterError,
+        exceptions.AskError,
+    )
+    if isinstance(error, passing) or str(error).startswith(("BUSY ", "NOREPLICAS", "MISCONF", "UNBLOCKED")):
+        raise error
+    return error
