@@ -187,7 +187,7 @@ class Server:
 
     async def _master(self) -> dict[str, Any]:
         """Where the first of the Sentinels that knows a master says that it is."""
-        for place in self._sentinels:
+        for place in [*self._sentinels]:
             sentinel = Connection(place.connection(), self._adapter)
             try:
                 async with asyncio.timeout(SENTINEL_SECONDS):
@@ -199,6 +199,9 @@ class Server:
                 await sentinel.close()
             master = dict(zip(reply[::2], reply[1::2], strict=True))
             if b"down" not in master[b"flags"]:
+                # Whoever answers is asked first the next time.
+                self._sentinels.remove(place)
+                self._sentinels.insert(0, place)
                 return {"host": decode(master[b"ip"]), "port": int(master[b"port"])}
         raise ConnectionError(f"no Sentinel that answers knows a master for {self!r}")
 

@@ -30,7 +30,7 @@ END = Key("the", "end")
 PASSWORD = "s3cret/pa:ss"
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def server(redis: Redis) -> Redis:
     return redis
 
