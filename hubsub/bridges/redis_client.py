@@ -252,8 +252,8 @@ class Connection:
         """Send packed commands some time; that they were lost is seen by reading."""
         self._writer.write(data)
 
-    async def read(self) -> list[Any]:
-        """Wait for replies, and return those that are there.
+    async def read(self, *, is_flow: bool = True) -> list[Any]:
+        """Wait for replies, and return those that are there; they come all the time unless `is_flow` is false.
 
         Each is bytes, int, None, a list of such, or a `ResponseError`; any other error is raised.
         """
@@ -262,7 +262,7 @@ class Connection:
             piece = await self._reader.read(1 << 20)
             if not piece:
                 raise ConnectionResetError(f"the connection of {self._adapter} to Redis is closed")
-            replies = self._parser.feed(piece)
+            replies = self._parser.feed(piece, is_flow=is_flow)
         return replies
 
     async def exchange(self, data: bytes, count: int) -> list[Any]:
@@ -272,7 +272,7 @@ class Connection:
                 self.write(data)
                 replies: list[Any] = []
                 while len(replies) < count:
-                    replies += await self.read()
+                    replies += await self.read(is_flow=False)
                 return replies
             except BaseException:
                 # The replies that are still to come would be taken for those of other commands.

@@ -20,6 +20,9 @@ NAMES_A_COMMAND = 1000  # so that no subscription keeps the server from everybod
 _ALLOWED = r"\0-\x0c\x0e-9;-\ud7ff\ue000-\U0010ffff"
 _GLOB = re.compile(r"[*?\[\]\\]")
 
+as_tuple = tuple.__new__
+PLAIN = tuple(Received._field_defaults.values())  # what a message has beside key and payload
+
 
 class RedisAdapter(Adapter):
     """Redis Pub/Sub through two connections, one that subscribes and one that publishes.
@@ -107,17 +110,16 @@ class RedisAdapter(Adapter):
 
     def _take(self, replies: list[Any], received: list[Received]) -> None:
         """Append the messages; note the confirmations in their places among them."""
-        patterns = self._patterns
-        key_of = self._key
+        patterns, key_of, is_first, append = self._patterns, self._key, self._copies.is_first, received.append
         for reply in replies:
             kind = reply[0] if type(reply) is list else None
             if kind == b"message":
-                received.append(Received(patterns[reply[1]], reply[2]))
+                append(as_tuple(Received, (patterns[reply[1]], reply[2], *PLAIN)))
             elif kind == b"pmessage":
                 _, glob, channel, payload = reply
                 key = key_of(channel)
-                if key is not None and self._copies.is_first(key, patterns[glob]):
-                    received.append(Received(key, payload))
+                if key is not None and is_first(key, patterns[glob]):
+                    append(as_tuple(Received, (key, payload, *PLAIN)))
             else:
                 self._answered(reply)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeAlias
 
 # One command, its name first.
@@ -55,40 +56,27 @@ class Parser:
         self._size = 0  # of them
         self._enough = 0  # when it is this, it is time to look again
 
-    def feed(self, piece: bytes) -> list[Any]:
+    def feed(self, piece: bytes, *, is_flow: bool = True) -> list[Any]:
         """The replies that are whole now that this piece has come; there may be none.
+
+        Args:
+            piece: Bytes, at least one.
+            is_flow: More may come at any time. Else nothing follows what was asked for, and what it ends with is the
+                end of a piece.
 
         Raises:
             ValueError: This is not RESP2.
         """
         self._pieces.append(piece)
         self._size += len(piece)
-        # Looking at a long reply with every piece of it would take time by the square of its length. Where nothing
-        # follows a reply, its last piece ends with a line end, or with half of one that a cut went through.
-        if self._size < self._enough and piece[-2:] not in (b"\r\n", b"\n"):
+        # Looking at a long reply with every piece of it would take time by the square of its length. At its end a piece
+        # ends with a line end, or with half of one that a cut went through.
+        if piece[-2:] not in (b"\r\n", b"\n") and not (is_flow and self._size >= self._enough):
             return []
         tokens = b"".join(self._pieces).split(b"\r\n")
         rest = tokens.pop()
-        replies: list[Any] = []
-        at, end = 0, len(tokens)
-        try:
-            while at < end:
-                token = tokens[at]
-                # The two that come in masses; all else, and what is cut, is left to `_parse`.
-                width = _WIDTHS.get(token)
-                if width is not None and at + width <= end:
-                    strings = tokens[at + 2 : at + width : 2]
-                    if tokens[at + 1 : at + width : 2] == list(map(_head, map(len, strings))):
-                        replies.append(strings)
-                        at += width
-                        continue
-                elif token in _NUMBERS:
-                    replies.append(_NUMBERS[token])
-                    at += 1
-                    continue
-                reply, at = _parse(tokens, at, self._error)
-                replies.append(reply)
-        except IndexError:
+        replies, at = _parse_all(tokens, self._error)
+        if at < len(tokens):
             rest = b"\r\n".join([*tokens[at:], rest])
         self._pieces = [rest]
         self._size = len(rest)
@@ -107,9 +95,32 @@ class _Heads(dict[int, bytes]):
 
 
 _head = _Heads().__getitem__
-_NUMBERS = {b":%d" % number: number for number in range(1000)}
+_number = {b":%d" % number: number for number in range(1000)}.__getitem__
 # The tokens of an array of so many strings without line ends in them.
 _WIDTHS = {b"*%d" % count: 1 + 2 * count for count in range(10)}
+
+
+def _parse_all(tokens: list[bytes], error: Callable[[str], Exception]) -> tuple[list[Any], int]:
+    """Read the replies that are whole; return them, and where the first begins that is not."""
+    with suppress(KeyError):  # the answers to a batch of PUBLISH
+        return list(map(_number, tokens)), len(tokens)
+    replies: list[Any] = []
+    append, head, widths = replies.append, _head, _WIDTHS
+    at, end = 0, len(tokens)
+    with suppress(IndexError):
+        while at < end:
+            # What comes in masses, as messages do; the rest, and what is cut, is left to `_parse`.
+            width = widths.get(tokens[at])
+            if width is not None:
+                over = at + width
+                strings = tokens[at + 2 : over : 2]
+                if tokens[at + 1 : over : 2] == list(map(head, map(len, strings))) and over <= end:
+                    append(strings)
+                    at = over
+                    continue
+            reply, at = _parse(tokens, at, error)
+            append(reply)
+    return replies, at
 
 
 def _parse(tokens: list[bytes], at: int, error: Callable[[str], Exception]) -> tuple[Any, int]:

@@ -47,18 +47,21 @@ def test_replies_are_read_as_they_were_written(replies: list[Any]) -> None:
     assert Parser(Error).feed(b"".join(map(written, replies))) == replies
 
 
-@given(st.lists(REPLIES, max_size=4), st.data())
-@example([b"x" * 500, None], None)
-@example([[b"x" * 500, [b"\r\n" * 30, None]], 1], None)
+@given(st.lists(REPLIES, max_size=4), st.booleans(), st.data())
+@example([b"x" * 500, None], True, None)
+@example([[b"x" * 500, [b"\r\n" * 30, None]], 1], True, None)
+@example([[b"x" * 500, [b"\r\n" * 30, None]], 1, None], False, None)
 @settings(deadline=None)
-def test_replies_are_read_from_pieces_of_any_size(replies: list[Any], data: st.DataObject | None) -> None:
+def test_replies_are_read_from_pieces_of_any_size(
+    replies: list[Any], is_flow: bool, data: st.DataObject | None
+) -> None:
     whole = b"".join(map(written, replies))
     cuts = range(len(whole)) if data is None else data.draw(st.lists(st.integers(0, len(whole))))
     parser = Parser(Error)
     found: list[Any] = []
     for start, end in zip([0, *sorted(cuts)], [*sorted(cuts), len(whole)], strict=True):
         if start < end:
-            found += parser.feed(whole[start:end])
+            found += parser.feed(whole[start:end], is_flow=is_flow)
     assert found == replies
 
 
