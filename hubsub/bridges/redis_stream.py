@@ -78,17 +78,18 @@ class RedisStreamAdapter(Adapter):
 
     Args:
         url: `redis-stream://user:password@host:6379/0`, `rediss-stream://` with TLS, or
-            `redis-stream+sentinel://host:port,host:port/service/0`; options of redis-py's connections in its query.
+            `redis-stream+sentinel://host:port,host:port/service/0`; options in its query.
         client: Instead of it, a `redis.asyncio.Redis` whose settings are used. The client itself is left alone.
         route: From a key to the name of its stream; else there is one stream, named like the namespace.
         sources: The names of the streams to read; has to be given with `route`.
         maxlen: Entries that a stream keeps, or a few more; None if nothing is ever trimmed.
         lease: Seconds after which what a member of a group has not finished is given to another, unless extended.
-        options: More options of redis-py's connections.
+        options: Those of redis-py's connections, of those to Sentinels with `sentinel_` before them; `ssl_context`.
 
     Raises:
         MissingDriver: redis-py is not installed.
-        TypeError: Arguments that do not go together.
+        TypeError: There is no one address, an option does not exist or is for the bridge to decide, or arguments do not
+            go together.
         ValueError: The URL or a figure makes no sense.
     """
 
