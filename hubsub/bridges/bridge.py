@@ -204,7 +204,6 @@ class Bridge:
             most=outbox,
             most_bytes=outbox_bytes,
             max_payload=features.max_payload,
-            ids=self._shared.ids,
             refused=self._refused,
         )
         self._receiver = Receiver(
@@ -241,7 +240,7 @@ class Bridge:
         self._replayed = False
         self._stopped = False  # nothing is read any more
         self._ends = False  # there will be no other connection
-        self._number = next(self._shared.ids)
+        self._number = next(self._shared.numbers)
         self._heard = 0.0
         hub.attach(self)
         self._shared.bridges.append(self)
@@ -692,11 +691,11 @@ class Bridge:
                 async with asyncio.timeout(timeout):
                     while receiver.unfinished and not receiver.is_holding:
                         await receiver.progress()
-                    await receiver.end()
                     await sender.flush()
                     while receiver.to_ack:
                         await receiver.progress()
         receiver.closing = self._ends = True
+        await receiver.end()
         left = Leftover(sender.give_up(), receiver.unfinished)
         for task in (self._living, self._packing):
             if task is not None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import Callable, Collection, Hashable, Sequence
+from collections.abc import Callable, Collection, Coroutine, Hashable, Sequence
+from functools import partial
 from time import time as now
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -30,7 +31,7 @@ Unclaimed = Literal["hold", "ack", "dead-letter"]
 class Delivery:
     """A message of a durable broker that is not finished."""
 
-    __slots__ = ("attempts", "debts", "event", "finished", "id", "inline", "only", "received", "size")
+    __slots__ = ("attempts", "debts", "event", "finished", "id", "inline", "is_suspect", "only", "received", "size")
 
     def __init__(self, event: Event[Any], id: Id, received: Received) -> None:
         self.event = event
@@ -42,6 +43,7 @@ class Delivery:
         self.only: list[Registration] | None = None  # those who have failed
         self.finished = False
         self.inline = False  # it is just being published
+        self.is_suspect = False  # perhaps it kills the process
 
 
 class Debt:
@@ -117,10 +119,12 @@ class Receiver:
         self._chains: dict[Key[Any], deque[Delivery]] = {}
         self._deliveries: dict[Delivery, None] = {}
         self._held: dict[Delivery, None] = {}
+        self._suspects: deque[Delivery] = deque()
+        self._is_innocent = False  # a suspect has been handled by this process
         self._lanes: dict[Hashable, deque[Debt]] = {}
         self._acks: list[Any] = []
         self._last_acks: dict[Hashable, Any] = {}
-        self._burying: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._news = asyncio.Event()
         self.closing = False
         self.bytes = 0
@@ -299,6 +303,9 @@ class Receiver:
         self._deliveries[delivery] = None
         self.bytes += delivery.size
         delivery.debts.append(self._owe(delivery.received))
+        if delivery.attempts >= self._attempts:
+            self._suspect(delivery)
+            return
         key = delivery.event[0]
         if not self._ordered:
             self._publish(delivery)
@@ -307,6 +314,39 @@ class Receiver:
         else:
             self._chains[key] = deque((delivery,))
             self._go_on(key)
+
+    def _suspect(self, delivery: Delivery) -> None:
+        """Keep a message that never was finished, and perhaps killed who tried, until nothing else can be hurt."""
+        delivery.is_suspect = True
+        self._suspects.append(delivery)
+        if len(self._suspects) == 1:
+            self._start(self._try_suspects())
+
+    async def _try_suspects(self) -> None:
+        """Handle them one by one, each acknowledged before the next: if one kills the process, it is the first left.
+
+        The broker counts the deliveries of all that were in hand, guilty or not.
+        """
+        while self._suspects:
+            delivery = self._suspects[0]
+            while len(self._deliveries) > len(self._suspects) or self.to_ack:
+                await self.progress()
+            if not self._is_innocent and delivery.attempts > self._attempts:
+                self.dead_letters += 1
+                why = f"it was not finished in {delivery.attempts} attempts"
+                self._put_aside(delivery.received, why, partial(self._finish, delivery))
+            else:
+                self._publish(delivery)
+            while not delivery.finished:
+                await self.progress()
+            self._is_innocent = True
+            self._suspects.popleft()
+        self._news.set()
+
+    def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _go_on(self, key: Key[Any]) -> None:
         """Publish the first message of a key that waits, and those after it as far as they are finished at once."""
@@ -370,7 +410,7 @@ class Receiver:
     def _publish_again(self, delivery: Delivery) -> None:
         if not delivery.finished:
             self._publish(delivery)
-            if delivery.finished and self._ordered:
+            if delivery.finished and self._ordered and not delivery.is_suspect:
                 self._next(delivery.event[0])
 
     def _nobody(self, delivery: Delivery) -> None:
@@ -406,7 +446,7 @@ class Receiver:
         for debt in delivery.debts:
             self._settle(debt)
         self._news.set()
-        if self._ordered and not delivery.inline:
+        if self._ordered and not delivery.inline and not delivery.is_suspect:
             self._next(delivery.event[0])
 
     def _next(self, key: Key[Any]) -> None:
@@ -431,9 +471,7 @@ class Receiver:
                     then()
                     return
 
-        task = asyncio.get_running_loop().create_task(bury())
-        self._burying.add(task)
-        task.add_done_callback(self._burying.discard)
+        self._start(bury())
 
     # The window
 
@@ -448,7 +486,8 @@ class Receiver:
         return (
             len(self._deliveries) >= self._window
             or self.bytes >= self._window_bytes
-            or (bool(self._held) and self._unclaimed == "hold")
+            or bool(self._held)
+            or bool(self._suspects)
         )
 
     async def progress(self) -> None:
@@ -528,6 +567,8 @@ class Receiver:
             self._last_acks.pop(lane, None)
 
     async def end(self) -> None:
-        """Wait until no dead letter is being written."""
-        if self._burying:
-            await asyncio.wait(list(self._burying))
+        """Let nothing go on by itself."""
+        for task in list(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(list(self._tasks))

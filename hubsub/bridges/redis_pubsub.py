@@ -11,7 +11,8 @@ from typing import Any
 from ..key import PLUS, STAR, Key, is_subset
 from .adapter import Adapter, Features, Link, Received, Record
 from .address import Addresses, Copies, cached
-from .redis_client import Connection, Server, refusal
+from .redis_connection import Connection, refusal
+from .redis_server import Server
 from .resp import Command, pack
 
 NAMES_A_COMMAND = 1000  # so that no subscription keeps the server from everybody else for long

@@ -17,7 +17,7 @@ from ..errors import NameTaken
 from ..key import Key
 from .adapter import Adapter, Features, Link, Loss, Received, Record
 from .address import Addresses, cached
-from .redis_client import Connection, Server, is_unknown, refusal, sound
+from .redis_connection import Connection, is_unknown, refusal, sound
 from .redis_place import BEGINNING, Place, State, number_of
 from .redis_scripts import (
     APPEND,
@@ -31,6 +31,7 @@ from .redis_scripts import (
     TIDY,
     Script,
 )
+from .redis_server import Server
 from .resp import Command, arguments, decode, encode
 
 BLOCK = 1000

@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 import redis.asyncio
-from brokers.certificates import certificates
-from brokers.fixtures import Private
-from brokers.redis_server import Redis, Sentinel
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
+from brokers.certificates import certificates
+from brokers.fixtures import Private
+from brokers.redis_server import Redis, Sentinel
 from hubsub import Key, MissingDriver
 from hubsub.bridges.adapter import Link, Received, Record
 from hubsub.bridges.redis_pubsub import RedisAdapter, _addresses, folded

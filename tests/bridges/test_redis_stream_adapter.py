@@ -14,13 +14,13 @@ from uuid import uuid4
 
 import pytest
 import redis.asyncio
-from brokers.certificates import certificates
-from brokers.fixtures import Private
-from brokers.redis_server import Redis, Sentinel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hubsub
+from brokers.certificates import certificates
+from brokers.fixtures import Private
+from brokers.redis_server import Redis, Sentinel
 from hubsub import Key
 from hubsub.bridges.adapter import Link, Loss, Received, Record
 from hubsub.bridges.redis_place import Place, State
