@@ -7,18 +7,32 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from hashlib import sha1
 from itertools import chain
 from math import ceil, floor
 from time import monotonic
 from typing import Any, cast
 from uuid import uuid4
 
-from ..errors import HubsubError, NameTaken
+from ..errors import NameTaken
 from ..key import Key
 from .adapter import Adapter, Features, Link, Loss, Received, Record
 from .address import Addresses, cached
-from .redis_client import Command, Connection, Server, arguments, decode, encode, is_refusal, is_unknown
+from .redis_connection import Connection, is_unknown, refusal, sound
+from .redis_place import BEGINNING, Place, State, number_of
+from .redis_scripts import (
+    APPEND,
+    EXTEND,
+    GIVE_NAME,
+    JOIN,
+    LEAVE,
+    MISSED,
+    RECLAIM,
+    TAKE_NAME,
+    TIDY,
+    Script,
+)
+from .redis_server import Server
+from .resp import Command, arguments, decode, encode
 
 BLOCK = 1000
 """Milliseconds that the server waits for a message before it says that there is none."""
@@ -31,260 +45,10 @@ SENDER_SECONDS = 86400
 NAME_SECONDS = 10
 """How long a name is taken after its bridge was killed."""
 
-BEGINNING = b"0-0"
-
 # All but the separator, line ends, which make reading slow, and what UTF-8 does not have.
 ALLOWED = r"\0-\x09\x0b\x0c\x0e-9;-\ud7ff\ue000-\U0010ffff"
 
 as_tuple = tuple.__new__
-
-
-class Script:
-    """Lua that the server runs with nothing happening in between."""
-
-    __slots__ = ("sha", "text")
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-        self.sha = sha1(text.encode(), usedforsecurity=False).hexdigest()
-
-
-# The epoch is a random string beside the stream, a new one for each stream of that name: entries that were deleted with
-# their stream, and other ones added to the same number, would look like the ones that we know.
-
-APPEND = Script("""
--- KEYS: stream, what this sender stored last, epoch.
--- ARGV: length to trim to or '', seconds to remember, a new epoch;
--- then of each record: sequence, number of arguments, arguments.
-if redis.call('EXISTS', KEYS[1]) == 0 then
-  redis.call('SET', KEYS[3], ARGV[3])
-end
-local stored = redis.call('GET', KEYS[2]) or '-1'
-local trim = ARGV[1] ~= ''
-local refused = {}
-local at, index = 4, 0
-while at < #ARGV do
-  local first, last = at + 2, at + 1 + tonumber(ARGV[at + 1])
-  if tonumber(ARGV[at]) > tonumber(stored) then
-    local reply
-    if trim then
-      reply = redis.pcall('XADD', KEYS[1], 'MAXLEN', '~', ARGV[1], '*', unpack(ARGV, first, last))
-    else
-      reply = redis.pcall('XADD', KEYS[1], '*', unpack(ARGV, first, last))
-    end
-    if type(reply) == 'table' and reply.err then
-      refused[#refused + 1] = {index, reply}
-    else
-      stored = ARGV[at]
-    end
-  end
-  at, index = last + 1, index + 1
-end
-redis.call('SET', KEYS[2], stored, 'EX', ARGV[2])
-return refused
-""")
-
-JOIN = Script("""
--- KEYS: stream, epoch. ARGV: group, id to begin after, a new epoch. Returns whether the group is new.
-local from, read = ARGV[2], nil
-if redis.call('EXISTS', KEYS[1]) == 0 then
-  redis.call('SET', KEYS[2], ARGV[3])
-  read = 0
-else
-  local info = redis.call('XINFO', 'STREAM', KEYS[1])
-  local stream = {}
-  for i = 1, #info, 2 do stream[info[i]] = info[i + 1] end
-  if from == '$' then
-    read = stream['entries-added']
-  elseif from == '0-0' then
-    read = stream['entries-added'] - stream['length']
-  end
-end
-local reply
-if read then
-  reply = redis.pcall('XGROUP', 'CREATE', KEYS[1], ARGV[1], from, 'MKSTREAM', 'ENTRIESREAD', read)
-else
-  reply = redis.pcall('XGROUP', 'CREATE', KEYS[1], ARGV[1], from, 'MKSTREAM')
-end
-if not reply.err then return 1 end
-if string.find(reply.err, 'BUSYGROUP', 1, true) then return 0 end
-return reply
-""")
-
-# The server counts what a group has read one by one, past what was trimmed too: whoever sees the difference tells it,
-# and sets the count right, so that nobody else does.
-MISSED = Script("""
--- KEYS: stream. ARGV: group. Returns how many entries are gone that the group has not read.
-local function named(list)
-  local map = {}
-  for i = 1, #list, 2 do map[list[i]] = list[i + 1] end
-  return map
-end
-if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
-local stream = named(redis.call('XINFO', 'STREAM', KEYS[1]))
-for _, each in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
-  local group = named(each)
-  if group['name'] == ARGV[1] and group['entries-read'] then
-    local gone = stream['entries-added'] - stream['length']
-    if group['last-delivered-id'] == stream['last-generated-id'] then gone = stream['entries-added'] end
-    local missed = gone - group['entries-read']
-    if missed > 0 then
-      redis.call('XGROUP', 'SETID', KEYS[1], ARGV[1], group['last-delivered-id'], 'ENTRIESREAD', gone)
-      return missed
-    end
-  end
-end
-return 0
-""")
-
-# Not XREADGROUP, which would count another delivery: that its reply was lost is nobody's failure. Not XAUTOCLAIM, which
-# takes what was trimmed out of the hands of whoever is busy with it.
-RECLAIM = Script("""
--- KEYS: stream. ARGV: group, consumer, bound to begin at, how many, and to take from others: milliseconds of the lease.
--- Returns the last id looked at, entries with their deliveries, and how many are gone.
-local lease = ARGV[5]
-local pending
-if lease then
-  pending = redis.call('XPENDING', KEYS[1], ARGV[1], 'IDLE', lease, ARGV[3], '+', ARGV[4])
-else
-  pending = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], '+', ARGV[4], ARGV[2])
-end
-local last, entries, gone = false, {}, 0
-for _, each in ipairs(pending) do
-  local id, consumer, deliveries = each[1], each[2], each[4]
-  last = id
-  if not lease or consumer ~= ARGV[2] then
-    local found = redis.call('XRANGE', KEYS[1], id, id)[1]
-    if not found then
-      gone = gone + redis.call('XACK', KEYS[1], ARGV[1], id)
-    elseif lease then
-      redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, id)
-      entries[#entries + 1] = {id, found[2], deliveries + 1}
-    else
-      redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, id, 'JUSTID')
-      entries[#entries + 1] = {id, found[2], deliveries}
-    end
-  end
-end
-return {last, entries, gone}
-""")
-
-TIDY = Script("""
--- KEYS: stream. ARGV: group, consumer, milliseconds. Removes those who have nothing and were not heard of for so long.
-for _, each in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
-  local name, pending, idle = each[2], each[4], each[6]
-  if name ~= ARGV[2] and pending == 0 and idle > tonumber(ARGV[3]) then
-    redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], name)
-  end
-end
-""")
-
-EXTEND = Script("""
--- KEYS: stream. ARGV: group, consumer, ids. Whatever another consumer has by now stays his.
-for i = 3, #ARGV do
-  if redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[i], ARGV[i], 1, ARGV[2])[1] then
-    redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[i], 'JUSTID')
-  end
-end
-""")
-
-LEAVE = Script("""
--- KEYS: stream. ARGV: group, consumer. What is pending is kept, for others to claim.
-if redis.call('EXISTS', KEYS[1]) == 0 then return end
-for _, each in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
-  if each[2] == ARGV[2] and each[4] == 0 then
-    redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], ARGV[2])
-  end
-end
-""")
-
-TAKE_NAME = Script("""
--- KEYS: who has the name. ARGV: who wants it, milliseconds.
-local owner = redis.call('GET', KEYS[1])
-if owner and owner ~= ARGV[1] then return 0 end
-redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-return 1
-""")
-
-GIVE_NAME = Script("""
--- KEYS: who has the name. ARGV: who gives it back.
-if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
-""")
-
-
-@dataclass(slots=True)
-class Place:
-    """A place in a stream: behind the entry `id`, the `ordinal`-th that was ever added to the stream of that epoch."""
-
-    id: bytes = BEGINNING
-    ordinal: int | None = 0
-    """None if it is not known: it was chosen by time, and the end was not reached since."""
-    epoch: bytes | None = None
-
-    def __bytes__(self) -> bytes:
-        return b"%b %b %b" % (self.id, b"?" if self.ordinal is None else b"%d" % self.ordinal, self.epoch or b"")
-
-    @classmethod
-    def read(cls, text: bytes) -> Place:
-        """The place that was written so."""
-        id, ordinal, epoch = text.split(b" ")
-        return cls(id, None if ordinal == b"?" else int(ordinal), epoch)
-
-    def is_void(self, stream: State) -> bool:
-        """True if this is not the stream in which the place was."""
-        return self.ordinal != 0 and (
-            self.epoch != stream.epoch
-            or stream.added < (self.ordinal or 0)
-            or number_of(stream.last) < number_of(self.id)
-        )
-
-    def missed(self, stream: State, read: int, is_all: bool) -> int:
-        """How many entries behind this place are gone, if `read` were read just now; at least, unless that `is_all`.
-
-        Of all that were ever added, as many are gone as the stream is shorter; those before this place may be among
-        them. All that are gone show where reading comes to the end.
-        """
-        if self.ordinal is None:
-            return 0
-        gone = stream.added - read if is_all else stream.added - stream.length
-        return max(0, gone - self.ordinal)
-
-    def advance(self, id: bytes, count: int) -> None:
-        """Go on behind `count` more, the last of them `id`."""
-        self.id = id
-        if self.ordinal is not None:
-            self.ordinal += count
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """What the server says of a stream."""
-
-    epoch: bytes | None
-    added: int = 0
-    """Entries ever added."""
-    length: int = 0
-    """Entries there."""
-    last: bytes = BEGINNING
-    """The last id ever given."""
-
-    @classmethod
-    def of(cls, epoch: bytes | None, info: Any) -> State:
-        """Of the replies to GET and XINFO STREAM."""
-        if isinstance(info, Exception):
-            if "no such key" not in str(info):
-                raise info
-            return cls(epoch)
-        named = dict(zip(info[::2], info[1::2], strict=True))
-        if b"entries-added" not in named:
-            raise HubsubError("RedisStreamAdapter needs Redis 7.0 or newer, which counts the entries of a stream")
-        return cls(epoch, named[b"entries-added"], named[b"length"], named[b"last-generated-id"])
-
-
-def number_of(id: bytes) -> tuple[int, int]:
-    """An id, to be compared."""
-    milliseconds, _, counter = id.partition(b"-")
-    return int(milliseconds), int(counter)
 
 
 @dataclass(slots=True)
@@ -315,17 +79,18 @@ class RedisStreamAdapter(Adapter):
 
     Args:
         url: `redis-stream://user:password@host:6379/0`, `rediss-stream://` with TLS, or
-            `redis-stream+sentinel://host:port,host:port/service/0`; options of redis-py's connections in its query.
+            `redis-stream+sentinel://host:port,host:port/service/0`; options in its query.
         client: Instead of it, a `redis.asyncio.Redis` whose settings are used. The client itself is left alone.
         route: From a key to the name of its stream; else there is one stream, named like the namespace.
         sources: The names of the streams to read; has to be given with `route`.
         maxlen: Entries that a stream keeps, or a few more; None if nothing is ever trimmed.
         lease: Seconds after which what a member of a group has not finished is given to another, unless extended.
-        options: More options of redis-py's connections.
+        options: Those of redis-py's connections, of those to Sentinels with `sentinel_` before them; `ssl_context`.
 
     Raises:
         MissingDriver: redis-py is not installed.
-        TypeError: Arguments that do not go together.
+        TypeError: There is no one address, an option does not exist or is for the bridge to decide, or arguments do not
+            go together.
         ValueError: The URL or a figure makes no sense.
     """
 
@@ -469,9 +234,7 @@ class RedisStreamAdapter(Adapter):
         (reply,) = await connection.ask(("EVALSHA", script.sha, len(keys), *keys, *arguments))
         if is_unknown(reply):
             (reply,) = await connection.ask(("EVAL", script.text, len(keys), *keys, *arguments))
-        if isinstance(reply, Exception):
-            raise reply
-        return reply
+        return sound(reply)
 
     # Names
 
@@ -520,15 +283,8 @@ class RedisStreamAdapter(Adapter):
         if is_unknown(reply):
             (reply,) = await connection.exchange(b"*%d\r\n" % count + arguments("EVAL", APPEND.text) + keys + body, 1)
         if isinstance(reply, Exception):
-            if not is_refusal(reply):
-                raise reply
-            return dict.fromkeys(indices, reply)
-        refused: dict[int, Exception] = {}
-        for index, error in reply:
-            if not is_refusal(error):
-                raise error
-            refused[indices[index]] = error
-        return refused
+            return dict.fromkeys(indices, refusal(reply))
+        return {indices[index]: refusal(error) for index, error in reply}
 
     def _append_heading(self, stream: str) -> bytes:
         """The keys of the script that appends to a stream, as they are sent."""
@@ -572,9 +328,7 @@ class RedisStreamAdapter(Adapter):
         count = self._count
         commands.append(("XREAD", "COUNT", count, "STREAMS", *(source.raw for source in sources), *ids))
         *states, streams = await reader.atomically(*commands)
-        if isinstance(streams, Exception):
-            raise streams
-        entries = dict(streams) if streams else {}
+        entries = dict(sound(streams) or ())
         found: list[Received | Loss] = []
         for source, epoch, info in zip(sources, states[::2], states[1::2], strict=True):
             place = place_of(source)
@@ -635,14 +389,12 @@ class RedisStreamAdapter(Adapter):
         for source, count in zip(self._sources, missed, strict=True):
             if is_unknown(count):
                 await reader.one("SCRIPT", "LOAD", MISSED.text)
-            elif isinstance(count, Exception):
-                raise count
-            elif count:
+            elif sound(count):
                 found.append(Loss("trimmed", count, source.stream))
         if isinstance(reply, Exception):
             await self._rejoin(reply)
             return found
-        entries = dict(reply) if reply else {}
+        entries = dict(reply or ())
         for source in self._sources:
             self._take(source, entries.get(source.raw, []), found, shared=True)
         return found
@@ -751,8 +503,7 @@ class RedisStreamAdapter(Adapter):
             ]
         if commands:
             for reply in await self._ask().ask(*commands):
-                if isinstance(reply, Exception):
-                    raise reply
+                sound(reply)
 
     async def extend(self, tokens: Sequence[Any]) -> None:
         assert self._link is not None
@@ -812,7 +563,6 @@ class RedisStreamAdapter(Adapter):
             # A courtesy, which nothing waits for long.
             with suppress(Exception):
                 await asyncio.wait_for(self._leave(), 0.5)
-        await self._server.close()
 
     async def _leave(self) -> None:
         """Give back our name, or our place in the group if nothing of it is left to be done."""

@@ -1,119 +1,173 @@
-"""The bytes of RESP2, the protocol of Redis, for who reads and writes many at once."""
+"""RESP2, the protocol of Redis: commands as bytes, and bytes as replies, many at a time."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, TypeAlias
 
-CHUNK = 1 << 18  # bytes, about what a socket hands over at once
-
-
-class Refused(Exception):
-    """What Redis answers to a command that it does not carry out; `code` is the first word of it."""
-
-    @property
-    def code(self) -> str:
-        return str(self).partition(" ")[0]
+# One command, its name first.
+Command: TypeAlias = tuple[bytes | str | float, ...]
 
 
-class Incomplete(Exception):
-    """The bytes end within a reply; at least `missing` more are needed."""
-
-    def __init__(self, missing: int) -> None:
-        super().__init__(missing)
-        self.missing = missing
+def pack(*commands: Command) -> bytes:
+    """Commands as they are sent."""
+    return b"".join([b"*%d\r\n%b" % (len(command), arguments(*command)) for command in commands])
 
 
-def command(name: bytes, arguments: Iterable[bytes]) -> bytes:
-    """One command, as it is sent."""
-    words = [name, *arguments]
-    return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)
+def arguments(*values: bytes | str | float) -> bytes:
+    """Arguments of a command as they are sent."""
+    parts: list[bytes] = []
+    for value in values:
+        if not isinstance(value, bytes):
+            value = encode(str(value))
+        parts.append(b"$%d\r\n%b\r\n" % (len(value), value))
+    return b"".join(parts)
 
 
-def read_reply(data: bytes, at: int) -> tuple[Any, int]:
-    """Return the reply that begins there, and where it ends. An error is returned, too.
+def encode(text: str) -> bytes:
+    """Text as it stands in Redis: UTF-8, for any string."""
+    return text.encode("utf-8", "surrogatepass")
 
-    Raises:
-        Incomplete: It does not end in `data`.
-        ValueError: This is not RESP2.
+
+def decode(data: bytes) -> str:
+    """Text that stands in Redis; of what is no text, as much as is."""
+    try:
+        return data.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        return data.decode("utf-8", "replace")
+
+
+class Parser:
+    """Takes replies out of bytes that come in pieces of any size: bytes, int, None, a list of such, or an error.
+
+    Everything is split at line ends at once, and what a reply consists of is looked at in C as far as possible: a
+    parser that goes from element to element takes longer than everything else that happens to a message.
+
+    Args:
+        error: Makes of the words of an error what stands in its place.
     """
-    line_end = data.find(b"\r\n", at)
-    if line_end < 0:
-        raise Incomplete(1)
-    kind = data[at : at + 1]
-    line = data[at + 1 : line_end]
-    at = line_end + 2
-    if kind == b"+":
-        return line, at
-    if kind == b"-":
-        return Refused(line.decode(errors="replace")), at
-    if kind not in (b":", b"$", b"*"):
-        raise ValueError(f"not a reply of Redis: {kind!r}")
-    number = int(line)
-    if kind == b":":
-        return number, at
-    if number < 0:
-        return None, at
-    if kind == b"$":
-        end = at + number
-        if end + 2 > len(data):
-            raise Incomplete(end + 2 - len(data))
-        return data[at:end], end + 2
-    items = []
-    for _ in range(number):
-        item, at = read_reply(data, at)
-        items.append(item)
-    return items, at
 
+    __slots__ = ("_enough", "_error", "_pieces", "_size")
 
-class Stream:
-    """A connection that was set up, read in as few steps as its bytes allow."""
+    def __init__(self, error: Callable[[str], Exception]) -> None:
+        self._error = error
+        self._pieces: list[bytes] = []  # have come, and are no whole reply yet
+        self._size = 0  # of them
+        self._enough = 0  # when it is this, it is time to look again
 
-    __slots__ = ("_missing", "_reader", "_rest", "_writer")
+    def feed(self, piece: bytes, *, is_flow: bool = True) -> list[Any]:
+        """The replies that are whole now that this piece has come; there may be none.
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
-        self._rest = b""
-        self._missing = 1
-
-    def write(self, data: bytes) -> None:
-        """Send these bytes some time; that they were lost is seen by reading."""
-        self._writer.write(data)
-
-    async def read(self) -> bytes:
-        """Wait for more bytes; return them, behind those that were put back.
+        Args:
+            piece: Bytes, at least one.
+            is_flow: More may come at any time. Else nothing follows what was asked for, and what it ends with is the
+                end of a piece.
 
         Raises:
-            ConnectionError: The connection is lost or closed.
+            ValueError: This is not RESP2.
         """
-        if self._missing > CHUNK:
-            # A large reply is put together once instead of with every chunk of it.
-            try:
-                chunk = await self._reader.readexactly(self._missing)
-            except asyncio.IncompleteReadError:
-                chunk = b""
-        else:
-            chunk = await self._reader.read(CHUNK)
-        if not chunk:
-            raise ConnectionResetError("the connection to Redis is closed")
-        return self._rest + chunk
+        self._pieces.append(piece)
+        self._size += len(piece)
+        # Looking at a long reply with every piece of it would take time by the square of its length. At its end a piece
+        # ends with a line end, or with half of one that a cut went through.
+        if piece[-2:] not in (b"\r\n", b"\n") and not (is_flow and self._size >= self._enough):
+            return []
+        tokens = b"".join(self._pieces).split(b"\r\n")
+        rest = tokens.pop()
+        replies, at = _parse_all(tokens, self._error)
+        if at < len(tokens):
+            rest = b"\r\n".join([*tokens[at:], rest])
+        self._pieces = [rest]
+        self._size = len(rest)
+        self._enough = 2 * self._size
+        return replies
 
-    def put_back(self, rest: bytes, missing: int = 1) -> None:
-        """Keep the beginning of a reply until at least `missing` more bytes are there."""
-        self._rest = rest
-        self._missing = missing
 
-    async def ask(self, name: bytes) -> Any:
-        """Send a command without arguments, and return the answer; nothing else may be on its way."""
-        self.write(command(name, ()))
-        while True:
-            data = await self.read()
-            try:
-                answer, end = read_reply(data, 0)
-            except Incomplete as incomplete:
-                self.put_back(data, incomplete.missing)
+class _Heads(dict[int, bytes]):
+    """What stands before a string of so many bytes."""
+
+    def __missing__(self, length: int) -> bytes:
+        head = b"$%d" % length
+        if length < 4096:
+            self[length] = head
+        return head
+
+
+_head = _Heads().__getitem__
+_number = {b":%d" % number: number for number in range(1000)}.__getitem__
+# The tokens of an array of so many strings without line ends in them.
+_WIDTHS = {b"*%d" % count: 1 + 2 * count for count in range(10)}
+
+
+def _parse_all(tokens: list[bytes], error: Callable[[str], Exception]) -> tuple[list[Any], int]:
+    """Read the replies that are whole; return them, and where the first begins that is not."""
+    with suppress(KeyError):  # the answers to a batch of PUBLISH
+        return list(map(_number, tokens)), len(tokens)
+    replies: list[Any] = []
+    append, head, widths = replies.append, _head, _WIDTHS
+    at, end = 0, len(tokens)
+    with suppress(IndexError):
+        while at < end:
+            # What comes in masses, as messages do; the rest, and what is cut, is left to `_parse`.
+            width = widths.get(tokens[at])
+            if width is not None:
+                over = at + width
+                strings = tokens[at + 2 : over : 2]
+                if tokens[at + 1 : over : 2] == list(map(head, map(len, strings))) and over <= end:
+                    append(strings)
+                    at = over
+                    continue
+            reply, at = _parse(tokens, at, error)
+            append(reply)
+    return replies, at
+
+
+def _parse(tokens: list[bytes], at: int, error: Callable[[str], Exception]) -> tuple[Any, int]:
+    """Read the reply that begins at one of the tokens; return it, and where it is over.
+
+    Raises:
+        IndexError: It goes on beyond the last token.
+        ValueError: This is not RESP2.
+    """
+    token = tokens[at]
+    kind = token[:1]
+    at += 1
+    if kind == b"*":
+        count = int(token[1:])
+        if count < 0:
+            return None, at
+        end = at + 2 * count
+        strings = tokens[at + 1 : end : 2]
+        # Strings without a line end in them are every other token.
+        if len(strings) == count and tokens[at:end:2] == list(map(_head, map(len, strings))):
+            return strings, end
+        replies: list[Any] = []
+        for _ in range(count):
+            token = tokens[at]
+            # As below, without a call.
+            if token[:1] == b"$" and token != b"$-1" and token == _head(len(tokens[at + 1])):
+                replies.append(tokens[at + 1])
+                at += 2
             else:
-                self.put_back(data[end:])
-                return answer
+                reply, at = _parse(tokens, at, error)
+                replies.append(reply)
+        return replies, at
+    if kind == b"$":
+        length = int(token[1:])
+        if length < 0:
+            return None, at
+        start = at
+        size = len(tokens[at])
+        at += 1
+        while size < length:
+            size += 2 + len(tokens[at])
+            at += 1
+        return b"\r\n".join(tokens[start:at]), at
+    if kind == b":":
+        return int(token[1:]), at
+    if kind == b"+":
+        return token[1:], at
+    if kind == b"-":
+        return error(token[1:].decode("utf-8", "replace")), at
+    raise ValueError(f"not a reply of Redis: it begins with {kind!r}")

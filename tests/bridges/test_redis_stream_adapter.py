@@ -2,13 +2,11 @@
 
 import asyncio
 import os
-import shutil
-import signal
-import socket
+import re
 import subprocess
 import sys
 import textwrap
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -16,96 +14,42 @@ from uuid import uuid4
 
 import pytest
 import redis.asyncio
-import trustme
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hubsub
+from brokers.certificates import certificates
+from brokers.fixtures import Private
+from brokers.redis_server import Redis, Sentinel
 from hubsub import Key
 from hubsub.bridges.adapter import Link, Loss, Received, Record
-from hubsub.bridges.redis_client import _head, parse, without_password
-from hubsub.bridges.redis_stream import Place, RedisStreamAdapter, State
+from hubsub.bridges.redis_place import Place, State
+from hubsub.bridges.redis_stream import RedisStreamAdapter
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
-pytestmark = [
-    pytest.mark.once,
-    pytest.mark.skipif(
-        shutil.which("redis-server") is None and os.environ.get("HUBSUB_REQUIRE_ALL") != "1",
-        reason="needs redis-server",
-    ),
-]
 
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-class RedisServer:
-    """A private server on a free port, to be killed and started again on the same one."""
-
-    def __init__(self, directory: Path, *options: str) -> None:
-        self.directory = directory
-        self.options = options
-        self.port = free_port()
-        self.url = f"redis-stream://127.0.0.1:{self.port}"
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self, *instead: str) -> None:
-        address = ("--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.directory))
-        command = ["redis-server", *(instead or (*address, "--save", "", *self.options))]
-        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        while not self._answers():
-            assert self.process.poll() is None
-
-    def _answers(self) -> bool:
-        with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1) as connection:
-            connection.sendall(b"PING\r\n")
-            return connection.recv(100).startswith((b"+PONG", b"-NOAUTH"))
-        return False
-
-    def kill(self) -> None:
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-            self.process = None
-
-    def tell(self, *words: object) -> str:
-        command = ["redis-cli", "-p", str(self.port), *map(str, words)]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-
-
-@pytest.fixture(scope="module")
-def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path_factory.mktemp("redis"))
-    server.start()
-    yield server
-    server.kill()
+@pytest.fixture(autouse=True)
+def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That nothing comes is known earlier."""
+    monkeypatch.setattr("hubsub.bridges.redis_stream.BLOCK", 100)
 
 
 @pytest.fixture
-def server(shared_server: RedisServer) -> RedisServer:
-    shared_server.tell("FLUSHALL")
-    shared_server.tell("SCRIPT", "FLUSH")
-    return shared_server
+def server(redis: Redis) -> Redis:
+    tell(redis, "FLUSHALL")
+    tell(redis, "SCRIPT", "FLUSH")
+    return redis
 
 
-@pytest.fixture
-def make_server(tmp_path: Path) -> Iterator[Callable[..., RedisServer]]:
-    servers: list[RedisServer] = []
+def url_of(server: Redis) -> str:
+    return re.sub(r"^rediss?", r"\g<0>-stream", server.url)
 
-    def make(*options: str) -> RedisServer:
-        directory = tmp_path / str(len(servers))
-        directory.mkdir()
-        servers.append(RedisServer(directory, *options))
-        servers[-1].start()
-        return servers[-1]
 
-    yield make
-    for each in servers:
-        each.kill()
+def tell(server: Redis, *words: object) -> str:
+    """What redis-cli prints."""
+    command = ["redis-cli", "-p", str(server.port), *map(str, words)]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def link(**fields: Any) -> Link:
@@ -113,8 +57,8 @@ def link(**fields: Any) -> Link:
 
 
 @asynccontextmanager
-async def connected(server: RedisServer | str, options: Any = None, **fields: Any) -> AsyncIterator[RedisStreamAdapter]:
-    adapter = RedisStreamAdapter(server if isinstance(server, str) else server.url, **(options or {}))
+async def connected(server: Redis | str, options: Any = None, **fields: Any) -> AsyncIterator[RedisStreamAdapter]:
+    adapter = RedisStreamAdapter(server if isinstance(server, str) else url_of(server), **(options or {}))
     await adapter.connect(link(**fields))
     try:
         yield adapter
@@ -151,7 +95,7 @@ def numbers(first: int, last: int) -> list[int]:
 # Sending and receiving
 
 
-async def test_what_is_sent_arrives_with_key_payload_and_headers(server: RedisServer) -> None:
+async def test_what_is_sent_arrives_with_key_payload_and_headers(server: Redis) -> None:
     async with connected(server, start="earliest") as adapter:
         sent = [
             Record(Key("a:b", "", "é%\r\n", "\ud800"), b"\r\n$3\r\n", {"id": "1", "nämé": "\r\nwert"}, 1),
@@ -164,11 +108,11 @@ async def test_what_is_sent_arrives_with_key_payload_and_headers(server: RedisSe
         assert first.token is None
         assert first.attempts == 0
         assert first.time is not None
-        assert first.position == f"hubsub:{server.tell('XRANGE', 'hubsub', '-', '+', 'COUNT', 1).splitlines()[0]}"
+        assert first.position == f"hubsub:{tell(server, 'XRANGE', 'hubsub', '-', '+', 'COUNT', 1).splitlines()[0]}"
         assert second[:3] == (Key("*"), b"", {})
 
 
-async def test_only_what_is_new_comes_unless_asked_otherwise(server: RedisServer) -> None:
+async def test_only_what_is_new_comes_unless_asked_otherwise(server: Redis) -> None:
     async with connected(server) as sender:
         await sender.send(records(1, 3))
         async with connected(server) as new, connected(server, start="earliest") as all_of_it:
@@ -177,44 +121,44 @@ async def test_only_what_is_new_comes_unless_asked_otherwise(server: RedisServer
             assert payloads(await received(all_of_it, 5)) == numbers(1, 5)
 
 
-async def test_reading_begins_at_a_time(server: RedisServer) -> None:
+async def test_reading_begins_at_a_time(server: Redis) -> None:
     for milliseconds in (1000, 2000, 3000):
-        server.tell("XADD", "hubsub", f"{milliseconds}-5", "key", "a", "payload", milliseconds)
+        tell(server, "XADD", "hubsub", f"{milliseconds}-5", "key", "a", "payload", milliseconds)
     async with connected(server, start=2.0) as adapter:
         assert payloads(await received(adapter, 2)) == [2000, 3000]
     async with connected(server, start=2.0, group="g") as adapter:
         assert payloads(await received(adapter, 2)) == [2000, 3000]
     async with connected(server, start=1e10) as adapter:
-        server.tell("XADD", "hubsub", "4000-0", "key", "a", "payload", 4000)
+        tell(server, "XADD", "hubsub", "4000-0", "key", "a", "payload", 4000)
         assert payloads(await received(adapter, 1)) == [4000]
 
 
-async def test_nothing_comes_from_a_silent_stream(server: RedisServer) -> None:
+async def test_nothing_comes_from_a_silent_stream(server: Redis) -> None:
     async with connected(server) as adapter, connected(server, group="g") as member:
         assert await adapter.receive() == []
         assert await member.receive() == []
 
 
-async def test_what_was_stored_is_not_stored_again(server: RedisServer) -> None:
+async def test_what_was_stored_is_not_stored_again(server: Redis) -> None:
     async with connected(server, start="earliest") as adapter:
         await adapter.send(records(1, 3))
         await adapter.send(records(1, 3))
         await adapter.send(records(2, 5))
         assert payloads(await received(adapter, 5)) == numbers(1, 5)
-        assert server.tell("XLEN", "hubsub") == "5"
-    assert int(server.tell("TTL", server.tell("KEYS", "hubsub:sender:*"))) > 0
+        assert tell(server, "XLEN", "hubsub") == "5"
+    assert int(tell(server, "TTL", tell(server, "KEYS", "hubsub:sender:*"))) > 0
 
 
-async def test_streams_are_trimmed_to_about_their_length(server: RedisServer) -> None:
+async def test_streams_are_trimmed_to_about_their_length(server: Redis) -> None:
     async with connected(server, {"maxlen": 100}) as adapter:
         await adapter.send(records(1, 1000))
-    assert 100 <= int(server.tell("XLEN", "hubsub")) < 300
+    assert 100 <= int(tell(server, "XLEN", "hubsub")) < 300
     async with connected(server, {"maxlen": None}, namespace="other") as adapter:
         await adapter.send(records(1, 1000))
-    assert server.tell("XLEN", "other") == "1000"
+    assert tell(server, "XLEN", "other") == "1000"
 
 
-async def test_a_key_chooses_its_stream(server: RedisServer) -> None:
+async def test_a_key_chooses_its_stream(server: Redis) -> None:
     options = {"route": lambda key: key[0], "sources": ["orders", "prices"]}
     async with connected(server, options, start="earliest") as adapter:
         await adapter.send([Record(Key("orders", "1"), b"1", {}, 1), Record(Key("prices"), b"2", {}, 2)])
@@ -225,40 +169,40 @@ async def test_a_key_chooses_its_stream(server: RedisServer) -> None:
             ("hubsub:prices", b"2"),
             ("hubsub:orders", b"4"),
         }
-        assert server.tell("XLEN", "hubsub:logs") == "1"
+        assert tell(server, "XLEN", "hubsub:logs") == "1"
         assert adapter.features.order == "key"
 
 
-async def test_what_is_refused_is_told_apart(server: RedisServer) -> None:
+async def test_what_is_refused_is_told_apart(server: Redis) -> None:
     options = {"route": lambda key: key[0], "sources": []}
-    server.tell("SET", "hubsub:wrong", "a string")
+    tell(server, "SET", "hubsub:wrong", "a string")
     async with connected(server, options, reads=False) as adapter:
         refused = await adapter.send([Record(Key("right"), b"", {}, 1), Record(Key("wrong"), b"", {}, 2)])
         assert list(refused) == [1]
         assert "WRONGTYPE" in str(refused[1])
 
 
-async def test_a_full_server_is_no_reason_to_give_up(make_server: Callable[..., RedisServer]) -> None:
-    server = make_server()
+async def test_a_full_server_is_no_reason_to_give_up(private: Private) -> None:
+    server = await private(Redis())
     async with connected(server, start="earliest") as adapter:
-        server.tell("CONFIG", "SET", "maxmemory", 1)
+        tell(server, "CONFIG", "SET", "maxmemory", 1)
         with pytest.raises(redis.exceptions.OutOfMemoryError):
             await adapter.send(records(1, 2))
-        server.tell("CONFIG", "SET", "maxmemory", 0)
+        tell(server, "CONFIG", "SET", "maxmemory", 0)
         await adapter.send(records(1, 2))
         assert payloads(await received(adapter, 2)) == [1, 2]
 
 
-async def test_entries_of_other_programs_arrive(server: RedisServer) -> None:
+async def test_entries_of_other_programs_arrive(server: Redis) -> None:
     async with connected(server, start="earliest") as adapter:
-        server.tell("XADD", "hubsub", "*", "temperature", "21", "room", "küche")
-        server.tell("XADD", "hubsub", "*", "payload", "x", "key", "a:b", "unit", "K")
+        tell(server, "XADD", "hubsub", "*", "temperature", "21", "room", "küche")
+        tell(server, "XADD", "hubsub", "*", "payload", "x", "key", "a:b", "unit", "K")
         plain, other = await received(adapter, 2)
         assert plain[:3] == (Key("hubsub"), b'{"temperature": "21", "room": "k\\u00fcche"}', {})
         assert other[:3] == (Key("a", "b"), b"x", {"unit": "K"})
 
 
-async def test_large_and_many_messages_arrive_in_order(server: RedisServer) -> None:
+async def test_large_and_many_messages_arrive_in_order(server: Redis) -> None:
     async with connected(server, start="earliest") as adapter:
         sent = [Record(Key("k"), bytes([number]) * 1_000_000, {}, number) for number in range(20)]
         await adapter.send(sent)
@@ -268,7 +212,7 @@ async def test_large_and_many_messages_arrive_in_order(server: RedisServer) -> N
         assert [each.payload for each in found if isinstance(each, Received)] == [each.payload for each in sent + small]
 
 
-async def test_closing_ends_a_receive_that_waits(server: RedisServer) -> None:
+async def test_closing_ends_a_receive_that_waits(server: Redis) -> None:
     for group in (None, "g"):
         async with connected(server, group=group) as adapter:
             waiting = asyncio.create_task(adapter.receive())
@@ -278,11 +222,10 @@ async def test_closing_ends_a_receive_that_waits(server: RedisServer) -> None:
                 await waiting
 
 
-async def test_a_frozen_server_does_not_keep_us_from_closing(make_server: Callable[..., RedisServer]) -> None:
-    server = make_server()
+async def test_a_frozen_server_does_not_keep_us_from_closing(private: Private) -> None:
+    server = await private(Redis())
     async with connected(server, name="n") as adapter:
-        assert server.process is not None
-        server.process.send_signal(signal.SIGSTOP)
+        server.freeze()
         # More than the buffers of the sockets hold.
         sending = asyncio.create_task(adapter.send([Record(Key("k"), bytes(50_000_000), {}, 1)]))
         receiving = asyncio.create_task(adapter.receive())
@@ -295,75 +238,75 @@ async def test_a_frozen_server_does_not_keep_us_from_closing(make_server: Callab
 # Loss
 
 
-async def test_what_was_trimmed_unread_is_counted(server: RedisServer) -> None:
+async def test_what_was_trimmed_unread_is_counted(server: Redis) -> None:
     async with connected(server) as adapter:
         await adapter.send(records(1, 10))
         assert payloads(await received(adapter, 10)) == numbers(1, 10)
         await adapter.send(records(11, 20))
-        server.tell("XTRIM", "hubsub", "MAXLEN", 3)
+        tell(server, "XTRIM", "hubsub", "MAXLEN", 3)
         assert payloads(await received(adapter, 4)) == [("trimmed", 7), 18, 19, 20]
         await adapter.send(records(21, 21))
         assert payloads(await received(adapter, 1)) == [21]
 
 
-async def test_what_was_trimmed_after_reading_is_no_loss(server: RedisServer) -> None:
+async def test_what_was_trimmed_after_reading_is_no_loss(server: Redis) -> None:
     async with connected(server, start="earliest") as adapter, connected(server, group="g", start="earliest") as member:
         await adapter.send(records(1, 10))
         assert payloads(await received(adapter, 10)) == numbers(1, 10)
         assert payloads(await received(member, 10)) == numbers(1, 10)
-        server.tell("XTRIM", "hubsub", "MAXLEN", 0)
+        tell(server, "XTRIM", "hubsub", "MAXLEN", 0)
         await adapter.send(records(11, 12))
         assert payloads(await received(adapter, 2)) == [11, 12]
         assert payloads(await received(member, 2)) == [11, 12]
 
 
-async def test_what_was_deleted_unread_is_counted(server: RedisServer) -> None:
+async def test_what_was_deleted_unread_is_counted(server: Redis) -> None:
     async with connected(server) as adapter:
         await adapter.send(records(1, 5))
-        ids = [line for line in server.tell("XRANGE", "hubsub", "-", "+").splitlines() if "-" in line]
-        server.tell("XDEL", "hubsub", ids[1], ids[3])
+        ids = [line for line in tell(server, "XRANGE", "hubsub", "-", "+").splitlines() if "-" in line]
+        tell(server, "XDEL", "hubsub", ids[1], ids[3])
         found = payloads(await received(adapter, 4))
         assert found == [("trimmed", 2), 1, 3, 5]
 
 
-async def test_a_deleted_stream_is_a_loss_and_read_from_its_beginning(server: RedisServer) -> None:
+async def test_a_deleted_stream_is_a_loss_and_read_from_its_beginning(server: Redis) -> None:
     async with connected(server) as adapter:
         await adapter.send(records(1, 10))
         await received(adapter, 10)
-        server.tell("DEL", "hubsub")
+        tell(server, "DEL", "hubsub")
         await adapter.send(records(11, 30))
         assert payloads(await received(adapter, 21)) == [("recreated", None), *numbers(11, 30)]
 
 
-async def test_a_deleted_stream_is_told_once_however_it_comes_back(server: RedisServer) -> None:
+async def test_a_deleted_stream_is_told_once_however_it_comes_back(server: Redis) -> None:
     async with connected(server) as adapter:
         await adapter.send(records(1, 10))
         await received(adapter, 10)
-        server.tell("DEL", "hubsub")
+        tell(server, "DEL", "hubsub")
         assert payloads(await received(adapter, 1)) == [("recreated", None)]
         assert await adapter.receive() == []
         await adapter.send(records(11, 12))
         assert payloads(await received(adapter, 2)) == [11, 12]
-        server.tell("DEL", "hubsub")
-        server.tell("XADD", "hubsub", "*", "key", "a", "payload", "13")
+        tell(server, "DEL", "hubsub")
+        tell(server, "XADD", "hubsub", "*", "key", "a", "payload", "13")
         first, *rest = payloads(await received(adapter, 2))
         assert first[0] in ("recreated", "rolled back")
         assert rest == [13]
 
 
-async def test_a_flushed_server_is_a_loss(server: RedisServer) -> None:
+async def test_a_flushed_server_is_a_loss(server: Redis) -> None:
     async with connected(server) as adapter:
         await adapter.send(records(1, 10))
         await received(adapter, 10)
-        server.tell("FLUSHALL")
-        server.tell("SCRIPT", "FLUSH")
+        tell(server, "FLUSHALL")
+        tell(server, "SCRIPT", "FLUSH")
         await adapter.send(records(11, 30))
         assert payloads(await received(adapter, 21)) == [("recreated", None), *numbers(11, 30)]
 
 
-async def test_a_restart_without_persistence_is_a_loss(make_server: Callable[..., RedisServer]) -> None:
-    server = make_server("--appendonly", "no")
-    adapter = RedisStreamAdapter(server.url)
+async def test_a_restart_without_persistence_is_a_loss(private: Private) -> None:
+    server = await private(Redis(appendonly="no"))
+    adapter = RedisStreamAdapter(url_of(server))
     its_link = link()
     await adapter.connect(its_link)
     await adapter.send(records(1, 10))
@@ -372,16 +315,16 @@ async def test_a_restart_without_persistence_is_a_loss(make_server: Callable[...
     with pytest.raises((ConnectionError, redis.exceptions.ConnectionError)):
         await received(adapter, 1)
     await adapter.close()
-    server.start()
+    await server.start_wait()
     await adapter.connect(its_link)
     await adapter.send(records(11, 30))
     assert payloads(await received(adapter, 21)) == [("recreated", None), *numbers(11, 30)]
     await adapter.close()
 
 
-async def test_what_was_received_last_comes_again_after_an_outage(server: RedisServer) -> None:
+async def test_what_was_received_last_comes_again_after_an_outage(server: Redis) -> None:
     its_link = link()
-    adapter = RedisStreamAdapter(server.url)
+    adapter = RedisStreamAdapter(url_of(server))
     await adapter.connect(its_link)
     await adapter.send(records(1, 2))
     assert payloads(await received(adapter, 2)) == [1, 2]
@@ -396,9 +339,9 @@ async def test_what_was_received_last_comes_again_after_an_outage(server: RedisS
     await adapter.close()
 
 
-async def test_what_comes_during_an_outage_of_the_reader_is_no_loss(server: RedisServer) -> None:
+async def test_what_comes_during_an_outage_of_the_reader_is_no_loss(server: Redis) -> None:
     its_link = link()
-    adapter = RedisStreamAdapter(server.url)
+    adapter = RedisStreamAdapter(url_of(server))
     await adapter.connect(its_link)
     await adapter.send(records(1, 2))
     assert payloads(await received(adapter, 2)) == [1, 2]
@@ -411,14 +354,14 @@ async def test_what_comes_during_an_outage_of_the_reader_is_no_loss(server: Redi
     await adapter.close()
 
 
-async def test_a_lost_end_of_the_stream_is_a_loss_and_nothing_comes_twice(server: RedisServer) -> None:
+async def test_a_lost_end_of_the_stream_is_a_loss_and_nothing_comes_twice(server: Redis) -> None:
     async with connected(server) as adapter:
         await adapter.send(records(1, 10))
         await received(adapter, 10)
         # As after a crash without fsync: the same stream, without its last entries.
-        server.tell("XTRIM", "hubsub", "MAXLEN", 0)
-        server.tell("XSETID", "hubsub", "5-0", "ENTRIESADDED", 5)
-        server.tell("XADD", "hubsub", "*", "key", "a", "payload", "11")
+        tell(server, "XTRIM", "hubsub", "MAXLEN", 0)
+        tell(server, "XSETID", "hubsub", "5-0", "ENTRIESADDED", 5)
+        tell(server, "XADD", "hubsub", "*", "key", "a", "payload", "11")
         assert payloads(await received(adapter, 2)) == [("rolled back", None), 11]
         await adapter.send(records(12, 12))
         assert payloads(await received(adapter, 1)) == [12]
@@ -466,7 +409,7 @@ def test_losses_add_up_to_what_is_gone(data: st.DataObject) -> None:
 # Names
 
 
-async def test_a_named_reader_goes_on_where_it_acknowledged(server: RedisServer) -> None:
+async def test_a_named_reader_goes_on_where_it_acknowledged(server: Redis) -> None:
     async with connected(server, name="n") as adapter:
         assert adapter.features.acks == "prefix"
         await adapter.send(records(1, 5))
@@ -477,9 +420,9 @@ async def test_a_named_reader_goes_on_where_it_acknowledged(server: RedisServer)
         assert payloads(await received(adapter, 2)) == [4, 5]
 
 
-async def test_a_named_reader_that_comes_back_gets_anew_what_it_did_not_acknowledge(server: RedisServer) -> None:
+async def test_a_named_reader_that_comes_back_gets_anew_what_it_did_not_acknowledge(server: Redis) -> None:
     its_link = link(name="n")
-    adapter = RedisStreamAdapter(server.url)
+    adapter = RedisStreamAdapter(url_of(server))
     await adapter.connect(its_link)
     await adapter.send(records(1, 3))
     found = await received(adapter, 3)
@@ -492,7 +435,7 @@ async def test_a_named_reader_that_comes_back_gets_anew_what_it_did_not_acknowle
     await adapter.close()
 
 
-async def test_a_named_reader_misses_nothing_before_its_first_acknowledgement(server: RedisServer) -> None:
+async def test_a_named_reader_misses_nothing_before_its_first_acknowledgement(server: Redis) -> None:
     async with connected(server) as sender:
         await sender.send(records(1, 2))
         async with connected(server, name="n"):
@@ -502,7 +445,7 @@ async def test_a_named_reader_misses_nothing_before_its_first_acknowledgement(se
             assert payloads(await received(adapter, 2)) == [3, 4]
 
 
-async def test_a_named_reader_is_told_what_went_missing_while_it_was_away(server: RedisServer) -> None:
+async def test_a_named_reader_is_told_what_went_missing_while_it_was_away(server: Redis) -> None:
     async with connected(server) as sender:
         async with connected(server, name="n") as adapter:
             await sender.send(records(1, 5))
@@ -510,15 +453,15 @@ async def test_a_named_reader_is_told_what_went_missing_while_it_was_away(server
             assert isinstance(found[4], Received)
             await adapter.ack([found[4].token])
         await sender.send(records(6, 10))
-        server.tell("XTRIM", "hubsub", "MAXLEN", 2)
+        tell(server, "XTRIM", "hubsub", "MAXLEN", 2)
         async with connected(server, name="n") as adapter:
             assert payloads(await received(adapter, 3)) == [("trimmed", 3), 9, 10]
-        server.tell("DEL", "hubsub")
+        tell(server, "DEL", "hubsub")
         async with connected(server, name="n") as adapter:
             assert payloads(await received(adapter, 1)) == [("recreated", None)]
 
 
-async def test_a_name_is_taken_once(server: RedisServer) -> None:
+async def test_a_name_is_taken_once(server: Redis) -> None:
     async with connected(server, name="n"):
         with pytest.raises(hubsub.NameTaken, match="'n'"):
             async with connected(server, name="n"):
@@ -527,14 +470,14 @@ async def test_a_name_is_taken_once(server: RedisServer) -> None:
             pass
     async with connected(server, name="n"):
         pass
-    assert server.tell("EXISTS", "hubsub:name:n") == "0"
+    assert tell(server, "EXISTS", "hubsub:name:n") == "0"
 
 
-async def test_a_bridge_comes_back_under_its_own_name(server: RedisServer) -> None:
+async def test_a_bridge_comes_back_under_its_own_name(server: Redis) -> None:
     its_link = link(name="n")
-    adapter = RedisStreamAdapter(server.url)
+    adapter = RedisStreamAdapter(url_of(server))
     await adapter.connect(its_link)
-    server.tell("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    tell(server, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
     with pytest.raises((ConnectionError, redis.exceptions.ConnectionError)):
         await received(adapter, 1)
     await adapter.close()
@@ -543,7 +486,7 @@ async def test_a_bridge_comes_back_under_its_own_name(server: RedisServer) -> No
     await adapter.close()
 
 
-async def test_a_name_is_free_after_closing_however_the_last_call_ended(server: RedisServer) -> None:
+async def test_a_name_is_free_after_closing_however_the_last_call_ended(server: Redis) -> None:
     async with connected(server, name="n") as adapter:
         sending = asyncio.create_task(adapter.send(records(1, 100)))
         await asyncio.sleep(0)
@@ -553,12 +496,10 @@ async def test_a_name_is_free_after_closing_however_the_last_call_ended(server: 
         pass
 
 
-async def test_whoever_lost_its_name_to_another_stops_reading(
-    server: RedisServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_whoever_lost_its_name_to_another_stops_reading(server: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hubsub.bridges.redis_stream.NAME_SECONDS", 0.04)
     async with connected(server, name="n") as adapter:
-        server.tell("SET", "hubsub:name:n", "another")
+        tell(server, "SET", "hubsub:name:n", "another")
         with pytest.raises(hubsub.NameTaken):
             await received(adapter, 1)
 
@@ -566,7 +507,7 @@ async def test_whoever_lost_its_name_to_another_stops_reading(
 # Groups
 
 
-async def test_members_of_a_group_share_the_messages(server: RedisServer) -> None:
+async def test_members_of_a_group_share_the_messages(server: Redis) -> None:
     async with connected(server, group="g") as one, connected(server, group="g") as other:
         assert one.features.acks == "each"
         assert one.features.lease == 30
@@ -577,12 +518,12 @@ async def test_members_of_a_group_share_the_messages(server: RedisServer) -> Non
         assert payloads([*first, *second]) == [1, 2]
         await one.ack([each.token for each in first if isinstance(each, Received)])
         await other.ack([each.token for each in second if isinstance(each, Received)])
-        assert server.tell("XPENDING", "hubsub", "g").splitlines()[0] == "0"
+        assert tell(server, "XPENDING", "hubsub", "g").splitlines()[0] == "0"
 
 
-async def test_a_reply_that_was_lost_is_read_again_and_counts_for_nothing(server: RedisServer) -> None:
+async def test_a_reply_that_was_lost_is_read_again_and_counts_for_nothing(server: Redis) -> None:
     its_link = link(group="g")
-    adapter = RedisStreamAdapter(server.url)
+    adapter = RedisStreamAdapter(url_of(server))
     await adapter.connect(its_link)
     await adapter.send(records(1, 3))
     first = await received(adapter, 3)
@@ -600,7 +541,7 @@ async def test_a_reply_that_was_lost_is_read_again_and_counts_for_nothing(server
     await adapter.close()
 
 
-async def test_what_a_member_left_unfinished_goes_to_another_and_counts(server: RedisServer) -> None:
+async def test_what_a_member_left_unfinished_goes_to_another_and_counts(server: Redis) -> None:
     options = {"lease": 0.1}
     async with connected(server, options, group="g") as one, connected(server, options, group="g") as other:
         await one.send(records(1, 2))
@@ -610,41 +551,41 @@ async def test_what_a_member_left_unfinished_goes_to_another_and_counts(server: 
         assert [each.attempts for each in taken if isinstance(each, Received)] == [1, 1]
         # Whose lease is over does not get it back by extending.
         await one.extend([each.token for each in held if isinstance(each, Received)])
-        owners = server.tell("XPENDING", "hubsub", "g", "-", "+", 10).splitlines()[1::4]
+        owners = tell(server, "XPENDING", "hubsub", "g", "-", "+", 10).splitlines()[1::4]
         assert owners == [other._consumer.decode()] * 2
 
 
-async def test_a_member_is_not_given_what_it_works_on_itself(server: RedisServer) -> None:
+async def test_a_member_is_not_given_what_it_works_on_itself(server: Redis) -> None:
     async with connected(server, {"lease": 0.05}, group="g") as adapter:
         await adapter.send(records(1, 1))
         assert payloads(await received(adapter, 1)) == [1]
-        # Each waits for a second.
+        # Each waits for longer than the lease.
         assert await adapter.receive() == []
         assert await adapter.receive() == []
 
 
-async def test_an_extended_lease_is_kept(server: RedisServer) -> None:
+async def test_an_extended_lease_is_kept(server: Redis) -> None:
     async with connected(server, {"lease": 1}, group="g") as one, connected(server, {"lease": 1}, group="g") as other:
         await one.send(records(1, 1))
         (held,) = await received(one, 1)
         assert isinstance(held, Received)
-        ending = asyncio.get_running_loop().time() + 2.5
+        ending = asyncio.get_running_loop().time() + 1.3
         while asyncio.get_running_loop().time() < ending:
             await one.extend([held.token])
             await asyncio.sleep(0.05)
-            if asyncio.get_running_loop().time() > ending - 1.2:
+            if asyncio.get_running_loop().time() > ending - 0.25:
                 other._tend_at = 0
                 assert await other.receive() == []
-        (deliveries,) = server.tell("XPENDING", "hubsub", "g", "-", "+", 10).splitlines()[3::4]
+        (deliveries,) = tell(server, "XPENDING", "hubsub", "g", "-", "+", 10).splitlines()[3::4]
         assert deliveries == "1"
 
 
-async def test_a_group_survives_a_flush_and_tells_it_once(server: RedisServer) -> None:
+async def test_a_group_survives_a_flush_and_tells_it_once(server: Redis) -> None:
     async with connected(server, group="g") as one, connected(server, group="g") as other:
         await one.send(records(1, 1))
         (first,) = await received(one, 1)
         assert isinstance(first, Received)
-        server.tell("FLUSHALL")
+        tell(server, "FLUSHALL")
         await one.send(records(2, 3))
         await one.extend([first.token])
         await one.ack([first.token])
@@ -657,77 +598,80 @@ async def test_a_group_survives_a_flush_and_tells_it_once(server: RedisServer) -
             assert await adapter.receive() == []
 
 
-async def test_a_group_that_waits_survives_the_deletion_of_its_stream(server: RedisServer) -> None:
+async def test_a_group_that_waits_survives_the_deletion_of_its_stream(
+    server: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hubsub.bridges.redis_stream.BLOCK", 1000)
     async with connected(server, group="g") as adapter:
         waiting = asyncio.create_task(adapter.receive())
         await until_blocked(server)
-        server.tell("DEL", "hubsub")
+        tell(server, "DEL", "hubsub")
         found = list(await waiting)
         await adapter.send(records(1, 2))
         found += await received(adapter, 3 - len(found))
         assert payloads(found) == [("recreated", None), 1, 2]
 
 
-async def until_blocked(server: RedisServer) -> None:
-    while "blocked_clients:0" in server.tell("INFO", "clients"):  # noqa: ASYNC110
+async def until_blocked(server: Redis) -> None:
+    while "blocked_clients:0" in tell(server, "INFO", "clients"):  # noqa: ASYNC110
         await asyncio.sleep(0.01)
 
 
-async def test_a_group_is_told_once_what_was_trimmed_unread(server: RedisServer) -> None:
+async def test_a_group_is_told_once_what_was_trimmed_unread(server: Redis) -> None:
     async with connected(server, group="g") as one, connected(server, group="g") as other:
         await one.send(records(1, 2))
         assert payloads(await received(one, 2)) == [1, 2]
         await one.send(records(3, 10))
-        server.tell("XTRIM", "hubsub", "MAXLEN", 3)
+        tell(server, "XTRIM", "hubsub", "MAXLEN", 3)
         assert payloads(await received(other, 4)) == [("trimmed", 5), 8, 9, 10]
         assert await one.receive() == []
         await one.send(records(11, 11))
         assert payloads(await received(one, 1)) == [11]
 
 
-async def test_a_group_is_told_what_went_missing_while_nobody_was_there(server: RedisServer) -> None:
+async def test_a_group_is_told_what_went_missing_while_nobody_was_there(server: Redis) -> None:
     async with connected(server, group="g") as adapter:
         await adapter.send(records(1, 10))
-        server.tell("XTRIM", "hubsub", "MAXLEN", 4)
-    server.tell("SCRIPT", "FLUSH")
+        tell(server, "XTRIM", "hubsub", "MAXLEN", 4)
+    tell(server, "SCRIPT", "FLUSH")
     async with connected(server, group="g") as adapter:
         assert payloads(await received(adapter, 5)) == [("trimmed", 6), *numbers(7, 10)]
-        server.tell("SCRIPT", "FLUSH")
+        tell(server, "SCRIPT", "FLUSH")
         await adapter.send(records(11, 11))
         assert payloads(await received(adapter, 1)) == [11]
 
 
-async def test_what_was_trimmed_unfinished_is_told(server: RedisServer) -> None:
+async def test_what_was_trimmed_unfinished_is_told(server: Redis) -> None:
     its_link = link(group="g")
-    adapter = RedisStreamAdapter(server.url, lease=0.1)
+    adapter = RedisStreamAdapter(url_of(server), lease=0.1)
     await adapter.connect(its_link)
     await adapter.send(records(1, 4))
     await received(adapter, 4)
     await adapter.close()
-    server.tell("XTRIM", "hubsub", "MAXLEN", 2)
+    tell(server, "XTRIM", "hubsub", "MAXLEN", 2)
     await adapter.connect(its_link)
     assert payloads(await received(adapter, 3)) == [("trimmed", 2), 3, 4]
-    server.tell("XTRIM", "hubsub", "MAXLEN", 1)
+    tell(server, "XTRIM", "hubsub", "MAXLEN", 1)
     async with connected(server, {"lease": 0.1}, group="g") as other:
         assert payloads(await received(other, 2)) == [("trimmed", 1), 4]
     await adapter.close()
 
 
-async def test_consumers_that_are_gone_are_removed_when_nothing_is_pending(server: RedisServer) -> None:
+async def test_consumers_that_are_gone_are_removed_when_nothing_is_pending(server: Redis) -> None:
     async with connected(server, {"lease": 0.05}, group="g") as adapter:
-        server.tell("XGROUP", "CREATECONSUMER", "hubsub", "g", "gone")
+        tell(server, "XGROUP", "CREATECONSUMER", "hubsub", "g", "gone")
         await adapter.send(records(1, 1))
         (held,) = await received(adapter, 1)
         assert isinstance(held, Received)
 
         async def is_alone() -> bool:
             await adapter.receive()
-            return "gone" not in server.tell("XINFO", "CONSUMERS", "hubsub", "g")
+            return "gone" not in tell(server, "XINFO", "CONSUMERS", "hubsub", "g")
 
         await until(is_alone)
-        assert adapter._consumer.decode() in server.tell("XINFO", "CONSUMERS", "hubsub", "g")
+        assert adapter._consumer.decode() in tell(server, "XINFO", "CONSUMERS", "hubsub", "g")
         await adapter.ack([held.token])
-    assert server.tell("XINFO", "CONSUMERS", "hubsub", "g") == ""
+    assert tell(server, "XINFO", "CONSUMERS", "hubsub", "g") == ""
 
 
 # Processes that are killed
@@ -749,11 +693,11 @@ MEMBER = """
 """
 
 
-async def test_what_a_killed_process_held_is_handled_by_another(server: RedisServer) -> None:
+async def test_what_a_killed_process_held_is_handled_by_another(server: Redis) -> None:
     async with connected(server, {"lease": 1}, group="g") as adapter:
         member = await asyncio.create_subprocess_exec(
             sys.executable,
-            *("-c", textwrap.dedent(MEMBER), server.url, "killed"),
+            *("-c", textwrap.dedent(MEMBER), url_of(server), "killed"),
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
         )
@@ -770,15 +714,13 @@ async def test_what_a_killed_process_held_is_handled_by_another(server: RedisSer
         assert sorted(payloads(found)) == [1, 2, 3, 4]
         assert all(each.attempts == 1 for each in found if isinstance(each, Received) and each.payload != b"4")
         await adapter.ack([each.token for each in found if isinstance(each, Received)])
-        assert server.tell("XPENDING", "hubsub", "g").splitlines()[0] == "0"
+        assert tell(server, "XPENDING", "hubsub", "g").splitlines()[0] == "0"
 
 
-async def test_nothing_confirmed_is_lost_and_nothing_doubled_when_the_server_is_killed(
-    make_server: Callable[..., RedisServer],
-) -> None:
-    server = make_server("--appendonly", "yes", "--appendfsync", "always")
+async def test_nothing_confirmed_is_lost_and_nothing_doubled_when_the_server_is_killed(private: Private) -> None:
+    server = await private(Redis())
     its_link = link(reads=False)
-    adapter = RedisStreamAdapter(server.url)
+    adapter = RedisStreamAdapter(url_of(server))
     confirmed: list[int] = []
     last = 4000
 
@@ -801,8 +743,7 @@ async def test_nothing_confirmed_is_lost_and_nothing_doubled_when_the_server_is_
     for part in (500, 1500, 2500):
         while len(confirmed) < part:  # noqa: ASYNC110
             await asyncio.sleep(0)
-        await asyncio.to_thread(server.kill)
-        await asyncio.to_thread(server.start)
+        await server.restart_wait()
     await sending
     async with connected(server, start="earliest") as reader:
         assert payloads(await received(reader, last)) == numbers(1, last)
@@ -812,9 +753,9 @@ async def test_nothing_confirmed_is_lost_and_nothing_doubled_when_the_server_is_
 # History and dead letters
 
 
-async def test_history_is_paged_by_position_and_by_time(server: RedisServer) -> None:
+async def test_history_is_paged_by_position_and_by_time(server: Redis) -> None:
     for milliseconds in (1000, 1500, 2000, 2500, 3000):
-        server.tell("XADD", "hubsub", f"{milliseconds}-1", "key", "a", "payload", milliseconds)
+        tell(server, "XADD", "hubsub", f"{milliseconds}-1", "key", "a", "payload", milliseconds)
     async with connected(server) as adapter:
         last = await adapter.history(2)
         assert payloads(last) == [2500, 3000]
@@ -827,7 +768,7 @@ async def test_history_is_paged_by_position_and_by_time(server: RedisServer) -> 
         assert await adapter.history(9, after="other:1-1") == []
 
 
-async def test_what_cannot_be_handled_is_buried_with_the_reason(server: RedisServer) -> None:
+async def test_what_cannot_be_handled_is_buried_with_the_reason(server: Redis) -> None:
     async with connected(server, group="g", start="earliest") as adapter:
         await adapter.send(records(1, 1))
         (bad,) = await received(adapter, 1)
@@ -844,7 +785,7 @@ async def test_what_cannot_be_handled_is_buried_with_the_reason(server: RedisSer
 # Addresses, clients and passwords
 
 
-async def test_a_client_of_ones_own_is_used_and_left_alone(server: RedisServer) -> None:
+async def test_a_client_of_ones_own_is_used_and_left_alone(server: Redis) -> None:
     client = redis.asyncio.Redis(port=server.port, db=3, decode_responses=True)
     adapter = RedisStreamAdapter(client=client)
     await adapter.connect(link(start="earliest"))
@@ -855,8 +796,8 @@ async def test_a_client_of_ones_own_is_used_and_left_alone(server: RedisServer) 
     await client.aclose()
 
 
-async def test_a_password_is_sent_and_never_told(make_server: Callable[..., RedisServer]) -> None:
-    server = make_server("--requirepass", "sec:ret/1")
+async def test_a_password_is_sent_and_never_told(private: Private) -> None:
+    server = await private(Redis(password="sec:ret/1"))
     right = f"redis-stream://:sec%3Aret%2F1@127.0.0.1:{server.port}"
     async with connected(right) as adapter:
         await adapter.send(records(1, 1))
@@ -869,50 +810,29 @@ async def test_a_password_is_sent_and_never_told(make_server: Callable[..., Redi
         assert caught.value.__context__ is None or caught.value.__suppress_context__ or "sec" not in shown
 
 
-async def test_tls_is_spoken_and_certificates_are_checked(make_server: Callable[..., RedisServer]) -> None:
-    server = make_server()
-    authority = trustme.CA()
-    issued = authority.issue_cert("127.0.0.1")
-    files = {name: str(server.directory / name) for name in ("ca", "certificate", "key")}
-    authority.cert_pem.write_to_path(files["ca"])
-    issued.cert_chain_pems[0].write_to_path(files["certificate"])
-    issued.private_key_pem.write_to_path(files["key"])
-    server.kill()
-    port = free_port()
-    server.options = ("--tls-port", str(port), "--tls-auth-clients", "no", "--tls-ca-cert-file", files["ca"])
-    server.options += ("--tls-cert-file", files["certificate"], "--tls-key-file", files["key"])
-    server.start()
-    url = f"rediss-stream://127.0.0.1:{port}"
-    async with connected(f"{url}?ssl_ca_certs={files['ca']}", group="g") as adapter:
+async def test_tls_is_spoken_and_certificates_are_checked(private: Private) -> None:
+    server = await private(Redis(tls=True))
+    url = url_of(server)
+    async with connected(f"{url}?ssl_ca_certs={certificates().authority}", group="g") as adapter:
         await adapter.send(records(1, 1000))
         assert payloads(await received(adapter, 1000)) == numbers(1, 1000)
     with pytest.raises(redis.exceptions.ConnectionError, match=r"(?i)certificate"):
         await RedisStreamAdapter(url).connect(link())
 
 
-async def test_sentinels_lead_to_the_new_master(make_server: Callable[..., RedisServer]) -> None:
-    master, replica, sentinel = make_server(), make_server(), make_server()
-    replica.tell("REPLICAOF", "127.0.0.1", master.port)
-    await until(lambda: asyncio.sleep(0, "master_link_status:up" in replica.tell("INFO", "replication")))
-    sentinel.kill()
-    configuration = sentinel.directory / "sentinel.conf"
-    lines = [f"port {sentinel.port}", "bind 127.0.0.1", f"dir {sentinel.directory}"]
-    lines += [f"sentinel monitor service 127.0.0.1 {master.port} 1", "sentinel down-after-milliseconds service 300"]
-    configuration.write_text("\n".join([*lines, ""]))
-    sentinel.start(str(configuration), "--sentinel")
-    await until(lambda: asyncio.sleep(0, "slaves=1" in sentinel.tell("INFO", "sentinel")))
-    nobody = make_server()
-    nobody.kill()
-    url = f"redis-stream+sentinel://127.0.0.1:{nobody.port},127.0.0.1:{sentinel.port}/service/0"
+async def test_sentinels_lead_to_the_new_master(private: Private) -> None:
+    sentinel = await private(Sentinel())
+    nobody = private.keep(Redis())
+    url = f"redis-stream+sentinel://127.0.0.1:{nobody.port},127.0.0.1:{sentinel.port}/{sentinel.service}/0"
     adapter, its_link = RedisStreamAdapter(url), link(name="n")
     await adapter.connect(its_link)
     await adapter.send(records(1, 3))
     found = await received(adapter, 3)
     assert isinstance(found[2], Received)
     await adapter.ack([found[2].token])
-    position = master.tell("GET", "hubsub:position:n")
-    await until(lambda: asyncio.sleep(0, replica.tell("GET", "hubsub:position:n") == position))
-    master.kill()
+    position = tell(sentinel.master, "GET", "hubsub:position:n")
+    await until(lambda: asyncio.sleep(0, tell(sentinel.replica, "GET", "hubsub:position:n") == position))
+    assert await asyncio.to_thread(sentinel.fail_over) is sentinel.replica
     await adapter.close()
 
     async def is_back() -> bool:
@@ -924,14 +844,10 @@ async def test_sentinels_lead_to_the_new_master(make_server: Callable[..., Redis
     await until(is_back)
     await adapter.send(records(3, 5))
     assert payloads(await received(adapter, 2)) == [4, 5]
-    assert replica.tell("XLEN", "hubsub") == "5"
+    assert tell(sentinel.replica, "XLEN", "hubsub") == "5"
     await adapter.close()
-    with pytest.raises(ConnectionError, match=r"no Sentinel of .* names a master"):
-        await RedisStreamAdapter(url.replace("/service", "/other")).connect(its_link)
-
-
-def test_passwords_are_cut_out_of_whatever_is_told() -> None:
-    assert without_password("redis://me:a@b/c@host/1?ssl_password=x&db=1") == "redis://…@host/1?ssl_password=…&db=1"
+    with pytest.raises(ConnectionError, match="no Sentinel that answers knows a master for other"):
+        await RedisStreamAdapter(url.replace(f"/{sentinel.service}", "/other")).connect(its_link)
 
 
 def test_arguments_that_make_no_sense_are_refused() -> None:
@@ -951,7 +867,7 @@ def test_arguments_that_make_no_sense_are_refused() -> None:
 
 
 def test_a_missing_driver_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "redis.asyncio.sentinel", None)
+    monkeypatch.setitem(sys.modules, "redis.asyncio", None)
     with pytest.raises(hubsub.MissingDriver, match=r"RedisStreamAdapter needs redis: pip install 'hubsub\[redis\]'"):
         RedisStreamAdapter("redis-stream://localhost")
 
@@ -959,44 +875,3 @@ def test_a_missing_driver_says_what_to_install(monkeypatch: pytest.MonkeyPatch) 
 def test_the_module_is_imported_without_the_driver() -> None:
     script = "import sys; sys.modules['redis'] = None; import hubsub.bridges.redis_stream"
     subprocess.run([sys.executable, "-c", script], check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
-
-
-# Replies
-
-replies = st.recursive(
-    st.one_of(st.binary(max_size=30), st.sampled_from([b"\r\n", b"$1\r\na\r\n", b"*1\r\n"]), st.integers(), st.none()),
-    lambda inner: st.lists(inner, max_size=6),
-)
-
-
-def serialized(reply: Any) -> bytes:
-    if reply is None:
-        return b"$-1\r\n"
-    if isinstance(reply, int):
-        return b":%d\r\n" % reply
-    if isinstance(reply, bytes):
-        return b"$%d\r\n%b\r\n" % (len(reply), reply)
-    return b"*%d\r\n" % len(reply) + b"".join(map(serialized, reply))
-
-
-@given(replies)
-def test_every_reply_is_read_as_it_was_written(reply: Any) -> None:
-    tokens = serialized(reply).split(b"\r\n")
-    assert tokens.pop() == b""
-    assert parse(tokens, 0, Exception) == (reply, len(tokens))
-
-
-@given(replies, st.data())
-def test_a_reply_that_is_cut_short_is_never_taken_for_a_whole_one(reply: Any, data: st.DataObject) -> None:
-    written = serialized(reply)
-    cut = data.draw(st.integers(0, len(written) - 1))
-    tokens = written[:cut].split(b"\r\n")
-    tokens.pop()
-    with pytest.raises(IndexError):
-        parse(tokens, 0, Exception)
-
-
-def test_errors_and_simple_strings_are_replies() -> None:
-    assert parse([b"*2", b"+OK", b"-ERR no"], 0, str.upper) == ([b"OK", "ERR NO"], 3)  # type: ignore[arg-type]
-    assert parse([b"*-1"], 0, Exception) == (None, 1)
-    assert _head(100_000) == b"$100000"

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import quote
 
 import redis
 from redis.backoff import NoBackoff
@@ -49,7 +50,7 @@ class Redis(Broker):
 
     @property
     def url(self) -> str:
-        login = "" if self.password is None else f"{self.username or ''}:{self.password}@"
+        login = "" if self.password is None else f"{self.username or ''}:{quote(self.password, safe='')}@"
         return f"redis{'s' * self.tls}://{login}127.0.0.1:{self.port}/0"
 
     def prepare(self) -> None:
