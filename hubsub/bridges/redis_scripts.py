@@ -78,9 +78,10 @@ return reply
 """)
 
 # The server counts what a group has read one by one, past what was trimmed too: whoever sees the difference tells it,
-# and sets the count right, so that nobody else does.
+# and sets the count right, so that nobody else does. A server that was restarted has forgotten the count, so it is
+# noted beside the stream.
 MISSED = Script("""
--- KEYS: stream. ARGV: group. Returns how many entries are gone that the group has not read.
+-- KEYS: stream, what the group had read, epoch. ARGV: group. Returns how many entries are gone that it has not read.
 local function named(list)
   local map = {}
   for i = 1, #list, 2 do map[list[i]] = list[i + 1] end
@@ -90,14 +91,26 @@ if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
 local stream = named(redis.call('XINFO', 'STREAM', KEYS[1]))
 for _, each in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
   local group = named(each)
-  if group['name'] == ARGV[1] and group['entries-read'] then
-    local gone = stream['entries-added'] - stream['length']
-    if group['last-delivered-id'] == stream['last-generated-id'] then gone = stream['entries-added'] end
-    local missed = gone - group['entries-read']
-    if missed > 0 then
-      redis.call('XGROUP', 'SETID', KEYS[1], ARGV[1], group['last-delivered-id'], 'ENTRIESREAD', gone)
-      return missed
+  if group['name'] == ARGV[1] then
+    local last, read = group['last-delivered-id'], group['entries-read']
+    local epoch = redis.call('GET', KEYS[3]) or ''
+    local note = redis.call('GET', KEYS[2]) or ''
+    local id, count, of = string.match(note, '^(%S+) (%d+) (.*)$')
+    if of == epoch and (not read or read < tonumber(count)) then
+      read = tonumber(count) + #redis.call('XRANGE', KEYS[1], '(' .. id, last)
+      redis.call('XGROUP', 'SETID', KEYS[1], ARGV[1], last, 'ENTRIESREAD', read)
     end
+    if not read then return 0 end
+    local gone = stream['entries-added'] - stream['length']
+    if last == stream['last-generated-id'] then gone = stream['entries-added'] end
+    local missed = math.max(0, gone - read)
+    if missed > 0 then
+      read = gone
+      redis.call('XGROUP', 'SETID', KEYS[1], ARGV[1], last, 'ENTRIESREAD', read)
+    end
+    local now = last .. ' ' .. string.format('%.0f', read) .. ' ' .. epoch
+    if now ~= note then redis.call('SET', KEYS[2], now) end
+    return missed
   end
 end
 return 0

@@ -382,9 +382,11 @@ class RedisStreamAdapter(Adapter):
         if found:
             return found
         streams = [source.raw for source in self._sources]
+        name = decode(group)
+        counting = [(each.raw, each.beside("read", name), each.beside("epoch"), group) for each in self._sources]
         take: Command = ("XREADGROUP", "GROUP", group, self._consumer, "COUNT", self._count, "BLOCK", BLOCK, "STREAMS")
         *missed, reply = await reader.ask(
-            *(("EVALSHA", MISSED.sha, 1, stream, group) for stream in streams), (*take, *streams, *[">"] * len(streams))
+            *(("EVALSHA", MISSED.sha, 3, *keys) for keys in counting), (*take, *streams, *[">"] * len(streams))
         )
         for source, count in zip(self._sources, missed, strict=True):
             if is_unknown(count):
