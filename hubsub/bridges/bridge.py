@@ -224,9 +224,8 @@ class Bridge:
         self._receiver.outbox = self._sender.outbox
         self._state: State = "new"
         self._since = time.time()
-        self._reconnects = self._refusals = 0
+        self._connections = self._refusals = 0
         self._last_error: BaseException | None = None
-        self._was_up = False
         self._down_since: float | None = None
         self._living: asyncio.Task[None] | None = None
         self._packing: asyncio.Task[None] | None = None
@@ -368,16 +367,20 @@ class Bridge:
         loop = asyncio.get_running_loop()
         attempt, first = 0, loop.time()
         while True:
-            reached = self._reconnects
+            connections = self._connections
             try:
                 await self._connection()
+            except asyncio.CancelledError as error:
+                # It may leak out of a driver that gave up something of its own.
+                if _is_being_cancelled():
+                    raise
+                self._last_error = error
             except Exception as error:
                 self._last_error = error
-                if self._state == "up" or attempt == 0:
-                    self._log.warning("%r is not connected: %s", self, _told(error))
-            if self._reconnects != reached:
+            if self._connections != connections:
                 attempt, first = 0, loop.time()
-            self._become("down" if self._was_up else "connecting")
+            if attempt == 0:
+                self._log.warning("%r is not connected: %s", self, _told(self._last_error))
             await asyncio.sleep(random.uniform(0, self._backoff.bound(attempt, loop.time() - first)))
             attempt += 1
 
@@ -410,13 +413,12 @@ class Bridge:
                 reader = self._task(self._read(up), "reading")
                 tasks.append(reader)
             tasks.append(self._task(self._watch(), "watching"))
-            subscribing = self._task(self._subscribe_all(), "subscribing")
-            done, _ = await asyncio.wait([*tasks, subscribing], return_when=asyncio.FIRST_COMPLETED)
-            if subscribing not in done:
-                tasks.append(subscribing)
+            joining = self._task(self._join(), "joining")
+            done, _ = await asyncio.wait([*tasks, joining], return_when=asyncio.FIRST_COMPLETED)
+            if joining not in done:
+                tasks.append(joining)
                 _raise_of(done)
-            subscribing.result()
-            await self._replay_history()
+            joining.result()
             self._came_up()
             up.set()
             tasks.append(self._task(self._sender.send(adapter), "sending"))
@@ -428,20 +430,16 @@ class Bridge:
         finally:
             if self._state == "up":
                 self._down_since = time.time() - (asyncio.get_running_loop().time() - self._heard)
+                self._become("down")
             await self._disconnect(tasks, reader)
 
     def _task(self, coroutine: Coroutine[Any, Any, None], what: str) -> asyncio.Task[None]:
         return asyncio.get_running_loop().create_task(coroutine, name=f"{what} of {self.adapter!r}")
 
     def _came_up(self) -> None:
-        if self._was_up:
-            self._reconnects += 1
-            if not self.adapter.features.durable and self.incoming:
-                since = self._down_since or self._since
-                self._receiver.report(Gap("disconnected", None, since, time.time(), None))
-        else:
-            self._reconnects = 0
-        self._was_up = True
+        self._connections += 1
+        if self._down_since is not None and self.incoming and not self.adapter.features.durable:
+            self._receiver.report(Gap("disconnected", None, self._down_since, time.time(), None))
         self._down_since = None
         self._become("up")
 
@@ -500,16 +498,16 @@ class Bridge:
         heard = self._heard
         while True:
             await asyncio.sleep(self.TICK)
-            time = loop.time()
+            now = loop.time()
             # While the loop itself stood still, nobody could hear anything.
-            lag = lag + max(0.0, time - last - 2 * self.TICK) if heard == self._heard else 0.0
-            heard, last = self._heard, time
+            lag = lag + max(0.0, now - last - 2 * self.TICK) if heard == self._heard else 0.0
+            heard, last = self._heard, now
             busy = self._sender.busy_since
-            if busy is not None and time - busy - lag > self.STUCK:
+            if busy is not None and now - busy - lag > self.STUCK:
                 raise ConnectionError(f"no answer for {self.STUCK:g} s to what was sent")
             if self._reading_since is None:
                 continue
-            silent = time - max(self._heard, self._reading_since) - lag
+            silent = now - max(self._heard, self._reading_since) - lag
             if silent > deaf:
                 raise ConnectionError(f"nothing was heard for {deaf:g} s")
             if features.push and silent > self.SILENT:
@@ -593,13 +591,15 @@ class Bridge:
         patterns = [*self.hub.patterns(), *others]
         return _uncovered([both for own in patterns for into in self.incoming if (both := meet(own, into)) is not None])
 
-    async def _subscribe_all(self) -> None:
+    async def _join(self) -> None:
+        """Have everything that is wanted sent from now on, and before that, what was asked for of earlier."""
         self._private = [Key(NAMESPACE, "beat", self.hub.origin)] if self.adapter.features.push else []
         if self.adapter.features.patterns:
             gaps = [GAPS] if self.incoming else []
             replies = [Key(NAMESPACE, "reply", self.hub.origin)] if self.outgoing else []
             await self.adapter.subscribe(self._private + gaps + replies)
         await self._sync()
+        await self._replay_history()
 
     async def _sync(self) -> None:
         """Have the broker send what is wanted, and no more."""
@@ -659,7 +659,7 @@ class Bridge:
             sent=sender.sent,
             received=receiver.received,
             in_flight=receiver.unfinished,
-            reconnects=self._reconnects,
+            reconnects=max(0, self._connections - 1),
             gaps=receiver.gaps,
             echoes=receiver.echoes,
             duplicates=receiver.duplicates,
@@ -759,6 +759,11 @@ def _raise_of(done: Collection[asyncio.Task[None]]) -> None:
     for task in done:
         task.result()
     raise ConnectionError("the connection has ended")
+
+
+def _is_being_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _told(error: BaseException | None) -> str:
