@@ -5,10 +5,15 @@ import os
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 import hubsub
 
 pytest_plugins = ["brokers.fixtures"]
+
+# How long an example takes says something of the machine, and of what else it has to do.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 # Set by `make matrix`: asyncio, debug (asyncio's debug mode) or uvloop.
 LOOP = os.environ.get("HUBSUB_TEST_LOOP", "asyncio")

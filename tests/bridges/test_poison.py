@@ -5,10 +5,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from brokers.redis_server import Redis
 from hubsub import Bridge, Hub
 
 
+@pytest.mark.timeout(180)
 async def test_a_message_that_kills_the_process_becomes_a_dead_letter(redis: Redis, namespace: str) -> None:
     url = redis.url.replace("redis:", "redis-stream:")
     good = [f"good {number}" for number in range(20)]
