@@ -10,7 +10,7 @@ import time
 from importlib import import_module
 from pathlib import Path
 
-from . import chart, report, throughput
+from . import chart, harness, report, throughput
 from .harness import BENCHMARKS, Missing, run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -49,6 +49,8 @@ def main() -> None:
         for benchmark in BENCHMARKS:
             print(f"{benchmark.name}\n    {benchmark.sentence} Target: {benchmark.target}.")
         return
+    if options.quick:
+        harness.shorter = 10
     # Processes that are started here import the package from here.
     os.chdir(ROOT)
     logging.disable(logging.WARNING)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from functools import cache
@@ -25,6 +26,8 @@ def private(kind: str) -> Any:
     reason = "BROKERS=0" if os.environ.get("BROKERS") == "0" else getattr(brokers, kind).missing()
     if reason is not None:
         raise Missing(reason)
+    # For it, a topic that has yet to be made is an error.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     # What Redis does by itself once it keeps a log: with a disk that is waited for, everything costs the same.
     return brokers.Redis(appendfsync="everysec") if kind == "Redis" else brokers.Kafka()
 

@@ -63,6 +63,9 @@ class Result(NamedTuple):
 
 BENCHMARKS: list[Benchmark] = []
 
+shorter = 1
+"""What takes its time by design is to take this fraction of it."""
+
 
 def compare(*, at_most: float | None = None, at_least: float | None = None, rounds: int = 15) -> Any:
     """Register a function that returns two sides, ours first.
