@@ -124,14 +124,14 @@ def bulk_through_redis_pubsub_broadcaster() -> tuple[Side, Side]:
 
 @compare(at_least=0.6)
 def bulk_through_redis_pubsub() -> tuple[Side, Side]:
-    """The same against redis-py: `PUBLISH` in pipelines of 200, `PubSub.listen`."""
+    """The same against redis-py: `PUBLISH` in pipelines of 500, `PubSub.listen`."""
     ours, theirs = pubsub()
     return bulk(ours), bulk(theirs)
 
 
 @compare(at_least=0.6)
 def bulk_through_redis_stream() -> tuple[Side, Side]:
-    """The same by Redis Streams and a group, at least once, against redis-py: `XADD` in pipelines of 200, `XREADGROUP`
+    """The same by Redis Streams and a group, at least once, against redis-py: `XADD` in pipelines of 500, `XREADGROUP`
     of 500 at most and one `XACK` for them."""
     ours, theirs = stream()
     return bulk(ours), bulk(theirs)
@@ -140,7 +140,7 @@ def bulk_through_redis_stream() -> tuple[Side, Side]:
 @compare(at_least=0.5)
 def bulk_through_kafka() -> tuple[Side, Side]:
     """The same by Kafka and a group, at least once, against aiokafka: `send` by an idempotent producer, awaited by
-    200, `getmany` of 500 at most, `commit` each 100 ms."""
+    500, `getmany` of 500 at most, `commit` each 100 ms."""
     ours, theirs = kafka()
     return bulk(ours), bulk(theirs)
 

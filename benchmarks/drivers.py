@@ -1,7 +1,8 @@
 """The drivers that our bridges stand on, used directly, in the fastest way that their documentation suggests.
 
-Each is a way through a broker: entered with `arrived`, which is called with each message that has come, decoded, it gives
-two functions, that send many messages at once and one by itself. They use JSON and two connections, like two hubs.
+Each is a way through a broker. Entered with `arrived`, which is called with each message that has come, decoded, it
+gives two functions: one sends many messages at once, the other a single one. JSON goes both ways, and sender and reader
+have connections of their own, as two hubs have.
 """
 
 from __future__ import annotations
@@ -17,10 +18,8 @@ from uuid import uuid4
 
 Arrived = Callable[[Any], object]
 
-# Commands in a pipeline, or records on their way at once.
-LOT = 200
-# What a reader takes at once.
-COUNT = 500
+# Commands in a pipeline, records on their way, and what a reader takes at once: more is not faster.
+LOT = 500
 # Entries that a stream keeps: it has to be given, or the stream grows for ever.
 MAXLEN = 1_000_000
 
@@ -89,7 +88,7 @@ async def redis_stream(url: str, arrived: Arrived) -> AsyncIterator[Ends]:
 
     async def receive() -> None:
         while True:
-            for _, entries in await consumer.xreadgroup(group, "me", {stream: ">"}, count=COUNT, block=1000):
+            for _, entries in await consumer.xreadgroup(group, "me", {stream: ">"}, count=LOT, block=1000):
                 for _, fields in entries:
                     arrived(json.loads(fields[b"data"]))
                 await consumer.xack(stream, group, *[id for id, _ in entries])
@@ -127,7 +126,7 @@ async def kafka(servers: str, arrived: Arrived) -> AsyncIterator[Ends]:
     async def receive() -> None:
         committed = monotonic()
         while True:
-            for records in (await consumer.getmany(timeout_ms=100, max_records=COUNT)).values():
+            for records in (await consumer.getmany(timeout_ms=100, max_records=LOT)).values():
                 for record in records:
                     arrived(json.loads(record.value))
             if monotonic() - committed > 0.1:
