@@ -42,7 +42,7 @@ docs: ## build the documentation into site/
 
 # Peers pin what the tests want newer, and broadcaster wants an old redis: neither may decide what the tests run with.
 bench: ## compare with other libraries
-	$(SETUP) --venv .venv-bench bench
+	$(SETUP) $(if $(filter 0,$(BROKERS)),,--brokers) --venv .venv-bench bench
 	$(SETUP) --venv .venv-broadcaster bench-broadcaster
 	.venv-bench/bin/python -m benchmarks $(ARGS)
 

@@ -13,6 +13,10 @@ Side = Callable[[], float]
 """One round of one side: returns its seconds per operation, or another figure where there is no comparison."""
 
 
+class Missing(Exception):
+    """What a benchmark needs is not on this machine. Says why, and the remedy."""
+
+
 class Benchmark(NamedTuple):
     """A function that prepares the sides, and what they are to reach. Its docstring is the line in the table."""
 
@@ -58,6 +62,9 @@ class Result(NamedTuple):
 
 
 BENCHMARKS: list[Benchmark] = []
+
+shorter = 1
+"""What takes its time by design is to take this fraction of it."""
 
 
 def compare(*, at_most: float | None = None, at_least: float | None = None, rounds: int = 15) -> Any:

@@ -65,9 +65,9 @@ class Elsewhere:
             raise RuntimeError(f"{self._process.args!r} ended with status {self._process.wait()}")
         return line
 
-    def run(self, task: str, messages: int) -> float:
+    def run(self, task: str, messages: int, *arguments: str) -> float:
         assert self._process.stdin is not None
-        self._process.stdin.write(f"{task} {messages}\n")
+        print(task, messages, *arguments, file=self._process.stdin)
         self._process.stdin.flush()
         return float(self._line())
 
@@ -77,21 +77,24 @@ class Elsewhere:
         self._process.wait()
 
 
-Task = Callable[[int], float]
+# By name, as far as their environments are there.
+ELSEWHERE: dict[str, Elsewhere] = {}
+
+Task = Callable[..., float]
 
 
 def local(peer: str, task: str) -> Task | None:
     """Return the function that does this task through this peer, here; None if the peer cannot."""
     function: Any = getattr(import_module(f"{__package__}.peers.{peer}"), task, None)
     if inspect.iscoroutinefunction(function):
-        return lambda messages: asyncio.run(asyncio.wait_for(function(messages), SECONDS_AT_MOST))
+        return lambda *arguments: asyncio.run(asyncio.wait_for(function(*arguments), SECONDS_AT_MOST))
     return function
 
 
-def run(task: str, elsewhere: dict[str, Elsewhere], rounds: int) -> list[Throughput]:
+def run(task: str, rounds: int) -> list[Throughput]:
     """Run a task through everyone who can do it, in turns; hubsub is first, the others by speed."""
     functions = {name: function for peer, name in PEERS.items() if (function := local(peer, task)) is not None}
-    for name, there in elsewhere.items():
+    for name, there in ELSEWHERE.items():
         if task in there.tasks:
             functions[name] = lambda messages, there=there: there.run(task, messages)
 

@@ -7,11 +7,12 @@ from .throughput import TASKS, local
 
 def main() -> None:
     peer = sys.argv[1]
-    functions = {task: function for task in TASKS if (function := local(peer, task)) is not None}
-    print(*functions, flush=True)
+    print(*[task for task in TASKS if local(peer, task) is not None], flush=True)
     for line in sys.stdin:
-        task, messages = line.split()
-        print(functions[task](int(messages)), flush=True)
+        task, messages, *arguments = line.split()
+        function = local(peer, task)
+        assert function is not None
+        print(function(int(messages), *arguments), flush=True)
 
 
 if __name__ == "__main__":

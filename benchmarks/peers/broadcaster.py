@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import json
 from time import perf_counter
+from typing import Any
 
 from broadcaster import Broadcast
 
+from .. import drivers
 from . import lots
 
 
@@ -16,4 +19,21 @@ async def queue(messages: int) -> float:
                 await broadcast.publish("sensor.kitchen", message)
             for _ in lot:
                 await subscriber.get()
+        return perf_counter() - began
+
+
+async def redis(messages: int, url: str) -> float:
+    """Send messages to Redis and take them out of a queue, in JSON both ways."""
+    async with Broadcast(url) as broadcast, broadcast.subscribe("sensor.kitchen") as subscriber:
+
+        async def carry(all: list[Any]) -> None:
+            for message in all:
+                await broadcast.publish("sensor.kitchen", json.dumps(message))
+            for _ in all:
+                json.loads((await subscriber.get()).message)
+
+        await carry(drivers.messages(100))
+        prepared = drivers.messages(messages)
+        began = perf_counter()
+        await carry(prepared)
         return perf_counter() - began

@@ -1,0 +1,175 @@
+"""What it takes to go from one hub to another through a broker, beside the broker's driver used directly."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from statistics import median
+from time import perf_counter
+from typing import Any
+from uuid import uuid4
+
+import hubsub
+
+from . import brokers, drivers
+from .drivers import Arrived, Ends, Way
+from .harness import Missing, Side, compare
+from .throughput import ELSEWHERE, SECONDS_AT_MOST
+
+KEY: hubsub.Key[Any] = hubsub.Key("sensor", "kitchen")
+PATTERN: hubsub.Key[Any] = hubsub.Key("sensor", "*")
+
+
+@asynccontextmanager
+async def hubs(url: str, arrived: Arrived, group: str | None = None, keys: int = 1) -> AsyncIterator[Ends]:
+    """Through a bridge of one hub and that of another, where a sync listener is on each of so many keys."""
+    namespace = uuid4().hex
+    async with hubsub.Hub() as sending, hubsub.Hub() as receiving:
+        receiving.add_listener([KEY, *(hubsub.Key("sensor", str(each)) for each in range(1, keys))], _listener(arrived))
+        async with (
+            hubsub.Bridge(sending, url, outgoing=PATTERN, namespace=namespace) as outward,
+            hubsub.Bridge(receiving, url, incoming=PATTERN, namespace=namespace, group=group) as inward,
+        ):
+            await outward.ready()
+            await inward.ready()
+
+            async def many(messages: Sequence[Any]) -> None:
+                for message in messages:
+                    await sending.publish_wait(KEY, message)
+
+            yield Ends(many, partial(sending.publish_wait, KEY))
+
+
+def _listener(arrived: Arrived) -> Any:
+    def listener(key: Any, message: Any) -> None:
+        arrived(message)
+
+    return listener
+
+
+def bulk(way: Way, number: int = 20_000) -> Side:
+    """Send so many messages as fast as they go, until all have arrived: seconds a message."""
+
+    async def seconds() -> float:
+        left = 0
+        all_arrived = asyncio.Event()
+
+        def arrived(message: Any) -> None:
+            nonlocal left
+            left -= 1
+            if not left:
+                all_arrived.set()
+
+        async with way(arrived) as ends:
+            # The first ones find out where to go.
+            for each in (drivers.messages(500), drivers.messages(number)):
+                left = len(each)
+                all_arrived.clear()
+                began = perf_counter()
+                await ends.many(each)
+                await all_arrived.wait()
+            return (perf_counter() - began) / number
+
+    return lambda: asyncio.run(asyncio.wait_for(seconds(), SECONDS_AT_MOST))
+
+
+def latency(way: Way, number: int = 100) -> Side:
+    """Send a message, wait until it has arrived, rest for a while, and so on: median of the seconds."""
+
+    async def seconds() -> float:
+        loop = asyncio.get_running_loop()
+        arrival: asyncio.Future[float]
+
+        async with way(lambda message: arrival.set_result(perf_counter())) as ends:
+            found = []
+            for message in drivers.messages(number):
+                arrival = loop.create_future()
+                began = perf_counter()
+                await ends.one(message)
+                found.append(await arrival - began)
+                await asyncio.sleep(0.005)
+            return median(found)
+
+    return lambda: asyncio.run(asyncio.wait_for(seconds(), SECONDS_AT_MOST))
+
+
+def pubsub() -> tuple[Way, Way]:
+    url = brokers.shared("Redis").url
+    return partial(hubs, url), partial(drivers.redis_pubsub, url)
+
+
+def stream() -> tuple[Way, Way]:
+    url = brokers.shared("Redis").url
+    ours = url.replace("redis:", "redis-stream:")
+    return partial(hubs, ours, group="group"), partial(drivers.redis_stream, url)
+
+
+def kafka() -> tuple[Way, Way]:
+    broker = brokers.shared("Kafka")
+    return partial(hubs, broker.url, group="group"), partial(drivers.kafka, broker.address())
+
+
+@compare(at_least=5)
+def bulk_through_redis_pubsub_broadcaster() -> tuple[Side, Side]:
+    """`Hub.publish_wait` of 20 000 messages until a sync listener of another hub has had them, by Redis Pub/Sub,
+    against 5 000 `publish` and `get` of broadcaster; each message."""
+    if "broadcaster" not in ELSEWHERE:
+        raise Missing("its environment is missing, `make bench` makes it")
+    ours, _ = pubsub()
+    url = brokers.shared("Redis").url
+    return bulk(ours), lambda: ELSEWHERE["broadcaster"].run("redis", 5_000, url) / 5_000
+
+
+@compare(at_least=0.6)
+def bulk_through_redis_pubsub() -> tuple[Side, Side]:
+    """The same against redis-py: `PUBLISH` in pipelines of 500, `PubSub.listen`."""
+    ours, theirs = pubsub()
+    return bulk(ours), bulk(theirs)
+
+
+@compare(at_least=0.6)
+def bulk_through_redis_stream() -> tuple[Side, Side]:
+    """The same by Redis Streams and a group, at least once, against redis-py: `XADD` in pipelines of 500, `XREADGROUP`
+    of 500 at most and one `XACK` for them."""
+    ours, theirs = stream()
+    return bulk(ours), bulk(theirs)
+
+
+@compare(at_least=0.5)
+def bulk_through_kafka() -> tuple[Side, Side]:
+    """The same by Kafka and a group, at least once, against aiokafka: `send` by an idempotent producer, awaited by
+    500, `getmany` of 500 at most, `commit` each 100 ms."""
+    ours, theirs = kafka()
+    return bulk(ours), bulk(theirs)
+
+
+@compare(at_least=0.9)
+def bulk_through_redis_pubsub_10k_keys() -> tuple[Side, Side]:
+    """The same by Redis Pub/Sub to one key of 10 000 that are subscribed, lazily, hence at Redis too, against that
+    one key alone."""
+    ours, _ = pubsub()
+    return bulk(partial(ours, keys=10_000)), bulk(ours)
+
+
+@compare(at_most=1.5)
+def latency_through_redis_pubsub() -> tuple[Side, Side]:
+    """A single message from hub to hub by Redis Pub/Sub, when nothing else is under way, against redis-py's `publish`
+    and `listen`."""
+    ours, theirs = pubsub()
+    return latency(ours), latency(theirs)
+
+
+@compare(at_most=1.5)
+def latency_through_redis_stream() -> tuple[Side, Side]:
+    """The same by Redis Streams and a group, against redis-py's `xadd` and `xreadgroup`."""
+    ours, theirs = stream()
+    return latency(ours), latency(theirs)
+
+
+@compare(at_most=1.5)
+def latency_through_kafka() -> tuple[Side, Side]:
+    """The same by Kafka and a group, against aiokafka's `send_and_wait` and `getmany`."""
+    ours, theirs = kafka()
+    return latency(ours), latency(theirs)
