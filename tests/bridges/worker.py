@@ -2,10 +2,10 @@
 
     worker.py LEDGER NAME URL OPTIONS
 
-LEDGER gets a line of JSON for each event, written at once, so that a SIGKILL right after it does not undo it. NAME stands
-in the lines, and in the keys of what is published. OPTIONS, in JSON, are `publishes`, whether it does, `bridge`, the
-options of the `Bridge`, and `adapter`, those of the adapter. A line on the standard input ends publishing, and the end of
-it the program.
+LEDGER gets a line of JSON for each event, written at once, so that a SIGKILL right after it does not undo it. NAME
+stands in the lines, and in the keys of what is published. OPTIONS, in JSON, are `publishes`, whether it does, `bridge`,
+the options of the `Bridge`, and `adapter`, those of the adapter. A line on the standard input ends publishing, and the
+end of it the program.
 """
 
 import asyncio
