@@ -21,9 +21,10 @@ demo: ## see hubsub at work
 	$(SETUP) demo
 	$(RUN) hubsub demo $(ARGS)
 
+# More workers than most machines have cores to spare: what talks to a broker waits most of the time.
 test: ## run the tests
 	$(SETUP) $(if $(filter 0,$(BROKERS)),,--brokers) test
-	$(RUN) pytest -n 2 --dist loadgroup $(ARGS)
+	$(RUN) pytest -n 4 --dist loadgroup $(ARGS)
 
 lint: ## check style and format
 	$(SETUP) lint

@@ -40,7 +40,7 @@ from .errors import (
     WaitingForItself,
     WrongThread,
 )
-from .event import DeadLetter, Event, Gap, ListenerFailure
+from .event import DeadLetter, Event, Gap, ListenerFailure, Meta
 from .explain import Explanation, explain
 from .history import History, Retention
 from .key import (
@@ -63,7 +63,7 @@ from .key import (
 from .life import Life
 from .log import Logger
 from .mailbox import Mailbox, Overflow, as_tuple
-from .outbox import Attachment, Outbox
+from .outbox import Attachment, Outbox, Postmark
 from .retry import Retry
 from .router import Router
 from .routes import Observer, Route
@@ -185,6 +185,9 @@ class Hub:
         self._order = count(1)
         self._watchers = 0  # patterns that may match the hub's own namespace
         self._attached: list[Attachment] = []
+        self._outboxes: list[Outbox] = []
+        self._postmark = Postmark(self.mint)
+        self._ids = count(1)
         self._failed = 0
 
     def __repr__(self) -> str:
@@ -868,9 +871,10 @@ class Hub:
     ) -> Outbox:
         """Queue what is published to some patterns, to be carried away; see `Outbox`. `close()` ends it."""
         self._life.check_thread()
-        outbox = Outbox(self, as_patterns(patterns), _bound(maxsize, "maxsize"), shed, diverts)
+        outbox = Outbox(self, as_patterns(patterns), _bound(maxsize, "maxsize"), shed, diverts, self._postmark)
+        self._outboxes.append(outbox)
         self._router.observers.append(outbox.observer)
-        self._watch(outbox._patterns, 0)
+        self._outboxes_changed()
         return outbox
 
     def report_gap(self, patterns: Patterns, gap: Gap) -> None:
@@ -887,10 +891,29 @@ class Hub:
                 else:
                     registration.mailbox.miss(gap)
 
+    def mint(self, meta: Meta | None = None) -> Meta:
+        """Metadata for a message of this hub that has none, or has no name yet."""
+        id = self.mint_id()
+        if meta is None:
+            return Meta(id, self.origin, time.time())
+        return meta._replace(id=id, source=self.origin, time=meta.time or time.time())
+
+    def mint_id(self) -> str:
+        """An id that no other message of this origin has."""
+        return str(next(self._ids))
+
+    def _outboxes_changed(self) -> None:
+        """Have a message named as it is put where it leaves by several outboxes, the same in all of them."""
+        self._postmark.forget()
+        for outbox in self._outboxes:
+            outbox.mark(len(self._outboxes) > 1)
+            self._watch(outbox._patterns, 0)
+
     def _close_outbox(self, outbox: Outbox) -> None:
         self._life.check_thread()
         self._router.observers.remove(outbox.observer)
-        self._watch(outbox._patterns, 0)
+        self._outboxes_changed()
+        self._outboxes.remove(outbox)
         self._silence(outbox, ())
         outbox.closed = True
         outbox._removed()

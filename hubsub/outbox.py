@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
-from .event import Event, Gap
+from .event import Event, Gap, Meta
 from .key import NAMESPACE, Key, is_subset
-from .mailbox import Mailbox, Overflow
+from .mailbox import Item, Mailbox, Overflow
 from .subscription import Owner, Queue
 
 Pattern = tuple[str, ...]
@@ -35,12 +35,13 @@ class HeldMailbox(Mailbox):
         shed: Called to drop the oldest message of those that were taken; returns whether there was one.
     """
 
-    __slots__ = ("_held", "_limit", "_shed")
+    __slots__ = ("_held", "_is_full", "_limit", "_shed")
 
     def __init__(self, maxsize: int, owner: Any, shed: Callable[[], bool]) -> None:
         super().__init__(maxsize, Overflow.DROP_OLDEST, owner, gaps=True)
         self._limit = maxsize
         self._held = 0
+        self._is_full = False
         self._shed = shed
         items, append = self.items, self.items.append  # type: ignore[union-attr]
 
@@ -54,12 +55,38 @@ class HeldMailbox(Mailbox):
                 self._grown()
 
         self.put = put
+        # So that taking always passes by here: what was taken counts from that very moment.
+        self.alert = True
+
+    @property
+    def limit(self) -> int:
+        """The bound of what is queued and what was taken, together."""
+        return self._limit
+
+    def take(self) -> Item | Gap | None:
+        """As `Mailbox.take`."""
+        self._held += 1
+        self.maxsize -= 1
+        first = super().take()
+        if first is None or type(first) is Gap:
+            self.hold(self._held - 1, self._is_full)
+        return first
 
     def hold(self, number: int, is_full: bool) -> None:
         """So many that were taken are not gone yet; `is_full` says that for other reasons there is no room."""
         self._held = number
+        self._is_full = is_full
         self.maxsize = 0 if is_full else self._limit - number
+        self._eased()
+
+    def _eased(self) -> None:
+        if len(self.items) + self._held <= self._limit // 2:
+            self._overfull = False
         self._hand_out()
+
+    def _hand_out(self) -> None:
+        super()._hand_out()
+        self.alert = True
 
     def _make_room(self, key: Key[Any]) -> bool:
         if self._held and self._shed():  # which holds again
@@ -68,6 +95,33 @@ class HeldMailbox(Mailbox):
         elif self.items:
             super()._make_room(key)
         return True
+
+
+class Postmark:
+    """Gives a message the same name in every outbox of a hub.
+
+    A publish puts it into one after the other: the first one names it, the others find the name.
+    """
+
+    __slots__ = ("_event", "_marked", "_mint")
+
+    def __init__(self, mint: Callable[[Meta | None], Meta]) -> None:
+        self._mint = mint
+        self._event: Event[Any] | None = None
+        self._marked: set[Outbox] = set()
+
+    def mark(self, outbox: Outbox, key: Key[Any], message: Any, meta: Meta | None) -> Event[Any]:
+        """The message with its name."""
+        event = self._event
+        if event is None or event[1] is not message or event[0] is not key or outbox in self._marked:
+            event = self._event = Event(key, message, self._mint(meta))
+            self._marked.clear()
+        self._marked.add(outbox)
+        return Event(key, message, event.meta)
+
+    def forget(self) -> None:
+        """The outboxes are others now."""
+        self._event = None
 
 
 class Outbox(Queue[Event[Any] | Gap]):
@@ -82,6 +136,7 @@ class Outbox(Queue[Event[Any] | Gap]):
         maxsize: The bound, in messages, of those queued and those held together; beyond it the oldest goes.
         shed: Called to drop the oldest message of those that were taken and are held.
         diverts: What a plain publish brings goes nowhere else; it comes back from the broker, to somebody.
+        postmark: Names messages that leave by several outboxes.
     """
 
     _gaps = True
@@ -94,13 +149,21 @@ class Outbox(Queue[Event[Any] | Gap]):
         maxsize: int,
         shed: Callable[[], bool],
         diverts: Sequence[Pattern],
+        postmark: Postmark,
     ) -> None:
         super().__init__(hub, maxsize, Overflow.DROP_OLDEST, ack="manual")
         self._mailbox = self.mailbox = HeldMailbox(maxsize, self, shed)
         self.deliver = self._mailbox.put
         self._patterns = tuple(patterns)
+        self._postmark = postmark
+        self._marks = False
         self.diverts = tuple(diverts)
         """Patterns of which a plain publish brings everything here, and nowhere else."""
+
+    @property
+    def maxsize(self) -> int:
+        """The bound of what is queued and what is held, together."""
+        return self._mailbox.limit  # type: ignore[attr-defined,no-any-return]
 
     def observer(self, key: Key[Any], routed: int) -> Outbox | None:
         """Itself, where an exact key leads to it."""
@@ -112,6 +175,24 @@ class Outbox(Queue[Event[Any] | Gap]):
         return not self.closed and any(
             is_subset(key, pattern) for pattern in self._patterns if not internal or pattern[0] == NAMESPACE
         )
+
+    def mark(self, marks: bool) -> None:
+        """Name what is put from now on, or leave that to whoever sends it."""
+        self._marks = marks
+        self.deliver = self._put_marked if marks else self._mailbox.put
+
+    def _put_marked(self, key: Key[Any], message: Any) -> None:
+        self._mailbox.put_event(self._postmark.mark(self, key, message, None))
+
+    def deliver_event(self, event: Event[Any]) -> bool:
+        """As `Registration.deliver_event`."""
+        meta = event.meta
+        if self._marks and (meta is None or meta.id is None):
+            marked = self._postmark.mark(self, event[0], event[1], meta)
+            marked.confirmed, marked.registration = event.confirmed, event.registration
+            event = marked
+        self._mailbox.put_event(event)
+        return True
 
     def hold(self, number: int, is_full: bool = False) -> None:
         """So many messages that were taken are not gone yet, and count in the bound."""

@@ -11,6 +11,7 @@ from types import FunctionType, ModuleType
 import pytest
 
 import hubsub
+import hubsub.bridges
 import hubsub.testing
 from hubsub import errors, event
 
@@ -116,7 +117,7 @@ FLOORS: dict[str, set[str]] = {
     "bridges.redis_pubsub": {"bridges.adapter", "bridges.address", "bridges.resp", "errors", "key"},
     "bridges.redis_client": {"errors"},
     "bridges.redis_stream": {"bridges.adapter", "bridges.address", "bridges.redis_client", "errors", "key"},
-    "bridges.kafka_options": {"errors"},
+    "bridges.kafka_options": set(),
     "bridges.kafka_writer": {"bridges.adapter", "bridges.address", "bridges.kafka_options", "key"},
     "bridges.kafka_reader": {"bridges.adapter", "bridges.kafka_options", "bridges.kafka_writer", "errors"},
     "bridges.kafka_history": {"bridges.kafka_options", "bridges.kafka_writer"},
@@ -127,6 +128,7 @@ FLOORS: dict[str, set[str]] = {
         "bridges.kafka_options",
         "bridges.kafka_reader",
         "bridges.kafka_writer",
+        "errors",
         "key",
     },
     "bridges.memory": {"bridges.adapter", "key"},
@@ -135,8 +137,9 @@ FLOORS: dict[str, set[str]] = {
     "testing": {"__init__"},
     "testing.plugin": {"__init__", "testing"},
     "testing.conformance": {"__init__", "bridges"},
-    "demo": {"__init__"},
-    "__main__": {"__init__", "demo"},
+    "demo_bridge": {"__init__", "bridges"},
+    "demo": {"__init__", "bridges", "demo_bridge"},
+    "__main__": {"__init__", "demo", "demo_bridge"},
 }
 
 
@@ -200,12 +203,13 @@ def test_the_reference_documents_what_is_public() -> None:
     reference = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     documented = re.findall(r"^::: hubsub\.(\S+)$", reference, re.MULTILINE)
     kit = [f"testing.{name}" for name in hubsub.testing.__all__]
-    assert sorted(documented) == sorted([*hubsub.__all__, *kit])
+    bridges = [f"bridges.{name}" for name in hubsub.bridges.__all__ if name not in hubsub.__all__]
+    assert sorted(documented) == sorted([*hubsub.__all__, *kit, *bridges])
 
 
 @pytest.mark.parametrize(
     ("module", "name"),
-    [(module, name) for module in (hubsub, hubsub.testing) for name in module.__all__],
+    [(module, name) for module in (hubsub, hubsub.bridges, hubsub.testing) for name in module.__all__],
 )
 def test_whatever_is_public_says_what_it_promises(module: ModuleType, name: str) -> None:
     kind = getattr(module, name)

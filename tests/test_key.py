@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hubsub import EmptyKey, InvalidKey, InvalidPart, Key
-from hubsub.key import as_patterns, escaped, overlaps
+from hubsub.key import as_patterns, escaped, meet, overlaps
 
 PARTS = st.sampled_from(["a", "b", "c", "", "\\*", "a*", "/"])
 KEYS = st.lists(PARTS, min_size=1, max_size=5).map(tuple)
@@ -49,6 +49,13 @@ def test_subset_means_that_every_key_of_the_one_is_matched_by_the_other(
 @given(SMALL, SMALL)
 def test_overlap_means_that_some_key_is_matched_by_both(one: tuple[str, ...], other: tuple[str, ...]) -> None:
     assert overlaps(one, other) == any(naive(one, key) and naive(other, key) for key in ALL_KEYS)
+
+
+@given(SMALL, SMALL)
+def test_the_meet_of_two_patterns_matches_exactly_what_both_match(one: tuple[str, ...], other: tuple[str, ...]) -> None:
+    met = meet(one, other)
+    both = [key for key in ALL_KEYS if naive(one, key) and naive(other, key)]
+    assert [key for key in ALL_KEYS if met is not None and naive(met, key)] == both
 
 
 @given(st.lists(st.text(), min_size=1).map(tuple))

@@ -204,7 +204,6 @@ class Bridge:
             most=outbox,
             most_bytes=outbox_bytes,
             max_payload=features.max_payload,
-            ids=self._shared.ids,
             refused=self._refused,
         )
         self._receiver = Receiver(
@@ -241,7 +240,7 @@ class Bridge:
         self._replayed = False
         self._stopped = False  # nothing is read any more
         self._ends = False  # there will be no other connection
-        self._number = next(self._shared.ids)
+        self._number = next(self._shared.numbers)
         self._heard = 0.0
         hub.attach(self)
         self._shared.bridges.append(self)

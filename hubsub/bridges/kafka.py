@@ -5,13 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from ..errors import MissingDriver
 from ..key import Key
 from .adapter import Adapter, Features, Link, Loss, Received, Record
 from .address import Addresses, cached
-from .kafka_history import read_back
-from .kafka_options import Options, checked
-from .kafka_reader import Lane, Reader
-from .kafka_writer import Writer, encode_headers
+
+try:
+    from .kafka_history import read_back
+    from .kafka_options import Options, checked
+    from .kafka_reader import Lane, Reader
+    from .kafka_writer import Writer, encode_headers
+except ModuleNotFoundError as error:
+    if error.name != "aiokafka":
+        raise
+    raise MissingDriver("KafkaAdapter", "aiokafka", "kafka") from error
 
 KEY = "hubsub-key"
 """The header by which a producer says what key a message has for a hub, if not that of the record."""

@@ -26,11 +26,11 @@ async def read_back(
         if isinstance(before, str):
             last = {each: min(last[each], _offset(before)) for each in partitions}
         elif before is not None:
-            last |= await _at(consumer, partitions, before)
+            last |= await _at(consumer, partitions, math.ceil(_milliseconds(before)))
         if isinstance(after, str):
             first = {each: max(first[each], _offset(after) + 1) for each in partitions}
         elif after is not None:
-            first = last | await _at(consumer, partitions, after + 0.001)
+            first = last | await _at(consumer, partitions, math.floor(_milliseconds(after)) + 1)
         consumer.assign(partitions)
         records = []
         for partition in partitions:
@@ -57,9 +57,14 @@ def _offset(position: str) -> int:
     return int(position.rpartition(":")[2])
 
 
-async def _at(consumer: Any, partitions: Sequence[TopicPartition], moment: float) -> dict[TopicPartition, int]:
+def _milliseconds(moment: float) -> float:
+    # A time of a record is a whole number of them, which the float does not quite reach.
+    return round(max(0.0, moment) * 1000, 3)
+
+
+async def _at(consumer: Any, partitions: Sequence[TopicPartition], moment: int) -> dict[TopicPartition, int]:
     """Where the first record of that moment or a later one stands, where there is one."""
-    found = await consumer.offsets_for_times(dict.fromkeys(partitions, max(0, math.floor(moment * 1000))))
+    found = await consumer.offsets_for_times(dict.fromkeys(partitions, moment))
     return {partition: each.offset for partition, each in found.items() if each is not None}
 
 

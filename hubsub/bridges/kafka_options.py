@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import re
 import ssl
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from ..errors import MissingDriver
-
-try:
-    from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
-except ImportError as error:
-    raise MissingDriver("KafkaAdapter", "aiokafka", "kafka") from error
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 # What the adapter decides: who retries, who commits, and what a position out of range means.
 _DECIDED = {
@@ -46,6 +42,9 @@ def _parameters(kind: Any) -> Mapping[str, Any]:
 
 _CONSUMER = _parameters(AIOKafkaConsumer)
 _PRODUCER = _parameters(AIOKafkaProducer)
+
+# Where it logs every request, it logs the one with the password too.
+logging.getLogger("aiokafka.conn").addFilter(lambda line: "sasl_auth_bytes=" not in line.getMessage())
 
 
 class Options:

@@ -57,6 +57,8 @@ class Sole:
 
     def __init__(self) -> None:
         self._turn = 0  # the last one of this member to have everything
+        self.is_holder = False
+        """Whether this member has everything, if there is anything."""
 
     def metadata(self, topics: Iterable[str]) -> ConsumerProtocolMemberMetadata:
         """What this member tells the one that assigns."""
@@ -77,7 +79,8 @@ class Sole:
 
     def on_assignment(self, assignment: ConsumerProtocolMemberAssignment) -> None:
         """Hear what this member got."""
-        if assignment.user_data:
+        self.is_holder = bool(assignment.user_data)
+        if self.is_holder:
             (self._turn,) = _TURN.unpack(assignment.user_data)
 
 
@@ -114,11 +117,14 @@ class Reader:
         self._group = f"{link.namespace}.{name}" if name and link.namespace else name
         self._consumer: Any = None
         self._starting: asyncio.Task[Any] | None = None
+        self._sole: Sole | None = None
         # Of each partition that this reader has: the first offset that is not handled, not stored, not read.
         self._next: dict[TopicPartition, int] = {}
         self._stored: dict[TopicPartition, int] = {}
         self._read: dict[TopicPartition, int] = {}
         self._eras: dict[TopicPartition, int] = {}
+        self._known: set[TopicPartition] = set()  # the broker had a position for them
+        self._losses: list[tuple[Lane, Sequence[Any]] | Loss] = []
         self._began: int | None = None  # the group, or without one this reader; in milliseconds since the epoch
         self._settled = asyncio.Event()  # the partitions are known, and where to read them
         self._failure: Exception | None = None
@@ -162,7 +168,8 @@ class Reader:
         self._settled.clear()
         settings = dict(self._options.consumer)
         if self._link.name is not None and self._link.group is None:
-            settings["partition_assignment_strategy"] = [Sole()]
+            self._sole = Sole()
+            settings["partition_assignment_strategy"] = [self._sole]
         self._consumer = consumer = AIOKafkaConsumer(group_id=self._group, **settings)
         # Without a group, too, this has partitions that are added assigned.
         consumer.subscribe(self._topics, listener=_Listener(self))
@@ -196,7 +203,7 @@ class Reader:
     async def take_over(self, partitions: Sequence[TopicPartition]) -> None:
         """These are this reader's now."""
         try:
-            if not partitions and self._link.group is None:
+            if self._sole is not None and not self._sole.is_holder:
                 raise NameTaken(str(self._link.name))
             await self._take_up(partitions)
         except Exception as error:
@@ -219,7 +226,10 @@ class Reader:
             if self._group is not None:
                 await self._fetch_stored()
             self._next |= {partition: self._stored[partition] for partition in unknown if partition in self._stored}
-            starts = await self._starts([partition for partition in unknown if partition not in self._stored])
+            fresh = [partition for partition in unknown if partition not in self._stored]
+            # With a topic the positions in it are deleted.
+            self._losses += [self._recreated(partition) for partition in fresh if partition in self._known]
+            starts = await self._starts(fresh)
             self._next |= starts
             # Else, after a crash before the first message was handled, another start would be found.
             await self._store(starts)
@@ -281,7 +291,7 @@ class Reader:
             raise failure
         if not batches and not self._closed:
             await self._look_for_life()
-        result = []
+        result, self._losses = self._losses, []
         for partition, records in batches.items():
             self._read[partition] = records[-1].offset + 1
             result.append((self._lane(partition), records))
@@ -310,12 +320,15 @@ class Reader:
                 losses.append(Loss("expired", first - position, self._lane(partition)))
             else:
                 # Beyond the end: a log that is another, or has lost its end. Nobody knows how long it was.
-                self._eras[partition] = self._eras.get(partition, 0) + 1
-                losses.append(Loss("recreated", None, self._lane(partition)))
+                losses.append(self._recreated(partition))
             self._next[partition] = self._read[partition] = first
             self._consumer.seek(partition, first)
         await self._store(firsts)
         return losses
+
+    def _recreated(self, partition: TopicPartition) -> Loss:
+        self._eras[partition] = self._eras.get(partition, 0) + 1
+        return Loss("recreated", None, self._lane(partition))
 
     # Positions
 
@@ -348,6 +361,7 @@ class Reader:
             self.late += len(offsets)
         else:
             self._stored |= positions
+            self._known.update(positions)
 
     async def _fetch_stored(self) -> None:
         """Ask for the positions of the group, and since when it exists."""
@@ -359,5 +373,6 @@ class Reader:
         ]
         found = await consumer._coordinator.fetch_committed_offsets(everything)
         self._stored = {partition: each.offset for partition, each in found.items()}
+        self._known.update(found)
         notes = [int(each.metadata) if each.metadata.isdecimal() else 0 for each in found.values()]
-        self._began = min(notes, default=None)
+        self._began = min(notes, default=self._began)

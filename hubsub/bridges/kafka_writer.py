@@ -266,6 +266,7 @@ async def _stopped(stopping: asyncio.Task[None], connections: Any, give_up: Call
         if give_up is not None:
             give_up()
         await connections.close()
-    # What fails while everything is given up needs nobody's attention.
-    stopping.exception()
+    # What fails while everything is given up needs nobody's attention. Nor does it end in an orderly way.
+    if not stopping.cancelled():
+        stopping.exception()
     await connections.close()

@@ -62,7 +62,7 @@ class Shared:
 
     def __init__(self) -> None:
         self.seen = Seen()
-        self.ids = count(1)
+        self.numbers = count(1)
         self.bridges: list[Neighbour] = []
 
     _of: ClassVar[WeakKeyDictionary[Hub, Shared]] = WeakKeyDictionary()

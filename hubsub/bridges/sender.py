@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import count, islice
 from time import time as now
 from typing import Any
@@ -44,7 +44,6 @@ class Sender:
         most: Messages kept, encoded or not.
         most_bytes: Bytes kept, encoded.
         max_payload: Bytes that the broker takes in one message.
-        ids: The numbers of this hub's messages.
         refused: Told of each message that can never be sent: its key, itself, and why.
     """
 
@@ -63,7 +62,6 @@ class Sender:
         most: int,
         most_bytes: int,
         max_payload: int | None,
-        ids: Iterator[int],
         refused: Callable[[Key[Any], Any, Exception], None],
     ) -> None:
         self._hub = hub
@@ -71,7 +69,6 @@ class Sender:
         self._most = most
         self._most_bytes = most_bytes
         self._max_payload = max_payload
-        self._ids = ids
         self._refused = refused
         self._sequence = count(1)
         self._parcels: deque[Parcel] = deque()
@@ -122,7 +119,7 @@ class Sender:
         ticket = None if event.confirmed is None else event
         try:
             if meta is None:
-                payload, headers = self._wire.pack_plain(key, message, str(next(self._ids)), time)
+                payload, headers = self._wire.pack_plain(key, message, self._hub.mint_id(), time)
             elif meta.hops >= self.MOST_HOPS:
                 raise HubsubError(f"{key!r} has crossed {meta.hops} bridges; is there a ring of them?")
             else:
@@ -138,7 +135,7 @@ class Sender:
     def _outward(self, meta: Meta) -> Meta:
         """What travels with a message that leaves: what came with it, and where it comes from."""
         if meta.id is None or meta.source is None:
-            meta = meta._replace(id=str(next(self._ids)), source=self._hub.origin, time=meta.time or now())
+            meta = self._hub.mint(meta)
         return meta._replace(hops=meta.hops + 1)
 
     def _refuse(self, key: Key[Any], message: Any, ticket: Any, error: Exception) -> None:
@@ -242,8 +239,7 @@ class Sender:
         return self._record(GAPS, GAP, Notice(gap, self.outbox.patterns))
 
     def _record(self, key: Key[Any], kind: str, data: Any) -> Record:
-        meta = Meta(id=str(next(self._ids)), source=self._hub.origin, time=now())
-        payload, headers = self._wire.pack(kind, key, data, meta)
+        payload, headers = self._wire.pack(kind, key, data, self._hub.mint())
         return Record(key, payload, headers, next(self._sequence))
 
     def beat(self, key: Key[Any]) -> None:

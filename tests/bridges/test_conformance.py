@@ -3,9 +3,9 @@
 import os
 
 import pytest
+
 from brokers.kafka_server import Kafka
 from brokers.redis_server import Redis
-
 from hubsub.bridges.bridge import adapter_for
 from hubsub.testing import conformance
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+
 from brokers.fixtures import Private
 from brokers.kafka_server import Kafka
 from brokers.redis_server import Redis

@@ -112,8 +112,9 @@ class Kafka(Broker):
         settings |= {name.replace("_", "."): value for name, value in self._settings.items()}
         self._conf.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
         (self.folder / "logging.properties").write_text(LOGGING)
+        # It may begin with a "-", and then would be taken for an option if it stood alone.
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        form = self._java("kafka.tools.StorageTool", "format", "-t", cluster, "-c", self._conf)
+        form = self._java("kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "-c", self._conf)
         done = subprocess.run(form, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         if done.returncode:
             raise RuntimeError(f"{self!r} could not be prepared:\n{done.stdout.decode(errors='replace')[-4000:]}")
