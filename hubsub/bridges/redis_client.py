@@ -78,7 +78,8 @@ class Server:
 
     Raises:
         MissingDriver: redis-py is not installed.
-        TypeError: Both or neither of URL and client, a client of a cluster, or an option that the adapters decide.
+        TypeError: Both or neither of URL and client, a client of a cluster, an option that does not exist, or one that
+            the adapters decide.
         ValueError: The URL makes no sense.
     """
 
@@ -104,6 +105,7 @@ class Server:
         sentinels = settings.pop("sentinels", None)
         if sentinels is None:
             self._pool = self._driver.ConnectionPool(**{**settings, **options, **ours})
+            self._pool.make_connection()  # options that do not exist are told now
             return
         service = settings.pop("service")
         # A Sentinel that does not answer must not keep us from asking the next one.
@@ -116,6 +118,7 @@ class Server:
             theirs["ssl"] = settings["ssl"] = True
         self._sentinels = self._driver.Sentinel(sentinels, sentinel_kwargs=theirs)
         self._pool = self._driver.SentinelConnectionPool(service, self._sentinels, **{**settings, **options, **ours})
+        self._pool.make_connection()
 
     def _parse(self, url: str) -> dict[str, Any]:
         """The options of a connection that are written in the URL."""
