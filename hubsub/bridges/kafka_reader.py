@@ -145,6 +145,8 @@ class Reader:
         self._closed = False
         if self._starting is None:
             self._starting = asyncio.create_task(self._start())
+            # If nobody waits for it any more, nobody minds why it failed.
+            self._starting.add_done_callback(lambda task: task.cancelled() or task.exception())
         # Not cancelled with us: a member that was killed is waited for longer than the relay waits, and another attempt
         # would be another member to wait for.
         await asyncio.wait([self._starting])
@@ -190,7 +192,6 @@ class Reader:
         starting, self._starting = self._starting, None
         if starting is not None:
             starting.cancel()
-            await asyncio.gather(starting, return_exceptions=True)
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
             await stopped(consumer.stop(), consumer._client)
