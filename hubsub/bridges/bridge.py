@@ -291,6 +291,7 @@ class Bridge:
             loop = asyncio.get_running_loop()
             self._stale = asyncio.Event()
             self._state = "connecting"
+            self._wire.source = self.hub.origin  # another one in a fork
             if self._sender.outbox is not None:
                 self._packing = loop.create_task(self._sender.pack(), name=f"packing of {self!r}")
             self._living = loop.create_task(self._live(), name=f"{self!r}")
@@ -400,7 +401,6 @@ class Bridge:
             async with asyncio.timeout(self.CONNECT):
                 await adapter.connect(link)
             receiver.connected(adapter)
-            self._wire.source = self.hub.origin  # another one in a fork
             loop = asyncio.get_running_loop()
             self._heard = loop.time()
             self._reading_since = None
