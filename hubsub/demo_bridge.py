@@ -113,7 +113,7 @@ class Demos:
                 self._heard[peer] = time.time()
                 self.hub.publish(key, printable(figure) if isinstance(figure, str) else figure)
 
-    def _forget_silent(self, since: float) -> None:
+    def forget_silent(self, since: float) -> None:
         """Peers that were not heard of for a while, in which the bridge was up, are gone."""
         for peer, heard in list(self._heard.items()):
             if not self._known[peer] or time.time() - max(heard, since) > GONE_AFTER:
@@ -130,7 +130,7 @@ class Demos:
         while True:
             health = self.bridge.health()
             if health.state == "up":
-                self._forget_silent(health.since)
+                self.forget_silent(health.since)
                 text = "up"
             elif health.state == "connecting":
                 text = self._waiting
