@@ -1,4 +1,4 @@
-"""The soak: very many messages through a broker that is killed every few seconds; `make soak` prints what became of them.
+"""The soak: very many messages through a broker that is killed every few seconds; `make soak` prints what came of it.
 
 Nothing that was confirmed may be missing, nothing may reach a listener twice, and memory may not grow.
 """
@@ -149,8 +149,9 @@ async def soak(
                 while published - ledger.finished >= AHEAD:
                     ledger.came.clear()
                     await ledger.came.wait()
-                for published in range(published + 1, published + 101):
-                    ledger.publish(out, published - 1)
+                for _ in range(100):
+                    ledger.publish(out, published)
+                    published += 1
                 await asyncio.sleep(0)
                 progress = max(published / messages, (time.monotonic() - started) / seconds)
                 warm = warm or (memory() if progress > WARM else 0)
