@@ -237,6 +237,7 @@ class Bridge:
         self._stale: asyncio.Event | None = None
         self._waiting: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
         self._reading_since: float | None = None
+        self._lets_go = False  # of the connection: the reader is to end
         self._replayed = False
         self._stopped = False  # nothing is read any more
         self._ends = False  # there will be no other connection
@@ -404,6 +405,7 @@ class Bridge:
             loop = asyncio.get_running_loop()
             self._heard = loop.time()
             self._reading_since = None
+            self._lets_go = False
             if adapter.features.push or self.incoming:
                 reader = self._task(self._read(up), "reading")
                 tasks.append(reader)
@@ -445,6 +447,7 @@ class Bridge:
 
     async def _disconnect(self, tasks: list[asyncio.Task[None]], reader: asyncio.Task[None] | None) -> None:
         """Let go of the connection; the reader ends with it."""
+        self._lets_go = True
         for task in tasks:
             if task is not reader or self._reading_since is None:
                 task.cancel()
@@ -464,7 +467,8 @@ class Bridge:
         """The one reader: it is never cancelled while it waits, but ends with the connection."""
         adapter, receiver = self.adapter, self._receiver
         loop = asyncio.get_running_loop()
-        while True:
+        # What it still returns when the connection is lost may fill the window, which nothing would empty.
+        while not self._lets_go:
             while receiver.is_full or self._pauses():
                 await receiver.progress()
             self._reading_since = loop.time()
@@ -473,6 +477,8 @@ class Bridge:
             self._reading_since = None
             if batch:
                 if not up.is_set():
+                    if self._lets_go:
+                        return
                     await up.wait()
                 if not self._stopped:
                     receiver.take(batch)
