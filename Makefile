@@ -12,7 +12,7 @@ RUN = .venv/bin/python -m
 
 # Two targets at once would set up the same environment twice.
 .NOTPARALLEL:
-.PHONY: help demo test lint types docs bench matrix dist clean
+.PHONY: help demo test soak lint types docs bench matrix dist clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' Makefile
@@ -25,6 +25,10 @@ demo: ## see hubsub at work
 test: ## run the tests
 	$(SETUP) $(if $(filter 0,$(BROKERS)),,--brokers) test
 	$(RUN) pytest -n 4 --dist loadgroup $(ARGS)
+
+soak: ## send a million messages through brokers that are killed every few seconds
+	$(SETUP) $(if $(filter 0,$(BROKERS)),,--brokers) test
+	PYTHONPATH=tests $(RUN) bridges.soak $(ARGS)
 
 lint: ## check style and format
 	$(SETUP) lint

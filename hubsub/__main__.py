@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 
-from . import __version__
+from . import MissingDriver, UnknownScheme, __version__
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,6 +26,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     demo.add_argument("--seconds", type=_seconds, metavar="N", help="end by itself after so long (default: never)")
     demo.add_argument("--plain", action="store_true", help="print lines, as without a terminal, instead of a table")
+    demo.add_argument(
+        "--bridge",
+        metavar="URL",
+        help="exchange figures with every other demo at a broker, such as redis://localhost:6379 or "
+        "kafka://localhost:9092",
+    )
     demo.set_defaults(run=_demo)
 
     arguments = parser.parse_args(argv)
@@ -37,14 +43,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _demo(arguments: argparse.Namespace) -> int:
     try:
-        from . import demo
+        from . import demo, demo_bridge
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in {"psutil", "rich"}:
             raise
         print("the demo needs psutil and rich: pip install 'hubsub[demo]'", file=sys.stderr)
         return 1
+    bridge = None
+    if arguments.bridge is not None:
+        try:
+            bridge = arguments.bridge, demo_bridge.adapter_of(arguments.bridge)
+        except (MissingDriver, TypeError, UnknownScheme, ValueError) as error:
+            print(f"--bridge: {error}", file=sys.stderr)
+            return 2
     try:
-        demo.main(arguments.seconds, arguments.plain)
+        demo.main(arguments.seconds, arguments.plain, bridge)
     except* OSError as errors:
         others = errors.split(_is_reader_gone)[1]
         if others is not None:

@@ -4,7 +4,8 @@
     rates     publish rate/net/eth0/bytes_sent for every counter,
     alerts    publish alert/host/cpu/percent when a figure leaps up,
     a screen, or plain lines, show all of that,
-    a slow reader misses most of it, and publishes host/hub/missed, the gaps that it comes to.
+    a slow reader misses most of it, and publishes host/hub/missed, the gaps that it comes to,
+    other demos, if there is a bridge to them, publish peer/HOST/PID/host/cpu/percent and so on.
 
 None of them knows the others; they share the hub and its keys. None as a message says that what the key names is gone.
 """
@@ -20,7 +21,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import psutil
 from rich.columns import Columns
@@ -32,6 +33,8 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from hubsub import Gap, Hub, Key, Overflow, Publisher, Subscription
+from hubsub.bridges import Adapter
+from hubsub.demo_bridge import Demos, printable
 
 # Sensors: each yields keys, to which the publisher adds "host", and figures.
 
@@ -96,8 +99,7 @@ def read_processes(most: int = 20) -> Iterator[Reading]:
     ]
     for process in sorted(processes, key=load, reverse=True)[:most]:
         # A process may call itself anything, also what would make a terminal do strange things.
-        name = "".join(letter if letter.isprintable() else "?" for letter in process.info["name"] or "?")
-        yield ("process", str(process.pid)), Process(name, *load(process))
+        yield ("process", str(process.pid)), Process(printable(process.info["name"] or "?"), *load(process))
 
 
 def read_hub(hub: Hub) -> Iterator[Reading]:
@@ -185,15 +187,19 @@ async def dawdle(hub: Hub) -> None:
 # Showing
 
 
-def as_text(key: Key, message: Any) -> str:
+def as_text(key: tuple[str, ...], message: Any) -> str:
     """Return a message in words; the key tells its unit."""
     match key, message:
         case _, None:
             return "gone"
         case _, str():
             return message
+        case _, Gap(reason, None, since, until):
+            return f"unknown what is missing of {until - since:.1f} seconds: {reason}"
         case _, Gap(_, count):
             return f"{count} messages"
+        case ("peer", _, _, *of_peer), _:
+            return as_text(tuple(of_peer), message)
         case (*_, "percent"), _:
             return f"{message:.1f} %"
         case ("rate", "hub", *_), _:
@@ -286,6 +292,33 @@ class Processes(Board):
         return panel(self.pattern, table)
 
 
+class Peers(Board):
+    """Other demos, and how the bridge to them fares."""
+
+    def __init__(self, hub: Hub) -> None:
+        super().__init__(hub, "peer", "*")
+        self.of_bridge: dict[Key, Any] = {}
+        hub.add_listener(("bridge", "*"), self.of_bridge.__setitem__)
+
+    def __rich__(self) -> Panel:
+        table = Table.grid(*(Column(no_wrap=True) for _ in range(2)), Column(ratio=1), padding=(0, 2), expand=True)
+        for key, message in self.of_bridge.items():
+            table.add_row(Text("/".join(key), "bold"), Text(as_text(key, message)))
+        peers: dict[tuple[str, ...], list[str]] = {}
+        for key, recent in self.recent.items():
+            if key[3:] in self.SHOWN:
+                peers.setdefault(key[1:3], []).append(f"{self.SHOWN[key[3:]]} {as_text(key, recent[-1])}")
+        for peer, figures in sorted(peers.items()):
+            table.add_row(Text("/".join(peer), "bold"), Text("  ".join(sorted(figures))))
+        return panel(self.pattern, table)
+
+    SHOWN: ClassVar[dict[tuple[str, ...], str]] = {
+        ("host", "cpu", "percent"): "cpu",
+        ("host", "memory", "percent"): "memory",
+        ("rate", "hub", "published"): "publishes",
+    }
+
+
 class Alerts:
     """The latest alerts. An async listener takes them in: one that has to wait holds nobody up."""
 
@@ -306,10 +339,11 @@ class Alerts:
 class Screen:
     """All of it on one screen."""
 
-    def __init__(self, hub: Hub, alerts: Alerts) -> None:
+    def __init__(self, hub: Hub, alerts: Alerts, peers: Peers | None) -> None:
         self.left = [Board(hub, "host", "cpu", "*"), Board(hub, "rate", "net", "*")]
         self.right = [Board(hub, "host", "memory", "*"), Board(hub, "rate", "disk", "*")]
         self.lists: list[RenderableType] = [Processes(hub, *PROCESS), alerts]
+        self.peers = peers
         self.of_hub: dict[Key, Any] = {}
         hub.add_listener([("rate", "hub", "*"), ("host", "hub", "*")], self.of_hub.__setitem__)
 
@@ -321,7 +355,8 @@ class Screen:
         figures.split_row(left, right)
         figures.size = min(height, console.height // 2)
         lists.split_row(*(Layout(each) for each in self.lists))
-        whole.split_column(figures, lists, Layout(self.hub_panel(), size=4))
+        peers = [] if self.peers is None else [Layout(self.peers, minimum_size=4)]
+        whole.split_column(figures, lists, *peers, Layout(self.hub_panel(), size=4))
         yield whole
 
     def hub_panel(self) -> Panel:
@@ -365,7 +400,7 @@ def set_by_signals(event: asyncio.Event) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-async def run(seconds: float | None, plain: bool) -> None:
+async def run(seconds: float | None, plain: bool, bridge: tuple[str, Adapter] | None) -> None:
     """Show the figures for so many seconds, or until Ctrl-C or SIGTERM; then print a summary."""
     started = time.monotonic()
     end = asyncio.Event()
@@ -373,34 +408,42 @@ async def run(seconds: float | None, plain: bool) -> None:
 
     with set_by_signals(end):
         async with Hub(name="demo") as hub, asyncio.TaskGroup() as group:
+            demos = None if bridge is None else Demos(hub, *bridge)
             publish_rates(hub)
             publish_alerts(hub)
             alerts = Alerts(hub)
             if plain or not sys.stdout.isatty() or console.is_dumb_terminal:
                 # Alerts at once; but of each figure only the latest, however many there were meanwhile.
-                figures = hub.subscribe([("host", "*"), ("rate", "*")], overflow=Overflow.LATEST)
-                showing = [print_lines(hub.subscribe(Alerts.PATTERN), 0), print_lines(figures, 0.5)]
+                figures = hub.subscribe([("host", "*"), ("rate", "*"), ("peer", "*")], overflow=Overflow.LATEST)
+                news = hub.subscribe([Alerts.PATTERN, ("bridge", "*")])
+                showing = [print_lines(news, 0), print_lines(figures, 0.5)]
             else:
-                showing = [paint(Screen(hub, alerts), console)]
+                showing = [paint(Screen(hub, alerts, Peers(hub) if demos else None), console)]
             host = Publisher(hub, "host")
             often = [measure(sensor, host, 0.2) for sensor in (read_cpu, read_memory, read_net, read_disks)]
             seldom = [measure(sensor, host, 1) for sensor in (read_processes, partial(read_hub, hub))]
-            tasks = [group.create_task(coroutine) for coroutine in (*showing, *often, *seldom, dawdle(hub))]
+            between = [] if demos is None else [demos.share(), demos.follow(), demos.watch()]
+            tasks = [group.create_task(each) for each in (*showing, *often, *seldom, *between, dawdle(hub))]
 
             with suppress(TimeoutError):
                 await asyncio.wait_for(end.wait(), seconds)
             stats = hub.stats()
             for task in tasks:
                 task.cancel()
+            carried = demos and await demos.leave()
 
         print(
             f"{time.monotonic() - started:.1f} seconds: {stats.published} messages published, {stats.routed} routed, "
             f"{alerts.listener.delivered} alerts, {stats.subscriptions} subscriptions, {stats.failed} failures",
             flush=True,
         )
+        if carried is not None:
+            print(f"bridge: {carried}", flush=True)
 
 
-def main(seconds: float | None, plain: bool) -> None:
-    """Run the demo."""
-    logging.getLogger("hubsub").setLevel(logging.ERROR)  # that somebody is slow is shown already
-    asyncio.run(run(seconds, plain))
+def main(seconds: float | None, plain: bool, bridge: tuple[str, Adapter] | None = None) -> None:
+    """Run the demo; `bridge` is the URL of a broker and the adapter for it."""
+    # That somebody is slow or not connected is shown already.
+    for name in ("hubsub", "aiokafka"):
+        logging.getLogger(name).setLevel(logging.CRITICAL if bridge else logging.ERROR)
+    asyncio.run(run(seconds, plain, bridge))

@@ -157,8 +157,9 @@ FLOORS: dict[str, set[str]] = {
     "testing": {"__init__"},
     "testing.plugin": {"__init__", "testing"},
     "testing.conformance": {"__init__", "bridges"},
-    "demo": {"__init__"},
-    "__main__": {"__init__", "demo"},
+    "demo_bridge": {"__init__", "bridges", "bridges.bridge"},
+    "demo": {"__init__", "bridges", "demo_bridge"},
+    "__main__": {"__init__", "demo", "demo_bridge"},
 }
 
 

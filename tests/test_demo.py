@@ -1,5 +1,6 @@
 """The demo shows live figures, ends when it is told to, and leaves nothing behind but a summary."""
 
+import asyncio
 import fcntl
 import os
 import re
@@ -16,6 +17,9 @@ from pathlib import Path
 import pytest
 
 import hubsub
+from brokers.fixtures import Private
+from brokers.kafka_server import Kafka
+from brokers.redis_server import Redis
 from hubsub import Key
 from hubsub.__main__ import main
 
@@ -25,6 +29,9 @@ DEMO = [*PYTHON, "-m", "hubsub", "demo"]
 SUMMARY = re.compile(
     r"(?P<seconds>[\d.]+) seconds: (?P<published>\d+) messages published, (?P<routed>\d+) routed, "
     r"(?P<alerts>\d+) alerts, (?P<subscriptions>\d+) subscriptions, (?P<failures>\d+) failures\s*$"
+)
+CARRIED = re.compile(
+    r"^bridge: (\d+) messages sent, (\d+) received, (\d+) other demos met, (\d+) gaps\s*\Z", re.MULTILINE
 )
 # A session of its own with its standard input as the terminal: then the terminal turns ^C into a signal.
 ON_TERMINAL = """
@@ -374,3 +381,158 @@ def test_no_command_is_an_error_that_names_the_usage(capsys: pytest.CaptureFixtu
         main([])
     assert ended.value.code == 2
     assert "usage: hubsub" in capsys.readouterr().err
+
+
+# Bridges
+
+
+def carried(running: Running) -> list[int]:
+    """Wait for its end; return what the bridge has sent and received, the demos met, and the gaps."""
+    deadline = time.monotonic() + PATIENCE
+    while running.read(deadline):
+        pass
+    assert running.process.wait(PATIENCE) == 0
+    assert running.complaints.read_text() == ""
+    found = re.search(
+        r"^bridge: (\d+) messages sent, (\d+) received, (\d+) other demos met, (\d+) gaps\s*\Z",
+        running.text,
+        re.MULTILINE,
+    )
+    assert found, f"no summary:\n{running.text}"
+    return [int(figure) for figure in found.groups()]
+
+
+def interrupt(*demos: Running) -> None:
+    for running in demos:
+        running.process.send_signal(signal.SIGINT)
+
+
+def of_other(running: Running) -> str:
+    """What matches a line with a figure of another demo."""
+    return rf"peer/[^/\s]+/{running.process.pid}/host/cpu/percent +[\d.]+ %"
+
+
+def assert_two_see_each_other(start: Start, url: str) -> None:
+    one, another = start("--plain", "--bridge", url), start("--plain", "--bridge", url)
+    one.until(of_other(another))
+    another.until(of_other(one))
+    interrupt(another)
+    sent, received, met, gaps = carried(another)
+    assert (sent > 0, received > 0, met, gaps) == (True, True, 1, 0)
+    # It has said that it goes.
+    one.until(rf"peer/[^/\s]+/{another.process.pid}/host/cpu/percent +gone")
+    interrupt(one)
+    assert carried(one)[2:] == [1, 0]
+    assert f"/{one.process.pid}/" not in one.text
+
+
+def test_two_demos_see_each_other_over_redis(start: Start, redis: Redis) -> None:
+    assert_two_see_each_other(start, redis.url)
+
+
+def test_two_demos_see_each_other_over_redis_streams(start: Start, redis: Redis) -> None:
+    assert_two_see_each_other(start, redis.url.replace("redis:", "redis-stream:"))
+
+
+def test_two_demos_see_each_other_over_kafka(start: Start, kafka: Kafka) -> None:
+    assert_two_see_each_other(start, kafka.url)
+
+
+def test_demos_outlive_their_broker_and_tell_the_gap(start: Start, private: Private) -> None:
+    redis = private.keep(Redis())
+    redis.start()
+    one, another = start("--plain", "--bridge", redis.url), start("--plain", "--bridge", redis.url)
+    one.until(of_other(another))
+    another.until(of_other(one))
+    redis.kill()
+    for each in (one, another):
+        each.until("bridge/state +down, waiting for a broker")
+        each.output = b""
+    redis.start()
+    for each, other in ((one, another), (another, one)):
+        each.until("bridge/state +up")
+        each.until(r"bridge/gap +unknown what is missing of [\d.]+ seconds: disconnected")
+        each.until(of_other(other))
+    interrupt(one, another)
+    assert carried(one)[2:] == carried(another)[2:] == [1, 1]
+
+
+def test_demo_says_that_it_waits_for_a_broker_and_how_to_start_one(start: Start, private: Private) -> None:
+    redis = private.keep(Redis())
+    url = f"redis://alice:wonderland@127.0.0.1:{redis.port}"
+    running = start("--plain", "--bridge", url)
+    running.until(
+        rf"bridge/state +waiting for a broker at redis://127\.0\.0\.1:{redis.port}; "
+        rf"redis-server --port {redis.port} starts one\n"
+    )
+    interrupt(running)
+    assert carried(running) == [0, 0, 0, 0]
+    assert len(re.findall("bridge/state", running.text)) == 1
+    assert "wonderland" not in running.text
+
+
+def test_demo_on_a_terminal_shows_the_others(start: Start, redis: Redis) -> None:
+    other = start("--plain", "--bridge", redis.url)
+    running = start("--bridge", redis.url, terminal=(40, 120))
+    running.until(r"─ peer/\* ─")
+    running.until("bridge/state +up")
+    running.until(rf"/{other.process.pid} +cpu [\d.]+ % +memory [\d.]+ %")
+    os.write(running.ours, b"\x03")
+    assert carried(running)[2:] == [1, 0]
+
+
+async def test_silent_peer_is_forgotten_unless_it_is_the_broker_that_is_silent(
+    hub: hubsub.Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hubsub import demo_bridge
+    from hubsub.bridges.bridge import adapter_for
+
+    demos = demo_bridge.Demos(hub, "", adapter_for("memory://silent"))
+    gone: list[Key] = []
+    hub.add_listener(("peer", "*"), lambda key, figure: gone.append(key) if figure is None else None)
+    following = asyncio.create_task(demos.follow())
+    await asyncio.sleep(0)
+    hub.publish(("demo", "elsewhere", "42", "host", "cpu", "percent"), 12.5)
+    await asyncio.sleep(0)
+    heard = time.time()
+    monkeypatch.setattr(demo_bridge.time, "time", lambda: heard + 2 * demo_bridge.GONE_AFTER)
+    demos.forget_silent(since=heard + demo_bridge.GONE_AFTER + 1)
+    assert gone == []
+    demos.forget_silent(since=heard)
+    assert gone == [("peer", "elsewhere", "42", "host", "cpu", "percent")]
+    following.cancel()
+    await asyncio.wait([following])
+
+
+@pytest.mark.parametrize(
+    ("url", "complaint"),
+    [
+        ("memory://demo", "memory:// joins hubs of one process, and two demos are two: take redis://localhost:6379"),
+        ("pigeon://loft", "no adapter for pigeon://; there are "),
+        ("localhost:6379", "a bridge needs a URL with a scheme"),
+        ("redis://localhost?speed=11", "speed"),
+        ("redis-stream://localhost?speed=11", "speed"),
+        ("kafka://localhost:9092?speed=11", "neither the producer nor the consumer of aiokafka has an option speed"),
+    ],
+)
+def test_bridge_that_cannot_be_is_one_line_of_error(
+    url: str, complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["demo", "--seconds", "1", "--bridge", url]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("--bridge: ")
+    assert complaint in captured.err
+    assert captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("driver", "url"), [("redis", "redis://x"), ("aiokafka", "kafka://x")])
+def test_bridge_without_its_driver_says_what_to_install(driver: str, url: str) -> None:
+    program = (
+        f"import sys; sys.modules[{driver!r}] = None; from hubsub.__main__ import main; "
+        f"sys.exit(main(['demo', '--bridge', {url!r}]))"
+    )
+    done = subprocess.run([*PYTHON, "-c", program], capture_output=True, text=True, cwd=ROOT, timeout=PATIENCE)
+    assert done.returncode == 2
+    extra = url.partition(":")[0]
+    assert re.fullmatch(rf"--bridge: \w+ needs {driver}: pip install 'hubsub\[{extra}\]'\n", done.stderr)

@@ -238,7 +238,7 @@ class Bridge:
         self._reading_since: float | None = None
         self._replayed = False
         self._stopped = False  # nothing is read any more
-        self._letting_go = False  # of the connection
+        self._letting_go = False  # of the connection: the reader is to end
         self._ends = False  # there will be no other one
         self._number = next(self._shared.numbers)
         self._heard = 0.0
@@ -291,6 +291,7 @@ class Bridge:
             loop = asyncio.get_running_loop()
             self._stale = asyncio.Event()
             self._state = "connecting"
+            self._wire.source = self.hub.origin  # another one in a fork
             if self._sender.outbox is not None:
                 self._packing = loop.create_task(self._sender.pack(), name=f"packing of {self!r}")
             self._living = loop.create_task(self._live(), name=f"{self!r}")
@@ -404,7 +405,6 @@ class Bridge:
             async with asyncio.timeout(self.CONNECT):
                 await adapter.connect(link)
             receiver.connected(adapter)
-            self._wire.source = self.hub.origin  # another one in a fork
             loop = asyncio.get_running_loop()
             self._heard = loop.time()
             self._reading_since = None
@@ -465,17 +465,18 @@ class Bridge:
         """The one reader: it is never cancelled while it waits, but ends with the connection."""
         adapter, receiver = self.adapter, self._receiver
         loop = asyncio.get_running_loop()
-        while True:
+        # What it still returns when the connection is lost may fill the window, which nothing would empty.
+        while not self._letting_go:
             while receiver.is_full or self._pauses():
                 await receiver.progress()
             self._reading_since = loop.time()
             batch = await adapter.receive()
             self._heard = loop.time()
             self._reading_since = None
-            if self._letting_go:
-                return
             if batch:
                 if not up.is_set():
+                    if self._letting_go:
+                        return
                     await up.wait()
                 if not self._stopped:
                     receiver.take(batch)

@@ -116,6 +116,7 @@ class Reader:
         name = link.group or link.name
         self._group = f"{link.namespace}.{name}" if name and link.namespace else name
         self._consumer: Any = None
+        self._starting: asyncio.Task[Any] | None = None
         self._sole: Sole | None = None
         # Of each partition that this reader has: the first offset that is not handled, not stored, not read.
         self._next: dict[TopicPartition, int] = {}
@@ -142,7 +143,18 @@ class Reader:
             NameTaken: Another one that lives has the name.
         """
         self._closed = False
-        consumer = self._consumer or await self._start()
+        if self._starting is None:
+            self._starting = asyncio.create_task(self._start())
+            # If nobody waits for it any more, nobody minds why it failed.
+            self._starting.add_done_callback(lambda task: task.cancelled() or task.exception())
+        # Not cancelled with us: a member that was killed is waited for longer than the relay waits, and another attempt
+        # would be another member to wait for.
+        await asyncio.wait([self._starting])
+        try:
+            consumer = self._starting.result()
+        except BaseException:
+            await self.close()
+            raise
         await consumer.topics()
         async with asyncio.timeout(CONNECT_TIMEOUT):
             await self._settled.wait()
@@ -163,11 +175,7 @@ class Reader:
         self._consumer = consumer = AIOKafkaConsumer(group_id=self._group, **settings)
         # Without a group, too, this has partitions that are added assigned.
         consumer.subscribe(self._topics, listener=_Listener(self))
-        try:
-            await consumer.start()
-        except BaseException:
-            await self.close()
-            raise
+        await consumer.start()
         if self._group is None:
             self._settled.set()
         return consumer
@@ -181,6 +189,9 @@ class Reader:
     async def close(self) -> None:
         """Leave the group, and let go of the connection."""
         self.interrupt()
+        starting, self._starting = self._starting, None
+        if starting is not None:
+            starting.cancel()
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
             await stopped(consumer.stop(), consumer._client)

@@ -857,6 +857,8 @@ def test_arguments_that_make_no_sense_are_refused() -> None:
         {"client": redis.asyncio.RedisCluster(host="localhost")},
         {"url": "redis://localhost", "protocol": 3},
         {"url": "redis://localhost?socket_timeout=3"},
+        {"url": "redis://localhost?speed=11"},
+        {"url": "redis+sentinel://localhost/service?speed=11"},
         {"url": "redis://localhost", "route": str},
     ):
         with pytest.raises(TypeError):

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -11,7 +11,7 @@ import pytest
 
 import hubsub
 from hubsub import BridgeClosed, BridgeNotReady, DeliveryError, Event, Gap, Hub, Key, Meta, NoResponders, RequestTimeout
-from hubsub.bridges import Backoff, Bridge, Record
+from hubsub.bridges import Adapter, Backoff, Bridge, Features, Link, Received, Record
 from hubsub.bridges.memory import MemoryAdapter, MemoryBroker
 
 from .sites import ALL, Quick, Sites, record, until
@@ -541,3 +541,51 @@ async def test_logs_name_the_bridge(sites: Sites, caplog: pytest.LogCaptureFixtu
         sites.broker.cut()
         await until(lambda: bridge.health().reconnects == 1)
     assert "hubsub.bridge.MemoryAdapter" in caplog.text
+
+
+class LastMoment(Adapter):
+    """Reads a message, of a durable broker, at the very moment when its connection is lost."""
+
+    features = Features(confirms="stored", durable=True, acks="each", headers=True, push=False)
+
+    def __init__(self) -> None:
+        self.connections = 0
+        self._lost = asyncio.Event()
+
+    async def connect(self, link: Link) -> None:
+        self.connections += 1
+        self._lost.clear()
+
+    async def receive(self) -> list[Received]:
+        await self._lost.wait()
+        return [Received(Key("a"), b"1", token=1)]
+
+    async def ack(self, tokens: Sequence[Any]) -> None:
+        pass
+
+    async def send(self, records: Sequence[Record]) -> dict[int, Exception]:
+        if self.connections == 1:
+            raise ConnectionError("the connection is broken")
+        return {}
+
+    async def close(self) -> None:
+        self._lost.set()
+
+
+async def test_a_reader_whose_last_batch_fills_the_window_ends_with_its_connection(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with Hub() as hub:
+        never = asyncio.Event()
+
+        async def hold(key: Key[Any], message: Any) -> None:
+            await never.wait()
+
+        hub.add_listener("a", hold)
+        adapter = LastMoment()
+        async with Bridge(hub, adapter, both=[Key("a"), Key("b")], window=1) as bridge:
+            await bridge.ready()
+            hub.publish("b", 1)
+            await until(lambda: adapter.connections == 2)
+            assert "does not end" not in caplog.text
+            never.set()

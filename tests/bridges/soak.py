@@ -1,0 +1,199 @@
+"""The soak: very many messages through a broker that is killed every few seconds; `make soak` prints what came of it.
+
+Nothing that was confirmed may be missing, nothing may reach a listener twice, and memory may not grow.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import math
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+import psutil
+
+from brokers.broker import Broker
+from brokers.kafka_server import Kafka
+from brokers.redis_server import Redis
+from hubsub import Bridge, Event, Hub, Key, Undelivered
+from hubsub.bridges import Adapter
+from hubsub.bridges.kafka import KafkaAdapter
+from hubsub.bridges.redis_stream import RedisStreamAdapter
+
+SOAK = Key("soak", "+")
+KEYS = [Key("soak", str(number)) for number in range(100)]
+FILLING = "x" * 180
+# Published and not received yet, at most; what is not confirmed is part of it.
+AHEAD = 5_000
+# Of the messages, before the memory is measured first: until then caches fill.
+WARM = 0.2
+
+
+class Kind(NamedTuple):
+    """A broker, and how a bridge gets there."""
+
+    broker: type[Broker]
+    adapter: Callable[[str], Adapter]
+    every: float
+    """Seconds that the broker is up, unless others are wished."""
+
+
+KINDS = {
+    "redis-stream": Kind(
+        Redis,  # with appendfsync always
+        # Short, so that the server has little to read when it starts again.
+        lambda url: RedisStreamAdapter(url.replace("redis:", "redis-stream:"), maxlen=100_000),
+        3.0,
+    ),
+    "kafka": Kind(Kafka, KafkaAdapter, 5.0),
+}
+
+
+class Figures(NamedTuple):
+    """What came of it."""
+
+    seconds: float
+    kills: int
+    published: int
+    confirmed: int
+    lost: int
+    """Confirmed, and never received."""
+    doubled: int
+    """Received by the listener more than once."""
+    duplicates: int
+    """Came from the broker more than once, and were kept from the listener."""
+    unclear: int
+    gaps: int
+    failed: int
+    warm: int
+    """Bytes of memory of this process after the warm-up."""
+    grown: int
+    """Bytes more at the end."""
+
+    def __str__(self) -> str:
+        rows = self._replace(seconds=round(self.seconds, 1), warm=self.warm >> 10, grown=self.grown >> 10)._asdict()
+        units = {"warm": " KiB", "grown": " KiB", "seconds": " s"}
+        return "\n".join(f"  {name:<12}{value:>12,}{units.get(name, '')}" for name, value in rows.items())
+
+
+class Ledger:
+    """What became of each message, by its number."""
+
+    def __init__(self) -> None:
+        self.confirmed = bytearray()
+        self.received = bytearray()
+        self.failed = 0
+        self.finished = 0
+        self.came = asyncio.Event()
+
+    def publish(self, hub: Hub, number: int) -> None:
+        self.confirmed.append(0)
+        self.received.append(0)
+
+        def confirmed(finished: int, failures: list[Undelivered]) -> None:
+            if failures:
+                self.failed += 1
+            else:
+                self.confirmed[number] = 1
+
+        hub.publish_event(Event(KEYS[number % len(KEYS)], [number, FILLING]), confirmed=confirmed)
+
+    def receive(self, key: Key[Any], message: Any) -> None:
+        number = message[0]
+        self.finished += not self.received[number]
+        self.received[number] += 1
+        self.came.set()
+
+
+def memory() -> int:
+    return int(psutil.Process().memory_info().rss)
+
+
+async def soak(
+    kind: Kind, namespace: str, messages: float, seconds: float = math.inf, every: float | None = None
+) -> Figures:
+    """Send so many messages, or for so long, to a broker that is killed every so many seconds, and started again."""
+    broker = kind.broker()
+    ledger = Ledger()
+    kills = 0
+    started = time.monotonic()
+
+    ended = asyncio.Event()
+
+    async def kill() -> None:
+        nonlocal kills
+        while not ended.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(ended.wait(), every or kind.every)
+                return
+            await broker.restart_wait()
+            kills += 1
+
+    try:
+        await broker.start_wait()
+        async with (
+            Hub(name="out") as out,
+            Hub(name="in") as into,
+            Bridge(out, kind.adapter(broker.url), outgoing=SOAK, namespace=namespace) as sending,
+            Bridge(into, kind.adapter(broker.url), incoming=SOAK, namespace=namespace, name="soak") as receiving,
+        ):
+            into.add_listener(SOAK, ledger.receive)
+            await sending.ready(30)
+            await receiving.ready(30)
+            killing = asyncio.create_task(kill())
+            published, warm = 0, 0
+            while published < messages and time.monotonic() - started < seconds:
+                while published - ledger.finished >= AHEAD:
+                    ledger.came.clear()
+                    await ledger.came.wait()
+                for _ in range(100):
+                    ledger.publish(out, published)
+                    published += 1
+                await asyncio.sleep(0)
+                progress = max(published / messages, (time.monotonic() - started) / seconds)
+                warm = warm or (memory() if progress > WARM else 0)
+            ended.set()
+            await killing
+            await sending.flush(60)
+            async with asyncio.timeout(60):
+                while any(map(int.__gt__, ledger.confirmed, ledger.received)):
+                    ledger.came.clear()
+                    await ledger.came.wait()
+            grown = memory() - warm
+            # What comes once more would come now.
+            await asyncio.sleep(2)
+            sent, got = sending.health(), receiving.health()
+    finally:
+        broker.close()
+    return Figures(
+        seconds=time.monotonic() - started,
+        kills=kills,
+        published=published,
+        confirmed=sum(ledger.confirmed),
+        lost=sum(map(int.__gt__, ledger.confirmed, ledger.received)),
+        doubled=sum(times > 1 for times in ledger.received),
+        duplicates=got.duplicates,
+        unclear=sent.unclear,
+        gaps=got.gaps,
+        failed=ledger.failed,
+        warm=warm,
+        grown=grown,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("kinds", nargs="*", default=list(KINDS), help=f"of {', '.join(KINDS)}; default: all")
+    parser.add_argument("--messages", type=int, default=1_000_000)
+    parser.add_argument("--every", type=float, help="seconds that the broker is up between two kills")
+    arguments = parser.parse_args()
+    for name in arguments.kinds:
+        print(name, flush=True)
+        print(asyncio.run(soak(KINDS[name], "soak", arguments.messages, every=arguments.every)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""A process may fork after it has imported hubsub and made its hub and bridge: there are two of them then."""
+
+import asyncio
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from brokers.kafka_server import Kafka
+from brokers.redis_server import Redis
+
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAM = Path(__file__).with_name("forking.py")
+
+
+async def fork_and_talk(url: str, namespace: str) -> dict[str, dict[str, int]]:
+    """Return what each of the two processes heard first of each."""
+    done = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-W", "error", PROGRAM, url, namespace],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={"PYTHONPATH": str(ROOT)},
+        timeout=50,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = {name: figures for name, *figures in map(json.loads, done.stdout.splitlines())}
+    (origin_of_parent, origin, of_parent), (origin_of_child, _, of_child) = lines["parent"], lines["child"]
+    assert origin_of_parent == origin != origin_of_child
+    return {"parent": of_parent, "child": of_child}
+
+
+# Nobody's message is taken for an echo of the other's, not even what was published before there was a connection.
+
+
+async def test_forked_processes_hear_each_other_over_redis(redis: Redis, namespace: str) -> None:
+    heard = await fork_and_talk(redis.url, namespace)
+    assert all(of_each.keys() == {"parent", "child"} for of_each in heard.values())
+
+
+async def test_forked_processes_hear_everything_over_redis_streams(redis: Redis, namespace: str) -> None:
+    heard = await fork_and_talk(redis.url.replace("redis:", "redis-stream:"), namespace)
+    assert heard == {"parent": {"parent": 0, "child": 0}, "child": {"parent": 0, "child": 0}}
+
+
+async def test_forked_processes_hear_everything_over_kafka(kafka: Kafka, namespace: str) -> None:
+    heard = await fork_and_talk(kafka.url, namespace)
+    assert heard == {"parent": {"parent": 0, "child": 0}, "child": {"parent": 0, "child": 0}}
