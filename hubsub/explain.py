@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, cast
 
 from .history import History
 from .key import PLUS, STAR, Key, KeyLike, as_patterns, is_subset, overlaps
+from .outbox import Outbox
 from .router import Router
 from .subscription import GapSubscription, Listener, Registration, Subscription
 
@@ -17,7 +18,7 @@ Pattern = tuple[str, ...]
 class Match(NamedTuple):
     """A subscription or listener that a key leads to, and its figures at that moment, over all of its keys."""
 
-    subscription: Listener | Subscription[Any] | GapSubscription[Any]
+    subscription: Listener | Subscription[Any] | GapSubscription[Any] | Outbox
     patterns: tuple[Key[Any], ...]
     """Of its patterns those that match."""
     accepted: int
@@ -35,7 +36,7 @@ class Match(NamedTuple):
 
     def _told(self, where: str) -> str:
         function = getattr(self.subscription, "function", None)
-        who = type(self.subscription).__name__
+        who = getattr(self.subscription, "name", type(self.subscription).__name__)
         if function is not None:
             who += f" {getattr(function, '__qualname__', function)}"
         troubles = ("pending", "dropped", "superseded", "failed")
@@ -56,11 +57,14 @@ class Explanation(NamedTuple):
     """Subscribed patterns that come near, if it leads to nobody."""
     nearest_keys: tuple[Key[Any], ...]
     """Keys that come near among those seen, if it was not."""
+    outboxes: tuple[Match, ...] = ()
+    """By which bridges it leaves; their `subscription` is an `Outbox`."""
 
     def __str__(self) -> str:
         number = len(self.matches)
         lines = [f"{self.key!r} leads to {number or 'no'} subscription{'' if number == 1 else 's'}"]
         lines += [f"  {match._told('on ' + ', '.join(map(self._related, match.patterns)))}" for match in self.matches]
+        lines += [f"  leaves by {match._told('on ' + ', '.join(map(repr, match.patterns)))}" for match in self.outboxes]
         if self.nearest_patterns:
             lines.append(f"  subscribed: {', '.join(map(repr, self.nearest_patterns))}")
         if self.nearest_keys:
@@ -77,18 +81,27 @@ class Explanation(NamedTuple):
 
 
 def explain(
-    key: KeyLike[Any], router: Router[Registration], registered: Iterable[Registration], history: History
+    key: KeyLike[Any],
+    router: Router[Registration],
+    registered: Iterable[Registration],
+    outboxes: Iterable[Registration],
+    history: History,
 ) -> Explanation:
     """Explain a key or pattern."""
     [named] = as_patterns([key])
     exact = STAR not in named and PLUS not in named
     related: Callable[[Pattern, Pattern], bool] = is_subset if exact else overlaps
     targets = router.targets(Key.create_from(named)) if exact else registered
-    matches = tuple(
-        _match(target, matching)
-        for target in targets
-        if (matching := [pattern for pattern in target._patterns if related(named, pattern)])
-    )
+
+    def matches_of(targets: Iterable[Registration]) -> tuple[Match, ...]:
+        return tuple(
+            _match(target, matching)
+            for target in targets
+            if (matching := [pattern for pattern in target._patterns if related(named, pattern)])
+        )
+
+    matches = matches_of(targets)
+    leaving = matches_of(outboxes if not exact else (each for each in outboxes if each.is_on(named)))
     kept = history.keys()
     if exact:
         seen = int(named in router.routes or named in kept)
@@ -98,13 +111,14 @@ def explain(
         Key.create_from(named),
         matches,
         seen,
-        () if matches else _nearest(named, (pattern for pattern, _ in router.matcher.counts())),
+        () if matches or leaving else _nearest(named, (pattern for pattern, _ in router.matcher.counts())),
         () if seen else _nearest(named, _known(router, history)),
+        leaving,
     )
 
 
 def _match(target: Registration, patterns: list[Pattern]) -> Match:
-    subscription = cast("Listener | Subscription[Any] | GapSubscription[Any]", target)
+    subscription = cast("Listener | Subscription[Any] | GapSubscription[Any] | Outbox", target)
     return Match(
         subscription,
         tuple(map(Key.create_from, patterns)),

@@ -818,7 +818,7 @@ class Hub:
         Raises:
             InvalidKey: It can neither be published nor subscribed to.
         """
-        return explain(key, self._router, self._registered, self._history)
+        return explain(key, self._router, self._registered, self._outboxes, self._history)
 
     def busy(self) -> tuple[Listener | Subscription[Any] | GapSubscription[Any], ...]:
         """Who has something to do: async listeners with a call or a message, and subscriptions that are read with one.
@@ -868,10 +868,11 @@ class Hub:
         maxsize: int,
         shed: Callable[[], bool] = lambda: False,
         diverts: Sequence[tuple[str, ...]] = (),
+        name: str = "Outbox",
     ) -> Outbox:
         """Queue what is published to some patterns, to be carried away; see `Outbox`. `close()` ends it."""
         self._life.check_thread()
-        outbox = Outbox(self, as_patterns(patterns), _bound(maxsize, "maxsize"), shed, diverts, self._postmark)
+        outbox = Outbox(self, as_patterns(patterns), _bound(maxsize, "maxsize"), shed, diverts, self._postmark, name)
         self._outboxes.append(outbox)
         self._router.observers.append(outbox.observer)
         self._outboxes_changed()

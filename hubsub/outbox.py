@@ -137,6 +137,7 @@ class Outbox(Queue[Event[Any] | Gap]):
         shed: Called to drop the oldest message of those that were taken and are held.
         diverts: What a plain publish brings goes nowhere else; it comes back from the broker, to somebody.
         postmark: Names messages that leave by several outboxes.
+        name: Says what carries them away.
     """
 
     _gaps = True
@@ -150,12 +151,15 @@ class Outbox(Queue[Event[Any] | Gap]):
         shed: Callable[[], bool],
         diverts: Sequence[Pattern],
         postmark: Postmark,
+        name: str,
     ) -> None:
         super().__init__(hub, maxsize, Overflow.DROP_OLDEST, ack="manual")
         self._mailbox = self.mailbox = HeldMailbox(maxsize, self, shed)
         self.deliver = self._mailbox.put
         self._patterns = tuple(patterns)
         self._postmark = postmark
+        self.name = name
+        """What carries the messages away."""
         self._marks = False
         self.diverts = tuple(diverts)
         """Patterns of which a plain publish brings everything here, and nowhere else."""

@@ -37,7 +37,7 @@ FLOORS: dict[str, set[str]] = {
     "subscription": {"errors", "event", "key", "life", "log", "mailbox", "retry", "router"},
     "asking": {"errors", "event", "key", "mailbox", "routes", "subscription"},
     "concurrent": {"event", "mailbox", "subscription"},
-    "explain": {"history", "key", "router", "subscription"},
+    "explain": {"history", "key", "outbox", "router", "subscription"},
     "outbox": {"event", "key", "mailbox", "subscription"},
     "hub": {
         "asking",

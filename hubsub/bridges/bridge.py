@@ -204,6 +204,7 @@ class Bridge:
             most=outbox,
             most_bytes=outbox_bytes,
             max_payload=features.max_payload,
+            name=f"a bridge to {self.adapter!r}",
             refused=self._refused,
         )
         self._receiver = Receiver(

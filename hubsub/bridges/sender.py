@@ -44,6 +44,7 @@ class Sender:
         most: Messages kept, encoded or not.
         most_bytes: Bytes kept, encoded.
         max_payload: Bytes that the broker takes in one message.
+        name: Shown in explanations and logs.
         refused: Told of each message that can never be sent: its key, itself, and why.
     """
 
@@ -62,6 +63,7 @@ class Sender:
         most: int,
         most_bytes: int,
         max_payload: int | None,
+        name: str,
         refused: Callable[[Key[Any], Any, Exception], None],
     ) -> None:
         self._hub = hub
@@ -84,7 +86,7 @@ class Sender:
         """When, by the loop's clock, the send began that is going on."""
         self.outbox: Outbox | None = None
         if outgoing:
-            self.outbox = hub.outbox(outgoing, most, self._shed, diverts)
+            self.outbox = hub.outbox(outgoing, most, self._shed, diverts, name)
 
     @property
     def pending(self) -> int:

@@ -229,6 +229,15 @@ async def test_a_bridge_is_no_subscriber(sites: Sites) -> None:
     assert hub.stats().subscriptions == 0
 
 
+async def test_an_explanation_says_by_which_bridges_a_key_leaves(sites: Sites) -> None:
+    bridge = await sites.bridge(both=("a", "*"))
+    bridge.hub.publish(("a", "b"), 1)
+    await bridge.flush()
+    text = str(bridge.hub.explain(("a", "b")))
+    assert f"leaves by a bridge to MemoryAdapter({sites.url!r}) on ('a', '*'): delivered 1" in text
+    assert "leaves" not in str(bridge.hub.explain("b"))
+
+
 async def test_the_namespace_of_a_hub_stays_at_home(sites: Sites) -> None:
     one, two = await sites.bridge(), await sites.bridge()
     seen: list[Any] = []
