@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ..errors import DecodeError, HubClosed, Undelivered
 from ..event import Event, Gap, Meta
 from ..hub import Hub
-from ..key import NAMESPACE, Key, is_subset
+from ..key import NAMESPACE, Key, is_subset, meet
 from ..log import Logger
 from ..subscription import Registration
 from .adapter import Adapter, Features, Loss, Received
@@ -153,7 +153,7 @@ class Receiver:
         """Bring a batch into the hub; nothing is awaited."""
         self.last_received = now()
         for received in batch:
-            if isinstance(received, Loss):
+            if type(received) is Loss:
                 self.lost(received)
             else:
                 self._take(received)
@@ -195,9 +195,10 @@ class Receiver:
         """What travels with a message that has come."""
         position = received.position
         if meta is None:
+            meta = Meta(time=received.time, hops=1)
+        if meta.id is None and position is not None:
             # Of a foreign producer: where it stands in the log names it, for as long as the log exists.
-            source = None if position is None else self._broker
-            return Meta(position, source, received.time, received.headers, 1, position, received.attempts > 0)
+            meta = meta._replace(id=position, source=self._broker, time=meta.time or received.time)
         if meta.reply_to is not None:
             self._expect_reply(meta.reply_to)
         if position is not None or received.attempts:
@@ -260,7 +261,8 @@ class Receiver:
     def _sender_lost(self, notice: Any) -> None:
         """Tell those whom it concerns that another hub had to drop messages."""
         gap, patterns = notice
-        named = [each for each in (gap.keys or patterns) if any(is_subset(each, other) for other in self._incoming)]
+        concerned = patterns if gap.keys is None else gap.keys
+        named = [both for each in concerned for into in self._incoming if (both := meet(each, into)) is not None]
         if named:
             self.gaps += 1
             self._hub.report_gap(named, gap)

@@ -161,6 +161,22 @@ async def test_an_outbox_keeps_the_newest_and_tells_of_the_rest(sites: Sites) ->
     assert read[0] == gaps[0]
 
 
+async def test_who_is_told_of_what_an_outbox_dropped_is_whom_it_may_concern(sites: Sites) -> None:
+    one = await sites.bridge(outbox=10, outgoing=ALL)
+    two = await sites.bridge(incoming=("a", "+"))
+    concerned, other = two.hub.subscribe(("a", "*"), gaps=True), two.hub.subscribe("b", gaps=True)
+    await two.synced()
+    interrupt(sites, one)
+    await until(lambda: one.health().state == "down")
+    for number in range(100):
+        one.hub.publish(("x", str(number)), number)  # more keys than a gap names
+    sites.broker.is_down = False
+    gap = await asyncio.wait_for(concerned.consume(), 10)
+    assert isinstance(gap, Gap)
+    assert (gap.count, gap.keys) == (90, None)
+    assert other.pending == 0
+
+
 async def test_an_outbox_is_bounded_in_bytes_too(sites: Sites) -> None:
     bridge = await sites.bridge(outbox_bytes=10_000)
     sites.broker.thawed.clear()
