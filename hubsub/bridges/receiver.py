@@ -153,7 +153,7 @@ class Receiver:
         """Bring a batch into the hub; nothing is awaited."""
         self.last_received = now()
         for received in batch:
-            if type(received) is Loss:
+            if isinstance(received, Loss):
                 self.lost(received)
             else:
                 self._take(received)
