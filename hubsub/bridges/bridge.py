@@ -184,7 +184,7 @@ class Bridge:
         self.group = group
         self.name = name
         self._refuse_nonsense(features, history, start)
-        self._start_at = start
+        self._start_at: Literal["new", "earliest"] | float = start
         self._history = history
         self._history_scan = history_scan
         self._lazy = lazy

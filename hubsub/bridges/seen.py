@@ -52,6 +52,7 @@ class Neighbour(Protocol):
     @property
     def leads_out(self) -> Sequence[Key[Any]]:
         """Patterns of what it carries away."""
+        ...
 
     def changed(self, patterns: Iterable[tuple[str, ...]]) -> None:
         """Others carry these away now, or no more."""

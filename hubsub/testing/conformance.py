@@ -15,7 +15,7 @@ import os
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from time import time as now
 from typing import Any
 from unittest import SkipTest
@@ -162,12 +162,10 @@ async def sites(make: Make) -> AsyncIterator[Sites]:
     before = asyncio.all_tasks()
     async with AsyncExitStack() as stack:
         yield Sites(make, stack)
-    for _ in range(100):
-        left = asyncio.all_tasks() - before
-        if not left:
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError(f"tasks are left: {left}")
+    with suppress(TimeoutError):
+        await _until(lambda: not asyncio.all_tasks() - before, seconds=1)
+    left = asyncio.all_tasks() - before
+    assert not left, f"tasks are left: {left}"
 
 
 # Carrying
@@ -573,8 +571,8 @@ async def what_nobody_takes_is_held(make: Make) -> None:
         assert two.messages == [1]
 
 
-async def _until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(TIMEOUT):
+async def _until(condition: Callable[[], bool], seconds: float = TIMEOUT) -> None:
+    async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 - what it looks at tells nobody
             await asyncio.sleep(0.01)
 
