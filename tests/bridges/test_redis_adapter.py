@@ -24,7 +24,6 @@ from hubsub import Key, MissingDriver
 from hubsub.bridges.adapter import Link, Received, Record
 from hubsub.bridges.redis_pubsub import RedisAdapter, _addresses, folded
 from hubsub.key import is_subset
-from hubsub.testing import conformance
 
 END = Key("the", "end")
 PASSWORD = "s3cret/pa:ss"
@@ -97,11 +96,6 @@ async def eventually(check: Callable[[], Awaitable[object]]) -> None:
         if await check():
             return
         await asyncio.sleep(0.02)
-
-
-@pytest.mark.parametrize("check", conformance.CHECKS, ids=lambda check: check.__name__)
-async def test_it_conforms(server: Redis, check: conformance.Check) -> None:
-    await check(lambda: RedisAdapter(server.url))
 
 
 # Keys and patterns as channels and globs
