@@ -303,6 +303,24 @@ async def test_a_hub_that_is_closed_while_it_sends(kind: Kind, private: Private)
         assert len(those.received) == before + 5000
 
 
+@pytest.mark.parametrize("kind", [KINDS["redis-stream"], KINDS["kafka"]], ids=["redis-stream", "kafka"])
+async def test_how_far_a_reader_is_behind_is_told(kind: Kind, private: Private) -> None:
+    async with scene(kind, private) as those:
+        assert those.receiver.bridge.health().lag == 0
+
+        async def slow(key: Key[Any], message: Any) -> None:
+            await asyncio.sleep(0.001)
+
+        those.receiver.hub.add_listener(ALL, slow)
+        for number in range(4000):
+            await those.sender.hub.publish_wait(("k", str(number % 3)), number)
+        await those.sender.bridge.flush(30)
+        lag = those.receiver.bridge.health().lag
+        assert lag is not None
+        assert 1000 < lag <= 4000
+        await those.receiver.until(lambda: those.receiver.bridge.health().lag == 0)
+
+
 @pytest.mark.parametrize("kind", [KINDS["redis-stream"], KINDS["redis-stream name"]], ids=["nameless", "name"])
 async def test_a_stream_that_is_trimmed_or_flushed_is_a_gap_with_its_count(kind: Kind, private: Private) -> None:
     async with scene(kind, private) as those:
