@@ -127,7 +127,7 @@ class Adapter:
     features = Features()
     """What it can do; once made, of this one."""
     lag: int | None = None
-    """Messages at the broker that were not received yet, as far as it is known."""
+    """Messages at the broker that were not received yet, as of when something was received last; None if unknown."""
 
     async def connect(self, link: Link) -> None:
         """Return when the broker has answered; also get ready to receive if `link.reads`."""

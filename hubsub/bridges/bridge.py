@@ -67,7 +67,7 @@ class Health(NamedTuple):
     in_flight: int
     """Messages that came and are not finished."""
     lag: int | None
-    """Messages at the broker that did not come yet, as far as the adapter knows."""
+    """Messages at the broker that had not come when something came last; None if the adapter does not know."""
     reconnects: int
     """Connections but for the first."""
     gaps: int
