@@ -785,12 +785,17 @@ class Hub:
         self._watch(tap._patterns, 1)
         return tap
 
-    def has_subscribers(self, patterns: Patterns = STAR) -> bool:
+    def has_subscribers(self, patterns: Patterns = STAR, local: bool = True) -> bool:
         """True exactly if some publishable key matches both a pattern and a subscription; by default: any at all.
 
-        For a key without wildcards this costs a look-up; for a pattern it scans the subscribed patterns.
+        For a key without wildcards this costs a look-up; for a pattern it scans the subscribed patterns. With
+        `local=False` also if a bridge carries such a key away, to whoever may be there.
         """
-        return any(self._router.matcher.overlaps(named) for named in as_patterns(patterns))
+        named = as_patterns(patterns)
+        if any(self._router.matcher.overlaps(pattern) for pattern in named):
+            return True
+        leaving = [] if local else [pattern for outbox in self._outboxes for pattern in outbox._patterns]
+        return any(overlaps(pattern, other) for pattern in named for other in leaving)
 
     def patterns(self) -> dict[Key[Any], int]:
         """Every subscribed pattern and how many subscriptions it has."""
@@ -869,10 +874,13 @@ class Hub:
         shed: Callable[[], bool] = lambda: False,
         diverts: Sequence[tuple[str, ...]] = (),
         name: str = "Outbox",
+        take: Callable[[Event[Any]], None] | None = None,
     ) -> Outbox:
         """Queue what is published to some patterns, to be carried away; see `Outbox`. `close()` ends it."""
         self._life.check_thread()
-        outbox = Outbox(self, as_patterns(patterns), _bound(maxsize, "maxsize"), shed, diverts, self._postmark, name)
+        outbox = Outbox(
+            self, as_patterns(patterns), _bound(maxsize, "maxsize"), shed, diverts, self._postmark, name, take
+        )
         self._outboxes.append(outbox)
         self._router.observers.append(outbox.observer)
         self._outboxes_changed()

@@ -138,6 +138,7 @@ class Outbox(Queue[Event[Any] | Gap]):
         diverts: What a plain publish brings goes nowhere else; it comes back from the broker, to somebody.
         postmark: Names messages that leave by several outboxes.
         name: Says what carries them away.
+        take: Takes each message right in the publish, instead of it being queued.
     """
 
     _gaps = True
@@ -152,6 +153,7 @@ class Outbox(Queue[Event[Any] | Gap]):
         diverts: Sequence[Pattern],
         postmark: Postmark,
         name: str,
+        take: Callable[[Event[Any]], None] | None,
     ) -> None:
         super().__init__(hub, maxsize, Overflow.DROP_OLDEST, ack="manual")
         self._mailbox = self.mailbox = HeldMailbox(maxsize, self, shed)
@@ -161,6 +163,7 @@ class Outbox(Queue[Event[Any] | Gap]):
         self.name = name
         """What carries the messages away."""
         self._marks = False
+        self._take_now_by = take
         self.diverts = tuple(diverts)
         """Patterns of which a plain publish brings everything here, and nowhere else."""
 
@@ -183,10 +186,10 @@ class Outbox(Queue[Event[Any] | Gap]):
     def mark(self, marks: bool) -> None:
         """Name what is put from now on, or leave that to whoever sends it."""
         self._marks = marks
-        self.deliver = self._put_marked if marks else self._mailbox.put
+        self.deliver = self._put if marks or self._take_now_by is not None else self._mailbox.put
 
-    def _put_marked(self, key: Key[Any], message: Any) -> None:
-        self._mailbox.put_event(self._postmark.mark(self, key, message, None))
+    def _put(self, key: Key[Any], message: Any) -> None:
+        self.deliver_event(Event(key, message))
 
     def deliver_event(self, event: Event[Any]) -> bool:
         """As `Registration.deliver_event`."""
@@ -195,7 +198,11 @@ class Outbox(Queue[Event[Any] | Gap]):
             marked = self._postmark.mark(self, event[0], event[1], meta)
             marked.confirmed, marked.registration = event.confirmed, event.registration
             event = marked
-        self._mailbox.put_event(event)
+        if self._take_now_by is None:
+            self._mailbox.put_event(event)
+        else:
+            self._hub._life.check_thread()
+            self._take_now_by(event)
         return True
 
     def hold(self, number: int, is_full: bool = False) -> None:

@@ -126,6 +126,8 @@ class Adapter:
 
     features = Features()
     """What it can do; once made, of this one."""
+    lag: int | None = None
+    """Messages at the broker that were not received yet, as of when something was received last; None if unknown."""
 
     async def connect(self, link: Link) -> None:
         """Return when the broker has answered; also get ready to receive if `link.reads`."""

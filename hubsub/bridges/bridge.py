@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from ..errors import BridgeClosed, BridgeNotReady, UnknownScheme
 from ..event import Event, Gap, ListenerFailure
 from ..hub import Hub
-from ..key import NAMESPACE, Key, Patterns, as_patterns, is_subset, meet, overlaps
+from ..key import NAMESPACE, Key, KeyLike, Patterns, as_patterns, is_subset, meet, overlaps
 from ..life import outlast
 from ..log import Logger
 from .adapter import Adapter, Features, Link
@@ -58,12 +58,16 @@ class Health(NamedTuple):
     """Messages that wait to be sent."""
     outbox_bytes: int
     """Bytes of those which are encoded."""
+    oldest_age: float | None
+    """Seconds since the one that waits longest was encoded; None if there is none."""
     sent: int
     """Messages that the broker has taken."""
     received: int
     """Messages that came into the hub."""
     in_flight: int
     """Messages that came and are not finished."""
+    lag: int | None
+    """Messages at the broker that had not come when something came last; None if the adapter does not know."""
     reconnects: int
     """Connections but for the first."""
     gaps: int
@@ -111,6 +115,8 @@ class Bridge:
         both: Patterns of both.
         codec: How messages become bytes: "json", "msgpack", "bytes", "str", "pickle", or a `Codec`.
         envelope: Send the metadata along; else the payload alone, for readers that know no better.
+        encode: When a message becomes bytes: "soon", in the loop's next turn, until when it must not be changed; or
+            "now", within the publish, which takes the longer for it.
         group: Share what comes in with the other members of this group, each message for one of them. What is both
             outgoing and incoming is then carried away only, not delivered here, unless it comes back.
         name: Keep the position at the broker under this name, so that nothing is missed while the process is away.
@@ -131,6 +137,7 @@ class Bridge:
             until somebody is, "ack" drops it, "dead-letter" puts it aside. By default "hold" for a group or a name,
             else "ack".
         namespace: The first part of every address at the broker; empty to join channels that exist.
+        prefix: What the keys begin with here, and not at the broker; all patterns begin with it.
         backoff: How long to wait between attempts to connect.
 
     Raises:
@@ -159,6 +166,7 @@ class Bridge:
         both: Patterns | None = None,
         codec: str | Codec = "json",
         envelope: bool = True,
+        encode: Literal["soon", "now"] = "soon",
         group: str | None = None,
         name: str | None = None,
         start: Literal["new", "earliest"] | float = "new",
@@ -174,6 +182,7 @@ class Bridge:
         retry_pause: float = 0.1,
         unclaimed: Unclaimed | None = None,
         namespace: str = "hubsub",
+        prefix: KeyLike[Any] = (),
         backoff: Backoff = Backoff(),  # noqa: B008 - immutable
     ) -> None:
         self.hub = hub
@@ -183,6 +192,9 @@ class Bridge:
         self.incoming = _named(incoming, both)
         self.group = group
         self.name = name
+        self._prefix: Key[Any] = Key.create_from(prefix)
+        if encode not in ("soon", "now"):
+            raise ValueError(f"encode is 'soon' or 'now', not {encode!r}")
         self._refuse_nonsense(features, history, start)
         self._start_at: Literal["new", "earliest"] | float = start
         self._history = history
@@ -204,6 +216,8 @@ class Bridge:
             most=outbox,
             most_bytes=outbox_bytes,
             max_payload=features.max_payload,
+            encode_now=encode == "now",
+            prefix=self._prefix,
             name=f"a bridge to {self.adapter!r}",
             refused=self._refused,
         )
@@ -221,6 +235,7 @@ class Bridge:
             retry_pause=retry_pause,
             window=window,
             window_bytes=window_bytes,
+            prefix=self._prefix,
         )
         self._receiver.outbox = self._sender.outbox
         self._state: State = "new"
@@ -241,6 +256,7 @@ class Bridge:
         self._stopped = False  # nothing is read any more
         self._letting_go = False  # of the connection: the reader is to end
         self._ends = False  # there will be no other one
+        self._gone = asyncio.Event()
         self._number = next(self._shared.numbers)
         self._heard = 0.0
         hub.attach(self)
@@ -254,6 +270,8 @@ class Bridge:
         for pattern in (*self.outgoing, *self.incoming):
             if pattern[0] == NAMESPACE:
                 raise ValueError(f"{pattern!r}: the hub's own namespace does not cross bridges")
+            if self._prefix and (pattern[: len(self._prefix)] != self._prefix or len(pattern) == len(self._prefix)):
+                raise ValueError(f"{pattern!r} does not begin with the prefix {self._prefix!r}, and go on after it")
         if self.group is not None and self.name is not None:
             raise ValueError("a group keeps its own position: choose group or name")
         for wanted, can, what in (
@@ -615,10 +633,10 @@ class Bridge:
             # First what is new, then what is old: what moves from one to the other is not missed meanwhile.
             try:
                 if added:
-                    await self.adapter.subscribe(added)
+                    await self.adapter.subscribe(self._at_broker(added))
                     self._subscribed.update(dict.fromkeys(added))
                 if removed:
-                    await self.adapter.unsubscribe(removed)
+                    await self.adapter.unsubscribe(self._at_broker(removed))
                     for key in removed:
                         del self._subscribed[key]
             except BaseException:
@@ -626,6 +644,9 @@ class Bridge:
                 raise
             if not self._is_stale:
                 return
+
+    def _at_broker(self, patterns: list[Key[Any]]) -> list[Key[Any]]:
+        return [Key.create_from(pattern[len(self._prefix) :]) for pattern in patterns] if self._prefix else patterns
 
     async def _reconcile(self) -> None:
         assert self._stale is not None
@@ -658,9 +679,11 @@ class Bridge:
             last_received=receiver.last_received,
             outbox_messages=sender.pending,
             outbox_bytes=sender.bytes,
+            oldest_age=None if sender.oldest is None else time.time() - sender.oldest,
             sent=sender.sent,
             received=receiver.received,
             in_flight=receiver.unfinished,
+            lag=self.adapter.lag,
             reconnects=max(0, self._connections - 1),
             gaps=receiver.gaps,
             echoes=receiver.echoes,
@@ -689,6 +712,10 @@ class Bridge:
             self._closing = asyncio.get_running_loop().create_task(self._close(timeout), name=f"closing {self!r}")
         return await outlast(self._closing)
 
+    async def closed(self) -> None:
+        """Wait until it is closed, by whomever."""
+        await self._gone.wait()
+
     async def _close(self, timeout: float) -> Leftover:
         self._stopped = True
         self._tell()
@@ -709,6 +736,7 @@ class Bridge:
                 task.cancel()
                 await asyncio.wait([task])
         self._become("closed")
+        self._gone.set()
         self.hub.detach(self)
         self._shared.bridges.remove(self)
         self._tell_neighbours()

@@ -85,6 +85,11 @@ class KafkaAdapter(Adapter):
         """Acknowledgements that came when the partition was somebody else's already, who got the message again."""
         return 0 if self._reader is None else self._reader.late
 
+    @property
+    def lag(self) -> int | None:  # type: ignore[override]
+        """Records that are still to be read."""
+        return None if self._reader is None else self._reader.lag
+
     # Keys
 
     def _topic_of(self, key: Key[Any]) -> str:

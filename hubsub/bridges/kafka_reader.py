@@ -298,6 +298,12 @@ class Reader:
             result.append((self._lane(partition), records))
         return result
 
+    @property
+    def lag(self) -> int | None:
+        """Records that are still to be read, of the partitions of which something was read."""
+        ends = {partition: self._consumer.highwater(partition) for partition in self._read} if self._consumer else {}
+        return sum(end - self._read[each] for each, end in ends.items() if end is not None) if ends else None
+
     async def _look_for_life(self) -> None:
         """Nothing came: see that a fetch was answered, or ask."""
         consumer = self._consumer

@@ -77,6 +77,7 @@ class Receiver:
         retry_pause: Seconds before the second attempt; doubles from one to the next, up to a minute.
         window: Unfinished messages at most.
         window_bytes: Bytes of them at most.
+        prefix: What every key begins with here, and not at the broker.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class Receiver:
         retry_pause: float,
         window: int,
         window_bytes: int,
+        prefix: Key[Any],
     ) -> None:
         self._hub = hub
         self._incoming = incoming
@@ -109,6 +111,8 @@ class Receiver:
         self._retry_pause = retry_pause
         self._window = window
         self._window_bytes = window_bytes
+        self._prefix = prefix
+        self._full_key = cached(self._with_prefix) if prefix else None
         self._may_enter = cached(self._enters)
         self.adapter: Adapter | None = None
         self._features = Features()
@@ -160,6 +164,8 @@ class Receiver:
 
     def _take(self, received: Received) -> None:
         key, payload, headers = received.key, received.payload, received.headers
+        if self._full_key is not None:
+            key = self._full_key(key)
         if not self._may_enter(key):
             if key[0] == NAMESPACE:
                 self._internal(received)
@@ -204,6 +210,9 @@ class Receiver:
         if position is not None or received.attempts:
             meta = meta._replace(position=position, redelivered=received.attempts > 0)
         return meta
+
+    def _with_prefix(self, key: Key[Any]) -> Key[Any]:
+        return key if key[0] == NAMESPACE else self._prefix + key
 
     def _enters(self, key: Key[Any]) -> bool:
         return key[0] != NAMESPACE and any(is_subset(key, pattern) for pattern in self._incoming)
@@ -273,7 +282,7 @@ class Receiver:
         """The last `limit` events of each lane that match, as replayed ones."""
         lanes: dict[Hashable, deque[Event[Any]]] = {}
         for received in found:
-            key = received.key
+            key = received.key if self._full_key is None else self._full_key(received.key)
             if key[0] != NAMESPACE and any(is_subset(key, pattern) for pattern in patterns):
                 try:
                     kind, message, meta = self._wire.unpack(key, received.payload, received.headers)

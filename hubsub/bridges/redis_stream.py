@@ -68,6 +68,8 @@ class Source:
     others: bytes | None = None
     """From where to look for what others left behind; None if not now."""
     lost: list[Loss] = field(default_factory=list)
+    lag: int | None = None
+    """Entries that are still to be read."""
 
     def beside(self, *names: str) -> bytes:
         """A key of the server that belongs to the stream."""
@@ -144,6 +146,12 @@ class RedisStreamAdapter(Adapter):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._server!r}>"
+
+    @property
+    def lag(self) -> int | None:  # type: ignore[override]
+        """Entries that are still to be read; None for a group, whose members read for each other."""
+        lags = [source.lag for source in self._sources]
+        return sum(filter(None, lags)) if lags and None not in lags else None
 
     # Connecting
 
@@ -356,6 +364,7 @@ class RedisStreamAdapter(Adapter):
                 place.advance(its[-1][0], len(its))
             if is_all:
                 place.ordinal = stream.added
+            source.lag = None if place.ordinal is None else stream.added - place.ordinal
         return found
 
     async def _receive_shared(self, reader: Connection, group: bytes) -> list[Received | Loss]:

@@ -24,11 +24,12 @@ GAPS: Key[Any] = Key(NAMESPACE, "gap")
 class Parcel:
     """An encoded message on its way."""
 
-    __slots__ = ("key", "record", "size", "ticket")
+    __slots__ = ("key", "record", "size", "ticket", "time")
 
-    def __init__(self, record: Record, ticket: Any) -> None:
+    def __init__(self, key: Key[Any], record: Record, ticket: Any, time: float) -> None:
+        self.key = key
         self.record = record
-        self.key = record.key
+        self.time = time
         self.ticket = ticket  # the event, if somebody waits to be told of it
         self.size = len(record.payload)
 
@@ -44,6 +45,8 @@ class Sender:
         most: Messages kept, encoded or not.
         most_bytes: Bytes kept, encoded.
         max_payload: Bytes that the broker takes in one message.
+        encode_now: Encode in the publish, not in the loop's next turn.
+        prefix: What every key begins with here, and not at the broker.
         name: Shown in explanations and logs.
         refused: Told of each message that can never be sent: its key, itself, and why.
     """
@@ -63,6 +66,8 @@ class Sender:
         most: int,
         most_bytes: int,
         max_payload: int | None,
+        encode_now: bool,
+        prefix: Key[Any],
         name: str,
         refused: Callable[[Key[Any], Any, Exception], None],
     ) -> None:
@@ -71,6 +76,7 @@ class Sender:
         self._most = most
         self._most_bytes = most_bytes
         self._max_payload = max_payload
+        self._prefix = len(prefix)
         self._refused = refused
         self._sequence = count(1)
         self._parcels: deque[Parcel] = deque()
@@ -86,12 +92,17 @@ class Sender:
         """When, by the loop's clock, the send began that is going on."""
         self.outbox: Outbox | None = None
         if outgoing:
-            self.outbox = hub.outbox(outgoing, most, self._shed, diverts, name)
+            self.outbox = hub.outbox(outgoing, most, self._shed, diverts, name, self._take if encode_now else None)
 
     @property
     def pending(self) -> int:
         """Messages that are not sent yet."""
         return len(self._parcels) + (0 if self.outbox is None else self.outbox.pending)
+
+    @property
+    def oldest(self) -> float | None:
+        """When the message was encoded that waits longest, in seconds since the epoch."""
+        return self._parcels[0].time if self._parcels else None
 
     # Packing
 
@@ -103,25 +114,36 @@ class Sender:
                 batch = await self.outbox.get_batch(self.BATCH)
             except SubscriptionClosed:
                 return
-            time = time_text(now())
+            time = now()
+            text = time_text(time)
             for event in batch:
                 if isinstance(event, Gap):
                     self._note_lost(event)
-                elif (parcel := self._parcel(event, time)) is not None:
-                    self._parcels.append(parcel)
-                    self.bytes += parcel.size
-            while self.bytes > self._most_bytes and self._shed():
-                pass
-            self._hold()
-            self._tell()
+                else:
+                    self._pack(event, time, text)
+            self._packed()
 
-    def _parcel(self, event: Event[Any], time: str) -> Parcel | None:
+    def _take(self, event: Event[Any]) -> None:
+        """Encode a message in its publish."""
+        if len(self._parcels) >= self._most:
+            self._shed()
+        time = now()
+        self._pack(event, time, time_text(time))
+        self._packed()
+
+    def _packed(self) -> None:
+        while self.bytes > self._most_bytes and self._shed():
+            pass
+        self._hold()
+        self._tell()
+
+    def _pack(self, event: Event[Any], time: float, text: str) -> None:
         key, message = event
         meta = event.meta
         ticket = None if event.confirmed is None else event
         try:
             if meta is None:
-                payload, headers = self._wire.pack_plain(key, message, self._hub.mint_id(), time)
+                payload, headers = self._wire.pack_plain(key, message, self._hub.mint_id(), text)
             elif meta.hops >= self.MOST_HOPS:
                 raise HubsubError(f"{key!r} has crossed {meta.hops} bridges; is there a ring of them?")
             else:
@@ -131,8 +153,10 @@ class Sender:
                 raise PayloadTooLarge(key, size, self._max_payload)
         except Exception as error:
             self._refuse(key, message, ticket, error)
-            return None
-        return Parcel(Record(key, payload, headers, next(self._sequence)), ticket)
+            return
+        address = Key.create_from(key[self._prefix :]) if self._prefix and key[0] != NAMESPACE else key
+        self._parcels.append(Parcel(key, Record(address, payload, headers, next(self._sequence)), ticket, time))
+        self.bytes += size
 
     def _outward(self, meta: Meta) -> Meta:
         """What travels with a message that leaves: what came with it, and where it comes from."""

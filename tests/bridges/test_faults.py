@@ -303,6 +303,28 @@ async def test_a_hub_that_is_closed_while_it_sends(kind: Kind, private: Private)
         assert len(those.received) == before + 5000
 
 
+@pytest.mark.parametrize("kind", [KINDS["redis-stream"], KINDS["kafka"]], ids=["redis-stream", "kafka"])
+async def test_how_far_a_reader_is_behind_is_told(kind: Kind, private: Private) -> None:
+    async with scene(kind, private) as those:
+        assert those.receiver.bridge.health().lag == 0
+
+        lags: list[int] = []
+
+        async def slow(key: Key[Any], message: Any) -> None:
+            await asyncio.sleep(0.001)
+            lags.append(those.receiver.bridge.health().lag or 0)
+
+        those.receiver.hub.add_listener(ALL, slow)
+        for number in range(4000):
+            await those.sender.hub.publish_wait(("k", str(number % 3)), number)
+        await those.sender.bridge.flush(30)
+        async with asyncio.timeout(30):
+            while len(lags) < 4000:  # noqa: ASYNC110 - a listener tells nobody
+                await asyncio.sleep(0.01)
+        assert 1000 < max(lags) <= 4000
+        assert those.receiver.bridge.health().lag == 0
+
+
 @pytest.mark.parametrize("kind", [KINDS["redis-stream"], KINDS["redis-stream name"]], ids=["nameless", "name"])
 async def test_a_stream_that_is_trimmed_or_flushed_is_a_gap_with_its_count(kind: Kind, private: Private) -> None:
     async with scene(kind, private) as those:

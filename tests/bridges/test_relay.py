@@ -236,6 +236,61 @@ async def test_what_cannot_be_encoded_is_refused_and_what_follows_is_sent(sites:
     assert one.health().refused == 2
 
 
+async def test_a_message_that_is_encoded_now_may_be_changed_after_publishing(sites: Sites) -> None:
+    soon, now = await sites.bridge(), await sites.bridge(encode="now", outbox=5)
+    other = await sites.bridge()
+    messages = record(other.hub)
+    await other.synced()
+    for bridge in (soon, now):
+        message = [1]
+        bridge.hub.publish("k", message)
+        message.append(2)
+    await until(lambda: len(messages) == 2)
+    assert sorted(messages) == [[1], [1, 2]]
+    interrupt(sites, now)
+    for number in range(9):
+        now.hub.publish("k", number)
+        assert now.health().outbox_messages <= 5
+    waiting = asyncio.ensure_future(now.hub.publish_wait("k", 9))
+    await asyncio.sleep(0.05)
+    assert not waiting.done()
+    assert now.health().oldest_age is not None
+    sites.broker.is_down = False
+    await asyncio.wait_for(waiting, 10)
+    await until(lambda: 9 in messages)
+    assert messages[2:] == [4, 5, 6, 7, 8, 9]
+    assert await now.hub.publish_confirmed("k", 10) == 1
+
+
+async def test_a_prefix_is_of_this_side_only(sites: Sites) -> None:
+    far = await sites.bridge()
+    near = await sites.bridge(prefix=("far", "away"), both=[("far", "away", "*")])
+    keys: list[Any] = []
+    near.hub.add_listener(("far", "*"), lambda key, message: keys.append(key))
+    far.hub.add_listener(ALL, lambda key, message: keys.append(key))
+    far.hub.respond(("a", "ask"), lambda key, message: message + 1)
+    await near.synced()
+    await far.synced()
+    keys.clear()
+    far.hub.publish(("a", "b"))
+    near.hub.publish(("far", "away", "c"))
+    await until(lambda: len(keys) == 4)
+    assert sorted(keys) == [("a", "b"), ("c",), ("far", "away", "a", "b"), ("far", "away", "c")]
+    assert await near.hub.request(("far", "away", "a", "ask"), 1, timeout=5, local=False) == 2
+    with pytest.raises(ValueError, match="does not begin with the prefix"):
+        Bridge(near.hub, sites.url, prefix="a", both=[("b", "*")])
+    with pytest.raises(ValueError, match="does not begin with the prefix"):
+        Bridge(near.hub, sites.url, prefix="a", both="a")
+
+
+async def test_whoever_asks_may_count_bridges_as_subscribers(sites: Sites) -> None:
+    bridge = await sites.bridge(both=[("a", "*")])
+    assert not bridge.hub.has_subscribers(("a", "b"))
+    assert bridge.hub.has_subscribers(("a", "b"), local=False)
+    assert bridge.hub.has_subscribers(local=False)
+    assert not bridge.hub.has_subscribers("b", local=False)
+
+
 async def test_a_bridge_is_no_subscriber(sites: Sites) -> None:
     bridge = await sites.bridge()
     hub = bridge.hub
@@ -514,6 +569,15 @@ async def test_a_bridge_closes_in_spite_of_being_cancelled(sites: Sites) -> None
         await task
     assert bridge.health().state == "closed"
     assert hub._attached == []
+
+
+async def test_others_can_wait_until_a_bridge_is_closed(sites: Sites) -> None:
+    bridge = await sites.bridge()
+    waiting = asyncio.ensure_future(bridge.closed())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    await bridge.hub.close()
+    await asyncio.wait_for(waiting, 5)
 
 
 async def test_a_bridge_that_was_never_started_can_be_closed(sites: Sites) -> None:

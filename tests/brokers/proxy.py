@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import socket
@@ -92,6 +93,11 @@ class Proxy:
             self.port = self._server.sockets[0].getsockname()[1]
 
     async def _connected(self, from_client: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
+        # Whoever is cut has ended as he should; asyncio would report it.
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._carry(from_client, client)
+
+    async def _carry(self, from_client: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
         line = asyncio.current_task()
         assert line is not None
         writers = self._lines[line] = [client]
