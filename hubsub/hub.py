@@ -858,6 +858,11 @@ class Hub:
         """Random, for this hub in this process: names where messages come from."""
         return self._desk.name
 
+    @property
+    def attached(self) -> tuple[Any, ...]:
+        """What lives as long as the hub does: its bridges, in the order in which they were made."""
+        return tuple(self._attached)
+
     def attach(self, part: Attachment) -> None:
         """Tell `part` of changes of subscription, and have it closed with the hub, until `detach`."""
         self._life.check_thread()

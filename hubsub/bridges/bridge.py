@@ -805,6 +805,8 @@ def _told(error: BaseException | None) -> str:
 async def connect(url: str | Adapter, keys: Patterns, **options: Any) -> AsyncIterator[Hub]:
     """A hub with one bridge, which carries some patterns both ways; to be entered, like a hub.
 
+    The bridge is `hub.attached[0]`.
+
     Args:
         url: Where to, see `Bridge`.
         keys: Patterns: one, or a list, set or frozenset of them.

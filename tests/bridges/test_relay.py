@@ -64,7 +64,7 @@ async def test_a_request_that_leaves_by_two_bridges_is_answered_once(sites: Site
 
 
 def two_bridges(hub: Hub) -> list[Any]:
-    return list(hub._attached)
+    return list(hub.attached)
 
 
 async def test_a_message_goes_round_a_ring_of_three_brokers_once(sites: Sites) -> None:
@@ -568,7 +568,7 @@ async def test_a_bridge_closes_in_spite_of_being_cancelled(sites: Sites) -> None
     with pytest.raises(asyncio.CancelledError):
         await task
     assert bridge.health().state == "closed"
-    assert hub._attached == []
+    assert hub.attached == ()
 
 
 async def test_others_can_wait_until_a_bridge_is_closed(sites: Sites) -> None:
@@ -621,7 +621,7 @@ async def test_an_unknown_scheme_says_which_are_known(url: str, hub: Hub) -> Non
 async def test_options_that_make_no_sense_are_refused(options: dict[str, Any], complaint: str, hub: Hub) -> None:
     with pytest.raises(ValueError, match=complaint):
         Bridge(hub, "memory://x", **options)
-    assert hub._attached == []
+    assert hub.attached == ()
 
 
 async def test_logs_name_the_bridge(sites: Sites, caplog: pytest.LogCaptureFixture) -> None:
