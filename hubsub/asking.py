@@ -25,7 +25,7 @@ class Asked(Owner, Protocol):
 
     _desk: Desk
 
-    def _route(self, key: KeyLike[Any]) -> Route: ...
+    def _route_of(self, key: KeyLike[Any]) -> Route: ...
     def _add(self, registration: Registration, patterns: Sequence[tuple[str, ...]]) -> None: ...
     def publish_event(self, event: Event[Any]) -> int: ...
 
@@ -445,16 +445,10 @@ class Desk:
 
     def _answerable(self, key: KeyLike[Any], local: bool) -> Key[Any]:
         """Return an exact key that somebody responds to, or may do so where it leads by a bridge."""
-        route = self._route(key)
+        route = self._hub._route_of(key)
         if not any(target.responds for target in route.targets) and (local or not self._leaves(route)):
             raise NoResponders(route.key)
         return route.key
-
-    def _route(self, key: KeyLike[Any]) -> Route:
-        try:
-            return self._hub._router.routes[key]
-        except (KeyError, TypeError):
-            return self._hub._route(key)
 
     @staticmethod
     def _leaves(route: Route) -> bool:
@@ -472,7 +466,7 @@ class Desk:
 
     def _ask(self, ticket: Ticket, message: Any, local: bool) -> None:
         reply_to = None
-        if not local and self._leaves(self._route(ticket.key)):
+        if not local and self._leaves(self._hub._route_of(ticket.key)):
             reply_to = self._listen()
             ticket.owe()  # to nobody knows whom: it ends by its timeout
         try:

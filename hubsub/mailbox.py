@@ -110,7 +110,7 @@ class Mailbox:
         self._watermark = 0
         self._overfull = False
         self._replay: deque[Event[Any]] = deque()  # of history: read before everything else, outside of the bound
-        self._holes: deque[_Hole] = deque()
+        self._holes: deque[Hole] = deque()
         self._spanned = 0  # items before the last hole
         self._reserved = 0
         self._places: deque[asyncio.Future[None]] = deque()
@@ -205,7 +205,7 @@ class Mailbox:
                 self._spanned -= 1
                 holes[0].before -= 1
             if not holes or holes[0].before:
-                holes.appendleft(_Hole(self.overflow.value, 0))
+                holes.appendleft(Hole(self.overflow.value, 0))
         hole = holes[0]
         hole.add(key)
         if not self._overfull:
@@ -218,7 +218,7 @@ class Mailbox:
         holes = self._holes
         between = len(self.items) - self._spanned
         if between or not holes:
-            holes.append(_Hole(self.overflow.value, between))
+            holes.append(Hole(self.overflow.value, between))
             self._spanned += between
         hole = holes[-1]
         hole.add(key)
@@ -275,9 +275,7 @@ class Mailbox:
         """Let the consumer know, once it comes there, that messages are missing behind the last one."""
         holes = self._holes
         between = len(self.items) - self._spanned
-        hole = _Hole(gap.reason, between)
-        hole.count, hole.since, hole.until = gap.count, gap.since, gap.until
-        hole.keys = None if gap.keys is None else dict.fromkeys(gap.keys)
+        hole = Hole.of(gap, between)
         if between or not holes:
             holes.append(hole)
             self._spanned += between
@@ -411,7 +409,7 @@ class Latest(OrderedDict[Key[Any], Item]):
         return self.popitem(last=False)[1]
 
 
-class _Hole:
+class Hole:
     """A gap in the making."""
 
     __slots__ = ("before", "count", "keys", "reason", "since", "until")
@@ -425,6 +423,14 @@ class _Hole:
         self.since = self.until = now()
         self.keys: dict[Key[Any], None] | None = {}
 
+    @classmethod
+    def of(cls, gap: Gap, before: int = 0) -> Hole:
+        """The hole that `gap` tells of."""
+        hole = cls(gap.reason, before)
+        hole.count, hole.since, hole.until = gap.count, gap.since, gap.until
+        hole.keys = None if gap.keys is None else dict.fromkeys(gap.keys)
+        return hole
+
     def add(self, key: Key[Any]) -> None:
         """A message of this key is missing, too."""
         if self.count is not None:
@@ -435,7 +441,7 @@ class _Hole:
             if len(self.keys) > self.MOST_KEYS:
                 self.keys = None
 
-    def merge(self, other: _Hole) -> None:
+    def merge(self, other: Hole) -> None:
         """All that is missing in `other` is missing here."""
         if other.reason not in self.reason.split(", "):
             self.reason += f", {other.reason}"

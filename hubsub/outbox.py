@@ -35,11 +35,11 @@ class HeldMailbox(Mailbox):
         shed: Called to drop the oldest message of those that were taken; returns whether there was one.
     """
 
-    __slots__ = ("_held", "_is_full", "_limit", "_shed")
+    __slots__ = ("_held", "_is_full", "_shed", "limit")
 
     def __init__(self, maxsize: int, owner: Any, shed: Callable[[], bool]) -> None:
         super().__init__(maxsize, Overflow.DROP_OLDEST, owner, gaps=True)
-        self._limit = maxsize
+        self.limit = maxsize
         self._held = 0
         self._is_full = False
         self._shed = shed
@@ -58,11 +58,6 @@ class HeldMailbox(Mailbox):
         # So that taking always passes by here: what was taken counts from that very moment.
         self.alert = True
 
-    @property
-    def limit(self) -> int:
-        """The bound of what is queued and what was taken, together."""
-        return self._limit
-
     def take(self) -> Item | Gap | None:
         """As `Mailbox.take`."""
         self._held += 1
@@ -76,11 +71,11 @@ class HeldMailbox(Mailbox):
         """So many that were taken are not gone yet; `is_full` says that for other reasons there is no room."""
         self._held = number
         self._is_full = is_full
-        self.maxsize = 0 if is_full else self._limit - number
+        self.maxsize = 0 if is_full else self.limit - number
         self._eased()
 
     def _eased(self) -> None:
-        if len(self.items) + self._held <= self._limit // 2:
+        if len(self.items) + self._held <= self.limit // 2:
             self._overfull = False
         self._hand_out()
 

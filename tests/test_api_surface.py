@@ -84,7 +84,7 @@ FLOORS: dict[str, set[str]] = {
     "bridges.codec": {"bridges.plain", "bridges.typed", "log", "types"},
     "bridges.wire": {"bridges.codec", "errors", "event", "key"},
     "bridges.seen": {"hub", "key"},
-    "bridges.sender": {"bridges.adapter", "bridges.wire", "errors", "event", "hub", "key", "outbox"},
+    "bridges.sender": {"bridges.adapter", "bridges.wire", "errors", "event", "hub", "key", "mailbox", "outbox"},
     "bridges.receiver": {
         "bridges.adapter",
         "bridges.address",

@@ -772,15 +772,10 @@ def _uncovered(patterns: Sequence[Key[Any]]) -> list[Key[Any]]:
     """Those of the patterns that none of the others covers."""
     unique = list(dict.fromkeys(pattern for pattern in patterns if pattern[0] != NAMESPACE))
     wide = [pattern for pattern in unique if pattern.is_wildcard]
-    kept = [
-        pattern
-        for pattern in wide
-        if not any(
-            is_subset(pattern, other) and not (is_subset(other, pattern) and wide.index(other) >= wide.index(pattern))
-            for other in wide
-            if other != pattern
-        )
-    ]
+    kept: list[Key[Any]] = []
+    for pattern in wide:
+        if not any(is_subset(pattern, other) for other in kept):
+            kept = [other for other in kept if not is_subset(other, pattern)] + [pattern]
     exact = [pattern for pattern in unique if not pattern.is_wildcard]
     return kept + [key for key in exact if not any(is_subset(key, other) for other in kept)]
 

@@ -13,12 +13,16 @@ from ..errors import HubsubError, PayloadTooLarge, SubscriptionClosed
 from ..event import Event, Gap, Meta
 from ..hub import Hub
 from ..key import NAMESPACE, Key
+from ..mailbox import Hole
 from ..outbox import Outbox
 from .adapter import Adapter, Record
 from .wire import BEAT, GAP, MESSAGE, Notice, Wire, time_text
 
 GAPS: Key[Any] = Key(NAMESPACE, "gap")
 """Where bridges tell each other what their outboxes had to drop."""
+
+FULL = "outbox full"
+"""The reason of such a gap."""
 
 
 class Parcel:
@@ -84,7 +88,7 @@ class Sender:
         self._urgent: list[Record] = []  # beats
         self._news: asyncio.Future[None] | None = None
         self._empty: list[asyncio.Future[None]] = []
-        self._lost: Gap | None = None
+        self._lost: Hole | None = None
         self.bytes = 0
         self.sent = 0
         self.unclear = 0
@@ -118,7 +122,7 @@ class Sender:
             text = time_text(time)
             for event in batch:
                 if isinstance(event, Gap):
-                    self._note_lost(event)
+                    self._lose(Hole.of(event._replace(reason=FULL)))
                 else:
                     self._pack(event, time, text)
             self._packed()
@@ -180,8 +184,9 @@ class Sender:
         self.bytes -= parcel.size
         if parcel.ticket is not None:
             parcel.ticket.fail(why="dropped, the outbox was full")
-        time = now()
-        self._note_lost(Gap("outbox full", 1, time, time, (parcel.key,)))
+        if self._lost is None:
+            self._lost = Hole(FULL, 0)
+        self._lost.add(parcel.key)
         self._hold()
         return True
 
@@ -189,20 +194,12 @@ class Sender:
         if self.outbox is not None:
             self.outbox.hold(len(self._parcels), self.bytes >= self._most_bytes)
 
-    def _note_lost(self, gap: Gap) -> None:
+    def _lose(self, hole: Hole) -> None:
         """Have the receivers told, with the next message, of what was dropped."""
-        known = self._lost
-        if known is None:
-            self._lost = gap._replace(reason="outbox full")
-            return
-        keys = None if known.keys is None or gap.keys is None else dict.fromkeys(known.keys + gap.keys)
-        self._lost = Gap(
-            known.reason,
-            None if known.count is None or gap.count is None else known.count + gap.count,
-            known.since,
-            gap.until,
-            None if keys is None or len(keys) > 64 else tuple(keys),
-        )
+        if self._lost is None:
+            self._lost = hole
+        else:
+            self._lost.merge(hole)
 
     # Sending
 
@@ -212,13 +209,13 @@ class Sender:
         parcels = self._parcels
         while True:
             if self._lost is not None and parcels:
-                gap, self._lost = self._lost, None
+                lost, self._lost = self._lost, None
                 try:
-                    await self._hand_over(adapter, [self._notice(gap)], loop)
+                    await self._hand_over(adapter, [self._notice(lost.gap())], loop)
                 except BaseException:
-                    later, self._lost = self._lost, gap
+                    later, self._lost = self._lost, lost
                     if later is not None:
-                        self._note_lost(later)
+                        self._lose(later)
                     raise
             elif self._urgent:
                 urgent, self._urgent = self._urgent, []
