@@ -891,6 +891,14 @@ class Hub:
         self._outboxes_changed()
         return outbox
 
+    def report_error(self, failure: ListenerFailure) -> None:
+        """Tell `on_error` of a failure, if there is one; what it raises is logged."""
+        if self.on_error is not None:
+            try:
+                self.on_error(failure)
+            except Exception as another:
+                logger.error("on_error %r failed", self.on_error, cause=another)
+
     def report_gap(self, patterns: Patterns, gap: Gap) -> None:
         """Let everyone know who is subscribed to something of these patterns that messages are missing here.
 
@@ -1079,11 +1087,7 @@ class Hub:
             listener_logger.error("listener %r failed on %r: %s", listener.function, key, error)
         else:
             listener_logger.error("listener %r failed on %r", listener.function, key, cause=error)
-        if self.on_error is not None:
-            try:
-                self.on_error(ListenerFailure(key, message, listener, error))
-            except Exception as another:
-                logger.error("on_error %r failed", self.on_error, cause=another)
+        self.report_error(ListenerFailure(key, message, listener, error))
 
     # Observing
 

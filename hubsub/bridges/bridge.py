@@ -664,11 +664,7 @@ class Bridge:
     def _refused(self, key: Key[Any], message: Any, error: Exception) -> None:
         self._refusals += 1
         self._log.error("%r cannot be sent: %s", key, _told(error))
-        if self.hub.on_error is not None:
-            try:
-                self.hub.on_error(ListenerFailure(key, message, self, error))
-            except Exception as another:
-                self._log.error("on_error %r failed", self.hub.on_error, cause=another)
+        self.hub.report_error(ListenerFailure(key, message, self, error))
 
     def health(self) -> Health:
         """How it fares now."""

@@ -26,6 +26,8 @@ from hubsub.bridges.adapter import Link, Loss, Received, Record
 from hubsub.bridges.kafka import KafkaAdapter
 from hubsub.bridges.kafka_reader import Sole
 
+from .sites import until
+
 numbers = count()
 
 
@@ -98,12 +100,6 @@ def payloads(received: Sequence[Any]) -> list[Any]:
 async def receive_for_ever(adapter: KafkaAdapter) -> None:
     while True:
         await adapter.receive()
-
-
-async def eventually(condition: Callable[[], Any]) -> None:
-    async with asyncio.timeout(30):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
 
 
 @pytest.fixture
@@ -506,7 +502,7 @@ async def test_a_topic_made_anew_is_a_loss_and_read_from_its_beginning(
     await adapter.send(records(*range(5)))
     old = await read(adapter, 5)
     await admin.delete_topics([topic])
-    await eventually(lambda: not adapter._reader._consumer.assignment())
+    await until(lambda: not adapter._reader._consumer.assignment())
     await admin.create_topics([NewTopic(topic, 1, 1)])
     sender = await connected(kafka, reads=False)
     await sender.send(records(5, 6))
@@ -608,7 +604,7 @@ async def test_nothing_confirmed_is_lost_when_the_broker_is_away(
         tasks.create_task(keep_connected(writer, Link(sender="writer", namespace="test", reads=False), write))
         tasks.create_task(keep_connected(reader, Link(sender="reader", namespace="test", **link), reading))
         for seconds in (1, 8):
-            await eventually(lambda: len(received) > 100)
+            await until(lambda: len(received) > 100)
             if fault == "killed":
                 fragile.kill()
                 await asyncio.sleep(2)
@@ -618,7 +614,7 @@ async def test_nothing_confirmed_is_lost_when_the_broker_is_away(
                 await asyncio.sleep(seconds)
                 fragile.thaw()
             target = len(received) + 50
-            await eventually(lambda target=target: len(received) > target)
+            await until(lambda target=target: len(received) > target)
         done.set()
     assert set(received) == set(confirmed) == set(range(len(confirmed)))
     firsts = list(dict.fromkeys(received))
@@ -662,7 +658,7 @@ async def test_closing_goes_on_when_it_is_cancelled(kafka: Kafka, connected: Ope
     closing = asyncio.ensure_future(adapter.close())
     await asyncio.sleep(0)
     closing.cancel()
-    await eventually(lambda: asyncio.all_tasks() == {asyncio.current_task()})
+    await until(lambda: asyncio.all_tasks() == {asyncio.current_task()})
 
 
 async def test_without_a_broker_connecting_fails(topic: str) -> None:
