@@ -15,7 +15,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
-from .asking import Replies
+from ._core.asking import Replies
+from ._core.explain import Explanation, Match
+from ._core.history import Retention
+from ._core.mailbox import Overflow
+from ._core.retry import Retry
+from ._core.subscription import GapSubscription, Listener, SnapshotSubscription, Subscription
+from ._core.tap import Tap, Tapped
 from .errors import (
     BridgeClosed,
     BridgeError,
@@ -53,16 +59,10 @@ from .errors import (
     WrongThread,
 )
 from .event import DeadLetter, Event, Gap, ListenerFailure, Meta, Snapshot
-from .explain import Explanation, Match
-from .history import Retention
 from .hub import Hub, Stats
 from .key import Key
-from .mailbox import Overflow
 from .publisher import Publisher
-from .retry import Retry
 from .subscriber import Subscriber
-from .subscription import GapSubscription, Listener, SnapshotSubscription, Subscription
-from .tap import Tap, Tapped
 
 if _TYPE_CHECKING:
     from .bridges import Bridge, connect

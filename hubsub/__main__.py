@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _demo(arguments: argparse.Namespace) -> int:
     try:
-        from . import demo, demo_bridge
+        from .cli import demo, demo_bridge
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in {"psutil", "rich"}:
             raise

@@ -26,8 +26,34 @@ from typing import (
     overload,
 )
 
-from .asking import AsyncResponder, Desk, Replies, Responder
-from .concurrent import ConcurrentListener
+from ._core.asking import AsyncResponder, Desk, Replies, Responder
+from ._core.concurrency import ConcurrentListener
+from ._core.declarations import Declarations, accepts, name_of
+from ._core.explain import Explanation, explain
+from ._core.history import History, Retention
+from ._core.life import Life
+from ._core.mailbox import Mailbox, Overflow, as_tuple
+from ._core.outbox import Attachment, Outbox, Postmark
+from ._core.retry import Retry
+from ._core.router import Router
+from ._core.routes import Observer, Route
+from ._core.subscription import (
+    Ack,
+    AsyncListener,
+    AsyncOptions,
+    Bookkeeper,
+    GapSubscription,
+    Listener,
+    ListenerOptions,
+    Queue,
+    QueueOptions,
+    Registration,
+    SnapshotSubscription,
+    SubscribeOptions,
+    Subscription,
+    Where,
+)
+from ._core.tap import Tap
 from .confirm import Confirmation, Confirmed
 from .errors import (
     ConfirmationTimeout,
@@ -41,8 +67,6 @@ from .errors import (
     WrongThread,
 )
 from .event import DeadLetter, Event, Gap, ListenerFailure, Meta
-from .explain import Explanation, explain
-from .history import History, Retention
 from .key import (
     NAMESPACE,
     PLUS,
@@ -60,31 +84,7 @@ from .key import (
     overlaps,
     publishable,
 )
-from .life import Life
 from .log import Logger
-from .mailbox import Mailbox, Overflow, as_tuple
-from .outbox import Attachment, Outbox, Postmark
-from .retry import Retry
-from .router import Router
-from .routes import Observer, Route
-from .subscription import (
-    Ack,
-    AsyncListener,
-    AsyncOptions,
-    Bookkeeper,
-    GapSubscription,
-    Listener,
-    ListenerOptions,
-    Queue,
-    QueueOptions,
-    Registration,
-    SnapshotSubscription,
-    SubscribeOptions,
-    Subscription,
-    Where,
-)
-from .tap import Tap
-from .types import Declarations, accepts, name_of
 
 if TYPE_CHECKING:
     from types import FrameType, TracebackType

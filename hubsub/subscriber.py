@@ -5,11 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Hashable, Iterable
 from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
-from .errors import HubsubError, InvalidListener, UnknownListener, UnknownSubscription
-from .event import Event
-from .hub import Decorator, Hub, is_async
-from .key import Key, Patterns, T, TypedPatterns, as_patterns
-from .subscription import (
+from ._core.subscription import (
     AsyncListener,
     Listener,
     ListenerOptions,
@@ -18,6 +14,10 @@ from .subscription import (
     Subscription,
     Where,
 )
+from .errors import HubsubError, InvalidListener, UnknownListener, UnknownSubscription
+from .event import Event
+from .hub import Decorator, Hub, is_async
+from .key import Key, Patterns, T, TypedPatterns, as_patterns
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -4,6 +4,7 @@ import ast
 import graphlib
 import inspect
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import FunctionType, ModuleType
@@ -18,157 +19,52 @@ from hubsub import errors, event
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "hubsub"
 
-# Which modules each one may import: all of them on lower floors.
-FLOORS: dict[str, set[str]] = {
-    "errors": set(),
-    "log": set(),
-    "key": {"errors"},
-    "confirm": {"errors", "log"},
-    "event": {"confirm", "errors", "key"},
-    "matcher": {"key"},
-    "types": {"key", "matcher"},
-    "routes": {"event", "key"},
-    "router": {"key", "matcher", "routes"},
-    "mailbox": {"event", "key"},
-    "history": {"errors", "event", "key", "routes"},
-    "tap": {"event", "key", "routes"},
-    "life": {"errors", "log"},
-    "retry": {"key"},
-    "subscription": {"errors", "event", "key", "life", "log", "mailbox", "retry", "router"},
-    "asking": {"errors", "event", "key", "mailbox", "routes", "subscription"},
-    "concurrent": {"event", "mailbox", "subscription"},
-    "explain": {"history", "key", "outbox", "router", "subscription"},
-    "outbox": {"event", "key", "mailbox", "subscription"},
-    "hub": {
-        "asking",
-        "concurrent",
-        "confirm",
-        "errors",
-        "event",
-        "explain",
-        "history",
-        "key",
-        "life",
-        "log",
-        "mailbox",
-        "outbox",
-        "retry",
-        "router",
-        "routes",
-        "subscription",
-        "tap",
-        "types",
-    },
-    "publisher": {"hub", "key"},
-    "subscriber": {"errors", "event", "hub", "key", "subscription"},
-    "__init__": {
-        "asking",
-        "bridges",  # imported when it is asked for
-        "errors",
-        "event",
-        "explain",
-        "history",
-        "hub",
-        "key",
-        "mailbox",
-        "publisher",
-        "retry",
-        "subscriber",
-        "subscription",
-        "tap",
-    },
-    "bridges.adapter": {"key"},
-    "bridges.address": {"key"},
-    "bridges.plain": {"types"},
-    "bridges.typed": {"types"},
-    "bridges.codec": {"bridges.plain", "bridges.typed", "log", "types"},
-    "bridges.wire": {"bridges.codec", "errors", "event", "key"},
-    "bridges.seen": {"hub", "key"},
-    "bridges.sender": {"bridges.adapter", "bridges.wire", "errors", "event", "hub", "key", "mailbox", "outbox"},
-    "bridges.receiver": {
-        "bridges.adapter",
-        "bridges.address",
-        "bridges.seen",
-        "bridges.sender",
-        "bridges.wire",
-        "errors",
-        "event",
-        "hub",
-        "key",
-        "log",
-        "outbox",
-        "subscription",
-    },
-    "bridges.bridge": {
-        "bridges.adapter",
-        "bridges.codec",
-        "bridges.receiver",
-        "bridges.seen",
-        "bridges.sender",
-        "bridges.wire",
-        "errors",
-        "event",
-        "hub",
-        "key",
-        "life",
-        "log",
-    },
-    "bridges.resp": set(),
-    "bridges.redis_connection": {"bridges.resp", "errors"},
-    "bridges.redis_server": {"bridges.redis_connection", "bridges.resp", "errors"},
-    "bridges.redis_pubsub": {
-        "bridges.adapter",
-        "bridges.address",
-        "bridges.redis_connection",
-        "bridges.redis_server",
-        "bridges.resp",
-        "key",
-    },
-    "bridges.redis_place": {"errors"},
-    "bridges.redis_scripts": set(),
-    "bridges.redis_stream": {
-        "bridges.adapter",
-        "bridges.address",
-        "bridges.redis_connection",
-        "bridges.redis_place",
-        "bridges.redis_scripts",
-        "bridges.redis_server",
-        "bridges.resp",
-        "errors",
-        "key",
-    },
-    "bridges.kafka_options": set(),
-    "bridges.kafka_writer": {"bridges.adapter", "bridges.address", "bridges.kafka_options", "key"},
-    "bridges.kafka_reader": {"bridges.adapter", "bridges.kafka_options", "bridges.kafka_writer", "errors"},
-    "bridges.kafka_history": {"bridges.kafka_options", "bridges.kafka_writer"},
-    "bridges.kafka": {
-        "bridges.adapter",
-        "bridges.address",
-        "bridges.kafka_history",
-        "bridges.kafka_options",
-        "bridges.kafka_reader",
-        "bridges.kafka_writer",
-        "errors",
-        "key",
-    },
-    "bridges.memory": {"bridges.adapter", "key"},
-    "bridges": {"bridges.adapter", "bridges.address", "bridges.bridge", "bridges.codec"},
-    # Only what is public, like anybody.
-    "testing": {"__init__"},
-    "testing.plugin": {"__init__", "testing"},
-    "testing.conformance": {"__init__", "bridges"},
-    "demo_bridge": {"__init__", "bridges", "bridges.bridge"},
-    "demo": {"__init__", "bridges", "demo_bridge"},
-    "__main__": {"__init__", "demo", "demo_bridge"},
+GROUND = {"errors", "log", "key", "confirm", "event"}
+CONTRACT = {"bridges.adapter", "bridges.address"}
+PUBLIC = {"__init__", "bridges"}
+
+# The rooms of the house, and the rooms or modules that each may import besides itself. What is not named, it may not.
+ROOMS: dict[str, set[str]] = {
+    # What everybody may import stands on nothing.
+    "ground": set(),
+    # The engine does not know the face on top of it.
+    "_core": {"ground"},
+    "face": {"ground", "_core"},
+    # Bridges use codecs, and so may whatever else leaves the process.
+    "codec": {"ground", "_core.declarations"},
+    # An adapter knows its broker and the contract, and neither the relay nor another adapter.
+    "contract": {"ground"},
+    "bridges.memory": {"ground", "contract"},
+    "bridges.redis": {"ground", "contract"},
+    "bridges.kafka": {"ground", "contract"},
+    # The relay knows the contract and no adapter.
+    "bridges.relay": {"ground", "_core", "face", "contract", "codec"},
+    "bridges": {"contract", "codec", "bridges.relay"},
+    "__init__": {"ground", "_core", "face", "bridges"},
+    # Like any user: only what is public.
+    "testing": PUBLIC,
+    "cli": PUBLIC | {"bridges.relay"},
+    "__main__": PUBLIC | {"cli"},
 }
 
 
 def name_of(path: Path) -> str:
-    """The name of a module as it stands in `FLOORS`; a package's is its `__init__`."""
+    """The name of a module within the package; a package's is that of its folder."""
     inner = path.relative_to(PACKAGE).with_suffix("")
     if inner.name == "__init__" and inner.parent.parts:
         inner = inner.parent
     return ".".join(inner.parts)
+
+
+def room_of(module: str) -> str:
+    """The room in which a module is."""
+    if module in GROUND:
+        return "ground"
+    if module in CONTRACT:
+        return "contract"
+    if module in ("hub", "publisher", "subscriber"):
+        return "face"
+    return max((room for room in ROOMS if f"{module}.".startswith(f"{room}.")), key=len)
 
 
 MODULES = {name_of(path): path for path in PACKAGE.rglob("*.py")}
@@ -179,32 +75,38 @@ def imported_by(module: str) -> Iterator[str]:
     path = MODULES[module]
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            names = [name.name for name in node.names]
+            bases = [(name.name, "") for name in node.names]
         elif isinstance(node, ast.ImportFrom):
             base = str(node.module)
             if node.level:
                 above = path.parents[node.level - 1].relative_to(ROOT).parts
                 base = ".".join(above + ((node.module,) if node.module else ()))
-            names = [f"{base}.{name.name}" for name in node.names] if base == "hubsub" else [base]
+            bases = [(base, name.name) for name in node.names]
         else:
             continue
-        for name in names:
-            package, _, rest = name.partition(".")
+        for base, name in bases:
+            package, _, inner = base.partition(".")
             if package == "hubsub":
-                yield rest if rest in FLOORS else "__init__"
+                deeper = f"{inner}.{name}".strip(".")
+                yield deeper if deeper in MODULES else inner or "__init__"
 
 
-def test_every_module_has_a_floor() -> None:
-    assert MODULES.keys() == FLOORS.keys()
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_imports_only_what_its_room_may(module: str) -> None:
+    allowed = ROOMS[room_of(module)] | {room_of(module)}
+    for imported in imported_by(module):
+        assert imported in allowed or room_of(imported) in allowed, f"{module} imports {imported}"
 
 
-@pytest.mark.parametrize("module", FLOORS)
-def test_imports_stay_on_the_floors_below(module: str) -> None:
-    assert set(imported_by(module)) <= FLOORS[module]
+def test_imports_have_no_cycle() -> None:
+    # A package imports its own modules; whoever imports the package is above them all.
+    graph = {module: set(imported_by(module)) - {module, "bridges"} for module in MODULES if module != "__init__"}
+    graphlib.TopologicalSorter(graph).prepare()
 
 
-def test_floors_have_no_cycle() -> None:
-    graphlib.TopologicalSorter(FLOORS).prepare()
+@pytest.mark.parametrize("module", [module for module in MODULES if module[:2] != "__"])
+def test_no_module_shadows_one_of_the_standard_library(module: str) -> None:
+    assert module.rpartition(".")[2] not in sys.stdlib_module_names
 
 
 def test_what_the_package_shows_is_all_public() -> None:

@@ -14,7 +14,7 @@ from conftest import assert_nothing_left
 from test_queue import settled
 
 from hubsub import Hub, Key, Overflow, Snapshot, SnapshotSubscription, SubscriptionClosed
-from hubsub.subscription import Queue, Registration
+from hubsub._core.subscription import Queue, Registration
 
 CUT: Any = object()  # instead of a result
 

@@ -20,8 +20,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hubsub.bridges.codec import Codec, JsonCodec, MsgpackCodec, _warn_of_pickle, codec_of
-from hubsub.bridges.typed import _json_validator, json_decoder
+from hubsub.codec.builtin import Codec, JsonCodec, MsgpackCodec, _warn_of_pickle, codec_of
+from hubsub.codec.decoders import _json_validator, json_decoder
 
 TEXTS = st.text(st.characters(exclude_categories=()))  # halves of surrogate pairs included
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXTS
@@ -388,7 +388,7 @@ ALONE = """
 import sys
 sys.modules["msgspec"] = sys.modules["pydantic"] = None  # as if they were not installed
 from dataclasses import dataclass
-from hubsub.bridges.codec import codec_of
+from hubsub.codec.builtin import codec_of
 
 @dataclass
 class Order:

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hubsub import EmptyKey, Hub, InvalidPart, Key, WildcardPublished
+from hubsub._core.declarations import Declarations, accepts, name_of
 from hubsub.key import PLUS, STAR
-from hubsub.types import Declarations, accepts, name_of
 
 PARTS = st.sampled_from(["a", "b", "Hub", STAR, PLUS])
 PATTERNS = st.lists(PARTS, min_size=1, max_size=4).map(tuple)

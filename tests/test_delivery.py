@@ -16,8 +16,8 @@ from test_key import KEYS, PATTERNS, naive
 
 import hubsub
 from hubsub import Event, Hub, Key, ListenerFailure, Meta
-from hubsub.router import Router
-from hubsub.routes import RouteCache
+from hubsub._core.router import Router
+from hubsub._core.routes import RouteCache
 
 
 def under_x(parts: st.SearchStrategy[tuple[str, ...]]) -> st.SearchStrategy[tuple[str, ...]]:

@@ -256,7 +256,7 @@ def test_demo_ends_quietly_when_its_terminal_is_gone(start: Start) -> None:
 async def test_lines_tell_alerts_and_the_latest_of_other_figures(
     hub: hubsub.Hub, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from hubsub.demo import Process, print_lines
+    from hubsub.cli.demo import Process, print_lines
 
     alerts = hub.subscribe([("alert", "*"), ("host", "process", "*")])
     figures = hub.subscribe(("host", "cpu", "*"), overflow=hubsub.Overflow.LATEST)
@@ -292,7 +292,7 @@ async def test_lines_tell_alerts_and_the_latest_of_other_figures(
     ],
 )
 def test_figure_is_shown_in_the_unit_that_its_key_tells(key: Key, message: float, text: str) -> None:
-    from hubsub.demo import as_text
+    from hubsub.cli.demo import as_text
 
     assert as_text(key, message) == text
 
@@ -302,7 +302,7 @@ def test_figure_is_shown_in_the_unit_that_its_key_tells(key: Key, message: float
 
 @pytest.fixture
 def alerts(loopless: hubsub.Hub) -> list[tuple[Key, str]]:
-    from hubsub.demo import publish_alerts, publish_rates
+    from hubsub.cli.demo import publish_alerts, publish_rates
 
     raised: list[tuple[Key, str]] = []
     publish_rates(loopless)
@@ -320,7 +320,7 @@ def test_figure_that_leaps_up_raises_one_alert(loopless: hubsub.Hub, alerts: lis
 def test_process_that_keeps_a_processor_busy_raises_one_alert_until_it_rests(
     loopless: hubsub.Hub, alerts: list[tuple[Key, str]]
 ) -> None:
-    from hubsub.demo import Process
+    from hubsub.cli.demo import Process
 
     for percent in (90.0, 95.0, 40.0, 95.0, 10.0, 80.0):
         loopless.publish(("host", "process", "42"), Process("worker", percent, 1000))
@@ -329,7 +329,7 @@ def test_process_that_keeps_a_processor_busy_raises_one_alert_until_it_rests(
 
 
 def test_what_is_gone_is_forgotten(loopless: hubsub.Hub, alerts: list[tuple[Key, str]]) -> None:
-    from hubsub.demo import Process
+    from hubsub.cli.demo import Process
 
     rates: list[float | None] = []
     loopless.add_listener(("rate", "*"), lambda key, rate: rates.append(rate))
@@ -356,7 +356,7 @@ def test_demo_without_its_extra_says_what_to_install(missing: str) -> None:
 
 
 def test_importing_hubsub_leaves_the_demo_and_the_command_line_alone() -> None:
-    program = "import sys, hubsub; print(sorted({'psutil', 'rich', 'argparse', 'hubsub.demo'} & set(sys.modules)))"
+    program = "import sys, hubsub; print(sorted({'psutil', 'rich', 'argparse', 'hubsub.cli.demo'} & set(sys.modules)))"
     done = subprocess.run([*PYTHON, "-c", program], capture_output=True, text=True, cwd=ROOT, timeout=PATIENCE)
     assert done.stdout == "[]\n"
 
@@ -485,7 +485,7 @@ async def test_silent_peer_is_forgotten_unless_it_is_the_broker_that_is_silent(
     hub: hubsub.Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from hubsub import demo_bridge
-    from hubsub.bridges.bridge import adapter_for
+    from hubsub.bridges.relay.bridge import adapter_for
 
     demos = demo_bridge.Demos(hub, "", adapter_for("memory://silent"))
     gone: list[Key] = []

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from test_key import KEYS, PATTERNS, naive
 
-from hubsub.matcher import Matcher
+from hubsub._core.matcher import Matcher
 
 
 @given(st.lists(PATTERNS, unique=True, max_size=30), KEYS)

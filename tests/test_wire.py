@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hubsub import DecodeError, EncodeError, Gap, HubsubError, Key, Meta, PayloadTooLarge
-from hubsub.bridges.wire import BEAT, GAP, MESSAGE, Notice, Unpacked, Wire, seconds_of, time_text
-from hubsub.types import Declarations
+from hubsub._core.declarations import Declarations
+from hubsub.bridges.relay.wire import BEAT, GAP, MESSAGE, Notice, Unpacked, Wire, seconds_of, time_text
 
 KEY: Key[Any] = Key("order", "new")
 TIME = "2024-02-29T12:30:00.25Z"

@@ -4,10 +4,10 @@ async with Hub() as hub, Bridge(hub, "redis://localhost:6379", both=[Key("orders
 ...
 """
 
+from ..codec import Codec
 from .adapter import Adapter, Features, Link, Loss, Received, Record
 from .address import Addresses, Copies
-from .bridge import Backoff, Bridge, Health, Leftover, connect
-from .codec import Codec
+from .relay.bridge import Backoff, Bridge, Health, Leftover, connect
 
 __all__ = [
     "Adapter",

@@ -5,7 +5,7 @@ import os
 import sys
 
 from hubsub import Bridge, Hub
-from hubsub.bridges.redis_stream import RedisStreamAdapter
+from hubsub.bridges.redis import RedisStreamAdapter
 
 
 async def main(url: str, namespace: str) -> None:

@@ -21,7 +21,7 @@ from brokers.redis_server import Redis
 from hubsub import Bridge, Event, Hub, Key, Undelivered
 from hubsub.bridges import Adapter
 from hubsub.bridges.kafka import KafkaAdapter
-from hubsub.bridges.redis_stream import RedisStreamAdapter
+from hubsub.bridges.redis import RedisStreamAdapter
 
 SOAK = Key("soak", "+")
 KEYS = [Key("soak", str(number)) for number in range(100)]

@@ -23,7 +23,7 @@ from brokers.proxy import Proxy
 from brokers.redis_server import Redis
 from hubsub import DeliveryError, Gap, Hub, Key
 from hubsub.bridges import Bridge
-from hubsub.bridges.bridge import adapter_for
+from hubsub.bridges.relay.bridge import adapter_for
 from hubsub.testing.conformance import Site, Sites, sites
 
 ALL: Key[Any] = Key("*")

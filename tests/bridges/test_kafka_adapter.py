@@ -24,7 +24,7 @@ from brokers.fixtures import Private, require
 from hubsub import Key
 from hubsub.bridges.adapter import Link, Loss, Received, Record
 from hubsub.bridges.kafka import KafkaAdapter
-from hubsub.bridges.kafka_reader import Sole
+from hubsub.bridges.kafka.reader import Sole
 
 from .sites import until
 

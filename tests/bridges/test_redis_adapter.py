@@ -22,7 +22,7 @@ from brokers.fixtures import Private
 from brokers.redis_server import Redis, Sentinel
 from hubsub import Key, MissingDriver
 from hubsub.bridges.adapter import Link, Received, Record
-from hubsub.bridges.redis_pubsub import RedisAdapter, _addresses, folded
+from hubsub.bridges.redis.pubsub import RedisAdapter, _addresses, folded
 from hubsub.key import is_subset
 
 END = Key("the", "end")
@@ -652,7 +652,7 @@ def test_a_missing_driver_is_told_with_the_remedy(monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_driver_is_not_imported_before_it_is_needed() -> None:
-    code = "import sys, hubsub.bridges.redis_pubsub; sys.exit('redis' in sys.modules)"
+    code = "import sys, hubsub.bridges.redis.pubsub; sys.exit('redis' in sys.modules)"
     subprocess.run(
         [sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     )

@@ -23,8 +23,8 @@ from brokers.fixtures import Private
 from brokers.redis_server import Redis, Sentinel
 from hubsub import Key
 from hubsub.bridges.adapter import Link, Loss, Received, Record
-from hubsub.bridges.redis_place import Place, State
-from hubsub.bridges.redis_stream import RedisStreamAdapter
+from hubsub.bridges.redis import RedisStreamAdapter
+from hubsub.bridges.redis.place import Place, State
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 @pytest.fixture(autouse=True)
 def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
     """That nothing comes is known earlier."""
-    monkeypatch.setattr("hubsub.bridges.redis_stream.BLOCK", 100)
+    monkeypatch.setattr("hubsub.bridges.redis.stream.BLOCK", 100)
 
 
 @pytest.fixture
@@ -497,7 +497,7 @@ async def test_a_name_is_free_after_closing_however_the_last_call_ended(server: 
 
 
 async def test_whoever_lost_its_name_to_another_stops_reading(server: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hubsub.bridges.redis_stream.NAME_SECONDS", 0.04)
+    monkeypatch.setattr("hubsub.bridges.redis.stream.NAME_SECONDS", 0.04)
     async with connected(server, name="n") as adapter:
         tell(server, "SET", "hubsub:name:n", "another")
         with pytest.raises(hubsub.NameTaken):
@@ -601,7 +601,7 @@ async def test_a_group_survives_a_flush_and_tells_it_once(server: Redis) -> None
 async def test_a_group_that_waits_survives_the_deletion_of_its_stream(
     server: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hubsub.bridges.redis_stream.BLOCK", 1000)
+    monkeypatch.setattr("hubsub.bridges.redis.stream.BLOCK", 1000)
     async with connected(server, group="g") as adapter:
         waiting = asyncio.create_task(adapter.receive())
         await until_blocked(server)
@@ -679,7 +679,7 @@ async def test_consumers_that_are_gone_are_removed_when_nothing_is_pending(serve
 MEMBER = """
     import asyncio, sys
     from hubsub.bridges.adapter import Link
-    from hubsub.bridges.redis_stream import RedisStreamAdapter
+    from hubsub.bridges.redis import RedisStreamAdapter
 
     async def main(url, sender):
         adapter = RedisStreamAdapter(url, lease=1)
@@ -875,5 +875,5 @@ def test_a_missing_driver_says_what_to_install(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_module_is_imported_without_the_driver() -> None:
-    script = "import sys; sys.modules['redis'] = None; import hubsub.bridges.redis_stream"
+    script = "import sys; sys.modules['redis'] = None; import hubsub.bridges.redis.stream"
     subprocess.run([sys.executable, "-c", script], check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})

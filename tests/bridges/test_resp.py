@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from hubsub.bridges.resp import Parser, pack
+from hubsub.bridges.redis.resp import Parser, pack
 
 
 class Error(Exception):

@@ -18,8 +18,7 @@ from typing import Any
 
 from hubsub import Bridge, Gap, Hub, HubsubError, Key
 from hubsub.bridges.kafka import KafkaAdapter
-from hubsub.bridges.redis_pubsub import RedisAdapter
-from hubsub.bridges.redis_stream import RedisStreamAdapter
+from hubsub.bridges.redis import RedisAdapter, RedisStreamAdapter
 
 ADAPTERS = {"redis": RedisAdapter, "redis-stream": RedisStreamAdapter, "kafka": KafkaAdapter}
 WORK = Key("work", "*")

@@ -1,0 +1,597 @@
+"""Waiting for one message, and asking: a request, its responders, and the replies that come back."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Generator, Sequence
+from contextlib import suppress
+from itertools import count
+from typing import Any, Generic, Protocol, TypeVar
+
+from ..errors import HubClosed, NoResponders, NoRunningLoop, RemoteError, RequestTimeout
+from ..event import Event, Meta
+from ..key import NAMESPACE, Key, KeyLike, Patterns, as_patterns
+from .mailbox import Overflow
+from .routes import Observer, Route
+from .subscription import AsyncListener, Listener, Owner, Registration
+
+V = TypeVar("V")
+
+
+class Asked(Owner, Protocol):
+    """What asking needs of its hub."""
+
+    _desk: Desk
+
+    def _route_of(self, key: KeyLike[Any]) -> Route: ...
+    def _add(self, registration: Registration, patterns: Sequence[tuple[str, ...]]) -> None: ...
+    def publish_event(self, event: Event[Any]) -> int: ...
+
+
+class Source(Protocol):
+    """What somebody waits for."""
+
+    loop: asyncio.AbstractEventLoop
+
+    @property
+    def is_over(self) -> bool: ...
+    def end(self) -> None:
+        """Leave nothing behind; nobody waits any more."""
+
+
+S = TypeVar("S", bound=Source)
+
+
+class Handle(Generic[S]):
+    """Keeps what is waited for as long as somebody has the handle: let go of, it ends it."""
+
+    __slots__ = ("_source",)
+
+    _source: S
+
+    def __del__(self) -> None:
+        source = self._source
+        if source.is_over:
+            return
+        # The garbage collector may run us in any thread, and in the middle of anything.
+        try:
+            source.loop.call_soon_threadsafe(source.end)
+        except RuntimeError:  # the loop is closed
+            source.end()
+
+
+class Waiting(Handle[Source], Generic[V]):
+    """What `next` and `request` return: await it once, or let go of it."""
+
+    __slots__ = ("_future",)
+
+    def __init__(self, source: Source, future: asyncio.Future[V]) -> None:
+        self._source = source
+        self._future = future
+
+    def __await__(self) -> Generator[Any, None, V]:
+        try:
+            return (yield from self._future.__await__())
+        finally:
+            self._source.end()
+
+
+class Replies(Handle["Many"], AsyncIterator[Any]):
+    """The replies to a `request_many`, as they come: `async for reply in replies`.
+
+    It ends when everyone has answered who got the request, at the limit, or at the timeout. What failed is in
+    `errors`. Cancelling a step loses nothing. The request ends with the last reference to this, or with `close()`.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, source: Many) -> None:
+        self._source = source
+
+    @property
+    def errors(self) -> list[RemoteError]:
+        """The failures of responders so far, in the order in which they came."""
+        return self._source.errors
+
+    def close(self) -> None:
+        """End the request: what comes later is ignored, what has come can still be read."""
+        self._source.end()
+
+    async def __anext__(self) -> Any:
+        many = self._source
+        while not many.replies:
+            if many.is_over:
+                if many.closed is not None:
+                    raise many.closed
+                raise StopAsyncIteration
+            many.news.clear()
+            await many.news.wait()
+        return many.replies.popleft()
+
+
+# Waiting for one
+
+
+class Next(Registration):
+    """Registered until the first message that matches, and `where` it is so."""
+
+    __slots__ = ("_adding", "_timer", "_where", "future", "loop")
+
+    lasting = False
+
+    def __init__(
+        self,
+        hub: Asked,
+        patterns: Sequence[tuple[str, ...]],
+        loop: asyncio.AbstractEventLoop,
+        timeout: float | None,
+        where: Callable[[Key[Any], Any], object] | None,
+    ) -> None:
+        super().__init__(hub, self._deliver)
+        self.loop = loop
+        self.future: asyncio.Future[Event[Any]] = loop.create_future()
+        self._where = where
+        self._adding = True
+        self._timer = None if timeout is None else loop.call_later(timeout, self._time_out, timeout)
+        try:
+            hub._add(self, patterns)
+        except BaseException:
+            self._cancel_timer()
+            raise
+        self._adding = False
+
+    def _deliver(self, key: Key[Any], message: Any) -> None:
+        self.deliver_event(Event(key, message))
+
+    def deliver_event(self, event: Event[Any]) -> bool:
+        self._hub._life.check_thread()
+        # Nobody who waits for anything at all means the announcement of the waiting.
+        if self.future.done() or (self._adding and event.key[0] == NAMESPACE):
+            return False
+        try:
+            if self._where is not None and not self._where(*event):
+                return False
+        except Exception as error:
+            _fail(self.future, error)
+        else:
+            if not self.loop.is_closed():
+                self.future.set_result(event)
+        self.end()
+        return False
+
+    def _time_out(self, timeout: float) -> None:
+        patterns = ", ".join(map(repr, self._patterns))
+        _fail(self.future, TimeoutError(f"no message of {patterns} came within {timeout} seconds"))
+        self.end()
+
+    @property
+    def is_over(self) -> bool:
+        return self.closed
+
+    def end(self) -> None:
+        if not self.closed:
+            self._hub._remove(self)
+
+    def _removed(self) -> None:
+        self._cancel_timer()
+        _fail(self.future, HubClosed(self._hub))  # unless it has ended otherwise
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+
+def _fail(future: asyncio.Future[Any], error: Exception) -> None:
+    if future.done() or future.get_loop().is_closed():
+        return
+    if isinstance(error, StopIteration):
+        another = RuntimeError("StopIteration was raised where it says nothing")
+        another.__cause__, error = error, another
+    future.set_exception(error)
+    future.exception()  # looked at: who lets go of it need not be warned
+
+
+# Asking
+
+
+class Question(Protocol):
+    """What a responder answers, once: by one of these."""
+
+    def reply(self, reply: Any) -> None: ...
+    def fail(self, error: BaseException) -> None: ...
+    def lose(self) -> None:
+        """It will not be answered."""
+
+
+class Ticket:
+    """A request of this hub while it is open: who answers finds it by the correlation in the metadata."""
+
+    __slots__ = ("_desk", "_owed", "_timer", "correlation", "key", "loop", "reached")
+
+    def __init__(self, desk: Desk, key: Key[Any], loop: asyncio.AbstractEventLoop, timeout: float | None) -> None:
+        self._desk = desk
+        self.key = key
+        self.loop = loop
+        self.reached = 0
+        self._owed = 1  # answers that are still to come; one stands for the delivery itself
+        self._timer = None if timeout is None else loop.call_later(timeout, self.time_out, timeout)
+        self.correlation = desk.register(self)
+
+    @property
+    def is_over(self) -> bool:
+        return self.correlation not in self._desk.tickets
+
+    def owe(self) -> None:
+        """A responder has got it."""
+        self._owed += 1
+        self.reached += 1
+
+    def lose(self) -> None:
+        self._owed -= 1
+        if not self._owed and not self.is_over:
+            self.all_answered()
+
+    def reply(self, reply: Any) -> None:
+        if not self.is_over:
+            self.take(reply)
+        self.lose()
+
+    def fail(self, error: BaseException) -> None:
+        if not self.is_over:
+            remote = RemoteError(self.key, repr(error))
+            remote.__cause__ = error
+            self.take_error(remote)
+        self.lose()
+
+    def end(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._desk.tickets.pop(self.correlation, None)
+
+    def take(self, reply: Any) -> None:
+        """A reply has come."""
+        raise NotImplementedError
+
+    def take_error(self, error: RemoteError) -> None:
+        """An error has come."""
+        raise NotImplementedError
+
+    def all_answered(self) -> None:
+        """No other answer can come."""
+        raise NotImplementedError
+
+    def time_out(self, timeout: float) -> None:
+        """Nobody waits any longer."""
+        raise NotImplementedError
+
+    def close(self, error: HubClosed) -> None:
+        """The hub is closed."""
+        raise NotImplementedError
+
+
+class One(Ticket):
+    """Asks for one reply; an error is one too."""
+
+    __slots__ = ("future",)
+
+    def __init__(self, desk: Desk, key: Key[Any], loop: asyncio.AbstractEventLoop, timeout: float | None) -> None:
+        self.future: asyncio.Future[Any] = loop.create_future()
+        super().__init__(desk, key, loop, timeout)
+
+    def take(self, reply: Any) -> None:
+        if not self.future.done() and not self.loop.is_closed():
+            self.future.set_result(reply)
+        self.end()
+
+    def take_error(self, error: Exception) -> None:
+        _fail(self.future, error)
+        self.end()
+
+    def all_answered(self) -> None:
+        self.take_error(NoResponders(self.key, self.reached))
+
+    def time_out(self, timeout: float) -> None:
+        self.take_error(RequestTimeout(self.key, timeout))
+
+    def close(self, error: HubClosed) -> None:
+        self.take_error(error)
+
+
+class Many(Ticket):
+    """Asks for the replies of all."""
+
+    __slots__ = ("closed", "errors", "limit", "news", "replies")
+
+    def __init__(
+        self, desk: Desk, key: Key[Any], loop: asyncio.AbstractEventLoop, timeout: float | None, limit: int | None
+    ) -> None:
+        self.replies: deque[Any] = deque()
+        self.errors: list[RemoteError] = []
+        self.limit = limit
+        self.news = asyncio.Event()
+        self.closed: HubClosed | None = None
+        super().__init__(desk, key, loop, timeout)
+
+    def take(self, reply: Any) -> None:
+        self.replies.append(reply)
+        if self.limit is not None:
+            self.limit -= 1
+            if not self.limit:
+                self.end()
+        self._tell()
+
+    def take_error(self, error: RemoteError) -> None:
+        self.errors.append(error)
+
+    def all_answered(self) -> None:
+        self.end()
+
+    def time_out(self, timeout: float) -> None:
+        self.end()
+
+    def close(self, error: HubClosed) -> None:
+        self.closed = error
+        self.end()
+
+    def end(self) -> None:
+        super().end()
+        self._tell()
+
+    def _tell(self) -> None:
+        if not self.loop.is_closed():
+            self.news.set()
+
+
+class Elsewhere:
+    """A request that came with a key to publish the reply to: over a bridge."""
+
+    __slots__ = ("_hub", "_reply_to", "_correlation")
+
+    def __init__(self, hub: Asked, reply_to: Key[Any], correlation: str | None) -> None:
+        self._hub = hub
+        self._reply_to = reply_to
+        self._correlation = correlation
+
+    def reply(self, reply: Any) -> None:
+        self._publish(reply, Meta(correlation=self._correlation))
+
+    def fail(self, error: BaseException) -> None:
+        self._publish(None, Meta(correlation=self._correlation, headers={"error": repr(error)}))
+
+    def lose(self) -> None:
+        pass  # who asked has a timeout
+
+    def _publish(self, reply: Any, meta: Meta) -> None:
+        with suppress(HubClosed):
+            self._hub.publish_event(Event(self._reply_to, reply, meta))
+
+
+def _ignore(key: Key[Any], message: Any) -> None:
+    """Nobody waits for a reply that has no metadata."""
+
+
+class Desk:
+    """The open requests of a hub, and how they are made."""
+
+    __slots__ = ("_hub", "_inbox", "_name", "_numbers", "_process", "tickets")
+
+    def __init__(self, hub: Asked) -> None:
+        self._hub = hub
+        self._name = ""
+        self._process = 0
+        self._inbox: Observer | None = None  # where replies from elsewhere come
+        self._numbers = count(1)
+        self.tickets: dict[str, Ticket] = {}
+
+    @property
+    def name(self) -> str:
+        """Random, for this hub in this process: no other hub that bridges connect has it, a fork neither."""
+        if self._process != os.getpid():
+            self._process = os.getpid()
+            self._name = os.urandom(12).hex()
+        return self._name
+
+    @property
+    def address(self) -> Key[Any]:
+        """Where replies to its requests are published."""
+        return Key(NAMESPACE, "reply", self.name)
+
+    def _listen(self) -> Key[Any]:
+        """Take in the replies that come from elsewhere; return where to."""
+        address = self.address
+        if self._inbox is None:
+            self._inbox = Observer(_ignore, self._replied)
+            self._hub._router.observers.append(lambda key, routed: self._inbox if key == self.address else None)
+            self._hub._router.forget(address)
+        return address
+
+    def _replied(self, event: Event[Any]) -> None:
+        ticket = self.ticket_of(event)
+        if ticket is None or event.meta is None:
+            return  # too late
+        error = event.meta.headers.get("error")
+        if error is None:
+            ticket.take(event.message)
+        else:
+            ticket.take_error(RemoteError(ticket.key, error))
+
+    def next(
+        self, patterns: Patterns, timeout: float | None, where: Callable[[Key[Any], Any], object] | None
+    ) -> Waiting[Event[Any]]:
+        """As `Hub.next`."""
+        named = as_patterns(patterns)
+        waiter = Next(self._hub, named, self._loop("next"), timeout, where)
+        return Waiting(waiter, waiter.future)
+
+    def request(self, key: KeyLike[Any], message: Any, timeout: float | None, local: bool) -> Waiting[Any]:
+        """As `Hub.request`."""
+        exact = self._answerable(key, local)
+        ticket = One(self, exact, self._loop("request"), timeout)
+        self._ask(ticket, message, local)
+        return Waiting(ticket, ticket.future)
+
+    def request_many(
+        self, key: KeyLike[Any], message: Any, timeout: float | None, limit: int | None, local: bool
+    ) -> Replies:
+        """As `Hub.request_many`."""
+        if limit is not None and limit < 1:
+            raise ValueError(f"limit is a number of replies, at least 1, not {limit!r}")
+        exact = self._answerable(key, local)
+        ticket = Many(self, exact, self._loop("request_many"), timeout, limit)
+        self._ask(ticket, message, local)
+        return Replies(ticket)
+
+    def _answerable(self, key: KeyLike[Any], local: bool) -> Key[Any]:
+        """Return an exact key that somebody responds to, or may do so where it leads by a bridge."""
+        route = self._hub._route_of(key)
+        if not any(target.responds for target in route.targets) and (local or not self._leaves(route)):
+            raise NoResponders(route.key)
+        return route.key
+
+    @staticmethod
+    def _leaves(route: Route) -> bool:
+        return any(target.remote for target in route.targets)
+
+    def _loop(self, what: str) -> asyncio.AbstractEventLoop:
+        life = self._hub._life
+        if life.state == "closed":
+            raise HubClosed(self._hub)
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            raise NoRunningLoop(self._hub, what) from None
+        return life.bind()
+
+    def _ask(self, ticket: Ticket, message: Any, local: bool) -> None:
+        reply_to = None
+        if not local and self._leaves(self._hub._route_of(ticket.key)):
+            reply_to = self._listen()
+            ticket.owe()  # to nobody knows whom: it ends by its timeout
+        try:
+            self._hub.publish_event(Event(ticket.key, message, Meta(correlation=ticket.correlation, reply_to=reply_to)))
+        except BaseException:
+            ticket.end()
+            raise
+        ticket.lose()
+
+    def register(self, ticket: Ticket) -> str:
+        """Keep a ticket, until it ends, under the correlation that is returned."""
+        correlation = f"{self.name}-{next(self._numbers)}"
+        self.tickets[correlation] = ticket
+        return correlation
+
+    def ticket_of(self, event: Event[Any]) -> Ticket | None:
+        """The open request of this hub that an event is, if it is one."""
+        return None if event.meta is None else self.tickets.get(event.meta.correlation)  # type: ignore[arg-type]
+
+    def question(self, event: Event[Any]) -> Question | None:
+        """What there is to answer, if an event is a request that somebody waits for."""
+        ticket = self.ticket_of(event)
+        if ticket is None and event.meta is not None and event.meta.reply_to is not None:
+            return Elsewhere(self._hub, event.meta.reply_to, event.meta.correlation)
+        return ticket
+
+    def close(self) -> None:
+        """Let nobody wait any more."""
+        for ticket in list(self.tickets.values()):
+            ticket.close(HubClosed(self._hub))
+
+
+# Responding
+
+
+class Responder(Listener):
+    """A plain function whose return value is the reply."""
+
+    __slots__ = ()
+
+    _hub: Asked
+    responds = True
+
+    def _take(self, event: Event[Any]) -> None:
+        desk = self._hub._desk
+        ticket = desk.ticket_of(event)
+        if ticket is not None:
+            ticket.owe()
+        question = ticket or desk.question(event)
+        if question is None:
+            self._called_with(event)
+            return
+        try:
+            reply = self._called_with(event)
+        except (Exception, asyncio.CancelledError) as error:
+            question.fail(error)
+            raise
+        except BaseException:
+            question.lose()
+            raise
+        if isinstance(reply, Waiting | asyncio.Future):
+            self._reply_later(question, reply, event)
+        else:
+            question.reply(reply)
+
+    def _reply_later(self, question: Question, reply: Waiting[Any] | asyncio.Future[Any], event: Event[Any]) -> None:
+        def done(future: asyncio.Future[Any]) -> None:
+            nonlocal reply
+            reply = future  # what was waited for is let go of
+            error = asyncio.CancelledError() if future.cancelled() else future.exception()
+            if error is None:
+                question.reply(future.result())
+            else:
+                question.fail(error)
+                self._hub._report(self, *event, error)
+
+        (reply._future if isinstance(reply, Waiting) else reply).add_done_callback(done)
+
+
+class AsyncResponder(AsyncListener):
+    """An async function whose result is the reply."""
+
+    __slots__ = ()
+
+    _hub: Asked
+    responds = True
+
+    def deliver_event(self, event: Event[Any]) -> bool:
+        ticket = self._hub._desk.ticket_of(event)
+        if ticket is not None:
+            ticket.owe()
+        dropped = self._mailbox.dropped
+        is_queued = super().deliver_event(event)
+        if ticket is not None and self._mailbox.dropped > dropped and self.overflow in REFUSING:
+            ticket.lose()
+        return is_queued
+
+    def _callee(self) -> tuple[Callable[..., Any], bool]:
+        return self._answer, True
+
+    async def _answer(self, event: Event[Any]) -> None:
+        question = self._hub._desk.question(event)
+        if question is None:
+            await self._called_with(event)
+            return
+        try:
+            reply = await self._called_with(event)
+        except BaseException as error:
+            task = self._task
+            leaked = isinstance(error, asyncio.CancelledError) and task is not None and not task.cancelling()
+            if isinstance(error, Exception) or leaked:
+                question.fail(error)
+            else:
+                question.lose()
+            raise
+        question.reply(reply)
+
+    def _removed(self) -> None:
+        queued = [] if self._winding_up else self._mailbox.queued()
+        super()._removed()
+        for event in queued:
+            ticket = self._hub._desk.ticket_of(event)
+            if ticket is not None:
+                ticket.lose()
+
+
+# These drop what is being put: then it is known at once that nobody will answer.
+REFUSING = (Overflow.DROP_NEWEST, Overflow.CLOSE)

@@ -1,0 +1,135 @@
+"""An async listener that handles several messages at the same time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from typing import Any
+
+from ..event import Event
+from .mailbox import as_event
+from .subscription import AsyncListener, Owner, logger
+
+# The task of the call that is running, also in the tasks that the call started.
+_worker: ContextVar[asyncio.Task[None] | None] = ContextVar("hubsub_worker", default=None)
+
+
+class ConcurrentListener(AsyncListener):
+    """An async callable with a queue and up to `concurrency` tasks, each of which calls it until nothing is queued.
+
+    A message that finds fewer of them at work brings one more. They take from one queue, so calls start in order.
+    """
+
+    __slots__ = ("_concurrency", "_workers")
+
+    def __init__(
+        self, hub: Owner, function: Callable[..., Awaitable[object]], *, concurrency: int, **options: Any
+    ) -> None:
+        super().__init__(hub, function, **options)
+        self._concurrency = concurrency
+        self._workers: dict[asyncio.Task[None], None] = {}
+        self._mailbox.wake = self._wake
+
+    def _tasks(self) -> tuple[asyncio.Task[None], ...]:
+        return tuple(self._workers)
+
+    # The tasks
+
+    def start(self) -> None:
+        """Start a task for each message that is queued, as far as there may be so many."""
+        for _ in range(min(len(self._mailbox.items), self._concurrency - len(self._workers))):
+            self._wake()
+
+    def _wake(self) -> None:
+        loop = self._hub._life.bind_for(self)
+        if loop is None:
+            return
+        # Not the context itself: what one call sets is not for the others.
+        self._workers[self._spawn(loop, self._work(), self._context.copy())] = None
+        self._arm()
+
+    def _arm(self) -> None:
+        self._mailbox.wake = self._wake if len(self._workers) < self._concurrency else None
+
+    async def _work(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        if task not in self._workers:
+            # An eager task factory runs us inside the publish, before the message is queued.
+            await asyncio.sleep(0)
+        _worker.set(task)
+        mailbox, items = self._mailbox, self._mailbox.items
+        while items:
+            for _ in self.BURST:
+                if not items:
+                    break
+                item: Any = mailbox.take() if mailbox.alert else items.popleft()
+                try:
+                    result = await (self._call(as_event(item)) if self._event else self._call(*item))
+                except BaseException as error:
+                    self._failed(item, error, task)
+                else:
+                    if type(item) is Event:
+                        self._handled(item, result)
+            if items:
+                await asyncio.sleep(0)
+        if mailbox.alert:
+            mailbox.take_gap()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if task not in self._workers:
+            return  # left behind by a loop that was closed under it
+        del self._workers[task]
+        self._arm()
+        life = self._hub._life
+        if not task.cancelled() and task.exception() is None:
+            self.start()  # for what came since it found nothing more to do
+        elif not life.task_ended(self, task.get_loop()):
+            logger.warning("a task of %r was ended from outside; the listener is removed", self)
+            self.remove()
+        if self._workers:
+            life.running[self] = None
+        else:
+            life.running.pop(self, None)
+            if self.closed:
+                self._let_go()
+        self._tell_quiet()
+
+    def reset(self) -> None:
+        """Forget the tasks of a loop that was closed under them; start anew if something is queued."""
+        life = self._hub._life
+        # When the hub was opened again during a call, that one goes on.
+        self._workers = {task: None for task in self._workers if task.get_loop() is life.loop}
+        if self._workers:
+            life.running[self] = None
+        self._arm()
+        self.start()
+
+    def stop(self) -> list[asyncio.Task[None]]:
+        """End the tasks, but not the one whose call this is; return those that are to be waited for."""
+        others = self._others()
+        for task in others:
+            task.cancel()
+        return others
+
+    def _end_calls(self) -> None:
+        self.stop()
+
+    def _others(self) -> list[asyncio.Task[None]]:
+        """The tasks but for the one whose call this is."""
+        own = _worker.get()
+        return [task for task in self._workers if task is not own]
+
+    # What the hub asks
+
+    @property
+    def is_busy(self) -> bool:
+        """True while a call runs, other than the one that asks, or messages are queued."""
+        return bool(self._mailbox.items or self._others())
+
+    def quiet(self) -> asyncio.Future[None]:
+        """A future that is done when one of its tasks has ended; then look again."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._quiet.append(future)
+        return future

@@ -1,0 +1,116 @@
+"""What messages are declared to be: the one registry that decoding, checking and describing read."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, is_typeddict
+
+from ..key import NAMESPACE, PLUS, STAR, Key, KeyLike, as_patterns
+from .matcher import Matcher
+
+Pattern = tuple[str, ...]
+
+
+class Declarations:
+    """The types of messages by pattern. Of several patterns that match a key, the most specific one counts.
+
+    More specific is a literal part than a wildcard, `+` and an inner `*` than a last `*`; where two patterns differ in
+    several places, the first place decides. The order in which they were declared does not matter.
+    """
+
+    # Keys whose type is remembered; beyond it all are forgotten at once.
+    MOST_KNOWN = 65536
+
+    def __init__(self) -> None:
+        self._types: dict[Pattern, Any] = {}
+        self._matcher: Matcher[Pattern] = Matcher()
+        self._known: dict[tuple[str, ...], Any] = {}
+
+    def declare(self, pattern: KeyLike[Any], type: Any) -> Key[Any]:
+        """Declare what is published to the keys that match; return the pattern.
+
+        Raises:
+            InvalidKey: It is no pattern.
+            ValueError: Another type is declared for the very same keys.
+        """
+        key: Key[Any] = Key.create_from(pattern)
+        as_patterns(key)
+        form = _form(key)
+        wanted = types.NoneType if type is None else type
+        if form not in self._types:
+            self._types[form] = wanted
+            self._matcher.add(form, form)
+            self._known.clear()
+        elif self._types[form] != wanted:
+            raise ValueError(f"{key!r} is declared as {name_of(self._types[form])} already, not as {name_of(wanted)}")
+        return key
+
+    def type_of(self, key: tuple[str, ...]) -> Any:
+        """Return what is declared for an exact key; None if nothing is.
+
+        Messages of the hub's own namespace are only of patterns that name it.
+        """
+        try:
+            return self._known[key]
+        except KeyError:
+            if len(self._known) >= self.MOST_KNOWN:
+                self._known.clear()
+            found = self._known[key] = self._find(key)
+            return found
+
+    def _find(self, key: tuple[str, ...]) -> Any:
+        forms = self._matcher.match(key)
+        if key[0] == NAMESPACE:
+            forms = [form for form in forms if form[0] == NAMESPACE]
+        # No two are equally specific: they would have the same literal parts, and be the same.
+        return self._types[min(forms, key=_width)] if forms else None
+
+    def items(self) -> list[tuple[Key[Any], Any]]:
+        """Every pattern with its type, in the order of declaration."""
+        return [(Key.create_from(form), type) for form, type in self._types.items()]
+
+
+def _form(pattern: Pattern) -> Pattern:
+    """The pattern with the one spelling of its inner wildcards that all that mean the same share."""
+    return (*(STAR if part == PLUS else part for part in pattern[:-1]), pattern[-1])
+
+
+def _width(form: Pattern) -> tuple[int, ...]:
+    inner = (int(part == STAR) for part in form[:-1])
+    return (*inner, 2 if form[-1] == STAR else int(form[-1] == PLUS))
+
+
+def name_of(type: Any) -> str:
+    """What a type is called, as briefly as it can be said."""
+    return type.__qualname__ if isinstance(type, _CLASS) and not get_args(type) else str(type).replace("typing.", "")
+
+
+_CLASS = type  # where a parameter has taken the name
+
+
+def accepts(type: Any, value: Any) -> bool:
+    """True unless a value is plainly not of a type; looks at the value itself, not at what it holds.
+
+    As type checkers do, it takes an `int` for a `float`. What it cannot tell, it accepts.
+    """
+    origin = get_origin(type)
+    if origin is Annotated:
+        return accepts(get_args(type)[0], value)
+    if origin is Literal:
+        return any(value == each and value.__class__ is each.__class__ for each in get_args(type))
+    if origin in (Union, types.UnionType):
+        return any(accepts(each, value) for each in get_args(type))
+    if is_typeddict(origin or type):
+        return isinstance(value, Mapping)
+    if isinstance(type, TypeVar):
+        return True
+    for inner in ("__supertype__", "__value__"):  # of a NewType, and of a `type` statement
+        if hasattr(type, inner):
+            return accepts(getattr(type, inner), value)
+    if type in (float, complex) and isinstance(value, int):
+        return True
+    try:
+        return isinstance(value, types.NoneType if type is None else origin or type)
+    except TypeError:
+        return True

@@ -1,0 +1,178 @@
+"""Who a key leads to, how they fare, and what comes nearest to a key that leads nowhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from heapq import nlargest
+from typing import Any, NamedTuple, cast
+
+from ..key import PLUS, STAR, Key, KeyLike, as_patterns, is_subset, overlaps
+from .history import History
+from .outbox import Outbox
+from .router import Router
+from .subscription import GapSubscription, Listener, Registration, Subscription
+
+Pattern = tuple[str, ...]
+
+
+class Match(NamedTuple):
+    """A subscription or listener that a key leads to, and its figures at that moment, over all of its keys."""
+
+    subscription: Listener | Subscription[Any] | GapSubscription[Any] | Outbox
+    patterns: tuple[Key[Any], ...]
+    """Of its patterns those that match."""
+    accepted: int
+    delivered: int
+    pending: int
+    dropped: int
+    superseded: int
+    failed: int
+    """Calls that raised; 0 for what has no function."""
+    last_error: BaseException | None
+    """What the last of them raised."""
+
+    def __str__(self) -> str:
+        return self._told(f"on {', '.join(map(repr, self.patterns))}")
+
+    def _told(self, where: str) -> str:
+        function = getattr(self.subscription, "function", None)
+        who = getattr(self.subscription, "name", type(self.subscription).__name__)
+        if function is not None:
+            who += f" {getattr(function, '__qualname__', function)}"
+        troubles = ("pending", "dropped", "superseded", "failed")
+        figures = [f"delivered {self.delivered}", *(f"{name} {n}" for name in troubles if (n := getattr(self, name)))]
+        error = "" if self.last_error is None else f"; last error: {self.last_error!r}"
+        return f"{who} {where}: {', '.join(figures)}{error}"
+
+
+class Explanation(NamedTuple):
+    """What `Hub.explain` knows of a key or pattern; `str()` of it is meant to be read."""
+
+    key: Key[Any]
+    matches: tuple[Match, ...]
+    """Who it leads to, in order of subscription; for a pattern, who has a key in common with it."""
+    seen: int
+    """Keys that match among those whose route is remembered or whose messages are retained: 0 or 1 for an exact key."""
+    nearest_patterns: tuple[Key[Any], ...]
+    """Subscribed patterns that come near, if it leads to nobody."""
+    nearest_keys: tuple[Key[Any], ...]
+    """Keys that come near among those seen, if it was not."""
+    outboxes: tuple[Match, ...] = ()
+    """By which bridges it leaves; their `subscription` is an `Outbox`."""
+
+    def __str__(self) -> str:
+        number = len(self.matches)
+        lines = [f"{self.key!r} leads to {number or 'no'} subscription{'' if number == 1 else 's'}"]
+        lines += [f"  {match._told('on ' + ', '.join(map(self._related, match.patterns)))}" for match in self.matches]
+        lines += [f"  leaves by {match._told('on ' + ', '.join(map(repr, match.patterns)))}" for match in self.outboxes]
+        if self.nearest_patterns:
+            lines.append(f"  subscribed: {', '.join(map(repr, self.nearest_patterns))}")
+        if self.nearest_keys:
+            lines.append(f"  published: {', '.join(map(repr, self.nearest_keys))}")
+        return "\n".join(lines)
+
+    def _related(self, pattern: Key[Any]) -> str:
+        """A pattern, and what it is to this one."""
+        if not self.key.is_wildcard or pattern == self.key:
+            return repr(pattern)
+        if is_subset(pattern, self.key):
+            return f"{pattern!r} (covered)"
+        return f"{pattern!r} ({'covers it' if is_subset(self.key, pattern) else 'overlaps'})"
+
+
+def explain(
+    key: KeyLike[Any],
+    router: Router[Registration],
+    registered: Iterable[Registration],
+    outboxes: Iterable[Registration],
+    history: History,
+) -> Explanation:
+    """Explain a key or pattern."""
+    [named] = as_patterns([key])
+    exact = STAR not in named and PLUS not in named
+    related: Callable[[Pattern, Pattern], bool] = is_subset if exact else overlaps
+    targets = router.targets(Key.create_from(named)) if exact else registered
+
+    def matches_of(targets: Iterable[Registration]) -> tuple[Match, ...]:
+        return tuple(
+            _match(target, matching)
+            for target in targets
+            if (matching := [pattern for pattern in target._patterns if related(named, pattern)])
+        )
+
+    matches = matches_of(targets)
+    leaving = matches_of(outboxes if not exact else (each for each in outboxes if each.is_on(named)))
+    kept = history.keys()
+    if exact:
+        seen = int(named in router.routes or named in kept)
+    else:
+        seen = sum(is_subset(known, named) for known in _known(router, history))
+    return Explanation(
+        Key.create_from(named),
+        matches,
+        seen,
+        () if matches or leaving else _nearest(named, (pattern for pattern, _ in router.matcher.counts())),
+        () if seen else _nearest(named, _known(router, history)),
+        leaving,
+    )
+
+
+def _match(target: Registration, patterns: list[Pattern]) -> Match:
+    subscription = cast("Listener | Subscription[Any] | GapSubscription[Any] | Outbox", target)
+    return Match(
+        subscription,
+        tuple(map(Key.create_from, patterns)),
+        accepted=target.accepted,
+        delivered=target.delivered,
+        pending=target.pending,
+        dropped=target.dropped,
+        superseded=target.superseded,
+        failed=getattr(target, "failed", 0),
+        last_error=getattr(target, "last_error", None),
+    )
+
+
+def _known(router: Router[Any], history: History) -> set[Key[Any]]:
+    return {route.key for route in router.routes.values()} | history.keys()
+
+
+# Nearness
+
+# To tell how near texts are takes time: only those are compared that have the most parts in common.
+MOST_COMPARED = 500
+# As alike as difflib demands of close matches.
+ALIKE = 0.6
+
+
+def _nearest(key: Pattern, candidates: Iterable[Pattern]) -> tuple[Key[Any], ...]:
+    """Up to three that come near, the nearest first."""
+    candidates = nlargest(MOST_COMPARED, candidates, key=lambda candidate: _in_common(key, candidate))
+    if not candidates:
+        return ()
+    from difflib import SequenceMatcher  # seldom needed, and not light
+
+    matcher = SequenceMatcher(autojunk=False)
+
+    def alike(candidate: Pattern) -> float:
+        matcher.set_seqs(*_texts(key, candidate))
+        return matcher.ratio() if matcher.quick_ratio() >= ALIKE else 0.0
+
+    near = [(likeness, candidate) for candidate in candidates if (likeness := alike(candidate)) >= ALIKE]
+    return tuple(Key.create_from(candidate) for _, candidate in nlargest(3, near))
+
+
+def _in_common(key: Pattern, candidate: Pattern) -> int:
+    equal = sum(ours == theirs or theirs in (STAR, PLUS) for ours, theirs in zip(key, candidate, strict=False))
+    return 2 * equal - abs(len(key) - len(candidate))
+
+
+def _texts(key: Pattern, candidate: Pattern) -> tuple[str, str]:
+    """Both as text, without the places where a wildcard makes them agree."""
+    wild = {STAR, PLUS}
+    pairs = [pair for pair in zip(key, candidate, strict=False) if not wild & set(pair)]
+    ours, theirs = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    if candidate[-1] != STAR:
+        ours += key[len(candidate) :]
+    if key[-1] != STAR:
+        theirs += candidate[len(key) :]
+    return "/".join(ours), "/".join(theirs)

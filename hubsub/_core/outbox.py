@@ -1,0 +1,222 @@
+"""What leaves the process: the queue that a bridge reads, and what a bridge is to its hub."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
+
+from ..event import Event, Gap, Meta
+from ..key import NAMESPACE, Key, is_subset
+from .mailbox import Item, Mailbox, Overflow
+from .subscription import Owner, Queue
+
+Pattern = tuple[str, ...]
+
+
+class Attachment(Protocol):
+    """What is attached to a hub and lives as long as it: a bridge."""
+
+    def changed(self, patterns: Iterable[Pattern]) -> None:
+        """Subscriptions of these came or went."""
+
+    def closing(self) -> None:
+        """The hub is about to close: bring it nothing new."""
+
+    async def close(self) -> object:
+        """The hub's listeners have finished: finish too."""
+
+
+class HeldMailbox(Mailbox):
+    """A mailbox that drops the oldest, and whose bound counts also what was taken from it but is not gone yet.
+
+    Args:
+        maxsize: The bound of both together.
+        owner: Is told of overflow.
+        shed: Called to drop the oldest message of those that were taken; returns whether there was one.
+    """
+
+    __slots__ = ("_held", "_is_full", "_shed", "limit")
+
+    def __init__(self, maxsize: int, owner: Any, shed: Callable[[], bool]) -> None:
+        super().__init__(maxsize, Overflow.DROP_OLDEST, owner, gaps=True)
+        self.limit = maxsize
+        self._held = 0
+        self._is_full = False
+        self._shed = shed
+        items, append = self.items, self.items.append  # type: ignore[union-attr]
+
+        def put(key: Key[Any], message: Any) -> None:
+            if self.wake is not None:
+                self.wake()
+            if len(items) >= self.maxsize:
+                self._make_room(key)
+            append((key, message))
+            if len(items) > self._watermark:
+                self._grown()
+
+        self.put = put
+        # So that taking always passes by here: what was taken counts from that very moment.
+        self.alert = True
+
+    def take(self) -> Item | Gap | None:
+        """As `Mailbox.take`."""
+        self._held += 1
+        self.maxsize -= 1
+        first = super().take()
+        if first is None or type(first) is Gap:
+            self.hold(self._held - 1, self._is_full)
+        return first
+
+    def hold(self, number: int, is_full: bool) -> None:
+        """So many that were taken are not gone yet; `is_full` says that for other reasons there is no room."""
+        self._held = number
+        self._is_full = is_full
+        self.maxsize = 0 if is_full else self.limit - number
+        self._eased()
+
+    def _eased(self) -> None:
+        if len(self.items) + self._held <= self.limit // 2:
+            self._overfull = False
+        self._hand_out()
+
+    def _hand_out(self) -> None:
+        super()._hand_out()
+        self.alert = True
+
+    def _make_room(self, key: Key[Any]) -> bool:
+        if self._held and self._shed():  # which holds again
+            if not self._overfull:
+                self._begin_episode(key)
+        elif self.items:
+            super()._make_room(key)
+        return True
+
+
+class Postmark:
+    """Gives a message the same name in every outbox of a hub.
+
+    A publish puts it into one after the other: the first one names it, the others find the name.
+    """
+
+    __slots__ = ("_event", "_marked", "_mint")
+
+    def __init__(self, mint: Callable[[Meta | None], Meta]) -> None:
+        self._mint = mint
+        self._event: Event[Any] | None = None
+        self._marked: set[Outbox] = set()
+
+    def mark(self, outbox: Outbox, key: Key[Any], message: Any, meta: Meta | None) -> Event[Any]:
+        """The message with its name."""
+        event = self._event
+        if event is None or event[1] is not message or event[0] is not key or outbox in self._marked:
+            event = self._event = Event(key, message, self._mint(meta))
+            self._marked.clear()
+        self._marked.add(outbox)
+        return Event(key, message, event.meta)
+
+    def forget(self) -> None:
+        """The outboxes are others now."""
+        self._event = None
+
+
+class Outbox(Queue[Event[Any] | Gap]):
+    """Queues what is published to some patterns, for a bridge to carry away.
+
+    It is no subscription: what `publish` returns, `has_subscribers` and `patterns` do not count it. The hub's own
+    namespace leads to it only by patterns that name it.
+
+    Args:
+        hub: The hub.
+        patterns: What leaves.
+        maxsize: The bound, in messages, of those queued and those held together; beyond it the oldest goes.
+        shed: Called to drop the oldest message of those that were taken and are held.
+        diverts: What a plain publish brings goes nowhere else; it comes back from the broker, to somebody.
+        postmark: Names messages that leave by several outboxes.
+        name: Says what carries them away.
+        take: Takes each message right in the publish, instead of it being queued.
+    """
+
+    _gaps = True
+    remote = True
+
+    def __init__(
+        self,
+        hub: Owner,
+        patterns: Sequence[Pattern],
+        maxsize: int,
+        shed: Callable[[], bool],
+        diverts: Sequence[Pattern],
+        postmark: Postmark,
+        name: str,
+        take: Callable[[Event[Any]], None] | None,
+    ) -> None:
+        super().__init__(hub, maxsize, Overflow.DROP_OLDEST, ack="manual")
+        self._mailbox = self.mailbox = HeldMailbox(maxsize, self, shed)
+        self.deliver = self._mailbox.put
+        self._patterns = tuple(patterns)
+        self._postmark = postmark
+        self.name = name
+        """What carries the messages away."""
+        self._marks = False
+        self._take_now_by = take
+        self.diverts = tuple(diverts)
+        """Patterns of which a plain publish brings everything here, and nowhere else."""
+
+    @property
+    def maxsize(self) -> int:
+        """The bound of what is queued and what is held, together."""
+        return self._mailbox.limit  # type: ignore[attr-defined,no-any-return]
+
+    def observer(self, key: Key[Any], routed: int) -> Outbox | None:
+        """Itself, where an exact key leads to it."""
+        return self if self.is_on(key) else None
+
+    def is_on(self, key: tuple[str, ...]) -> bool:
+        """True while messages of an exact key are for it."""
+        internal = key[0] == NAMESPACE
+        return not self.closed and any(
+            is_subset(key, pattern) for pattern in self._patterns if not internal or pattern[0] == NAMESPACE
+        )
+
+    def mark(self, marks: bool) -> None:
+        """Name what is put from now on, or leave that to whoever sends it."""
+        self._marks = marks
+        self.deliver = self._put if marks or self._take_now_by is not None else self._mailbox.put
+
+    def _put(self, key: Key[Any], message: Any) -> None:
+        self.deliver_event(Event(key, message))
+
+    def deliver_event(self, event: Event[Any]) -> bool:
+        """As `Registration.deliver_event`."""
+        meta = event.meta
+        if self._marks and (meta is None or meta.id is None):
+            marked = self._postmark.mark(self, event[0], event[1], meta)
+            marked.confirmed, marked.registration = event.confirmed, event.registration
+            event = marked
+        if self._take_now_by is None:
+            self._mailbox.put_event(event)
+        else:
+            self._hub._life.check_thread()
+            self._take_now_by(event)
+        return True
+
+    def hold(self, number: int, is_full: bool = False) -> None:
+        """So many messages that were taken are not gone yet, and count in the bound."""
+        self._mailbox.hold(number, is_full)  # type: ignore[attr-defined]
+
+    def add(self, pattern: Pattern) -> None:
+        """Queue this, too."""
+        if pattern not in self._patterns:
+            self._patterns += (pattern,)
+            self._hub._router.forget(pattern)
+
+    def discard(self, pattern: Pattern) -> None:
+        """Queue this no more."""
+        if pattern in self._patterns:
+            self._patterns = tuple(each for each in self._patterns if each != pattern)
+            self._hub._router.forget(pattern)
+
+    def close(self) -> None:
+        """Queue nothing more; what is queued can still be read. Closing twice is safe."""
+        if not self.closed:
+            self._hub._close_outbox(self)  # type: ignore[attr-defined]

@@ -1,0 +1,146 @@
+"""Trying again: a failing call of an async listener, after a while."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..key import Key
+
+if TYPE_CHECKING:
+    from typing import Self
+
+
+class _Figures(NamedTuple):
+    attempts: int
+    """Calls at most, the first one included."""
+    backoff: float
+    """Seconds before the second call, at most."""
+    factor: float
+    """How many times longer each further wait is than the one before."""
+    maximum: float
+    """Seconds that no wait is longer than."""
+    jitter: bool
+    """Wait a random part of that time, so that what failed together is not tried again together."""
+    on: type[BaseException] | tuple[type[BaseException], ...]
+    """The exceptions after which another attempt makes sense; any other is given up at once."""
+
+
+# Not a dataclass: what makes them would take a tenth of the import of the package.
+class Retry(_Figures):
+    """How often, and when, a failing call of an async listener is tried again.
+
+    Raises:
+        ValueError: A figure makes no sense.
+    """
+
+    __slots__ = ()
+
+    def __new__(
+        cls,
+        attempts: int = 3,
+        backoff: float = 0.1,
+        factor: float = 2.0,
+        maximum: float = 10.0,
+        jitter: bool = True,
+        on: type[BaseException] | tuple[type[BaseException], ...] = (Exception,),
+    ) -> Self:
+        if not isinstance(attempts, int) or attempts < 1:
+            raise ValueError(f"attempts is a number of calls, at least 1, not {attempts!r}")
+        for name, seconds in (("backoff", backoff), ("maximum", maximum)):
+            if not 0 <= seconds < math.inf:
+                raise ValueError(f"{name} is a number of seconds, not {seconds!r}")
+        if not 1 <= factor < math.inf:
+            raise ValueError(f"factor is a number, at least 1, not {factor!r}")
+        for kind in on if isinstance(on, tuple) else (on,):
+            if not (isinstance(kind, type) and issubclass(kind, Exception | asyncio.CancelledError)):
+                raise ValueError(f"on is made of classes of exceptions, and {kind!r} is none")
+        return super().__new__(cls, attempts, backoff, factor, maximum, jitter, on)
+
+    def delays(self) -> Iterator[float]:
+        """The seconds to wait before the second call, the third, and so on."""
+        from random import uniform  # not with the package, for the same reason
+
+        longest = min(self.backoff, self.maximum)
+        for _ in range(self.attempts - 1):
+            yield uniform(0, longest) if self.jitter else longest
+            longest = min(longest * self.factor, self.maximum)
+
+
+class Retrying:
+    """An async function that is called again when it fails; what is given up is told to `give_up` and raises nothing.
+
+    Args:
+        function: Called with an event, or with key and message.
+        retry: How often, and when.
+        in_haste: Tells that no time is left for another attempt.
+        give_up: Called with key, message, error and the number of attempts.
+    """
+
+    __slots__ = ("_function", "_give_up", "_in_haste", "_pauses", "_retry")
+
+    def __init__(
+        self,
+        function: Callable[..., Awaitable[object]],
+        retry: Retry,
+        in_haste: Callable[[], bool],
+        give_up: Callable[[Key[Any], Any, BaseException, int], None],
+    ) -> None:
+        self._function = function
+        self._retry = retry
+        self._in_haste = in_haste
+        self._give_up = give_up
+        self._pauses: dict[asyncio.Future[None], None] = {}
+
+    async def __call__(self, *arguments: Any) -> BaseException | None:
+        """Call it until it succeeds; return why it was given up, if it was."""
+        key, message = arguments if len(arguments) == 2 else arguments[0]
+        task = asyncio.current_task()
+        assert task is not None
+        delays = self._retry.delays()
+        attempts = 0
+        while True:
+            attempts += 1
+            try:
+                await self._function(*arguments)
+                return None
+            except (Exception, asyncio.CancelledError) as error:
+                if isinstance(error, asyncio.CancelledError) and task.cancelling():
+                    raise
+                failure = error
+            delay = next(delays, None) if isinstance(failure, self._retry.on) else None
+            if delay is None or self._in_haste():
+                break
+            try:
+                await self._pause(delay)
+            except asyncio.CancelledError:
+                self._give_up(key, message, failure, attempts)
+                raise
+            if self._in_haste():
+                break
+        self._give_up(key, message, failure, attempts)
+        return failure
+
+    async def _pause(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        pause = loop.create_future()
+        timer = loop.call_later(seconds, _end, pause)
+        self._pauses[pause] = None
+        try:
+            await pause
+        finally:
+            timer.cancel()
+            del self._pauses[pause]
+
+    def hasten(self) -> None:
+        """End every wait: there is no time for it any more."""
+        for pause in self._pauses:
+            if not pause.get_loop().is_closed():  # one that was closed under it
+                _end(pause)
+
+
+def _end(pause: asyncio.Future[None]) -> None:
+    if not pause.done():
+        pause.set_result(None)

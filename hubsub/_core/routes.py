@@ -1,0 +1,222 @@
+"""Where a key leads, remembered: the cache that makes publishing as cheap as a loop over the listeners."""
+
+from __future__ import annotations
+
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from itertools import chain, islice
+from typing import Any
+
+from ..event import Event
+from ..key import PLUS, STAR, Deliver, Key
+
+
+class Route(list[Deliver]):
+    """The callables that a message of one key is delivered to, in order of subscription.
+
+    It is never changed while it is in use but for one thing: the place of what was closed is overwritten.
+    Counting each listener's messages would cost every publish a step per listener; so a route counts its own
+    publishes, and `fold` adds them to its targets when somebody asks or when the route is given up.
+    """
+
+    __slots__ = ("_failures", "diverted", "key", "mailboxes", "published", "sole", "targets", "width")
+
+    # No __init__: without one it is made in C, in half the time. Who makes a route sets the first four.
+    key: Key[Any]
+    targets: Sequence[Any]  # the registrations; the `deliver` of each stands in the same place
+    published: int
+    width: int  # how many of the targets are subscriptions
+    mailboxes: Sequence[Any]  # set by the first publish_wait
+    sole: Any  # set by the first publish_event: the only target, if that is a subscription, or None
+    diverted: Sequence[Any]  # set where a bridge takes all: the registrations that get what it brings back
+
+    def place_of(self, deliver: object) -> int:
+        """The place whose call has just failed, given what was called.
+
+        A callable may stand in several places. It is taken to fail in each in turn, as what depends on the message
+        alone does.
+        """
+        places = [place for place, target in enumerate(self.targets) if target.deliver is deliver]
+        if len(places) == 1:
+            return places[0]
+        publish, failures = getattr(self, "_failures", (0, 0))
+        failures = failures + 1 if publish == self.published else 0
+        self._failures = (self.published, failures)
+        return places[failures % len(places)]
+
+
+class Observer:
+    """Stands first in routes: it is handed each message before that is delivered, and is no subscription."""
+
+    __slots__ = ("counted", "deliver", "deliver_event", "mailbox", "order")
+
+    responds = False
+    remote = False
+    diverts = ()
+
+    def __init__(self, deliver: Deliver, deliver_event: Callable[[Event[Any]], None]) -> None:
+        self.deliver = deliver
+        self.deliver_event = deliver_event
+        self.order = 0  # before everybody, and none of those who are counted
+        self.counted = 0
+        self.mailbox = None
+
+    def is_on(self, key: tuple[str, ...]) -> bool:
+        """It is on whatever leads to it."""
+        return True
+
+
+class Tally:
+    """Totals of routes that are no more."""
+
+    __slots__ = ("published", "routed")
+
+    def __init__(self) -> None:
+        self.published = 0
+        self.routed = 0
+
+    def fold(self, route: Route) -> None:
+        """Add what `route` counted to its targets and to the totals, and start it at nought."""
+        published = route.published
+        if published:
+            route.published = 0
+            self.published += published
+            self.routed += published * route.width
+            for target in route.targets:
+                target.counted += published
+
+
+_NONE: list[Key[Any]] = []
+
+
+class RouteCache:
+    """Routes by key; finds those that a pattern touches without looking at the others.
+
+    When `size` has reached `limit` its owner is to start another one: it is full, or most of its index is stale.
+
+    Args:
+        limit: Routes kept.
+        tally: Where routes that are given up are counted.
+        indexed: Keep the index from the start. Else it is made when it is first needed: most programs subscribe
+            first and publish then, and never need it.
+    """
+
+    __slots__ = ("_index", "_limit", "_stale", "_tally", "indexed", "limit", "routes", "size")
+
+    # Beyond this many candidates, finding the touched routes costs more than making all of them anew bit by bit.
+    MOST_SEARCHED = 5000
+
+    def __init__(self, limit: int, tally: Tally, *, indexed: bool = False) -> None:
+        # A key of one part is also found under its bare string: hub.publish("tick").
+        self.routes: dict[tuple[str, ...] | str, Route] = {}
+        self.size = 0
+        # By length of key, then place, then part: the keys that have this part in this place.
+        self._index: dict[int, list[dict[str, list[Key[Any]]]]] = {}
+        self.indexed = indexed
+        # Keys that are in the index but have no route now. Taking them out would cost more than to pass over them.
+        self._stale: dict[Key[Any], None] = {}
+        self.limit = self._limit = limit
+        self._tally = tally
+
+    def add(self, route: Route) -> None:
+        """Remember a route."""
+        key = route.key
+        self.size += 1
+        self.routes[key] = route
+        if len(key) == 1:
+            self.routes[key[0]] = route
+        if self.indexed:
+            self._add_to_index(key)
+
+    def _add_to_index(self, key: Key[Any]) -> None:
+        if self._stale and key in self._stale:
+            del self._stale[key]
+            return
+        places = self._index.get(len(key))
+        if places is None:
+            places = self._index[len(key)] = [defaultdict(list) for _ in key]
+        for keys, part in zip(places, key):  # noqa: B905 - equally long, and strict= is slow here
+            keys[part].append(key)
+
+    def drop(self, route: Route) -> None:
+        """Give a route up, having added what it counted; a publish that runs on it runs on."""
+        key = route.key
+        if self.routes.pop(key, None) is None:
+            return
+        if len(key) == 1:
+            del self.routes[key[0]]
+        self.size -= 1
+        self._tally.fold(route)
+        if not self.indexed:
+            return
+        if self.routes:
+            self._stale[key] = None
+            if len(self._stale) > self.size + self.MOST_SEARCHED:
+                self.limit = 0
+        else:
+            self._index.clear()
+            self._stale.clear()
+            self.limit = self._limit
+
+    def touched(self, pattern: tuple[str, ...], most: int = sys.maxsize) -> list[Route] | None:
+        """Return the routes whose key matches `pattern`.
+
+        None if they are more than `most`, or if finding that out would cost more than to make them all anew.
+        """
+        routes = self.routes
+        if STAR not in pattern and PLUS not in pattern:
+            route = routes.get(pattern)
+            return [] if route is None else [route]
+        if not routes:
+            return []
+        if not self.indexed:
+            if self.size > max(most, self.MOST_SEARCHED):
+                return None
+            self.indexed = True
+            for key in dict.fromkeys(route.key for route in routes.values()):
+                self._add_to_index(key)
+        search = min(max(most, self.MOST_SEARCHED), sys.maxsize - 1)
+        literal = [(place, part) for place, part in enumerate(pattern) if part != STAR and part != PLUS]
+        found: list[Route] = []
+        for length, places in self._index.items():
+            if length < len(pattern) or (length > len(pattern) and pattern[-1] != STAR):
+                continue
+            if literal:
+                keys = min([places[place].get(part, _NONE) for place, part in literal], key=len)
+            else:
+                keys = list(islice(chain.from_iterable(places[0].values()), search + 1))
+            if len(keys) > search:
+                return None
+            if len(literal) > 1:
+                for place, part in literal:
+                    keys = [key for key in keys if key[place] == part]
+            found += [routes[key] for key in keys if key in routes]
+            if len(found) > most:
+                return None
+        return found
+
+    def fold(self) -> None:
+        """Bring every figure up to date."""
+        for route in self.routes.values():
+            self._tally.fold(route)
+
+    def dismantle(self, most: int) -> bool:
+        """Give up to `most` routes up, and as much of the index; return whether more is left."""
+        routes = self.routes
+        for _ in range(min(most, len(routes))):
+            self._tally.fold(routes.popitem()[1])
+        self._stale.clear()
+        left = most
+        for length, places in list(self._index.items()):
+            for place in places:
+                while place and left > 0:
+                    part, keys = place.popitem()
+                    if len(keys) > left:
+                        # Dropped whole, a long list would take its time to give everything in it back.
+                        del keys[-left:]
+                        place[part] = keys
+                    left -= len(keys) + 1
+            if not any(places):
+                del self._index[length]
+        return bool(routes or self._index)

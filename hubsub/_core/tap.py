@@ -1,0 +1,107 @@
+"""A tap: what passes by, recorded without being delivered to."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from time import time as now
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..event import Event, Meta
+from ..key import Key, is_subset
+from .routes import Observer
+
+if TYPE_CHECKING:
+    from typing import Self
+
+
+class Tapped(NamedTuple):
+    """A message that a tap has seen."""
+
+    key: Key[Any]
+    message: Any
+    time: float
+    """When it was published, in seconds since the epoch."""
+    routed: int
+    """How many subscriptions its key led to, the `source` of a `publish_event` among them."""
+    meta: Meta | None = None
+    """What was known of it beyond key and payload."""
+
+
+class Tap:
+    """Records the messages that match its patterns, until `close()`, or leaving it as a context manager.
+
+    Each is recorded before it is delivered. What became of it afterwards, the figures of the subscriptions tell, and
+    `Hub.explain`. Like a subscription, it sees the hub's own namespace where a pattern matches it.
+    """
+
+    __slots__ = ("_close", "_observers", "_patterns", "_records", "closed", "forgotten", "limit")
+
+    def __init__(self, close: Callable[[Tap], None], patterns: list[tuple[str, ...]], limit: int) -> None:
+        self._close = close
+        self._patterns = patterns
+        self._records: deque[Tapped] = deque(maxlen=limit)
+        self._observers: dict[int, Observer] = {}
+        self.limit = limit
+        self.closed = False
+        """True once it was closed."""
+        self.forgotten = 0
+        """Messages that went because of the limit."""
+
+    @property
+    def patterns(self) -> tuple[Key[Any], ...]:
+        """What it records."""
+        return tuple(Key.create_from(pattern) for pattern in self._patterns)
+
+    @property
+    def records(self) -> list[Tapped]:
+        """What it has recorded, the oldest first."""
+        return list(self._records)
+
+    def clear(self) -> None:
+        """Forget what was recorded, and count anew."""
+        self._records.clear()
+        self.forgotten = 0
+
+    def close(self) -> None:
+        """Record nothing more; what was recorded stays. Closing twice is safe."""
+        if not self.closed:
+            self._close(self)
+            self.closed = True
+
+    def _observer(self, key: Key[Any], routed: int) -> Any:
+        """Who records an exact key that leads to so many subscriptions."""
+        if not any(is_subset(key, pattern) for pattern in self._patterns):
+            return None
+        if routed not in self._observers:
+            self._observers[routed] = self._make_observer(routed)
+        return self._observers[routed]
+
+    def _make_observer(self, routed: int) -> Observer:
+        records = self._records
+
+        def record(key: Key[Any], message: Any, meta: Meta | None = None) -> None:
+            if len(records) == records.maxlen:
+                self.forgotten += 1
+            records.append(Tapped(key, message, now(), routed, meta))
+
+        def record_event(event: Event[Any]) -> None:
+            record(event.key, event.message, event.meta)
+
+        return Observer(record, record_event)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __bool__(self) -> bool:
+        return True  # empty or not
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        patterns = ", ".join(map(repr, self._patterns))
+        return f"<Tap {patterns} recorded={len(self._records)}{' closed' if self.closed else ''}>"

@@ -1,0 +1,5 @@
+"""Apache Kafka."""
+
+from .adapter import KafkaAdapter
+
+__all__ = ["KafkaAdapter"]

@@ -1,0 +1,1 @@
+"""The relay: everything that bridges have in common, whatever the broker."""

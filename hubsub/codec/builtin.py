@@ -1,0 +1,225 @@
+"""Codecs: messages as the payloads that a broker carries, and back."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
+from typing import Any, Protocol, runtime_checkable
+
+from .._core.declarations import name_of
+from ..log import Logger
+from .decoders import Decode, by_pydantic, check, is_of_pydantic, json_decoder, optional, validator
+from .json_fallback import dumped, located, to_ascii_json, to_json
+
+logger = Logger("hubsub.bridge.codec")
+
+
+@runtime_checkable
+class Codec(Protocol):
+    """Makes payloads of messages. What its methods raise becomes an `EncodeError` or a `DecodeError` with the key."""
+
+    name: str
+    """What it is called."""
+    content_type: str
+    """The media type of its payloads."""
+
+    def encode(self, message: Any) -> bytes:
+        """Return the payload of a message."""
+        ...
+
+    def decode(self, payload: bytes, type: Any) -> Any:
+        """Return the message of a payload: of that type, or as it comes if that is None."""
+        ...
+
+
+class JsonCodec:
+    """JSON in UTF-8. Encoding takes the standard library alone; decoding is quicker where msgspec is installed.
+
+    Typed messages are decoded by msgspec or pydantic, whichever is installed; pydantic's own classes by pydantic.
+    """
+
+    name = "json"
+    content_type = "application/json"
+
+    def __init__(self) -> None:
+        self._decode = json_decoder(None)
+
+    def encode(self, message: Any) -> bytes:
+        """Return the payload of a message.
+
+        Raises:
+            ValueError: JSON cannot hold something in it; the error tells where.
+        """
+        try:
+            return to_json(message).encode()
+        except UnicodeEncodeError:
+            # A half of a surrogate pair has no UTF-8 form, but an escaped one.
+            return to_ascii_json(message).encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            raise located(error, message, to_json) from error
+
+    def decode(self, payload: bytes, type: Any) -> Any:
+        """Return the message of a payload.
+
+        Raises:
+            ValueError: It is no JSON, or not of that type.
+            ImportError: Decoding to that type needs a package that is missing.
+        """
+        return self._decode(payload) if type is None else json_decoder(type)(payload)
+
+
+class MsgpackCodec:
+    """MessagePack, by msgspec: smaller than JSON, and bytes stay bytes.
+
+    Raises:
+        ImportError: msgspec is not installed.
+    """
+
+    name = "msgpack"
+    content_type = "application/msgpack"
+
+    def __init__(self) -> None:
+        msgspec = optional("msgspec")
+        if msgspec is None:
+            raise ImportError("the codec 'msgpack' needs msgspec: pip install 'hubsub[msgpack]'")
+        self._msgpack = msgspec.msgpack
+        self._to_msgpack: Callable[[Any], bytes] = self._msgpack.Encoder(enc_hook=dumped).encode
+        self._decode: Decode = self._msgpack.Decoder().decode
+        self._decoder = cache(self._make_decoder)
+
+    def encode(self, message: Any) -> bytes:
+        """Return the payload of a message.
+
+        Raises:
+            ValueError: MessagePack cannot hold something in it; the error tells where.
+        """
+        try:
+            return self._to_msgpack(message)
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise located(error, message, self._to_msgpack) from error
+
+    def decode(self, payload: bytes, type: Any) -> Any:
+        """Return the message of a payload.
+
+        Raises:
+            ValueError: It is no MessagePack, or not of that type.
+            ImportError: Decoding to that type needs pydantic, which is missing.
+        """
+        return self._decode(payload) if type is None else self._decoder(type)(payload)
+
+    def _make_decoder(self, type: Any) -> Decode:
+        if not is_of_pydantic(type):
+            with suppress(TypeError):  # one of those types that it does not support
+                decode: Decode = self._msgpack.Decoder(type, dec_hook=by_pydantic).decode
+                return decode
+        validate = validator(type).validate_python
+        return lambda payload: validate(self._decode(payload))
+
+
+class BytesCodec:
+    """Bytes as they are; the other side gets `bytes`."""
+
+    name = "bytes"
+    content_type = "application/octet-stream"
+
+    def encode(self, message: Any) -> bytes:
+        """Return bytes, or anything like it, as bytes.
+
+        Raises:
+            TypeError: It is something else.
+        """
+        if isinstance(message, (bytes, bytearray, memoryview)):
+            return bytes(message)
+        raise TypeError(f"the codec 'bytes' sends bytes, not {name_of(type(message))}")
+
+    def decode(self, payload: bytes, type: Any) -> bytes:
+        """Return the payload.
+
+        Raises:
+            ValueError: Another type is asked for.
+        """
+        check(payload, type)
+        return payload
+
+
+class StrCodec:
+    """Text in UTF-8."""
+
+    name = "str"
+    content_type = "text/plain; charset=utf-8"
+
+    def encode(self, message: Any) -> bytes:
+        """Return the text in UTF-8.
+
+        Raises:
+            TypeError: It is no text.
+            ValueError: Half of a surrogate pair is in it.
+        """
+        if isinstance(message, str):
+            return message.encode()
+        raise TypeError(f"the codec 'str' sends str, not {name_of(type(message))}")
+
+    def decode(self, payload: bytes, type: Any) -> str:
+        """Return the text.
+
+        Raises:
+            ValueError: It is not in UTF-8, or another type is asked for.
+        """
+        text = payload.decode()
+        check(text, type)
+        return text
+
+
+class PickleCodec:
+    """Any Python object. Whoever can send to the broker can run any code in this process: only by name."""
+
+    name = "pickle"
+    content_type = "application/x-python-pickle"
+
+    def encode(self, message: Any) -> bytes:
+        """Return the pickled message."""
+        return pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
+
+    def decode(self, payload: bytes, type: Any) -> Any:
+        """Return what was pickled.
+
+        Raises:
+            ValueError: It is not of that type.
+        """
+        message = pickle.loads(payload)
+        check(message, type)
+        return message
+
+
+_BUILT_IN: dict[str, type[Codec]] = {
+    "json": JsonCodec,
+    "msgpack": MsgpackCodec,
+    "bytes": BytesCodec,
+    "str": StrCodec,
+    "pickle": PickleCodec,
+}
+
+
+def codec_of(codec: str | Codec) -> Codec:
+    """Return the codec of that name, or what is one already.
+
+    Raises:
+        ValueError: There is none of that name.
+        ImportError: It needs a package that is missing.
+    """
+    if not isinstance(codec, str):
+        if not isinstance(codec, Codec):
+            raise ValueError(f"{codec!r} is no codec: it needs name, content_type, encode and decode")
+        return codec
+    if codec not in _BUILT_IN:
+        raise ValueError(f"no codec is called {codec!r}; there are {', '.join(_BUILT_IN)}")
+    if codec == "pickle":
+        _warn_of_pickle()
+    return _BUILT_IN[codec]()
+
+
+@cache  # once is enough
+def _warn_of_pickle() -> None:
+    logger.warning("codec 'pickle': whoever can send to the broker can run any code in this process")
