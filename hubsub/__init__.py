@@ -18,7 +18,7 @@ from typing import Any as _Any
 from ._core.asking import Replies
 from ._core.explain import Explanation, Match
 from ._core.history import Retention
-from ._core.mailbox import Overflow
+from ._core.message_queue import Overflow
 from ._core.retry import Retry
 from ._core.subscription import GapSubscription, Listener, SnapshotSubscription, Subscription
 from ._core.tap import Tap, Tapped
@@ -26,6 +26,7 @@ from .errors import (
     BridgeClosed,
     BridgeError,
     BridgeNotReady,
+    BrokerBusy,
     ClosedError,
     ConfirmationTimeout,
     DecodeError,
@@ -84,6 +85,7 @@ __all__ = [
     "BridgeClosed",
     "BridgeError",
     "BridgeNotReady",
+    "BrokerBusy",
     "ClosedError",
     "ConfirmationTimeout",
     "DeadLetter",

@@ -26,6 +26,7 @@ HubsubError
 │   ├── NameTaken                     another live bridge has that name
 │   ├── BridgeNotReady (TimeoutError) not connected in time, by its `__cause__`
 │   ├── BridgeClosed                  it was closed
+│   ├── BrokerBusy                    the broker takes nothing just now; raised by adapters
 │   ├── EncodeError (ValueError)      a message that cannot be encoded
 │   ├── DecodeError (ValueError)      bytes that cannot be decoded
 │   └── PayloadTooLarge (ValueError)  more bytes than the broker takes
@@ -265,6 +266,10 @@ class BridgeClosed(BridgeError):
     def __init__(self, bridge: object) -> None:
         super().__init__(f"{bridge!r} is closed")
         self.bridge = bridge
+
+
+class BrokerBusy(BridgeError):
+    """The broker takes nothing just now, over a sound connection; adapters raise it, and the bridge tries again."""
 
 
 class EncodeError(BridgeError, ValueError):

@@ -32,7 +32,7 @@ from ._core.declarations import Declarations, accepts, name_of
 from ._core.explain import Explanation, explain
 from ._core.history import History, Retention
 from ._core.life import Life
-from ._core.mailbox import Mailbox, Overflow, as_tuple
+from ._core.message_queue import Mailbox, Overflow, as_tuple
 from ._core.outbox import Attachment, Outbox, Postmark
 from ._core.retry import Retry
 from ._core.router import Router

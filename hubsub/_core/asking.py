@@ -13,7 +13,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from ..errors import HubClosed, NoResponders, NoRunningLoop, RemoteError, RequestTimeout
 from ..event import Event, Meta
 from ..key import NAMESPACE, Key, KeyLike, Patterns, as_patterns
-from .mailbox import Overflow
+from .message_queue import Overflow
 from .routes import Observer, Route
 from .subscription import AsyncListener, Listener, Owner, Registration
 

@@ -8,7 +8,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from ..event import Event
-from .mailbox import as_event
+from .message_queue import as_event
 from .subscription import AsyncListener, Owner, logger
 
 # The task of the call that is running, also in the tasks that the call started.

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from ..event import Event, Gap, Meta
 from ..key import NAMESPACE, Key, is_subset
-from .mailbox import Item, Mailbox, Overflow
+from .message_queue import Item, Mailbox, Overflow
 from .subscription import Owner, Queue
 
 Pattern = tuple[str, ...]

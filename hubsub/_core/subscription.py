@@ -13,7 +13,7 @@ from ..event import DeadLetter, Event, Gap, Snapshot
 from ..key import Announced, Deliver, Key, T, V, is_subset
 from ..log import Logger
 from .life import Life
-from .mailbox import Item, Mailbox, Overflow, as_event, as_tuple
+from .message_queue import Item, Mailbox, Overflow, as_event, as_tuple
 from .retry import Retry, Retrying
 from .router import Router
 

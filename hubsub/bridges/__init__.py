@@ -5,7 +5,7 @@ async with Hub() as hub, Bridge(hub, "redis://localhost:6379", both=[Key("orders
 """
 
 from ..codec import Codec
-from .adapter import Adapter, Features, Link, Loss, Received, Record
+from .adapter import Adapter, Features, Link, Loss, Received, Record, bytes_moved
 from .address import Addresses, Copies
 from .relay.bridge import Backoff, Bridge, Health, Leftover, connect
 
@@ -23,5 +23,6 @@ __all__ = [
     "Loss",
     "Received",
     "Record",
+    "bytes_moved",
     "connect",
 ]

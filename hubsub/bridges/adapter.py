@@ -4,10 +4,22 @@ The relay (`Bridge`) owns everything that is the same for all brokers: the outbo
 patterns are subscribed, echo, duplicates, liveness, gaps, the window of unfinished messages, the order of
 acknowledgement, health. An adapter connects, sends, receives, subscribes, acknowledges and closes, and says in
 `Features` what its broker can do. What it finds itself doing beyond that, the relay lacks.
+
+Three kinds of trouble, and where each ends:
+
+- **One message.** Whatever a received message does when it is decoded, routed or handled, the relay deals with, and an
+  adapter that cannot read one hands it over all the same, as `Received` with `trouble`. A record that the broker
+  refuses for good is an error in the result of `send`, `bury` likewise.
+- **The connection.** Every other exception of a method means that the connection is lost: only the transport's own
+  errors should leave an adapter. `BrokerBusy` means that the broker takes nothing just now over a sound connection.
+- **The adapter itself.** `NotImplementedError` and `NameError` end the bridge at once, and so do `TypeError`,
+  `AttributeError` and `AssertionError` when they come three times running: that is a bug, and not the weather.
 """
 
 from __future__ import annotations
 
+import socket
+import struct
 from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -26,13 +38,18 @@ class Features:
     idempotent: bool = False
     """A record sent a second time, with the same sender and sequence, is not stored a second time."""
     durable: bool = False
-    """What was confirmed is delivered also to who is away for a while: no gap where a connection was lost."""
+    """What was confirmed is delivered also to a bridge that was away: no gap where a connection was lost."""
+    resumes: bool = False
+    """A lost connection is no gap by itself, though nothing is kept for a bridge that is away: the adapter goes on
+    where it was, and says `Loss` where it cannot. What is durable resumes by itself."""
+    replay: bool = False
+    """A reader can begin with what was sent before: `start="earliest"`, or a time."""
     acks: Literal["none", "each", "prefix"] = "none"
     """How deliveries are acknowledged: not at all, each by itself, or in order, the last one for all before it."""
     patterns: bool = False
     """The broker matches keys with patterns; else everything is received, and the relay matches."""
     groups: bool = False
-    """Several processes can share the messages: `group=`."""
+    """Several processes can share the messages: `group=`. Those of a broker that is not durable share what is there."""
     names: bool = False
     """A reader's position can be kept under a name: `name=`."""
     history: bool = False
@@ -40,12 +57,13 @@ class Features:
     headers: bool = False
     """Metadata travels beside the payload; else the relay puts both in an envelope."""
     push: bool = True
-    """Messages arrive without being asked for, so that silence proves nothing: the relay sends itself a beat. If
-    not, `Adapter.receive` asks, and returns within two seconds also when there is nothing."""
+    """Messages arrive without being asked for, so that silence proves nothing: the relay sends itself a beat, which
+    comes back by `Adapter.listen`. If not, `Adapter.receive` asks, and returns within two seconds also when there is
+    nothing."""
     lease: float | None = None
     """Seconds after which an unfinished message is given to another process unless `Adapter.extend` was called."""
     max_payload: int | None = None
-    """Bytes that one record may have, payload and headers together."""
+    """Bytes that one record may have: payload, names and values of headers together."""
 
 
 class Record(NamedTuple):
@@ -57,7 +75,11 @@ class Record(NamedTuple):
     headers: Mapping[str, str] = {}
     """Metadata; empty unless `Features.headers`."""
     sequence: int = 0
-    """Grows with every record of a `Link.sender`; a record sent again has the same."""
+    """Grows with every record of a `Link.sender`, in the order in which they are sent; a record sent again has the
+    same. 0 for control messages."""
+    is_control: bool = False
+    """It is a control message: for whoever listens to this very key just now, by `Adapter.listen`, and for nobody
+    else. It is not stored."""
 
 
 class Received(NamedTuple):
@@ -77,6 +99,13 @@ class Received(NamedTuple):
     """How often it was delivered before, as the broker counts."""
     time: float | None = None
     """When the broker got it, in seconds since the epoch."""
+    is_replayed: bool = False
+    """It was sent before this reader began: a retained message, say."""
+    is_control: bool = False
+    """It came by `Adapter.listen`."""
+    trouble: Exception | None = None
+    """Why it cannot be read; `key` and `payload` are then the best that can be said of it. The relay counts it, logs
+    it, and buries it where there are dead letters."""
 
 
 class Loss(NamedTuple):
@@ -108,6 +137,16 @@ class Link:
     the epoch."""
     reads: bool = True
     """False if nothing is ever received: `Adapter.receive` is not called."""
+    incoming: tuple[Key[Any], ...] = ()
+    """All that may come in, none covered by another. A durable broker that matches patterns has exactly these bound
+    to the group or name when `connect` returns: what an older configuration bound beyond them is unbound there."""
+    control: tuple[Key[Any], ...] = ()
+    """Keys of the control messages for this connection, which `Adapter.listen` is given after `connect`."""
+    window: int = 1000
+    """Messages that may be unfinished at a time: what a broker that pushes may send ahead."""
+    room: Callable[[], int] = lambda: 1000
+    """For how many messages there is room now. A read asks for no more, over all lanes together, and at least for one;
+    what a group's member has no room for stays with the others."""
     release: Callable[[Collection[Hashable]], Awaitable[None]] | None = None
     """To be awaited when the broker takes lanes away: it finishes what is in hand of them, within a deadline, and has
     it acknowledged."""
@@ -125,24 +164,49 @@ class Adapter:
     """
 
     features = Features()
-    """What it can do; once made, of this one."""
+    """What it can do at best; see `features_for`."""
     lag: int | None = None
     """Messages at the broker that were not received yet, as of when something was received last; None if unknown."""
+    activity: int = 0
+    """Changes whenever bytes have moved over any of its connections, in either direction; see `bytes_moved`. The relay
+    takes a line that moves for alive, however slow it is. Left alone, only what methods return is a sign of life."""
+
+    def features_for(self, link: Link) -> Features:
+        """Return what it can do for such a link: with a group, say. Asked before anything else, connected or not."""
+        return self.features
 
     async def connect(self, link: Link) -> None:
         """Return when the broker has answered; also get ready to receive if `link.reads`."""
         raise NotImplementedError
 
+    async def listen(self, keys: Sequence[Key[Any]]) -> None:
+        """Have the control messages of these exact keys sent to this connection; return when that is confirmed.
+
+        Called once after each `connect`. What is listened to goes to this connection alone: it is never stored, never
+        shared with a group, and gone with the connection. By default it is subscribed like anything else, which is
+        right only where nothing is stored or shared: what is durable or has groups overrides this. Otherwise such a
+        link has no control messages: no beats, no replies, no notice of what a sender dropped.
+        """
+        await self.subscribe(keys)
+
+    async def ping(self) -> None:
+        """Return when the broker has answered. Called while nothing is read for lack of room."""
+
     async def send(self, records: Sequence[Record]) -> Mapping[int, Exception]:
         """Send, in order, and return when it is known of all what `features.confirms` says.
 
-        Returns the errors of those which the broker refuses for good, by their index. An exception leaves open which
-        of them were sent: the relay sends all of them again.
+        Returns the errors of those which the broker refuses for good, by their index. A broker that refuses a batch as
+        a whole has an error for each: the relay then sends them one by one, and only what is refused alone counts. An
+        exception leaves open which of them were sent: the relay sends all of them again, and a record that costs the
+        connection whenever it is sent alone is refused.
+
+        Raises:
+            BrokerBusy: The broker takes nothing just now: it is out of memory, or lacks replicas. Nothing was sent.
         """
         raise NotImplementedError
 
     async def receive(self) -> Sequence[Received | Loss]:
-        """Wait for messages and return those that are there, in order.
+        """Wait for messages and return those that are there, in order; no more than `link.room()` where it can choose.
 
         Never cancelled while it waits: `close` makes it return or raise. Without `features.push` it returns an empty
         sequence when nothing came for a second or so.
@@ -152,12 +216,12 @@ class Adapter:
     async def subscribe(self, patterns: Sequence[Key[Any]]) -> None:
         """Have what matches these sent, too; return when the broker has confirmed it.
 
-        Only with `features.patterns`. None of them is subscribed already; they may overlap, but none covers another. A
-        new connection has no subscriptions.
+        Only with `features.patterns`. They may overlap, but none covers another. A new connection has no subscriptions,
+        unless they are durable: then these are all of `link.incoming`, they may be bound already, and they stay.
         """
 
     async def unsubscribe(self, patterns: Sequence[Key[Any]]) -> None:
-        """Undo `subscribe`."""
+        """Undo `subscribe`. Never called where subscriptions are durable: what nobody listens to now is kept."""
 
     async def ack(self, tokens: Sequence[Any]) -> None:
         """Have these count as handled. With `acks="prefix"` it is the last of each lane, and stands for all before."""
@@ -165,8 +229,19 @@ class Adapter:
     async def extend(self, tokens: Sequence[Any]) -> None:
         """Keep these, which are still being handled, from being given to another process."""
 
-    async def bury(self, received: Received, why: str) -> None:
-        """Write a message that cannot be handled where the broker's dead letters are; return when that is confirmed."""
+    async def hand_back(self, tokens: Sequence[Any]) -> None:
+        """Let other members of the group have these at once, in their order; nothing counts as an attempt by that.
+
+        Called when a member of a group closes with messages in hand, before `close`. By default nothing is done: for
+        brokers that give back by themselves what a closed connection had not acknowledged.
+        """
+
+    async def bury(self, received: Received, why: str) -> Exception | None:
+        """Write a message that cannot be handled where the broker's dead letters are; return when that is confirmed.
+
+        Returns the error if the broker refuses it for good: the relay then tries once more without the payload. An
+        exception is passing, and it is tried again.
+        """
         raise NotImplementedError
 
     async def history(
@@ -189,3 +264,23 @@ class Adapter:
     async def close(self) -> None:
         """Let go of the connection, whatever state it is in; a waiting `receive` ends. Closing twice is safe."""
         raise NotImplementedError
+
+
+def bytes_moved(transport: Any) -> int:
+    """How many bytes have moved over a transport's connection, in both directions, as the kernel counts them.
+
+    Of those which were sent, only what the other side's kernel has acknowledged counts: a line that is slow moves, and
+    one that is dead does not. 0 where the system does not tell: beyond Linux, and for other sockets than TCP.
+    """
+    sock = transport.get_extra_info("socket")
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+        acknowledged, received = struct.unpack_from("=QQ", info, _BYTES_ACKNOWLEDGED)
+    except (AttributeError, OSError, struct.error):
+        return 0
+    return int(acknowledged + received)
+
+
+# Where `struct tcp_info` of Linux has tcpi_bytes_acked, and behind it tcpi_bytes_received.
+_BYTES_ACKNOWLEDGED = 120
+_TCP_INFO_BYTES = 136

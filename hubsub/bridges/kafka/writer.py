@@ -118,7 +118,7 @@ class Writer:
             if (future := self._unclear.get(record.sequence)) is not None:
                 waiting.setdefault(future, []).append(index)
                 continue
-            key, payload, headers, _ = record
+            key, payload, headers, *_ = record
             place, address = self._place(key)
             batch, indexes = batches.get(place) or self._begin(place, batches)
             encoded = encode_headers(headers)

@@ -88,7 +88,7 @@ class RedisAdapter(Adapter):
 
     async def send(self, records: Sequence[Record]) -> Mapping[int, Exception]:
         head = self._head
-        data = b"".join([b"%b%d\r\n%b\r\n" % (head(key), len(payload), payload) for key, payload, _, _ in records])
+        data = b"".join([b"%b%d\r\n%b\r\n" % (head(key), len(payload), payload) for key, payload, *_ in records])
         replies = await self._sending.exchange(data, len(records))
         return {index: refusal(reply) for index, reply in enumerate(replies) if type(reply) is not int}
 

@@ -49,6 +49,7 @@ NAME_SECONDS = 10
 ALLOWED = r"\0-\x09\x0b\x0c\x0e-9;-\ud7ff\ue000-\U0010ffff"
 
 as_tuple = tuple.__new__
+_LIVE = (False, False, None)  # the last fields of what was received
 
 
 @dataclass(slots=True)
@@ -276,7 +277,7 @@ class RedisStreamAdapter(Adapter):
         # Written as it is sent: packing each argument by itself would take as long as all else that happens here.
         parts = [arguments(self._maxlen, SENDER_SECONDS, new_epoch())]
         count = 9
-        for key, payload, headers, sequence in records:
+        for key, payload, headers, sequence, _ in records:
             number = b"%d" % sequence
             length = b"%d" % (4 + 2 * len(headers))
             parts.append(
@@ -479,7 +480,7 @@ class RedisStreamAdapter(Adapter):
             text = id.decode()
             time = int(text.partition("-")[0]) / 1000
             size += len(payload)
-            append(as_tuple(Received, (key, payload, headers, stream, prefix + text, token, attempts, time)))
+            append(as_tuple(Received, (key, payload, headers, stream, prefix + text, token, attempts, time, *_LIVE)))
         self._count = max(1, min(MOST_ENTRIES, MOST_BYTES * len(entries) // (size or 1)))
 
     def _take_apart(self, stream: str, fields: list[bytes]) -> tuple[Key[Any], bytes, dict[str, str]]:

@@ -9,7 +9,7 @@ from itertools import count, islice
 from time import time as now
 from typing import Any
 
-from ..._core.mailbox import Hole
+from ..._core.message_queue import Hole
 from ..._core.outbox import Outbox
 from ...errors import HubsubError, PayloadTooLarge, SubscriptionClosed
 from ...event import Event, Gap, Meta
