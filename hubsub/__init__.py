@@ -18,9 +18,10 @@ from typing import Any as _Any
 from ._core.asking import Replies
 from ._core.explain import Explanation, Match
 from ._core.history import Retention
+from ._core.listener import Listener
 from ._core.message_queue import Overflow
 from ._core.retry import Retry
-from ._core.subscription import GapSubscription, Listener, SnapshotSubscription, Subscription
+from ._core.subscription import GapSubscription, SnapshotSubscription, Subscription
 from ._core.tap import Tap, Tapped
 from .errors import (
     BridgeClosed,

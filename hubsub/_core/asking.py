@@ -13,9 +13,10 @@ from typing import Any, Generic, Protocol, TypeVar
 from ..errors import HubClosed, NoResponders, NoRunningLoop, RemoteError, RequestTimeout
 from ..event import Event, Meta
 from ..key import NAMESPACE, Key, KeyLike, Patterns, as_patterns
+from .listener import AsyncListener, Listener
 from .message_queue import Overflow
+from .registration import Owner, Registration
 from .routes import Observer, Route
-from .subscription import AsyncListener, Listener, Owner, Registration
 
 V = TypeVar("V")
 

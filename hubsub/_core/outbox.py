@@ -8,7 +8,8 @@ from typing import Any, Protocol
 from ..event import Event, Gap, Meta
 from ..key import NAMESPACE, Key, is_subset
 from .message_queue import Item, Mailbox, Overflow
-from .subscription import Owner, Queue
+from .registration import Owner
+from .subscription import Queue
 
 Pattern = tuple[str, ...]
 
