@@ -218,7 +218,7 @@ class Exchange:
             except BaseException as another:
                 return another
         else:
-            logger.error("delivering %r to %r failed", key, target, cause=error)
+            logger.error("delivering %r to %r failed", key, target, error=error)
         return None
 
     def _report(self, listener: Listener, key: Key[Any], message: Any, error: BaseException) -> None:
@@ -230,7 +230,7 @@ class Exchange:
             # A traceback of a thousand frames tells less than this line.
             listener_logger.error("listener %r failed on %r: %s", listener.function, key, error)
         else:
-            listener_logger.error("listener %r failed on %r", listener.function, key, cause=error)
+            listener_logger.error("listener %r failed on %r", listener.function, key, error=error)
         self._report_error(ListenerFailure(key, message, listener, error))
 
     def _report_error(self, failure: ListenerFailure) -> None:
@@ -239,7 +239,7 @@ class Exchange:
             try:
                 self.on_error(failure)
             except Exception as another:
-                logger.error("on_error %r failed", self.on_error, cause=another)
+                logger.error("on_error %r failed", self.on_error, error=another)
 
     # Removing in the middle
 
