@@ -8,8 +8,9 @@ from contextvars import ContextVar
 from typing import Any
 
 from ..event import Event
+from .listener import AsyncListener
 from .message_queue import as_event
-from .subscription import AsyncListener, Owner, logger
+from .registration import Owner, logger
 
 # The task of the call that is running, also in the tasks that the call started.
 _worker: ContextVar[asyncio.Task[None] | None] = ContextVar("hubsub_worker", default=None)

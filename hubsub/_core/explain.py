@@ -8,9 +8,11 @@ from typing import Any, NamedTuple, cast
 
 from ..key import PLUS, STAR, Key, KeyLike, as_patterns, is_subset, overlaps
 from .history import History
+from .listener import Listener
 from .outbox import Outbox
+from .registration import Registration
 from .router import Router
-from .subscription import GapSubscription, Listener, Registration, Subscription
+from .subscription import GapSubscription, Subscription
 
 Pattern = tuple[str, ...]
 
@@ -82,7 +84,7 @@ class Explanation(NamedTuple):
 
 def explain(
     key: KeyLike[Any],
-    router: Router[Registration],
+    router: Router[Any],
     registered: Iterable[Registration],
     outboxes: Iterable[Registration],
     history: History,

@@ -10,7 +10,7 @@ from functools import partial
 from time import time as now
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..._core.subscription import Registration
+from ..._core.registration import Registration
 from ...errors import DecodeError, HubClosed, Undelivered
 from ...event import Event, Gap, Meta
 from ...hub import Hub
