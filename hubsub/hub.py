@@ -102,7 +102,7 @@ class Hub(Registry):
         if route_cache < 0:
             raise ValueError(f"route_cache is a number of keys, not {route_cache!r}")
         self.name = name
-        life = Life(self, drain, self._bound, self._closing, self._drained, self._ended)
+        life = Life(self, drain, self._bound, self._closing, self._drained, self._ended, self._cleared)
         super().__init__(Router(route_cache), life, on_error, maxsize=maxsize, overflow=overflow)
         self._desk = Desk(self)
         self._declarations = Declarations()
@@ -679,9 +679,10 @@ class Hub(Registry):
 
         A subscription is read once somebody waited for a message of it, or took one.
         """
-        waiting: Any = self._life.unstarted
-        busy: Any = (each for each in self._registered if each.is_busy or each in waiting)
-        return tuple(busy)
+        life = self._life
+        # Those that were removed, and finish what they have, are registered no more.
+        everybody: Any = dict.fromkeys([*self._registered, *life.running, *life.unstarted])
+        return tuple(each for each in everybody if each.is_busy or (each in life.unstarted and each.pending))
 
     def stats(self) -> Stats:
         """Totals as of now. Costs an addition a remembered route, whatever the number of subscriptions."""
@@ -802,7 +803,7 @@ class Hub(Registry):
         """End what is attached, each by its own deadline."""
         await asyncio.gather(*(part.close() for part in self.border.attached), return_exceptions=True)
 
-    async def _ended(self) -> None:
+    def _ended(self) -> None:
         """End every subscription, and drop what the async listeners could not handle in time."""
         self._desk.close()
         abandoned = 0
@@ -810,11 +811,14 @@ class Hub(Registry):
             if not registration.lasting:
                 self._remove(registration)
         # Those that handle what is queued and then end are registered no more, but still run.
-        for listener in dict.fromkeys([*self._registered, *self._life.running]):
+        for listener in dict.fromkeys([*self._registered, *self._life.running, *self._life.unstarted]):
             if isinstance(listener, AsyncListener):
-                abandoned += listener._mailbox.drop_all()
+                abandoned += listener.drop()
         if abandoned:
-            logger.warning("%r closed with %d messages that its async listeners had not handled", self, abandoned)
+            logger.warning("%r was closed with %d messages that its async listeners had not handled", self, abandoned)
+        self._router.swap()  # a closed hub remembers no route: so nobody publishes along one
+
+    async def _cleared(self) -> None:
         await self._router.clear()
 
 
