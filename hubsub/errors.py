@@ -162,12 +162,21 @@ class RequestError(HubsubError):
 
 
 class NoResponders(RequestError):
-    """Nobody is there to answer: nobody responds to that key, or the `reached` responders who did are gone."""
+    """Nobody is there to answer: nobody responds to that key, or the `reached` responders who did are gone.
 
-    def __init__(self, key: object, reached: int = 0) -> None:
-        gone = "who got the request was removed before answering, or was too slow for it"
-        super().__init__(key, gone if reached else "nobody responds to this key; hub.respond(pattern, f) would")
+    `leaves` tells that a bridge carries the key: there may be responders behind it, which `local=False` asks too.
+    """
+
+    def __init__(self, key: object, reached: int = 0, leaves: bool = False) -> None:
+        if reached:
+            why = "whoever got the request was removed before answering, or was too slow for it"
+        elif leaves:
+            why = "nobody in this process responds to this key; local=False also asks where bridges carry it"
+        else:
+            why = "nobody responds to this key; hub.respond(pattern, f) would"
+        super().__init__(key, why)
         self.reached = reached
+        self.leaves = leaves
 
 
 class RequestTimeout(RequestError, TimeoutError):
