@@ -897,7 +897,7 @@ class Hub:
             try:
                 self.on_error(failure)
             except Exception as another:
-                logger.error("on_error %r failed", self.on_error, cause=another)
+                logger.error("on_error %r failed", self.on_error, error=another)
 
     def report_gap(self, patterns: Patterns, gap: Gap) -> None:
         """Let everyone know who is subscribed to something of these patterns that messages are missing here.
@@ -1074,7 +1074,7 @@ class Hub:
             except BaseException as another:
                 return another
         else:
-            logger.error("delivering %r to %r failed", key, target, cause=error)
+            logger.error("delivering %r to %r failed", key, target, error=error)
         return None
 
     def _report(self, listener: Listener, key: Key[Any], message: Any, error: BaseException) -> None:
@@ -1086,7 +1086,7 @@ class Hub:
             # A traceback of a thousand frames tells less than this line.
             listener_logger.error("listener %r failed on %r: %s", listener.function, key, error)
         else:
-            listener_logger.error("listener %r failed on %r", listener.function, key, cause=error)
+            listener_logger.error("listener %r failed on %r", listener.function, key, error=error)
         self.report_error(ListenerFailure(key, message, listener, error))
 
     # Observing

@@ -19,7 +19,7 @@ from hubsub import errors, event
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "hubsub"
 
-GROUND = {"errors", "log", "key", "confirm", "event"}
+GROUND = {"errors", "describe", "log", "key", "confirm", "event"}
 CONTRACT = {"bridges.adapter", "bridges.address"}
 PUBLIC = {"__init__", "bridges"}
 

@@ -110,7 +110,8 @@ def test_a_failure_is_logged_with_key_and_listener(caplog: pytest.LogCaptureFixt
     assert record.name == "hubsub.listener"
     assert "thermostat" in record.getMessage()
     assert "('room', 'kitchen')" in record.getMessage()
-    assert "ValueError: too hot" in record.getMessage()
+    assert record.exc_info is not None
+    assert str(record.exc_info[1]) == "too hot"
 
 
 def test_a_failing_on_error_is_logged_and_goes_no_further(caplog: pytest.LogCaptureFixture) -> None:
@@ -177,7 +178,7 @@ def test_recursion_is_a_failure_logged_in_one_line(caplog: pytest.LogCaptureFixt
     hub.add_listener("a", again)
     hub.publish("a")
     assert depth["a"] > 100
-    assert "RecursionError" not in caplog.text
+    assert "Traceback" not in caplog.text
     assert 1 <= len(caplog.records) < depth["a"]
     for record in caplog.records:
         assert "maximum recursion depth" in record.getMessage()
