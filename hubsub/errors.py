@@ -42,6 +42,8 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from typing import Any
 
+from .describe import describe_error
+
 
 class HubsubError(Exception):
     """Base class of every error that hubsub raises on purpose."""
@@ -264,16 +266,18 @@ class NameTaken(BridgeError):
 class BridgeNotReady(BridgeError, TimeoutError):
     """A bridge was not connected, or had not sent everything, in time. The cause is its last error, if it had one."""
 
-    def __init__(self, bridge: object, timeout: float) -> None:
-        super().__init__(f"{bridge!r} was not ready within {timeout:g} seconds; bridge.health() tells more")
+    def __init__(self, bridge: object, timeout: float, cause: BaseException | None = None) -> None:
+        within = f" within {timeout:g} seconds" if timeout else ""
+        why = "bridge.health() tells more" if cause is None else describe_error(cause)
+        super().__init__(f"{bridge!r} was not ready{within}: {why}")
         self.bridge = bridge
 
 
 class BridgeClosed(BridgeError):
-    """The bridge was closed; make another one."""
+    """The bridge was closed; `await bridge.start()`, or entering it, opens it again."""
 
     def __init__(self, bridge: object) -> None:
-        super().__init__(f"{bridge!r} is closed")
+        super().__init__(f"{bridge!r} is closed; await bridge.start(), or entering it, opens it again")
         self.bridge = bridge
 
 

@@ -31,9 +31,10 @@ from ._core.concurrency import ConcurrentListener
 from ._core.declarations import Declarations, accepts, name_of
 from ._core.explain import Explanation, explain
 from ._core.history import History, Retention
+from ._core.ids import Ids
 from ._core.life import Life
 from ._core.message_queue import Mailbox, Overflow, as_tuple
-from ._core.outbox import Attachment, Outbox, Postmark
+from ._core.outbox import Attachment, Outbox, SharedId
 from ._core.retry import Retry
 from ._core.router import Router
 from ._core.routes import Observer, Route
@@ -176,7 +177,7 @@ class Hub:
         self.overflow = Overflow(overflow)
         self.on_error = on_error
         self._router: Router[Registration] = Router(route_cache)
-        self._history = History(self._router.forget)
+        self._history = History(self._retention_changed)
         self._desk = Desk(self)
         self.declarations = Declarations()
         """What messages are declared to be, by pattern."""
@@ -186,8 +187,8 @@ class Hub:
         self._watchers = 0  # patterns that may match the hub's own namespace
         self._attached: list[Attachment] = []
         self._outboxes: list[Outbox] = []
-        self._postmark = Postmark(self.mint)
-        self._ids = count(1)
+        self._ids = Ids()
+        self._shared_id = SharedId(self._ids.mint)
         self._failed = 0
 
     def __repr__(self) -> str:
@@ -884,7 +885,7 @@ class Hub:
         """Queue what is published to some patterns, to be carried away; see `Outbox`. `close()` ends it."""
         self._life.check_thread()
         outbox = Outbox(
-            self, as_patterns(patterns), _bound(maxsize, "maxsize"), shed, diverts, self._postmark, name, take
+            self, as_patterns(patterns), _bound(maxsize, "maxsize"), shed, diverts, self._shared_id, name, take
         )
         self._outboxes.append(outbox)
         self._router.observers.append(outbox.observer)
@@ -922,13 +923,13 @@ class Hub:
 
     def mint_id(self) -> str:
         """An id that no other message of this origin has."""
-        return str(next(self._ids))
+        return self._ids.mint()
 
     def _outboxes_changed(self) -> None:
         """Have a message named as it is put where it leaves by several outboxes, the same in all of them."""
-        self._postmark.forget()
-        for outbox in self._outboxes:
-            outbox.mark(len(self._outboxes) > 1)
+        self._shared_id.forget()
+        for number, outbox in enumerate(self._outboxes, 1):
+            outbox.number(number if len(self._outboxes) > 1 else 0)
             self._watch(outbox._patterns, 0)
 
     def _close_outbox(self, outbox: Outbox) -> None:
@@ -956,6 +957,8 @@ class Hub:
             WrongThread: That loop is in another thread.
         """
         self._life.start()
+        for part in list(self._attached):
+            part.opened()
 
     async def close(self) -> None:
         """Drain the async listeners for at most `drain` seconds, then end every task and every subscription.
@@ -1090,6 +1093,11 @@ class Hub:
         self.report_error(ListenerFailure(key, message, listener, error))
 
     # Observing
+
+    def _retention_changed(self, pattern: tuple[str, ...]) -> None:
+        self._router.forget(pattern)
+        for part in self._attached:
+            part.changed((pattern,))
 
     def _keeper(self, key: Key[Any], routed: int) -> Any:
         return None if key[0] == NAMESPACE else self._history.keeper(key)

@@ -6,7 +6,6 @@ import asyncio
 import os
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Generator, Sequence
-from contextlib import suppress
 from itertools import count
 from typing import Any, Generic, Protocol, TypeVar
 

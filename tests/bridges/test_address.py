@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from hubsub import Key
 from hubsub.bridges import Addresses, Copies
-from hubsub.bridges.relay.bridge import _uncovered
+from hubsub.bridges.relay.plan import uncovered as _uncovered
 
 SCHEMES = [
     Addresses(":"),

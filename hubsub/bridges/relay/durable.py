@@ -1,4 +1,4 @@
-"""Messages of a durable broker, from when they are read until they are acknowledged: handled, tried again, or buried."""
+"""Messages of a durable broker, from being read to being acknowledged: handled, tried again, or buried."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from functools import partial
 from typing import Any, Protocol
 
 from ..._core.registration import Registration
+from ...describe import describe_error
 from ...errors import HubClosed, Undelivered
 from ...event import Event
 from ...key import Key
-from ...log import Logger
+from ...log import Episode, Logger
 from ..adapter import Adapter, Features, Received
 from .plan import Plan
 from .seen import Name, SeenWindow
-
 
 MOST_REASON = 1000
 """Letters of why a message became a dead letter."""
@@ -88,6 +88,7 @@ class Durable:
         self._publish_in_hub = publish
         self._is_open = is_open
         self._log = log
+        self._episode = Episode(log)
         ordered = plan.ordered
         self._ordered = (plan.group is None or features.order != "none") if ordered is None else ordered
         default = "hold" if plan.keeps_position else "ack"
@@ -145,7 +146,7 @@ class Durable:
         """Put aside a message that cannot be read, or brought into the hub at all."""
         delivery = self._keep(Delivery(received, None, None))
         self.dead_letters += 1
-        self._put_aside(delivery, f"{type(error).__name__}: {error}")
+        self._put_aside(delivery, describe_error(error))
 
     def again(self, received: Received, known: Any) -> None:
         """A message that was seen before: it joins the one that is being handled, or is finished."""
@@ -214,7 +215,7 @@ class Durable:
         except Exception as error:
             # Not one of its listeners: the hub would not have it.
             self.dead_letters += 1
-            self._put_aside(delivery, f"{type(error).__name__}: {error}")
+            self._put_aside(delivery, describe_error(error))
         finally:
             delivery.inline = False
 
@@ -243,7 +244,7 @@ class Durable:
             delivery.attempts += 1
             if delivery.attempts >= self._plan.attempts:
                 self.dead_letters += 1
-                self._put_aside(delivery, _described(causes[0]))
+                self._put_aside(delivery, describe_error(causes[0]))
                 return
         self._later(delivery, min(60.0, self._plan.retry_pause * 2 ** min(delivery.attempts, 16)))
 
@@ -335,16 +336,16 @@ class Durable:
             except Exception as error:
                 if not is_told:
                     is_told = True
-                    self._log.warning("a dead letter of %r waits: %s", received.key, error)
+                    self._episode.warning("a dead letter of %r waits to be written", received.key, error=error)
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, 5.0)
                 continue
             if refusal is None:
-                self._log.error("gave up a message of %r, now among the dead letters: %s", received.key, why)
+                self._episode.error("gave up a message of %r, now among the dead letters: %s", received.key, why)
             else:
                 self.lost_letters += 1
-                self._log.error(
-                    "gave up a message of %r, and the broker refuses it among the dead letters, too (%s): %s",
+                self._episode.error(
+                    "gave up a message of %r, which the broker refuses among the dead letters, too (%s): %s",
                     received.key,
                     refusal,
                     why,
@@ -379,9 +380,9 @@ class Durable:
 
     def _owe(self, received: Received) -> PendingAck:
         """A message has to be finished before it is acknowledged."""
-        in_order = self._features.acks == "prefix"
-        lane = received.lane
-        return PendingAck(received.token, lane, self._lanes.setdefault(lane, deque()) if in_order else None)
+        lane, token = received.lane, received.token
+        in_order = self._features.acks == "prefix" and token is not None
+        return PendingAck(token, lane, self._lanes.setdefault(lane, deque()) if in_order else None)
 
     def skip(self, received: Received) -> None:
         """A message is none of ours: as good as finished."""
@@ -460,13 +461,6 @@ class Durable:
             task.cancel()
         if self._tasks:
             await asyncio.wait(list(self._tasks))
-
-
-def _described(error: BaseException) -> str:
-    try:
-        return repr(error)
-    except Exception:
-        return type(error).__name__
 
 
 def tokens_of(batch: Sequence[Any]) -> list[Any]:

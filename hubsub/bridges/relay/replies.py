@@ -7,6 +7,7 @@ import secrets
 from typing import TYPE_CHECKING, Any
 
 from ..._core.asking import Question, ReplyAddress
+from ...describe import describe_error
 from ...errors import DecodeError, RemoteError
 from ...event import Meta
 from ...key import NAMESPACE, Key
@@ -105,7 +106,7 @@ class RemoteRequest:
     def fail(self, error: BaseException) -> None:
         """Send an error instead."""
         self._sender.reply(
-            self._to, self.key, None, Meta(correlation=self._correlation, headers={"error": in_brief(error)})
+            self._to, self.key, None, Meta(correlation=self._correlation, headers={"error": describe_error(error)})
         )
 
     # As a request that has left again, by another bridge: what comes back there goes on.
@@ -125,12 +126,3 @@ def address_of_request(sender: Sender, key: Key[Any], meta: Meta) -> ReplyAddres
     if len(to) != 3 or to[:2] != (NAMESPACE, "reply") or not _NAME.match(to[2]):
         return None
     return ReplyAddress.of(tuple(to), RemoteRequest(sender, key, Key.create_from(to), correlation))
-
-
-def in_brief(error: BaseException) -> str:
-    """An error as it crosses a bridge: bounded, whatever it holds."""
-    try:
-        text = repr(error)
-    except Exception:
-        text = f"{type(error).__name__} (without a repr)"
-    return text if len(text) <= 1000 else f"{text[:1000]}…"

@@ -33,7 +33,9 @@ class Outgoing:
 
     __slots__ = ("address", "blame", "event", "headers", "key", "payload", "sequence", "size", "time")
 
-    def __init__(self, key: Key[Any], address: Key[Any], payload: bytes, headers: Mapping[str, str], time: float) -> None:
+    def __init__(
+        self, key: Key[Any], address: Key[Any], payload: bytes, headers: Mapping[str, str], time: float
+    ) -> None:
         self.key = key
         self.address = address
         self.payload = payload
@@ -59,8 +61,8 @@ class Omission(Hole):
 
     def __init__(self) -> None:
         super().__init__(FULL, 0)
-        # That of the last message dropped, if that was sent before, perhaps in vain. If the broker has it after all, it has
-        # all before it too: then nothing is missing, and the broker takes the notice for one that it has.
+        # That of the last message dropped, if that was sent before, perhaps in vain. If the broker has it after all, it
+        # has all before it too: then nothing is missing, and the broker takes the notice for one that it has.
         self.sequence = 0
 
 
@@ -132,7 +134,7 @@ class Sender:
         self.outbox: Outbox | None = None
         if plan.outgoing:
             take = self._take if plan.encode_now else None
-            self.outbox = hub.outbox(plan.outgoing, plan.outbox, self._shed, plan.diverted, name, take)
+            self.outbox = hub.outbox(list(plan.outgoing), plan.outbox, self._shed, plan.diverted, name, take)
 
     @property
     def pending(self) -> int:
@@ -186,7 +188,7 @@ class Sender:
         try:
             if meta is None:
                 # One that leaves by several bridges has got its name in the publish: the same for all.
-                id = event[2] if len(event) == 3 else self._hub.mint_id()  # type: ignore[misc]
+                id = event[2] if len(event) == 3 else self._hub.mint_id()
                 payload, headers = self._wire.pack_plain(key, message, id, text)
                 exact = False
             else:
@@ -404,7 +406,9 @@ class Sender:
     async def _send_omission(self, adapter: Adapter, omission: Omission) -> None:
         """Have the receivers told of what was dropped, in its place."""
         assert self.outbox is not None
-        notice = self._control_record(GAPS, GAP, Notice(omission.gap(), self.outbox.patterns))
+        gap, at_broker = omission.gap(), self._plan.at_broker
+        gap = gap._replace(keys=None if gap.keys is None else tuple(map(at_broker, gap.keys)))
+        notice = self._control_record(GAPS, GAP, Notice(gap, tuple(map(at_broker, self.outbox.patterns))))
         records = [notice]
         if self._features.durable and not self._features.patterns:
             # Whoever reads a log whole finds it there in its place; the other copy is for the members of groups.
