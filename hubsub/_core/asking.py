@@ -149,7 +149,7 @@ class Next(Registration):
     def _deliver(self, key: Key[Any], message: Any) -> None:
         self.deliver_event(Event(key, message))
 
-    def deliver_event(self, event: Event[Any]) -> bool:
+    def deliver_event(self, event: Event[Any], bounded: bool = False, /) -> bool:
         self._hub._life.check_thread()
         # Nobody who waits for anything at all means the announcement of the waiting.
         if self.future.done() or (self._adding and event.key[0] == NAMESPACE):
@@ -548,17 +548,18 @@ class AsyncResponder(AsyncListener):
     _hub: Asked
     responds = True
 
-    def deliver_event(self, event: Event[Any]) -> bool:
+    def deliver_event(self, event: Event[Any], bounded: bool = False, /) -> bool:
         question = question_of(event)
         if question is None:
-            return super().deliver_event(event)
+            return super().deliver_event(event, bounded)
         question.expect()
         if self.is_caller():
             # It waits for the reply within the very call behind which the request would wait.
             question.lose(WaitingForItself(self, event.key))
-            return super().deliver_event(Event(event[0], event[1], event.meta and event.meta._replace(reply_to=None)))
+            meta = event.meta and event.meta._replace(reply_to=None)
+            return super().deliver_event(Event(event[0], event[1], meta), bounded)
         dropped = self._mailbox.dropped
-        is_queued = super().deliver_event(event)
+        is_queued = super().deliver_event(event, bounded)
         if self._mailbox.dropped > dropped and self.overflow in REFUSING:
             question.lose()
         return is_queued

@@ -156,6 +156,7 @@ class Outbox(Queue[Event[Any] | Gap]):
     """
 
     _gaps = True
+    is_subscription = False
     remote = True
 
     def __init__(
@@ -213,8 +214,8 @@ class Outbox(Queue[Event[Any] | Gap]):
     def _put_now(self, key: Key[Any], message: Any) -> None:
         self.deliver_event(Event(key, message))
 
-    def deliver_event(self, event: Event[Any]) -> bool:
-        """As `Registration.deliver_event`."""
+    def deliver_event(self, event: Event[Any], bounded: bool = False, /) -> bool:
+        """As `Target.deliver_event`."""
         meta = event.meta
         if self._number and (meta is None or meta.id is None):
             key, message = event[0], event[1]

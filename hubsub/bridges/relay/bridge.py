@@ -233,10 +233,10 @@ class Bridge:
         self._features = features = self._features_now()
         self._wire = Wire(
             self._codec,
-            hub.origin,
+            hub.border.origin,
             envelope=plan.envelope,
             headers=features.headers,
-            type_of=hub.declarations.type_of,
+            type_of=hub.border.type_of,
         )
         requests = OpenRequests(self._sender_name)
         name = f"a bridge to {self.adapter!r}"
@@ -265,13 +265,13 @@ class Bridge:
         self._closing: asyncio.Task[Leftover] | None = None
         self._connection: Connection | None = None
         self._is_stopping = False
-        hub.attach(self)
+        hub.border.attach(self)
         self._shared.bridges.append(self)
         self._tell_neighbours()
 
     @property
     def _sender_name(self) -> str:
-        return f"{self.hub.origin}-{self._number}"
+        return f"{self.hub.border.origin}-{self._number}"
 
     def _features_now(self) -> Features:
         return self.adapter.features_for(self._plan.link(self._sender_name, self.adapter.features))
@@ -327,7 +327,7 @@ class Bridge:
             await self.hub.start()
             loop = asyncio.get_running_loop()
             self._become("connecting")
-            self._wire.source = self.hub.origin  # another one in a fork
+            self._wire.source = self.hub.border.origin  # another one in a fork
             if self._parts.sender.outbox is not None:
                 self._packing = loop.create_task(self._parts.sender.pack(), name=f"packing of {self._log.name}")
             self._living = loop.create_task(self._live(), name=self._log.name)
@@ -528,7 +528,7 @@ class Bridge:
         """The one place where the trouble of a message that cannot be sent ends."""
         self._refused_count += 1
         self._refusals.error("%r cannot be sent, and what follows is", key, error=error)
-        self.hub.report_error(ListenerFailure(key, message, self, error))
+        self.hub.border.report_error(ListenerFailure(key, message, self, error))
 
     def health(self) -> Health:
         """How it fares now."""
@@ -616,7 +616,7 @@ class Bridge:
                 await asyncio.wait_for(self.adapter.close(), self.CONNECT)
         self._become("closed")
         self._gone.set()
-        self.hub.detach(self)
+        self.hub.border.detach(self)
         self._shared.bridges.remove(self)
         self._tell_neighbours()
         if any(left):
@@ -697,7 +697,7 @@ def _is_being_cancelled() -> bool:
 async def connect(url: str | Adapter, keys: Patterns, **options: Any) -> AsyncIterator[Hub]:
     """A hub with one bridge, which carries some patterns both ways; to be entered, like a hub.
 
-    The bridge is `hub.attached[0]`.
+    The bridge is `hub.bridges[0]`.
 
     Args:
         url: Where to, see `Bridge`.

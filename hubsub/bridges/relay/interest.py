@@ -55,6 +55,6 @@ class Interest:
         """True while nobody is there for messages that wait at the broker until somebody is."""
         return self._waits_for_somebody and not self.concerns(self._by_somebody())
 
-    def _by_somebody(self) -> Iterable[tuple[str, ...]]:
+    def _by_somebody(self) -> list[Key[Any]]:
         others = [key for bridge in self._shared.bridges if bridge is not self._owner for key in bridge.outgoing]
-        return [*self._hub.patterns(), *self._hub._history.patterns, *others]
+        return [*self._hub.border.wanted(), *others]

@@ -58,7 +58,7 @@ class Receiver:
         broker: str,
         owner: object,
     ) -> None:
-        self._hub = hub
+        self._border = hub.border
         self._plan = plan
         self._features = features
         self._wire = wire
@@ -139,11 +139,11 @@ class Receiver:
             return
         if name is not None:
             self._seen.note(name)
-        self._hub.publish_event(event, self._sender.outbox)
+        self._border.relay(event, exclude=self._sender.outbox, bounded=True)
 
     def _publish(self, event: Event[Any], confirmed: Any, only: Collection[Registration] | None) -> None:
         try:
-            self._hub.publish_event(event, self._sender.outbox, confirmed, only)
+            self._border.relay(event, exclude=self._sender.outbox, confirmed=confirmed, only=only)
         except Exception:
             raise
         except BaseException as error:
@@ -158,7 +158,7 @@ class Receiver:
             # Of a foreign producer: where it stands in the log names it, for as long as the log exists.
             meta = meta._replace(id=position, source=self._broker, time=meta.time or received.time)
         if meta.reply_to is not None:
-            to = address_of_request(self._sender, key, meta)
+            to = address_of_request(self._sender.reply, key, meta)
             meta = meta._replace(reply_to=to, correlation=None if to is None else meta.correlation)
         if position is not None or received.attempts or received.is_replayed:
             meta = meta._replace(
@@ -178,10 +178,10 @@ class Receiver:
         """The one place where a message's trouble ends: it is counted, logged, told, and buried where that can be."""
         self.undecodable += 1
         if self._trouble.error("a message of %r is refused, and what follows goes on", received.key, error=error):
-            self._hub.report_error(ListenerFailure(received.key, received.payload, self._owner, error))
+            self._border.report_error(ListenerFailure(received.key, received.payload, self._owner, error))
         meta = getattr(error, "meta", None)
         if isinstance(error, DecodeError) and meta is not None and meta.reply_to is not None:
-            to = address_of_request(self._sender, received.key, meta)
+            to = address_of_request(self._sender.reply, received.key, meta)
             if to is not None:
                 to.request.fail(error)
         if self._features.durable:
@@ -212,7 +212,7 @@ class Receiver:
             return
         if key == self._requests.address:
             self._requests.receive(message, meta)
-        elif key == GAPS and kind == GAP and meta is not None and meta.source != self._hub.origin:
+        elif key == GAPS and kind == GAP and meta is not None and meta.source != self._border.origin:
             if received.is_control and self._reads_log:
                 return
             name = None if meta.id is None else name_of(meta.source, meta.id, key, self._number, None)
@@ -233,7 +233,7 @@ class Receiver:
         """Tell everyone that messages are missing."""
         self.gaps += 1
         self._log.warning("messages may be missing: %s, %s", gap.reason, "some" if gap.count is None else gap.count)
-        self._hub.report_gap(list(self._plan.incoming), gap)
+        self._border.report_gap(list(self._plan.incoming), gap)
 
     def _sender_lost(self, notice: Any) -> None:
         """Tell those whom it concerns that another hub had to drop messages."""
@@ -245,7 +245,7 @@ class Receiver:
         named = [both for each in concerned for into in incoming if (both := meet(each, into)) is not None]
         if named:
             self.gaps += 1
-            self._hub.report_gap(named, gap)
+            self._border.report_gap(named, gap)
 
     # History
 
@@ -289,7 +289,7 @@ class Receiver:
                 self._seen.note(name)
             self.received += 1
             try:
-                self._hub.publish_event(event, self._sender.outbox)
+                self._border.relay(event, exclude=self._sender.outbox, bounded=True)
             except Exception as error:
                 self._refuse(Received(event[0], None), error)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import secrets
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 from ..._core.asking import Question, ReplyAddress
 from ...describe import describe_error
@@ -12,8 +13,8 @@ from ...errors import DecodeError, RemoteError
 from ...event import Meta
 from ...key import NAMESPACE, Key
 
-if TYPE_CHECKING:
-    from .sender import Sender
+Send: TypeAlias = Callable[[Key[Any], Key[Any], Any, Meta], None]
+"""Sends a reply: where to, what was asked, the reply itself, and its metadata."""
 
 MOST_CORRELATION = 128
 """Characters of a correlation that came from elsewhere; nobody needs longer ones."""
@@ -81,12 +82,12 @@ class OpenRequests:
 class RemoteRequest:
     """A request that a bridge has brought: its reply leaves by that bridge, and in no other way."""
 
-    __slots__ = ("_correlation", "_sender", "_to", "key")
+    __slots__ = ("_correlation", "_send", "_to", "key")
 
     is_over = False  # nobody here can tell
 
-    def __init__(self, sender: Sender, key: Key[Any], to: Key[Any], correlation: str) -> None:
-        self._sender = sender
+    def __init__(self, send: Send, key: Key[Any], to: Key[Any], correlation: str) -> None:
+        self._send = send
         self.key = key
         self._to = to
         self._correlation = correlation
@@ -101,11 +102,11 @@ class RemoteRequest:
 
     def reply(self, reply: Any) -> None:
         """Send the reply; one that cannot be encoded is an error to who asked, at once."""
-        self._sender.reply(self._to, self.key, reply, Meta(correlation=self._correlation))
+        self._send(self._to, self.key, reply, Meta(correlation=self._correlation))
 
     def fail(self, error: BaseException) -> None:
         """Send an error instead."""
-        self._sender.reply(
+        self._send(
             self._to, self.key, None, Meta(correlation=self._correlation, headers={"error": describe_error(error)})
         )
 
@@ -114,7 +115,7 @@ class RemoteRequest:
     take_error = fail
 
 
-def address_of_request(sender: Sender, key: Key[Any], meta: Meta) -> ReplyAddress | None:
+def address_of_request(send: Send, key: Key[Any], meta: Meta) -> ReplyAddress | None:
     """Where to reply to a message that has come; None if it is no request, or asks for a reply where none may go.
 
     Bridges reply to bridges: to the name of one, in the namespace of hubs. An address of any other form would be
@@ -125,4 +126,4 @@ def address_of_request(sender: Sender, key: Key[Any], meta: Meta) -> ReplyAddres
         return None
     if len(to) != 3 or to[:2] != (NAMESPACE, "reply") or not _NAME.match(to[2]):
         return None
-    return ReplyAddress.of(tuple(to), RemoteRequest(sender, key, Key.create_from(to), correlation))
+    return ReplyAddress.of(tuple(to), RemoteRequest(send, key, Key.create_from(to), correlation))

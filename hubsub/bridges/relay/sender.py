@@ -104,7 +104,7 @@ class Sender:
         name: str,
         refused: Refused,
     ) -> None:
-        self._hub = hub
+        self._border = hub.border
         self._plan = plan
         self._wire = wire
         self._features = features
@@ -134,7 +134,7 @@ class Sender:
         self.outbox: Outbox | None = None
         if plan.outgoing:
             take = self._take if plan.encode_now else None
-            self.outbox = hub.outbox(list(plan.outgoing), plan.outbox, self._shed, plan.diverted, name, take)
+            self.outbox = hub.border.outbox(list(plan.outgoing), plan.outbox, self._shed, plan.diverted, name, take)
 
     @property
     def pending(self) -> int:
@@ -188,7 +188,7 @@ class Sender:
         try:
             if meta is None:
                 # One that leaves by several bridges has got its name in the publish: the same for all.
-                id = event[2] if len(event) == 3 else self._hub.mint_id()
+                id = event[2] if len(event) == 3 else self._border.mint_id()
                 payload, headers = self._wire.pack_plain(key, message, id, text)
                 exact = False
             else:
@@ -218,7 +218,7 @@ class Sender:
         if meta.hops >= self.MOST_HOPS:
             raise HubsubError(f"{key!r} has crossed {meta.hops} bridges; is there a ring of them?")
         if meta.id is None or meta.source is None:
-            meta = self._hub.mint(meta)
+            meta = self._border.mint(meta)
         to: Key[Any] | None = None
         correlation = None
         if type(meta.reply_to) is ReplyAddress and not meta.reply_to.is_local:
@@ -236,7 +236,7 @@ class Sender:
             EncodeError: It cannot be encoded.
             PayloadTooLarge: The broker takes no message of that size.
         """
-        payload, headers = self._wire.pack_plain(key, message, self._hub.mint_id(), time_text(now()))
+        payload, headers = self._wire.pack_plain(key, message, self._border.mint_id(), time_text(now()))
         self._check_size(key, payload, headers, True)
         return Record(self._plan.at_broker(key), payload, headers)
 
@@ -435,7 +435,7 @@ class Sender:
     # Control messages
 
     def _control_record(self, key: Key[Any], kind: str, data: Any) -> Record:
-        payload, headers = self._wire.pack(kind, key, data, self._hub.mint())
+        payload, headers = self._wire.pack(kind, key, data, self._border.mint())
         return Record(key, payload, headers, is_control=True)
 
     def beat(self, key: Key[Any]) -> None:
@@ -447,7 +447,7 @@ class Sender:
 
     def reply(self, to: Key[Any], key: Key[Any], reply: Any, meta: Meta) -> None:
         """Send the reply to a request of `key`; if it cannot be encoded, an error in its place."""
-        meta = self._hub.mint(meta)._replace(hops=1)
+        meta = self._border.mint(meta)._replace(hops=1)
         try:
             payload, headers = self._wire.pack(MESSAGE, to, reply, meta)
             self._check_size(to, payload, headers, True)
