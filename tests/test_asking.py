@@ -482,7 +482,7 @@ async def test_a_reply_address_that_somebody_made_up_leads_nowhere(hub: Hub) -> 
             for message in (2, 0):
                 meta = Meta(reply_to=Key.create_from(address), correlation="c7")
                 hub.publish_event(Event(Key(name), message, meta))
-            await settled(hub)
+            await settled()
     assert replies == []
 
 

@@ -258,6 +258,7 @@ class Bridge:
         beat = Key(NAMESPACE, "beat", self._sender_name)
         self._parts = Parts(plan, self.adapter, features, sender, receiver, interest, requests, self._log, beat)
         self._refusals = Episode(self._log)
+        self._busyness = Outage(self._log, "the broker takes nothing just now", "the broker takes messages again")
         self._connections = self._refused_count = 0
         self._last_error: BaseException | None = None
         self._living: asyncio.Task[None] | None = None
@@ -265,7 +266,8 @@ class Bridge:
         self._closing: asyncio.Task[Leftover] | None = None
         self._connection: Connection | None = None
         self._is_stopping = False
-        hub.border.attach(self)
+        if self not in hub.bridges:
+            hub.border.attach(self)
         self._shared.bridges.append(self)
         self._tell_neighbours()
 
@@ -454,11 +456,10 @@ class Bridge:
     def _busy(self, error: BrokerBusy | None) -> None:
         """The broker takes nothing just now, or does again."""
         if error is None:
-            self._refusals.end()
-            self._log.info("the broker takes messages again")
+            self._busyness.over()
         else:
             self._last_error = error
-            self._refusals.warning("the broker takes nothing just now, and the outbox waits", error=error)
+            self._busyness.failed(error)
 
     def _fail(self, error: BaseException | None) -> None:
         """End for good: the adapter has a bug, and trying again would only show it again."""
@@ -576,11 +577,18 @@ class Bridge:
         What a member of a group could not finish goes to the others at once. Returns what could not be finished; it is
         logged too. Closing twice is safe.
         """
-        if self._closing is None:
-            self._closing = asyncio.get_running_loop().create_task(
-                self._close(timeout), name=f"closing {self._log.name}"
-            )
+        if self._closing is not None:
+            # By its hub, perhaps, which else would start it again.
+            self._stay_closed()
+        else:
+            loop = asyncio.get_running_loop()
+            self._closing = loop.create_task(self._close(timeout), name=f"closing {self._log.name}")
         return await outlast(self._closing)
+
+    def _stay_closed(self) -> None:
+        self._was_closed_by_hub = False
+        if self in self.hub.bridges:
+            self.hub.border.detach(self)
 
     async def closed(self) -> None:
         """Wait until it is closed, by whomever."""
@@ -616,7 +624,8 @@ class Bridge:
                 await asyncio.wait_for(self.adapter.close(), self.CONNECT)
         self._become("closed")
         self._gone.set()
-        self.hub.border.detach(self)
+        if not self._was_closed_by_hub:
+            self._stay_closed()
         self._shared.bridges.remove(self)
         self._tell_neighbours()
         if any(left):
@@ -645,13 +654,17 @@ class Outage:
 
     Args:
         log: Where that is.
+        lost: What the first line says.
+        found: What the last one says.
     """
 
-    def __init__(self, log: Logger) -> None:
+    def __init__(self, log: Logger, lost: str = "not connected, trying again", found: str = "connected again") -> None:
         self._log = log
+        self._lost = lost
+        self._found = found
         self._began: float | None = None
         self.attempts = 0
-        """Connections that have failed."""
+        """How often it was tried in vain."""
 
     @property
     def seconds(self) -> float:
@@ -662,13 +675,13 @@ class Outage:
         """A connection was lost, or did not come about."""
         if self._began is None:
             self._began = time.monotonic()
-            self._log.warning("not connected, trying again: %s", "it ended" if error is None else describe_error(error))
+            self._log.warning("%s: %s", self._lost, "it ended" if error is None else describe_error(error))
         self.attempts += 1
 
     def over(self) -> None:
         """Something was sent or heard."""
         if self._began is not None:
-            self._log.info("connected again after %.1f s, at attempt %d", self.seconds, self.attempts + 1)
+            self._log.info("%s after %.1f s, at attempt %d", self._found, self.seconds, self.attempts + 1)
             self._began = None
             self.attempts = 0
 
