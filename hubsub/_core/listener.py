@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from contextvars import Context, ContextVar, copy_context
+from contextvars import Context
 from functools import partial
 from typing import Any, cast
 
 from ..event import DeadLetter, Event
 from ..key import Key
+from .calls import Calls, context_outside
 from .message_queue import Item, Mailbox, Overflow, as_event
 from .registration import Bookkeeper, Owner, Registration, Removal, Where, logger
 from .retry import Retry, Retrying
-
-# The async listener whose call, or a task that such a call started, is running.
-_inside: ContextVar[AsyncListener | None] = ContextVar("hubsub_inside", default=None)
 
 
 class Listener(Registration):
@@ -71,10 +69,7 @@ class AsyncListener(Listener):
     The task starts with the first message and runs in a copy of the context of the registration.
     """
 
-    __slots__ = ("_call", "_context", "_idle", "_mailbox", "_quiet", "_stopped", "_task", "_winding_up")
-
-    # Messages handled before the loop gets a turn, if handling them does not suspend.
-    BURST = range(256)
+    __slots__ = ("_call", "_calls", "_context", "_idle", "_mailbox", "_quiet", "_stopped", "_task", "_winding_up")
 
     def __init__(
         self,
@@ -97,8 +92,8 @@ class AsyncListener(Listener):
         self._call: Callable[..., Any] = function
         if retry is not None:
             self._call = Retrying(function, retry, self._in_haste, self._give_up)
-        self._context = copy_context()
-        self._context.run(_inside.set, self)
+        self._context = context_outside()
+        self._calls: Calls | None = None  # those of the task
         self._task: asyncio.Task[None] | None = None
         self._idle: asyncio.Future[None] | None = None
         self._quiet: list[asyncio.Future[None]] = []
@@ -117,8 +112,8 @@ class AsyncListener(Listener):
     remove.__doc__ = Listener.remove.__doc__
 
     def is_caller(self) -> bool:
-        """True inside its own call, and in the tasks that such a call started."""
-        return _inside.get() is self
+        """True inside a call of its that is running, and in the tasks that this call has started."""
+        return self._calls is not None and self._calls.is_caller()
 
     # The task
 
@@ -128,7 +123,8 @@ class AsyncListener(Listener):
         if loop is None:
             return  # the hub starts it once a loop runs
         self._mailbox.wake = None
-        self._task = self._spawn(loop, self._run(), self._context)
+        self._calls = calls = Calls(loop)
+        self._task = self._spawn(loop, self._run(calls), self._context)
 
     def _spawn(
         self, loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, None], context: Context
@@ -141,24 +137,31 @@ class AsyncListener(Listener):
         task.add_done_callback(self._ended)
         return task
 
-    async def _run(self) -> None:
+    async def _run(self, calls: Calls) -> None:
         if self._task is None:
             # An eager task factory runs us inside the publish, before the message is queued.
             await asyncio.sleep(0)
         task = self._task
         assert task is not None
+        loop = task.get_loop()
         function, with_event = self._callee()
         mailbox, items = self._mailbox, self._mailbox.items
         popleft = items.popleft
         done = Event.done  # looking it up in each event costs as much as half of it
         # What is queued was dropped when it was removed, unless it is winding up.
         while items or not (self.closed or self._stopped):
-            for _ in self.BURST:
-                if not items:
-                    break
-                item = popleft() if not mailbox.alert else cast("Item | None", mailbox.take())
-                if item is None:
-                    break
+            for _ in calls.BURST:
+                if mailbox.alert:
+                    item = cast("Item | None", mailbox.take())
+                    if item is None:
+                        break
+                else:
+                    try:
+                        item = popleft()
+                    except LookupError:  # there are no more
+                        break
+                if calls.are_apart:
+                    calls.begin()
                 try:
                     if with_event:
                         result = await function(as_event(item))
@@ -173,12 +176,13 @@ class AsyncListener(Listener):
                             done(item)
                         else:
                             self._handled(item, result)
+            calls.end()
             if mailbox.alert:
                 mailbox.take_gap()
             if items:
                 await asyncio.sleep(0)
             elif not (self.closed or self._stopped):
-                await self._sleep(task.get_loop())
+                await self._sleep(loop)
 
     def _handled(self, event: Event[Any], result: object) -> None:
         """A call has returned."""
@@ -228,7 +232,7 @@ class AsyncListener(Listener):
     def _ended(self, task: asyncio.Task[None]) -> None:
         if self._task is not task:
             return  # left behind by a loop that was closed under it
-        self._task = None
+        self._task = self._calls = None
         self._mailbox.wake = self.start
         self._tell_quiet()
         if self.closed:
@@ -249,7 +253,7 @@ class AsyncListener(Listener):
             # The hub was opened again during the last call: after that it goes on, in order.
             life.running[self] = None
             return
-        self._task = self._idle = None
+        self._task = self._calls = self._idle = None
         self._mailbox.wake = self.start
         if self._mailbox.items:
             self.start()
