@@ -14,7 +14,7 @@ from ._core.border import Border
 from ._core.declarations import Declarations
 from ._core.explain import Explanation, explain
 from ._core.history import Retention
-from ._core.life import Life
+from ._core.life import UNTIL_ENDED, Life
 from ._core.listener import AsyncListener, Listener
 from ._core.message_queue import Mailbox, Overflow
 from ._core.registration import Ack, ListenerOptions, QueueOptions, SubscribeOptions, Where
@@ -802,8 +802,14 @@ class Hub(Registry):
             part.closing()
 
     async def _drained(self) -> None:
-        """End what is attached, each by its own deadline."""
-        await asyncio.gather(*(part.close() for part in self.border.attached), return_exceptions=True)
+        """End what is attached, all of it at once."""
+        closing = {asyncio.ensure_future(part.close()): part for part in self.border.attached}
+        if closing:
+            loop = asyncio.get_running_loop()
+            left = self._life.grace().left - loop.time()
+            _, late = await asyncio.wait(closing, timeout=max(left, UNTIL_ENDED))
+            for task in late:
+                logger.error("%r was closed, but %r does not end in time", self, closing[task])
 
     def _ended(self) -> None:
         """End every subscription, and drop what the async listeners could not handle in time."""

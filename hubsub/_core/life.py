@@ -9,6 +9,7 @@ from contextlib import nullcontext, suppress
 from threading import get_ident
 from typing import Any, Literal, Protocol, TypeVar
 
+from ..describe import describe
 from ..errors import HubClosed, WrongLoop, WrongThread
 from ..log import Logger
 
@@ -16,13 +17,52 @@ V = TypeVar("V")
 
 logger = Logger("hubsub.hub")
 
-# Seconds. Together with the hub's `drain`, 5 by default, and the time that bridges take to close, they stay below the
-# ten that containers get between SIGTERM and SIGKILL.
-UNTIL_LEFT = 1.0
+# Seconds. With the 5 of `Hub(drain=)` they stay below the ten that containers get between SIGTERM and SIGKILL.
+UNTIL_SENT = 2.0
+"""How much longer than the listeners' draining a bridge may take to send and acknowledge."""
+UNTIL_LEFT = 1.5
+"""How long it may take after that to let go of its broker."""
+UNTIL_ENDED = 0.5
 """How long a call that was cancelled, since there was no more time for it, may take to end."""
+
 REST = 0.1
 """How long a listener rests whose task was cancelled by somebody else. If that was the end of its loop, what is queued
 waits for the next one: what is begun meanwhile would be cut off, too."""
+
+
+class Grace:
+    """The time that closing gives: what is closed one right after the other, shares it.
+
+    Times are those of the loop's clock.
+    """
+
+    __slots__ = ("began", "drain", "ended")
+
+    # Seconds after which it is another closing.
+    APART = 1.0
+
+    def __init__(self, began: float, drain: float) -> None:
+        self.began = began
+        self.drain = drain
+        self.ended: float | None = None
+
+    def is_over(self, now: float) -> bool:
+        """True if what is closed now has nothing to do with this."""
+        return now > (self.left if self.ended is None else self.ended) + self.APART
+
+    @property
+    def drained(self) -> float:
+        """Until when listeners may finish what is queued."""
+        return self.began + self.drain
+
+    def sent(self, now: float) -> float:
+        """Until when a bridge that is closed now may send and acknowledge."""
+        return max(self.drained, min(now, self.drained) + UNTIL_SENT)
+
+    @property
+    def left(self) -> float:
+        """Until when every bridge has let go of its broker."""
+        return self.drained + UNTIL_SENT + UNTIL_LEFT
 
 
 class Runner(Protocol):
@@ -77,6 +117,7 @@ class Life:
         self.drain = drain
         self.deadline: float | None = None
         """While the hub closes, when by the loop's clock the draining ends."""
+        self._grace: Grace | None = None  # of what was closed last
         self._hub = hub
         self._state: Literal["open", "closing", "closed"] = "open"
         self._bound = bound
@@ -146,7 +187,7 @@ class Life:
 
     def _let_go_of_loop(self) -> None:
         """The loop is closed: what belonged to it is over. The runners forget their tasks when they get another."""
-        self.loop = self._closing = self.deadline = None
+        self.loop = self._closing = self.deadline = self._grace = None
         self._finishing.clear()
         if self._state == "closing":
             self._state = "closed"
@@ -192,12 +233,21 @@ class Life:
         loop = self.bind()
         if self._closing is None:
             self._state = "closing"
-            self._closing = _own_task(loop, self._drain_and_end(), f"closing {self._hub!r}")
+            self._closing = _own_task(loop, self._drain_and_end(), f"closing {describe(self._hub)}")
             # Cancelled before its first step, a task runs nothing of its function.
             self._closing.add_done_callback(self._closed)
         elif any(runner.is_caller() for runner in self.running):
             return  # the closing waits for this very call
         await outlast(self._closing, cancelled)
+
+    def grace(self) -> Grace:
+        """The time that the closing which begins now has: less, if something was closed right before it."""
+        now = self.bind().time()
+        last = self._grace
+        if last is None or last.is_over(now):
+            last = Grace(now, self.drain)
+        self._grace = grace = Grace(last.began, self.drain)
+        return grace
 
     def finish(self, runners: Iterable[Runner], who: object) -> asyncio.Task[None] | None:
         """Give runners which take nothing new the time that closing the hub would give them; then end their tasks.
@@ -207,27 +257,30 @@ class Life:
         working = [runner for runner in runners if runner.is_working]
         if not working or self.loop is None or self.loop.is_closed():
             return None
-        deadline = self.loop.time() + self.drain
+        # A clock of its own: subscribers that come and go are not parts of one closing.
+        grace = self._grace = Grace(self.loop.time(), self.drain)
         for runner in working:
-            runner.deadline = deadline
+            runner.deadline = grace.drained
             runner.hasten()
-        task = _own_task(self.loop, self._finish(working, deadline, who), f"closing {who!r}")
+        task = _own_task(self.loop, self._finish(working, grace, who), f"closing {describe(who)}")
         self._finishing.add(task)
         task.add_done_callback(self._finishing.discard)
         return task
 
-    async def _finish(self, runners: Collection[Runner], deadline: float, who: object) -> None:
+    async def _finish(self, runners: Collection[Runner], grace: Grace, who: object) -> None:
         async def drain() -> None:
             with suppress(TimeoutError):
-                async with asyncio.timeout_at(deadline):
-                    while working := [runner for runner in runners if runner.is_working]:
-                        await working[0].quiet()
+                async with asyncio.timeout_at(grace.drained):
+                    for runner in runners:
+                        while runner.is_working:
+                            await runner.quiet()
 
         async def end() -> None:
             tasks = self._stop(runners)
             if dropped := sum(runner.drop() for runner in runners):
                 logger.warning("%r was closed with %d messages that its async listeners had not handled", who, dropped)
-            await self._until_left(tasks, who)
+            await self._until_ended(tasks, who)
+            grace.ended = asyncio.get_running_loop().time()
 
         await _whatever_happens(drain, end)
 
@@ -236,7 +289,7 @@ class Life:
 
     async def _drain(self) -> None:
         """Wait until no runner has anything to do; one may give the others more by publishing onward."""
-        self.deadline = self.bind().time() + self.drain
+        self.deadline = self.grace().drained
         self._begin()
         resting, self.unstarted = self.unstarted, {}
         for runner in resting:
@@ -246,13 +299,15 @@ class Life:
         with suppress(TimeoutError):
             async with asyncio.timeout_at(self.deadline):
                 while busy := [runner for runner in self.running if runner.is_busy]:
-                    await busy[0].quiet()
+                    for runner in busy:
+                        if runner.is_busy:
+                            await runner.quiet()
 
     async def _end(self) -> None:
         self._state = "closed"
         tasks = self._stop(self.running)
         self._ended()
-        await self._until_left(tasks, self._hub, self._finishing)
+        await self._until_ended(tasks, self._hub, self._finishing)
         await self._cleared()
 
     def _closed(self, closing: asyncio.Task[None]) -> None:
@@ -262,20 +317,20 @@ class Life:
             self._state = "closed"
             self._stop(self.running)
             self._ended()
-        self.loop = self._closing = self.deadline = None
+        self.loop = self._closing = self.deadline = self._grace = None
 
     @staticmethod
     def _stop(runners: Iterable[Runner]) -> dict[asyncio.Task[None], Runner]:
         return {task: runner for runner in list(runners) for task in runner.stop()}
 
     @staticmethod
-    async def _until_left(
+    async def _until_ended(
         tasks: dict[asyncio.Task[None], Runner], who: object, others: Iterable[asyncio.Task[None]] = ()
     ) -> None:
         """Wait until what was cancelled has ended, and others with it, but not for ever."""
         waited_for = {*tasks, *others}
         if waited_for:
-            _, stuck = await asyncio.wait(waited_for, timeout=UNTIL_LEFT)
+            _, stuck = await asyncio.wait(waited_for, timeout=UNTIL_ENDED)
             for task in stuck & tasks.keys():
                 logger.error("%r was closed, but %r goes on in spite of being cancelled", who, task)
                 tasks[task].give_up(task)
