@@ -724,9 +724,10 @@ class Hub(Registry):
         """Drain the async listeners for at most `drain` seconds, then end every task and every subscription.
 
         New subscriptions are refused at once. Async listeners finish what is queued and may publish onward. What is
-        left then is counted as dropped and logged. Consumers may still read what is queued for them; nobody waits for
-        that. Cancelled once, it drains all the same; cancelled again, it stops draining. Closing twice is safe; from
-        inside a listener's own call that call is neither cancelled nor waited for.
+        left then is counted as dropped and logged; calls in progress are cancelled, and have failed. Bridges send what
+        waits. Consumers may still read what is queued for them; nobody waits for that. All of it takes 4 s more than
+        `drain` at most. Cancelled once, it drains all the same; cancelled again, it stops draining. Closing twice is
+        safe; from inside a listener's own call that call is neither cancelled nor waited for.
         """
         await self._life.close(cancelled=False)
 

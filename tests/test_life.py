@@ -200,6 +200,34 @@ def test_what_was_published_before_the_loop_is_handled_when_it_runs() -> None:
     assert recorder.seen == [1]
 
 
+@pytest.mark.parametrize("concurrency", [1, 2])
+def test_what_was_published_before_and_after_the_loop_began_is_handled_in_order(concurrency: int) -> None:
+    hub = Hub()
+    running: list[Any] = []
+    begun: list[Any] = []
+
+    async def listen(key: Key[Any], message: Any) -> None:
+        running.append(message)
+        begun.append(message)
+        assert len(running) <= concurrency
+        await asyncio.sleep(0.001)
+        running.remove(message)
+
+    listener = hub.add_listener("a", listen, concurrency=concurrency)
+
+    async def program() -> None:
+        # The first need of a loop: the hub was not started.
+        for number in (4, 5):
+            hub.publish("a", number)
+        await settle(hub)
+
+    for number in range(4):
+        hub.publish("a", number)
+    asyncio.run(program())
+    assert begun == list(range(6))
+    assert listener.failed == 0
+
+
 def test_a_loop_that_stands_still_goes_on_with_what_was_published_meanwhile() -> None:
     hub = Hub()
     recorder = Recorder()

@@ -882,7 +882,7 @@ async def test_its_one_call_is_cancelled_by_removal(hub: Hub, who: str, concurre
     listener = subscriber.add_listener("a", calls, once=True, concurrency=concurrency)
     hub.publish("a", 1)
     await settled()
-    await (listener.remove() if who == "listener" else subscriber.close())
+    await (listener.remove() if who == "listener" else subscriber.remove_all_listeners())
     assert calls.cancelled == [1]
     assert no_tasks()
 

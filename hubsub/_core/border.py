@@ -11,8 +11,8 @@ from ..event import Event, Gap, ListenerFailure, Meta
 from ..key import Key, Patterns, as_patterns, overlaps
 from .asking import Desk
 from .declarations import Declarations
-from .life import Grace
 from .ids import Ids
+from .life import Grace
 from .outbox import Attachment, Outbox, SharedId
 from .registry import Registry, at_least_one
 from .routes import Route, Target

@@ -29,7 +29,9 @@ class ConcurrentListener(AsyncListener):
         self._workers: dict[asyncio.Task[None], Calls] = {}
         self._mailbox.wake = self._wake
 
-    def _tasks(self) -> tuple[asyncio.Task[None], ...]:
+    @property
+    def tasks(self) -> tuple[asyncio.Task[None], ...]:
+        """Those that it has."""
         return tuple(self._workers)
 
     # The tasks
@@ -73,6 +75,8 @@ class ConcurrentListener(AsyncListener):
                     if type(item) is Event:
                         self._handled(item, result)
             calls.end()
+            if task.cancelling():
+                return  # which the call has kept to itself
             if items:
                 await asyncio.sleep(0)
         if mailbox.alert:
@@ -82,7 +86,7 @@ class ConcurrentListener(AsyncListener):
         if self._workers.pop(task, None) is None:
             return  # left behind by a loop that was closed under it
         life = self._hub._life
-        was_cut = task.cancelled() or task.exception() is not None
+        was_cut = task.cancelling() > 0 or task.cancelled() or task.exception() is not None
         was_told = self._out_of_time or life.state == "closed" or (self.closed and not self._winding_up)
         if not self._workers:
             life.running.pop(self, None)
@@ -114,6 +118,9 @@ class ConcurrentListener(AsyncListener):
         """End the tasks, since there is no more time, but not the one whose call this is; return what to wait for."""
         self._out_of_time = bool(self._workers)
         return self._cancel_others()
+
+    def _calls_of(self, task: asyncio.Task[None]) -> Calls | None:
+        return self._workers.get(task)
 
     def _end_calls(self) -> None:
         self._cancel_others()

@@ -71,6 +71,8 @@ class Runner(Protocol):
     deadline: float | None
 
     @property
+    def tasks(self) -> tuple[asyncio.Task[None], ...]: ...
+    @property
     def is_working(self) -> bool: ...
     @property
     def is_busy(self) -> bool: ...
@@ -254,8 +256,14 @@ class Life:
 
         Returns the task that does so, if there is anything to wait for. `who` is named in logs.
         """
-        working = [runner for runner in runners if runner.is_working]
-        if not working or self.loop is None or self.loop.is_closed():
+        if self.loop is None or self.loop.is_closed():
+            return None
+        runners = list(runners)
+        for runner in runners:
+            if self.unstarted.pop(runner, self) is None:
+                runner.reset()  # it has rested long enough
+        working = [runner for runner in runners if runner.tasks and runner.deadline is None]
+        if not working:
             return None
         # A clock of its own: subscribers that come and go are not parts of one closing.
         grace = self._grace = Grace(self.loop.time(), self.drain)
@@ -336,9 +344,7 @@ class Life:
                 tasks[task].give_up(task)
 
 
-def _own_task(
-    loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, None], name: str
-) -> asyncio.Task[None]:
+def _own_task(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
     task = loop.create_task(coroutine, name=name)
     # If its loop is closed under it, it has nothing more to do, which is nothing to complain of.
     task._log_destroy_pending = False  # type: ignore[attr-defined]

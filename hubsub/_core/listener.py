@@ -116,7 +116,7 @@ class AsyncListener(Listener):
         """When by the loop's clock the winding up ends; None for whenever it is done."""
 
     def remove(self) -> Removal:
-        tasks = self._tasks()
+        tasks = self.tasks
         if self._winding_up:
             self._hub._life.check_thread()
             self._winding_up = False
@@ -198,6 +198,8 @@ class AsyncListener(Listener):
                         else:
                             self._handled(item, result)
             calls.end()
+            if task.cancelling():
+                return  # which the call has kept to itself
             if mailbox.alert:
                 mailbox.take_gap()
             if items:
@@ -326,12 +328,17 @@ class AsyncListener(Listener):
 
     def give_up(self, task: asyncio.Task[None]) -> None:
         """The call that this task is in does not end: it has failed."""
+        calls = self._calls_of(task)
         frame = getattr(task.get_coro(), "cr_frame", None)
-        item = None if frame is None else frame.f_locals.get("item")
-        if item is not None:
-            self._cut_short(item, None)
+        if calls is not None and calls.running is not None and frame is not None:
+            self._cut_short(frame.f_locals["item"], None)
 
-    def _tasks(self) -> tuple[asyncio.Task[None], ...]:
+    def _calls_of(self, task: asyncio.Task[None]) -> Calls | None:
+        return self._calls if task is self._task else None
+
+    @property
+    def tasks(self) -> tuple[asyncio.Task[None], ...]:
+        """Those that it has."""
         return () if self._task is None else (self._task,)
 
     def _too_slow(self) -> None:
