@@ -6,6 +6,7 @@ HubsubError
 │   ├── WildcardPublished             a wildcard was published to
 │   └── InvalidPart                   a part is not a string
 ├── InvalidListener (TypeError)       not callable, or of the wrong kind for the call
+│   └── InvalidFunction (ValueError)  a function that was given as an option: where, on_error, snapshot, …
 ├── UnknownListener (LookupError)     removed, but never added
 ├── UnknownSubscription (LookupError) no subscription of that id or pattern
 ├── HistoryUnavailable (LookupError)  nothing retains what was asked for
@@ -157,6 +158,10 @@ class InvalidListener(HubsubError, TypeError):
     def __init__(self, listener: object, why: str) -> None:
         super().__init__(f"{describe(listener)}: {why}")
         self.listener = listener
+
+
+class InvalidFunction(InvalidListener, ValueError):
+    """A function that was given as an option (`where`, `on_error`, `snapshot`, ...) cannot be called as it is to be."""
 
 
 class UnknownListener(HubsubError, LookupError):
