@@ -11,9 +11,10 @@ from ..confirm import Confirmation, Confirmed
 from ..event import Event, Gap, ListenerFailure, Meta
 from ..key import Key, Patterns, as_patterns, overlaps
 from .asking import Desk
+from .checks import count as count_of
 from .declarations import Declarations
 from .outbox import Attachment, Outbox, Postmark
-from .registry import Registry, at_least_one
+from .registry import Registry
 from .routes import Route, Target
 
 
@@ -149,7 +150,7 @@ class Border:
         core = self._core
         core._life.check_thread()
         named = as_patterns(patterns)
-        outbox = Outbox(core, named, at_least_one(maxsize, "maxsize"), shed, diverts, self._postmark, name, take)
+        outbox = Outbox(core, named, count_of(maxsize, "maxsize"), shed, diverts, self._postmark, name, take)
         self._outboxes.append(outbox)
         core._router.observers.append(outbox.observer)
         self._outboxes_changed()

@@ -10,7 +10,7 @@ import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
-from types import AsyncGeneratorType, CodeType, FunctionType, GeneratorType, MethodType
+from types import AsyncGeneratorType, CodeType, CoroutineType, FunctionType, GeneratorType, MethodType
 from typing import Any
 
 from ..describe import describe
@@ -140,7 +140,9 @@ def awaitable(result: Any, function: object, name: str) -> Awaitable[Any]:
 def is_awaitable(result: object) -> bool:
     """True if something has to be awaited, or iterated, to do anything."""
     kind = type(result)
-    return hasattr(kind, "__await__") or kind is GeneratorType or kind is AsyncGeneratorType
+    if hasattr(kind, "__await__"):
+        return not getattr(kind, "awaiting_is_optional", False)
+    return kind is GeneratorType or kind is AsyncGeneratorType
 
 
 def discard(result: object) -> None:
@@ -148,8 +150,10 @@ def discard(result: object) -> None:
     if not isinstance(result, Coroutine | GeneratorType):
         return
     # wait_for(f(), 1) holds another one, which would be complained of in its place.
-    frame = getattr(result, "cr_frame", None)
-    held = list(frame.f_locals.values()) if frame is not None and frame.f_lasti < 0 else []
+    held: list[object] = []
+    frame = result.cr_frame if isinstance(result, CoroutineType) else None
+    if frame is not None and inspect.getcoroutinestate(result) == inspect.CORO_CREATED:  # type: ignore[arg-type]
+        held += frame.f_locals.values()
     try:
         result.close()
     except Exception:
