@@ -46,7 +46,7 @@ class Border:
         self,
         event: Event[Any],
         *,
-        exclude: Outbox | None = None,
+        exclude: Target | None = None,
         confirmed: Confirmed | None = None,
         only: Collection[Target] | None = None,
         bounded: bool = False,
@@ -55,8 +55,8 @@ class Border:
 
         Args:
             event: What came.
-            exclude: The outbox through which it must not leave again; with one that diverts, also those get it whom a
-                plain publish passes by.
+            exclude: Who does not get it: the outbox through which it must not leave again. With one that diverts, also
+                those get it whom a plain publish passes by.
             confirmed: Called once everybody has finished with it, see `Hub.publish_confirmed`: with how many did, and
                 a list of `Undelivered` for the others. That may be before this returns. What it raises is logged.
             only: Those who get it, another time say; otherwise everybody whom its key leads to.
@@ -198,7 +198,7 @@ class Border:
         self._core._followers.remove(part.changed)
 
 
-def _others(route: Route, exclude: Outbox | None) -> tuple[Sequence[Target], Target | None]:
+def _others(route: Route, exclude: Target | None) -> tuple[Sequence[Target], Target | None]:
     """Work out whom the messages go to but for `exclude`, and who is the only one of them; note both in the route."""
     targets = [target for target in route.targets if target is not exclude]
     if exclude is not None and exclude.diverts:
