@@ -240,12 +240,21 @@ class RequestError(HubsubError):
 
 
 class NoResponders(RequestError):
-    """Nobody is there to answer: nobody responds to that key, or the `reached` responders who did are gone."""
+    """Nobody is there to answer: nobody responds to that key, or the `reached` responders who did are gone.
 
-    def __init__(self, key: object, reached: int = 0) -> None:
-        gone = "who got the request was removed before answering, or was too slow for it"
-        super().__init__(key, gone if reached else "nobody responds to this key; hub.respond(pattern, f) would")
+    `leaves` tells that a bridge carries the key: there may be responders behind it, which `local=False` asks too.
+    """
+
+    def __init__(self, key: object, reached: int = 0, leaves: bool = False) -> None:
+        if reached:
+            why = "whoever got the request was removed before answering, or was too slow for it"
+        elif leaves:
+            why = "nobody in this process responds to this key; local=False also asks where bridges carry it"
+        else:
+            why = "nobody responds to this key; hub.respond(pattern, f) would"
+        super().__init__(key, why)
         self.reached = reached
+        self.leaves = leaves
 
 
 class RequestTimeout(RequestError, TimeoutError):
@@ -333,16 +342,18 @@ class NameTaken(BridgeError):
 class BridgeNotReady(BridgeError, TimeoutError):
     """A bridge was not connected, or had not sent everything, in time. The cause is its last error, if it had one."""
 
-    def __init__(self, bridge: object, timeout: float) -> None:
-        super().__init__(f"{describe(bridge)} was not ready within {timeout:g} seconds; bridge.health() tells more")
+    def __init__(self, bridge: object, timeout: float, cause: BaseException | None = None) -> None:
+        within = f" within {timeout:g} seconds" if timeout else ""
+        why = "bridge.health() tells more" if cause is None else describe_error(cause)
+        super().__init__(f"{describe(bridge)} was not ready{within}: {why}")
         self.bridge = bridge
 
 
 class BridgeClosed(BridgeError):
-    """The bridge was closed; make another one."""
+    """The bridge was closed; `await bridge.start()`, or entering it, opens it again."""
 
     def __init__(self, bridge: object) -> None:
-        super().__init__(f"{describe(bridge)} is closed")
+        super().__init__(f"{describe(bridge)} is closed; await bridge.start(), or entering it, opens it again")
         self.bridge = bridge
 
 

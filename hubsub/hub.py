@@ -732,6 +732,8 @@ class Hub(Registry):
             WrongThread: That loop is in another thread.
         """
         self._life.start()
+        for part in self.border.attached:
+            part.opened()
 
     async def close(self) -> None:
         """Drain the async listeners for at most `drain` seconds, then end every task and every subscription.

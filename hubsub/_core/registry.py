@@ -57,7 +57,7 @@ class Registry(Exchange):
         super().__init__(router, life, on_error)
         self.maxsize = count_of(maxsize, "maxsize")
         self.overflow = member(overflow, "overflow", Overflow)
-        self._history = History(router.forget)
+        self._history = History(self._retention_changed)
         self._registered: dict[Registration, None] = {}
         self._order = count(1)
         self._watchers = 0  # patterns that may match the hub's own namespace
@@ -128,6 +128,11 @@ class Registry(Exchange):
         }
 
     # Adding and removing
+
+    def _retention_changed(self, pattern: tuple[str, ...]) -> None:
+        self._router.forget(pattern)
+        for changed in self._followers:
+            changed((pattern,))
 
     def _add(self, registration: Registration, patterns: Sequence[tuple[str, ...]], history: int = 0) -> None:
         """Register it on these patterns, which it does not hold yet. Nothing is awaited, nothing can fail half-way.
