@@ -12,6 +12,8 @@ from typing import Any, Generic, Protocol, TypeVar
 from ..errors import HubClosed, NoResponders, NoRunningLoop, RemoteError, RequestTimeout, WaitingForItself
 from ..event import Event, Meta
 from ..key import NAMESPACE, Key, KeyLike, Patterns, as_patterns
+from .callables import checked_function, truth
+from .checks import count_or_none, seconds_or_none
 from .listener import AsyncListener, Listener
 from .message_queue import Overflow
 from .registration import Owner, Registration
@@ -155,7 +157,7 @@ class Next(Registration):
         if self.future.done() or (self._adding and event.key[0] == NAMESPACE):
             return False
         try:
-            if self._where is not None and not self._where(*event):
+            if self._where is not None and not truth(self._where(*event), self._where, "where"):
                 return False
         except Exception as error:
             _fail(self.future, error)
@@ -428,11 +430,15 @@ class Desk:
     ) -> Waiting[Event[Any]]:
         """As `Hub.next`."""
         named = as_patterns(patterns)
+        timeout = seconds_or_none(timeout, "timeout")
+        if where is not None:
+            checked_function(where, "where", "key", "message")
         waiter = Next(self._hub, named, self._loop("next"), timeout, where)
         return Waiting(waiter, waiter.future)
 
     def request(self, key: KeyLike[Any], message: Any, timeout: float | None, local: bool) -> Waiting[Any]:
         """As `Hub.request`."""
+        timeout = seconds_or_none(timeout, "timeout")
         exact = self._answerable(key, local)
         ticket = One(self, exact, self._loop("request"), timeout)
         self._ask(ticket, message, local)
@@ -442,8 +448,8 @@ class Desk:
         self, key: KeyLike[Any], message: Any, timeout: float | None, limit: int | None, local: bool
     ) -> Replies:
         """As `Hub.request_many`."""
-        if limit is not None and limit < 1:
-            raise ValueError(f"limit is a number of replies, at least 1, not {limit!r}")
+        limit = count_or_none(limit, "limit", "replies")
+        timeout = seconds_or_none(timeout, "timeout")
         exact = self._answerable(key, local)
         ticket = Many(self, exact, self._loop("request_many"), timeout, limit)
         self._ask(ticket, message, local)

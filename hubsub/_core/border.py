@@ -10,10 +10,11 @@ from ..confirm import Confirmation, Confirmed
 from ..event import Event, Gap, ListenerFailure, Meta
 from ..key import Key, Patterns, as_patterns, overlaps
 from .asking import Desk
+from .checks import count as count_of
 from .declarations import Declarations
 from .ids import Ids
 from .outbox import Attachment, Outbox, SharedId
-from .registry import Registry, at_least_one
+from .registry import Registry
 from .routes import Route, Target
 
 
@@ -152,7 +153,7 @@ class Border:
         core = self._core
         core._life.check_thread()
         named = as_patterns(patterns)
-        outbox = Outbox(core, named, at_least_one(maxsize, "maxsize"), shed, diverts, self._shared_id, name, take)
+        outbox = Outbox(core, named, count_of(maxsize, "maxsize"), shed, diverts, self._shared_id, name, take)
         self._outboxes.append(outbox)
         core._router.observers.append(outbox.observer)
         self._outboxes_changed()
