@@ -96,7 +96,15 @@ class Border:
         tally = core._router.tally
         tally.published += 1
         tally.routed += 1
-        return core._deliver_to_one(sole, event, confirmed, bounded)
+        if confirmed is not None:
+            return core._deliver_to_one(sole, event, confirmed, bounded)
+        try:
+            sole.deliver_event(event, bounded)
+        except BaseException as error:
+            interrupt = core._failure(sole, *event, error)
+            if interrupt is not None:
+                raise interrupt from None
+        return 1
 
     def report_gap(self, patterns: Patterns, gap: Gap) -> None:
         """Let everyone know who is subscribed to something of these patterns that messages are missing here.
