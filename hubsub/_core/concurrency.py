@@ -72,8 +72,10 @@ class ConcurrentListener(AsyncListener):
                 except BaseException as error:
                     self._failed(item, error, task)
                 else:
-                    if type(item) is Event:
+                    if result is not None:
                         self._handled(item, result)
+                    elif type(item) is Event:
+                        item.done()
             calls.end()
             if task.cancelling():
                 return  # which the call has kept to itself
