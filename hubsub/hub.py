@@ -693,7 +693,8 @@ class Hub(Registry):
         """
         life = self._life
         # Those that were removed, and finish what they have, are registered no more.
-        everybody: Any = dict.fromkeys([*self._registered, *life.running, *life.unstarted])
+        left = [each for each in (*life.running, *life.unstarted) if isinstance(each, AsyncListener)]
+        everybody: Any = dict.fromkeys([*self._registered, *left])
         return tuple(each for each in everybody if each.is_busy or (each in life.unstarted and each.pending))
 
     def stats(self) -> Stats:
