@@ -775,10 +775,33 @@ class Hub(Registry):
         """As of `border`."""
         return self.border.origin
 
-    def __getattr__(self, name: str) -> Any:
-        if name in ("attach", "detach", "outbox", "report_error", "report_gap", "mint", "mint_id"):
-            return getattr(self.border, name)
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+    def attach(self, part: Any) -> None:
+        """As of `border`."""
+        self.border.attach(part)
+
+    def detach(self, part: Any) -> None:
+        """As of `border`."""
+        self.border.detach(part)
+
+    def outbox(self, *arguments: Any, **options: Any) -> Any:
+        """As of `border`."""
+        return self.border.outbox(*arguments, **options)
+
+    def report_error(self, failure: ListenerFailure) -> None:
+        """As of `border`."""
+        self.border.report_error(failure)
+
+    def report_gap(self, patterns: Patterns, gap: Any) -> None:
+        """As of `border`."""
+        self.border.report_gap(patterns, gap)
+
+    def mint(self, meta: Any = None) -> Any:
+        """As of `border`."""
+        return self.border.mint(meta)
+
+    def mint_id(self) -> str:
+        """As of `border`."""
+        return self.border.mint_id()
 
     def _close_outbox(self, outbox: Any) -> None:
         self.border.close_outbox(outbox)
