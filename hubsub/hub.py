@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from ._core.asking import Desk, Replies
 from ._core.border import Border
+from ._core.callables import checked_async_function
+from ._core.checks import choice, count, count_or_none, options_of, seconds, seconds_or_none
 from ._core.declarations import Declarations
 from ._core.explain import Explanation, explain
 from ._core.history import Retention
@@ -18,12 +20,12 @@ from ._core.life import Life
 from ._core.listener import AsyncListener, Listener
 from ._core.message_queue import Mailbox, Overflow
 from ._core.registration import Ack, ListenerOptions, QueueOptions, SubscribeOptions, Where
-from ._core.registry import Registry, at_least_one, is_async, predicate
+from ._core.registry import Registry, decorated, predicate
 from ._core.router import Router
 from ._core.routes import Target
 from ._core.subscription import GapSubscription, Queue, SnapshotSubscription, Subscription
 from ._core.tap import Tap
-from .confirm import Confirmation, Confirmed
+from .confirm import Confirmation
 from .errors import ConfirmationTimeout, DeliveryError, HubClosed, NoRunningLoop, Undelivered, WaitingForItself
 from .event import Event, ListenerFailure
 from .key import NAMESPACE, STAR, Key, KeyLike, Patterns, T, TypedPatterns, V, as_patterns, publishable
@@ -37,6 +39,9 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 logger = Logger("hubsub.hub")
+
+# What may be said of a subscription, by name.
+SUBSCRIBE_OPTIONS = ("gaps", "history", "snapshot", *SubscribeOptions.__annotations__)
 
 
 class Decorator(Protocol[P]):
@@ -97,13 +102,16 @@ class Hub(Registry):
         on_error: Callable[[ListenerFailure], object] | None = None,
         route_cache: int = 100_000,
     ) -> None:
-        if drain < 0:
-            raise ValueError(f"drain is a number of seconds, not {drain!r}")
-        if route_cache < 0:
-            raise ValueError(f"route_cache is a number of keys, not {route_cache!r}")
         self.name = name
-        life = Life(self, drain, self._bound, self._closing, self._drained, self._ended)
-        super().__init__(Router(route_cache), life, on_error, maxsize=maxsize, overflow=overflow)
+        cached = count(route_cache, "route_cache", "keys", least=0)
+        life = Life(self, seconds(drain, "drain"), self._bound, self._closing, self._drained, self._ended)
+        super().__init__(
+            Router(cached),
+            life,
+            on_error,
+            maxsize=maxsize,
+            overflow=overflow,
+        )
         self._desk = Desk(self)
         self._declarations = Declarations()
         self.border = Border(self, self._desk, self._declarations)
@@ -138,6 +146,7 @@ class Hub(Registry):
             InvalidKey: Nothing can be published to `key`.
             HubClosed: The hub is closed.
         """
+        timeout = seconds_or_none(timeout, "timeout")
         loop = self._life.bind()
         finished: asyncio.Future[tuple[int, list[Undelivered]]] = loop.create_future()
 
@@ -177,10 +186,12 @@ class Hub(Registry):
             InvalidKey: Nothing can be published to `key`.
             HubClosed: The hub is closed, or is closed while waiting.
         """
+        is_first = False
         try:
             route = self._router.routes[key]
         except (KeyError, TypeError):
             route = self._route(key)
+            is_first = True
         try:
             mailboxes = route.mailboxes
         except AttributeError:
@@ -189,7 +200,7 @@ class Hub(Registry):
             if len(mailbox.items) >= mailbox.room:
                 async with self._places(route.key, mailboxes):
                     return self.publish(route.key, message)
-        return self.publish(key, message)
+        return self._publish_first(route, message) if is_first else self.publish(key, message)
 
     @asynccontextmanager
     async def _places(self, key: Key[Any], mailboxes: Iterable[Mailbox]) -> AsyncIterator[None]:
@@ -268,9 +279,10 @@ class Hub(Registry):
         **options: Unpack[ListenerOptions],
     ) -> Any:
         """Add the decorated function as a listener and return it unchanged. Options as of `add_listener`."""
+        named = decorated(patterns, "on")
 
         def add(function: Callable[..., object]) -> Callable[..., object]:
-            self._add_listener(patterns, function, is_async(function), event=event, where=where, **options)
+            self._add_listener(named, function, None, event=event, where=where, **options)
             return function
 
         return add
@@ -309,7 +321,7 @@ class Hub(Registry):
             InvalidKey: A pattern cannot be subscribed to.
             HubClosed: The hub is closed or closing.
         """
-        return self._add_listener(patterns, function, is_async(function), event=event, where=where, **options)
+        return self._add_listener(patterns, function, None, event=event, where=where, **options)
 
     @overload
     def subscribe(
@@ -369,8 +381,8 @@ class Hub(Registry):
             ValueError: `snapshot` is given together with `history` or `gaps`, or an option makes no sense.
         """
         named = as_patterns(patterns)
-        if ack not in ("auto", "manual"):
-            raise ValueError(f"ack is 'auto' or 'manual', not {ack!r}")
+        choice(ack, "ack", ("auto", "manual"))
+        options_of(options, SUBSCRIBE_OPTIONS, "subscribe")
         queue, where = self._queue(**options), predicate(where)
         subscription: Queue[Any]
         if snapshot is None:
@@ -378,6 +390,7 @@ class Hub(Registry):
         elif gaps or history:
             raise ValueError("a snapshot takes the place of history and of gaps: choose one")
         else:
+            checked_async_function(snapshot, "snapshot")
             subscription = SnapshotSubscription(self, **queue, where=where, ack=ack, load=snapshot)
         self._add(subscription, named, history)
         return subscription
@@ -412,11 +425,9 @@ class Hub(Registry):
         """
         self._life.check_thread()
         named = as_patterns(patterns)
-        at_least_one(limit, "limit")
-        if max_keys is not None and (not isinstance(max_keys, int) or max_keys < 1):
-            raise ValueError(f"max_keys is a number of keys, at least 1, not {max_keys!r}")
-        if max_age is not None and not max_age > 0:
-            raise ValueError(f"max_age is a number of seconds, not {max_age!r}")
+        limit = count(limit, "limit")
+        max_keys = count_or_none(max_keys, "max_keys", "keys")
+        max_age = seconds_or_none(max_age, "max_age", zero=False)
         if self._keeper not in self._router.observers:
             self._router.observers.append(self._keeper)
         return self._history.retain(named, limit, max_age, max_keys)
@@ -438,7 +449,7 @@ class Hub(Registry):
         """
         named = as_patterns(patterns)
         self._history.check(named)
-        return self._history.select(named, at_least_one(limit, "limit") if limit is not None else None)
+        return self._history.select(named, count_or_none(limit, "limit"))
 
     # Declaring
 
@@ -577,7 +588,7 @@ class Hub(Registry):
 
         Args, returns and raises as `add_listener`.
         """
-        return self._add_listener(patterns, function, is_async(function), event=event, responding=True, **options)
+        return self._add_listener(patterns, function, None, event=event, responding=True, **options)
 
     @overload
     def responds(self, patterns: TypedPatterns[T], **options: Unpack[QueueOptions]) -> Decorator[[Key[T], T]]: ...
@@ -592,9 +603,10 @@ class Hub(Registry):
 
     def responds(self, patterns: Patterns, *, event: bool = False, **options: Unpack[QueueOptions]) -> Any:
         """Add the decorated function as a responder and return it unchanged. Options as of `respond`."""
+        named = decorated(patterns, "responds")
 
         def add(function: Callable[..., object]) -> Callable[..., object]:
-            self.respond(patterns, function, event=event, **options)
+            self.respond(named, function, event=event, **options)
             return function
 
         return add
@@ -616,7 +628,7 @@ class Hub(Registry):
             ValueError: The limit is less than one.
         """
         self._life.check_thread()
-        tap = Tap(self._untap, as_patterns(patterns), at_least_one(limit, "limit"))
+        tap = Tap(self._untap, as_patterns(patterns), count(limit, "limit"))
         self._router.observers.append(tap._observer)
         self._observe(tap._patterns, 1)
         return tap
@@ -716,6 +728,8 @@ class Hub(Registry):
             WrongThread: That loop is in another thread.
         """
         self._life.start()
+        for part in self.border.attached:
+            part.opened()
 
     async def close(self) -> None:
         """Drain the async listeners for at most `drain` seconds, then end every task and every subscription.
@@ -743,68 +757,6 @@ class Hub(Registry):
         self._life.check_thread()
         self._router.observers.remove(tap._observer)
         self._observe(tap._patterns, -1)
-
-    # Until the relay uses `hub.border`
-
-    def publish_event(
-        self,
-        event: Event[T],
-        source: Any = None,
-        confirmed: Confirmed | None = None,
-        only: Collection[Any] | None = None,
-    ) -> int:
-        if source is None and confirmed is None and only is None:
-            return super().publish_event(event)
-        bounded = confirmed is None and event.meta is not None and event.meta.hops > 0
-        return self.border.relay(event, exclude=source, confirmed=confirmed, only=only, bounded=bounded)
-
-    publish_event.__doc__ = Registry.publish_event.__doc__
-
-    @property
-    def declarations(self) -> Declarations:
-        """As `border.type_of`."""
-        return self._declarations
-
-    @property
-    def attached(self) -> tuple[Any, ...]:
-        """As `bridges`."""
-        return self.border.attached
-
-    @property
-    def origin(self) -> str:
-        """As of `border`."""
-        return self.border.origin
-
-    def attach(self, part: Any) -> None:
-        """As of `border`."""
-        self.border.attach(part)
-
-    def detach(self, part: Any) -> None:
-        """As of `border`."""
-        self.border.detach(part)
-
-    def outbox(self, *arguments: Any, **options: Any) -> Any:
-        """As of `border`."""
-        return self.border.outbox(*arguments, **options)
-
-    def report_error(self, failure: ListenerFailure) -> None:
-        """As of `border`."""
-        self.border.report_error(failure)
-
-    def report_gap(self, patterns: Patterns, gap: Any) -> None:
-        """As of `border`."""
-        self.border.report_gap(patterns, gap)
-
-    def mint(self, meta: Any = None) -> Any:
-        """As of `border`."""
-        return self.border.mint(meta)
-
-    def mint_id(self) -> str:
-        """As of `border`."""
-        return self.border.mint_id()
-
-    def _close_outbox(self, outbox: Any) -> None:
-        self.border.close_outbox(outbox)
 
     # What its life tells
 

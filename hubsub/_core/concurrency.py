@@ -70,8 +70,10 @@ class ConcurrentListener(AsyncListener):
                 except BaseException as error:
                     self._failed(item, error, task)
                 else:
-                    if type(item) is Event:
+                    if result is not None:
                         self._handled(item, result)
+                    elif type(item) is Event:
+                        item.done()
             calls.end()
             if items:
                 await asyncio.sleep(0)

@@ -8,8 +8,10 @@ from contextvars import Context
 from functools import partial
 from typing import Any, cast
 
+from ..errors import InvalidListener
 from ..event import DeadLetter, Event
 from ..key import Key
+from .callables import is_awaitable, refuse_awaitable
 from .calls import Calls, context_outside
 from .message_queue import Item, Mailbox, Overflow, as_event
 from .registration import Bookkeeper, Owner, Registration, Removal, Where, logger
@@ -19,7 +21,7 @@ from .retry import Retry, Retrying
 class Listener(Registration):
     """A callable that is called with each message, right in the publish. `remove()` ends it."""
 
-    __slots__ = ("_event", "failed", "function", "last_error")
+    __slots__ = ("_event", "_watched", "failed", "function", "last_error")
 
     def __init__(
         self,
@@ -33,6 +35,7 @@ class Listener(Registration):
     ) -> None:
         deliver = partial(_call_with_event, function) if event else function
         super().__init__(hub, deliver, owner=owner, where=where, once=once)
+        self._watched = False
         self._event = event
         self.function = function
         """The callable."""
@@ -42,7 +45,30 @@ class Listener(Registration):
         """What the last of them raised."""
 
     def _take(self, event: Event[Any]) -> None:
-        self._called_with(event)
+        result = self.function(event) if self._event else self.function(*event)
+        if result is not None:
+            self.returned(event, result)
+
+    def returned(self, event: Event[Any], result: object, /) -> None:
+        """Judge what the function returned to a call that was no async listener's.
+
+        Raises:
+            InvalidListener: It would have to be awaited, which nobody does.
+        """
+        if is_awaitable(result):
+            self._watch()
+            refuse_awaitable(result, self.function)
+
+    def _watch(self) -> None:
+        """Look from now on at everything that the function returns, which doubles what a call costs."""
+        if not self._watched:
+            self._watched = True
+            self.deliver = self._gate(self._deliver_watched)
+            for pattern in self._patterns:
+                self._hub._router.forget(pattern)
+
+    def _deliver_watched(self, key: Key[Any], message: Any) -> None:
+        self._take(Event(key, message))
 
     def _called_with(self, event: Event[Any]) -> Any:
         """What calling the function with an event returns."""
@@ -59,8 +85,8 @@ class Listener(Registration):
         return Removal()
 
 
-def _call_with_event(function: Callable[[Event[Any]], object], key: Key[Any], message: Any) -> None:
-    function(Event(key, message))
+def _call_with_event(function: Callable[[Event[Any]], object], key: Key[Any], message: Any) -> object:
+    return function(Event(key, message))
 
 
 class AsyncListener(Listener):
@@ -171,11 +197,10 @@ class AsyncListener(Listener):
                 except BaseException as error:
                     self._failed(item, error, task)
                 else:
-                    if type(item) is Event and item.confirmed is not None:
-                        if result is None:
-                            done(item)
-                        else:
-                            self._handled(item, result)
+                    if result is not None:
+                        self._handled(item, result)
+                    elif type(item) is Event and item.confirmed is not None:
+                        done(item)
             calls.end()
             if mailbox.alert:
                 mailbox.take_gap()
@@ -184,12 +209,22 @@ class AsyncListener(Listener):
             elif not (self.closed or self._stopped):
                 await self._sleep(loop)
 
-    def _handled(self, event: Event[Any], result: object) -> None:
-        """A call has returned."""
-        if isinstance(result, BaseException) and isinstance(self._call, Retrying):
-            event.fail(result, "it failed, and was given up")
+    def _handled(self, item: Item, result: object) -> None:
+        """A call has returned something: what it returned may have to be awaited, and then it has done nothing yet."""
+        given_up = isinstance(result, BaseException) and isinstance(self._call, Retrying)
+        try:
+            refuse_awaitable(result, self.function)
+        except InvalidListener as error:
+            if type(item) is Event:
+                item.fail(error, "it failed")
+            self._hub._report(self, item[0], item[1], error)
         else:
-            event.done()
+            if type(item) is not Event:
+                pass
+            elif given_up:
+                item.fail(cast(BaseException, result), "it failed, and was given up")
+            else:
+                item.done()
 
     def _failed(self, item: Item, error: BaseException, task: asyncio.Task[None]) -> None:
         """A call has raised: report it, unless the task is being ended."""

@@ -35,6 +35,9 @@ class Target(Protocol):
         `bounded` says that a queue which may grow beyond its bound has to make room for it instead.
         """
 
+    def returned(self, event: Event[Any], result: object, /) -> None:
+        """Judge what `deliver` returned to the first publish along a route, unless that was None."""
+
     def is_on(self, key: tuple[str, ...]) -> bool:
         """True while messages of an exact key are for it."""
 
@@ -80,8 +83,10 @@ class Route(list[Deliver]):
             places = self._places
         except AttributeError:
             places = self._places = {}
-            for place, target in enumerate(self.targets):
-                places.setdefault(id(target.deliver), []).append(place)
+            for place, (target, each) in enumerate(zip(self.targets, self, strict=False)):
+                # What a target delivers to may have changed since: then its place has what it was.
+                for callable in {id(target.deliver), id(each)}:
+                    places.setdefault(callable, []).append(place)
         return places.get(id(deliver)) or range(len(self))
 
     def find(self, target: Target, reordered: bool = False) -> int | None:
@@ -131,6 +136,9 @@ class Observer:
     def deliver_event(self, event: Event[Any], bounded: bool = False, /) -> None:
         """As `Target.deliver_event`."""
         self._observe(event)
+
+    def returned(self, event: Event[Any], result: object, /) -> None:
+        """It is none of a user's functions."""
 
     def is_on(self, key: tuple[str, ...]) -> bool:
         """It is on whatever leads to it."""

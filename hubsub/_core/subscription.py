@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 from ..errors import SubscriberTooSlow, SubscriptionClosed
 from ..event import Event, Gap, Snapshot
 from ..key import T, V
+from .callables import awaitable
 from .listener import AsyncListener as AsyncListener
 from .listener import Listener as Listener
 from .message_queue import Item, Mailbox, Overflow, as_event, as_tuple
@@ -241,7 +242,7 @@ class SnapshotSubscription(Queue[Event[T] | Snapshot[V]], Generic[T, V]):
             pause, longest = self.PAUSES
             while self._is_stale:
                 mailbox.forget_gaps()  # the snapshot replaces them
-                value = await self._load()
+                value = await awaitable(self._load(), self._load, "snapshot")
                 if not mailbox.has_gaps and len(mailbox.items) <= mailbox.maxsize:
                     self._is_stale = False
                     return Snapshot(value)
