@@ -143,3 +143,22 @@ __all__ = [
     "WrongThread",
     "connect",
 ]
+
+
+def _settle() -> None:
+    """Have public classes say that they are of this package: their pickles survive a move of the module within it."""
+    from typing import ForwardRef
+
+    for name in __all__:
+        kind = globals().get(name)
+        if isinstance(kind, type):
+            # What their annotations name is still where they are written.
+            for field, annotation in vars(kind).get("__annotations__", {}).items():
+                text = annotation.__forward_arg__ if isinstance(annotation, ForwardRef) else annotation
+                if isinstance(text, str):
+                    kind.__annotations__[field] = ForwardRef(text, module=kind.__module__)
+            kind.__module__ = __name__
+
+
+_settle()
+del _settle

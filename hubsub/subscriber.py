@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 from ._core.listener import AsyncListener, Listener
 from ._core.registration import ListenerOptions, Registration, Removal, Where
+from ._core.registry import is_async
 from ._core.subscription import Subscription
 from .errors import HubsubError, InvalidListener, UnknownListener, UnknownSubscription
 from .event import Event
-from .hub import Decorator, Hub, is_async
+from .hub import Decorator, Hub
 from .key import Key, Patterns, T, TypedPatterns, as_patterns
 
 if TYPE_CHECKING:

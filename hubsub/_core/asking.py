@@ -146,7 +146,7 @@ class Next(Registration):
     def _deliver(self, key: Key[Any], message: Any) -> None:
         self.deliver_event(Event(key, message))
 
-    def deliver_event(self, event: Event[Any]) -> bool:
+    def deliver_event(self, event: Event[Any], bounded: bool = False, /) -> bool:
         self._hub._life.check_thread()
         # Nobody who waits for anything at all means the announcement of the waiting.
         if self.future.done() or (self._adding and event.key[0] == NAMESPACE):
@@ -555,12 +555,12 @@ class AsyncResponder(AsyncListener):
     _hub: Asked
     responds = True
 
-    def deliver_event(self, event: Event[Any]) -> bool:
+    def deliver_event(self, event: Event[Any], bounded: bool = False, /) -> bool:
         ticket = self._hub._desk.ticket_of(event)
         if ticket is not None:
             ticket.owe()
         dropped = self._mailbox.dropped
-        is_queued = super().deliver_event(event)
+        is_queued = super().deliver_event(event, bounded)
         if ticket is not None and self._mailbox.dropped > dropped and self.overflow in REFUSING:
             ticket.lose()
         return is_queued

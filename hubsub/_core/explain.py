@@ -84,7 +84,7 @@ class Explanation(NamedTuple):
 
 def explain(
     key: KeyLike[Any],
-    router: Router[Registration],
+    router: Router[Any],
     registered: Iterable[Registration],
     outboxes: Iterable[Registration],
     history: History,

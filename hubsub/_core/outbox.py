@@ -138,6 +138,7 @@ class Outbox(Queue[Event[Any] | Gap]):
     """
 
     _gaps = True
+    is_subscription = False
     remote = True
 
     def __init__(
@@ -187,8 +188,8 @@ class Outbox(Queue[Event[Any] | Gap]):
     def _put(self, key: Key[Any], message: Any) -> None:
         self.deliver_event(Event(key, message))
 
-    def deliver_event(self, event: Event[Any]) -> bool:
-        """As `Registration.deliver_event`."""
+    def deliver_event(self, event: Event[Any], bounded: bool = False, /) -> bool:
+        """As `Target.deliver_event`."""
         meta = event.meta
         if self._marks and (meta is None or meta.id is None):
             marked = self._postmark.mark(self, event[0], event[1], meta)

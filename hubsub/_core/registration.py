@@ -97,6 +97,7 @@ class Registration:
     )
 
     lasting = True  # it stays when the hub is closed
+    is_subscription = True
     responds = False  # requests are for it
     remote = False  # it takes messages out of the process
     diverts: Sequence[tuple[str, ...]] = ()  # patterns of which it takes all that is published, from everybody else
@@ -189,15 +190,15 @@ class Registration:
         """Stand in its place in a publish that was running when it was closed."""
         self.missed += 1
 
-    def deliver_event(self, event: Event[Any]) -> bool:
-        """Deliver a message together with what travels with it; return whether it is queued now."""
+    def deliver_event(self, event: Event[Any], bounded: bool = False, /) -> bool:
+        """As `Target.deliver_event`."""
         if (self._where is not None or self._once) and not self._admits(*event):
             return False
         mailbox = self.mailbox
         if mailbox is None:
             self._take(event)
             return False
-        mailbox.put_event(event)
+        mailbox.put_event(event, bounded)
         return True
 
     def _take(self, event: Event[Any]) -> None:

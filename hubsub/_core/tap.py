@@ -23,7 +23,7 @@ class Tapped(NamedTuple):
     time: float
     """When it was published, in seconds since the epoch."""
     routed: int
-    """How many subscriptions its key led to, the `source` of a `publish_event` among them."""
+    """How many subscriptions its key led to, whoever a bridge left out among them."""
     meta: Meta | None = None
     """What was known of it beyond key and payload."""
 

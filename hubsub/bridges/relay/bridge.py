@@ -796,7 +796,7 @@ def _told(error: BaseException | None) -> str:
 async def connect(url: str | Adapter, keys: Patterns, **options: Any) -> AsyncIterator[Hub]:
     """A hub with one bridge, which carries some patterns both ways; to be entered, like a hub.
 
-    The bridge is `hub.attached[0]`.
+    The bridge is `hub.bridges[0]`.
 
     Args:
         url: Where to, see `Bridge`.
