@@ -15,6 +15,7 @@ from ..event import Event, Meta
 from ..key import NAMESPACE, Key, KeyLike, Patterns, as_patterns
 from .listener import AsyncListener, Listener
 from .message_queue import Overflow
+from .notices import Notices
 from .registration import Owner, Registration
 from .routes import Observer, Route
 
@@ -175,9 +176,10 @@ class Next(Registration):
         if not self.closed:
             self._hub._remove(self)
 
-    def _removed(self) -> None:
+    def _removed(self) -> Notices:
         self._cancel_timer()
         _fail(self.future, HubClosed(self._hub))  # unless it has ended otherwise
+        return []
 
     def _cancel_timer(self) -> None:
         if self._timer is not None:
@@ -585,13 +587,11 @@ class AsyncResponder(AsyncListener):
             raise
         question.reply(reply)
 
-    def _removed(self) -> None:
+    def _removed(self) -> Notices:
         queued = [] if self._winding_up else self._mailbox.queued()
-        super()._removed()
-        for event in queued:
-            ticket = self._hub._desk.ticket_of(event)
-            if ticket is not None:
-                ticket.lose()
+        notices = super()._removed()
+        tickets = [self._hub._desk.ticket_of(event) for event in queued]
+        return notices + [ticket.lose for ticket in tickets if ticket is not None]
 
 
 # These drop what is being put: then it is known at once that nobody will answer.

@@ -12,6 +12,7 @@ from ..event import Event, Gap, ListenerFailure, Meta
 from ..key import Key, Patterns, as_patterns, overlaps
 from .asking import Desk
 from .declarations import Declarations
+from .notices import notify
 from .outbox import Attachment, Outbox, Postmark
 from .registry import Registry, at_least_one
 from .routes import Route, Target
@@ -164,7 +165,7 @@ class Border:
         self._outboxes.remove(outbox)
         core._silence(outbox, ())
         outbox.closed = True
-        outbox._removed()
+        notify(outbox._removed())
 
     def _outboxes_changed(self) -> None:
         """Have a message named as it is put where it leaves by several outboxes, the same in all of them."""

@@ -47,7 +47,7 @@ class Overflow(Enum):
 
 
 # Reading them from the class takes a multiple of the time.
-_GROW, _DROP_NEWEST, _CLOSE = Overflow.GROW, Overflow.DROP_NEWEST, Overflow.CLOSE
+_GROW, _LATEST = Overflow.GROW, Overflow.LATEST
 
 
 class QueueOwner(Protocol):
@@ -76,7 +76,7 @@ class Mailbox:
     """
 
     __slots__ = (
-        "_has_events",
+        "has_events",
         "_holes",
         "_overfull",
         "_owner",
@@ -121,7 +121,7 @@ class Mailbox:
         self._watermark = maxsize
         self._peak = 0  # as far as `take` has seen it
         self._overfull = False
-        self._has_events = False  # there may be events among the items, not only plain pairs
+        self.has_events = False  # there may be events among the items, not only plain pairs
         self._replay: deque[Event[Any]] = _NONE  # of history: read before everything else, outside of the bound
         self._holes: deque[Hole] = _NONE
         self._spanned = 0  # items before the last hole
@@ -135,7 +135,7 @@ class Mailbox:
         """Put an event with what travels with it; `bounded` says that there must be room for it under `GROW`, too."""
         if self.wake is not None:
             self.wake()
-        self._has_events = True
+        self.has_events = True
         items = self.items
         if type(items) is deque and len(items) < self.maxsize:
             items.append(event)
@@ -145,28 +145,62 @@ class Mailbox:
             self._put_specially(event, bounded)
 
     def _put_specially(self, item: Item, bounded: bool = True) -> None:
-        """Put an item that others may have to give way to, or that is dropped itself."""
+        """Put an item that may replace another one, or have to find room."""
         key, items = item[0], self.items
-        notices: Notices = []
         if isinstance(items, Latest) and key in items:
+            replaced, items[key] = items[key], item
             self.superseded += 1
-            if type(items[key]) is Event:
-                notices.append(items[key].done)  # nobody needs it any more
-            items[key] = item
+            if isinstance(replaced, Event):
+                replaced.done()  # nobody needs it any more
         elif len(items) < self.maxsize or (self.overflow is _GROW and not bounded):
             self._append(item)
             if len(items) > self._watermark:
                 self._grown()
         else:
-            if self._make_room(key, notices):
-                self._append(item)
-            elif type(item) is Event:
-                notices.append(partial(item.fail, why=FULL))
-            self._begin_episode(key, notices)
-            if self.line is not None and isinstance(items, Latest):
-                self._offer(len(self.line), len(self.line))  # whoever publishes the same needs no room now
-        if notices:
-            notify(notices)
+            self._put_full(item)
+
+    def _put_full(self, item: Item) -> None:
+        """The queue is full: do with an item what the policy says."""
+        _WHEN_FULL[self.overflow](self, item)
+
+    def _drop_oldest(self, item: Item) -> None:
+        """Put an item in place of the first one."""
+        items = self.items
+        dropped = items.popleft()
+        holes = self._holes
+        hole = holes[0] if holes and not holes[0].before else self._hole_in_front()
+        hole.add(dropped[0])
+        self.dropped += 1
+        if type(items) is deque:
+            items.append(item)
+        else:
+            self._append(item)
+        if not self._overfull or type(dropped) is Event or self.line is not None:
+            self._overflow(item[0], dropped)
+
+    def _drop_newest(self, item: Item) -> None:
+        """Do not put an item."""
+        holes = self._holes
+        hole = holes[-1] if holes and len(self.items) == self._spanned else self._hole_behind()
+        hole.add(item[0])
+        self.dropped += 1
+        if not self._overfull or type(item) is Event:
+            self._overflow(item[0], item)
+
+    def _close(self, item: Item) -> None:
+        """Drop an item, and have the owner closed."""
+        self.dropped += 1
+        self._overflow(item[0], item, self._owner._too_slow)
+
+    def _overflow(self, key: Key[Any], dropped: Item, *first: Callable[[], object]) -> None:
+        """A message of this key found the queue full, and something was dropped: notify whoever it concerns."""
+        notices: Notices = [*first]
+        if isinstance(dropped, Event):
+            notices.append(partial(dropped.fail, why=FULL))
+        self._begin_episode(key, notices)
+        if self.line is not None and self.overflow is _LATEST:
+            self._offer(len(self.line), len(self.line))  # whoever publishes the same needs no room now
+        notify(notices)
 
     def _append(self, item: Item) -> None:
         items = self.items
@@ -182,6 +216,7 @@ class Mailbox:
         if not self._replay:
             self._replay = deque()
         self._replay.extend(events)
+        self.has_events = True
         self.alert = True
         for _ in events:
             if self.wake is None:
@@ -223,45 +258,36 @@ class Mailbox:
             self._overfull = True
             notices.append(partial(self._owner._overflowing, key))
 
-    def _make_room(self, key: Key[Any], notices: Notices) -> bool:
-        """The queue is full: do what the policy says; return whether a message of this key may be put now."""
-        if self.overflow is _DROP_NEWEST:
-            self.dropped += 1
-            self._hole_behind(Hole(self.overflow.value, 0)).add(key)
-            return False
-        if self.overflow is _CLOSE:
-            self.dropped += 1
-            notices.append(self._owner._too_slow)
-            return False
-        self._drop_oldest(notices)
-        return True
+    def _hole_in_front(self) -> Hole:
+        """The hole in front of the first item, after the one before that was dropped."""
+        holes = self._holes
+        if holes:
+            first = holes[0]
+            if not first.before:
+                return first
+            self._spanned -= 1
+            first.before -= 1
+            if not first.before:
+                return first
+        else:
+            holes = self._holes = deque()
+        hole = Hole(self.overflow.value, 0)
+        holes.appendleft(hole)
+        return hole
 
-    def _drop_oldest(self, notices: Notices) -> None:
-        """Drop the first item; the hole is where it was, at the front."""
-        items = self.items
-        self._peak = max(self._peak, len(items))
-        item = items.popleft()
-        self.dropped += 1
-        if type(item) is Event:
-            notices.append(partial(item.fail, why=FULL))
-        holes = self._holes = self._holes or deque()
-        if not holes or holes[0].before:
-            if holes:
-                self._spanned -= 1
-                holes[0].before -= 1
-            if not holes or holes[0].before:
-                holes.appendleft(Hole(self.overflow.value, 0))
-        holes[0].add(item[0])
-
-    def _hole_behind(self, hole: Hole) -> Hole:
-        """Return the hole behind the last item: the one that is there, or else this one."""
-        holes = self._holes = self._holes or deque()
+    def _hole_behind(self) -> Hole:
+        """The hole behind the last item."""
+        holes = self._holes
         between = len(self.items) - self._spanned
-        if between or not holes:
-            hole.before = between
-            holes.append(hole)
-            self._spanned += between
-        return holes[-1]
+        if holes:
+            if not between:
+                return holes[-1]
+        else:
+            holes = self._holes = deque()
+        hole = Hole(self.overflow.value, between)
+        holes.append(hole)
+        self._spanned += between
+        return hole
 
     # Taking
 
@@ -343,10 +369,12 @@ class Mailbox:
 
     def miss(self, gap: Gap) -> None:
         """Let the consumer know, once it comes there, that messages are missing behind the last one."""
-        hole = Hole.of(gap)
-        behind = self._hole_behind(hole)
-        if behind is not hole:
-            behind.merge(hole)
+        number = len(self._holes)
+        hole = self._hole_behind()
+        if len(self._holes) == number:
+            hole.merge(Hole.of(gap))
+        else:
+            self._holes[-1] = Hole.of(gap, hole.before)
         self.alert = True
         if self.wake is not None:
             self.wake()
@@ -359,11 +387,14 @@ class Mailbox:
 
     def _eased(self, number: int) -> None:
         """So many items have been taken or dropped."""
-        if self._overfull and len(self.items) <= self.maxsize // 2:
+        if self._overfull and self._is_half_empty():
             self._overfull = False
         self._changed()
         if self.line is not None:
             self._offer(number, self.maxsize - len(self.items))
+
+    def _is_half_empty(self) -> bool:
+        return len(self.items) <= self.maxsize // 2
 
     def _changed(self) -> None:
         """Work out anew what the fast paths read."""
@@ -382,7 +413,7 @@ class Mailbox:
 
     def give_up(self, why: str, notices: Notices) -> None:
         """Nobody will finish with what is queued: whoever waits for that is notified."""
-        if self._has_events:
+        if self.has_events:
             notices += [partial(event.fail, why=why) for event in self.queued() if event.confirmed is not None]
 
     def drop_all(self, notices: Notices) -> int:
@@ -498,6 +529,7 @@ def _bounded(box: Mailbox) -> Deliver:
     items = cast("deque[Item]", box.items)
     append = items.append
     maxsize = box.maxsize
+    overflow = _WHEN_FULL[box.overflow]
 
     def put(key: Key[Any], message: Any) -> None:
         if box.wake is not None:
@@ -507,7 +539,7 @@ def _bounded(box: Mailbox) -> Deliver:
             if len(items) > box._watermark:
                 box._grown()
         else:
-            box._put_specially((key, message))
+            overflow(box, (key, message))
 
     return put
 
@@ -529,7 +561,7 @@ def _latest(box: Mailbox) -> Deliver:
             if len(items) > box._watermark:
                 box._grown()
         else:
-            box._put_specially((key, message))
+            box._drop_oldest((key, message))
 
     return put
 
@@ -540,4 +572,12 @@ _ENTRANCES: dict[Overflow, Callable[[Mailbox], Deliver]] = {
     Overflow.DROP_NEWEST: _bounded,
     Overflow.LATEST: _latest,
     Overflow.CLOSE: _bounded,
+}
+
+_WHEN_FULL: dict[Overflow, Callable[[Mailbox, Item], None]] = {
+    Overflow.GROW: Mailbox._drop_oldest,  # of what has to be bounded even so
+    Overflow.DROP_OLDEST: Mailbox._drop_oldest,
+    Overflow.DROP_NEWEST: Mailbox._drop_newest,
+    Overflow.LATEST: Mailbox._drop_oldest,
+    Overflow.CLOSE: Mailbox._close,
 }

@@ -12,6 +12,7 @@ from ..key import Announced, Deliver, Key, is_subset
 from ..log import Logger
 from .life import Life
 from .message_queue import Mailbox, Overflow
+from .notices import Notices
 from .retry import Retry
 from .router import Router
 
@@ -246,8 +247,9 @@ class Registration:
         """Remove it before the message that it was there for is handed over."""
         self._hub._remove(self)
 
-    def _removed(self) -> None:
-        """Let go of what was queued or running; the hub has just removed it."""
+    def _removed(self) -> Notices:
+        """Let go of what was queued or running, being removed; return who is to be notified when that is done."""
+        return []
 
     # What the mailbox tells
 

@@ -18,6 +18,7 @@ from .history import History
 from .life import Life
 from .listener import AsyncListener, Listener
 from .message_queue import Overflow
+from .notices import Notices, notify
 from .registration import AsyncOptions, Bookkeeper, QueueOptions, Registration, Where
 from .retry import Retry
 from .router import Router
@@ -162,10 +163,11 @@ class Registry(Exchange):
         removed = [(pattern, self._router.remove(pattern, registration)) for pattern in patterns]
         self._watchers -= sum(map(_may_be_meta, patterns))
         self._silence(registration, left)
+        notices: Notices = []
         if not left:
             registration.closed = True
             del self._registered[registration]
-            registration._removed()
+            notices = registration._removed()
         else:
             registration._patterns = left
         if registration._owner is not None:
@@ -173,7 +175,8 @@ class Registry(Exchange):
         for changed in self._followers:
             changed(patterns)
         if self._watchers and self._life.state != "closed":
-            self._announce_changes("removedSubscriber", removed)
+            notices.append(partial(self._announce_changes, "removedSubscriber", removed))
+        notify(notices)
 
     def _observe(self, patterns: Sequence[tuple[str, ...]], more: int) -> None:
         """Make the routes of these patterns anew, since observers of theirs came or went."""

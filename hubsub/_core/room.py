@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from itertools import count
 from operator import attrgetter
 from typing import Any, Protocol, TypeVar
@@ -28,7 +28,7 @@ class Bounded(Protocol):
 
 async def publish_with_room(
     key: Key[Any],
-    queues: Callable[[], Iterable[Bounded]],
+    queues: Callable[[], Sequence[Bounded]],
     bind: Callable[[], asyncio.AbstractEventLoop],
     publish: Callable[[], R],
 ) -> R:
@@ -42,16 +42,26 @@ async def publish_with_room(
         bind: Returns the loop to wait on.
         publish: Publishes.
     """
-    while any(queue.line is not None and queue.line.granted for queue in queues()):
+    while _are_granted(full := queues()):  # noqa: ASYNC110 - there is no event for it
         await asyncio.sleep(0)  # those who came earlier run in this turn of the loop
     claim = Claim(key)
     try:
-        while not claim.fits(list(queues())):
-            await claim.wait(bind())
+        while not claim.fits(full):
+            claim.future = bind().create_future()
+            try:
+                await claim.future
+            finally:
+                claim.settle()
+            full = queues()
         return publish()
     finally:
         # Only now: whoever is next is to see what was published.
         claim.release()
+
+
+def _are_granted(queues: Sequence[Bounded]) -> bool:
+    """True if somebody who waited for one of these is to run, and has not run yet."""
+    return any(queue.line is not None and queue.line.granted for queue in queues)
 
 
 class Claim:
@@ -63,7 +73,7 @@ class Claim:
         key: What is to be published to.
     """
 
-    __slots__ = ("_future", "_key", "_queues", "number")
+    __slots__ = ("_key", "_queues", "future", "number")
 
     # Whoever comes earlier stands before whoever comes later in every line, so no two wait for each other.
     _numbers = count()
@@ -71,43 +81,44 @@ class Claim:
     def __init__(self, key: Key[Any]) -> None:
         self._key = key
         self._queues: list[Bounded] = []
-        self._future: asyncio.Future[None] | None = None
+        self.future: asyncio.Future[None] | None = None  # while it waits
         self.number = next(self._numbers)
 
-    def fits(self, queues: list[Bounded]) -> bool:
+    def fits(self, queues: Sequence[Bounded]) -> bool:
         """True if all of these have room; else stand in line at those that have none."""
-        for queue in [queue for queue in self._queues if queue not in queues]:
-            self._leave(queue)
-        full = [queue for queue in queues if not self._fits_in(queue)]
-        for queue in full:
-            if queue not in self._queues:
-                self._queues.append(queue)
-                if queue.line is None:
-                    queue.line = Line()
-                queue.line.add(self)
-                queue.line_changed()
-        return not full
-
-    def _fits_in(self, queue: Bounded) -> bool:
-        return queue.has_room(self._key, 0 if queue.line is None else queue.line.ahead_of(self))
-
-    async def wait(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Wait until it fits, unless somebody is faster."""
-        self._future = loop.create_future()
-        try:
-            await self._future
-        finally:
-            if self.is_granted and not self.is_dead:
-                self._count(-1)
-            self._future = None
+        for queue in tuple(self._queues):
+            if queue not in queues:
+                self._leave(queue)
+        fits = True
+        for queue in queues:
+            line = queue.line
+            if not queue.has_room(self._key, 0 if line is None else line.ahead_of(self)):
+                fits = False
+                if queue not in self._queues:
+                    self._queues.append(queue)
+                    if line is None:
+                        line = queue.line = Line()
+                    line.add(self)
+                    queue.line_changed()
+        return fits
 
     def offer(self) -> None:
         """A queue has got room: grant the claim if it fits everywhere."""
-        future = self._future
-        if future is None or future.done() or self.is_dead or not all(map(self._fits_in, self._queues)):
+        future = self.future
+        if future is None or future.done() or future.get_loop().is_closed():
             return
+        for queue in self._queues:
+            assert queue.line is not None
+            if not queue.has_room(self._key, queue.line.ahead_of(self)):
+                return
         future.set_result(None)
         self._count(1)
+
+    def settle(self) -> None:
+        """It runs again."""
+        future, self.future = self.future, None
+        if future is not None and future.done() and not future.cancelled() and not future.get_loop().is_closed():
+            self._count(-1)
 
     def _count(self, more: int) -> None:
         for queue in self._queues:
@@ -117,24 +128,25 @@ class Claim:
     @property
     def is_granted(self) -> bool:
         """True if it is to run, and has not run yet."""
-        return self._future is not None and self._future.done() and not self._future.cancelled()
+        return self.future is not None and self.future.done() and not self.future.cancelled()
 
     @property
     def is_dead(self) -> bool:
         """True if its loop was closed under it."""
-        return self._future is not None and self._future.get_loop().is_closed()
+        return self.future is not None and self.future.get_loop().is_closed()
 
     def release(self) -> None:
         """Leave every line."""
-        for queue in list(self._queues):
-            self._leave(queue)
+        while self._queues:
+            self._leave(self._queues[-1])
 
     def _leave(self, queue: Bounded) -> None:
         self._queues.remove(queue)
-        if queue.line is None:
+        line = queue.line
+        if line is None:
             return  # others have found its loop closed, and are gone, too
-        queue.line.remove(self)
-        if not queue.line:
+        line.remove(self)
+        if not line:
             queue.line = None
         queue.line_changed()
 
@@ -157,20 +169,23 @@ class Line(list[Claim]):
 
     def ahead_of(self, claim: Claim) -> int:
         """How many stand before it, or would do."""
-        if not self or self[-1].number < claim.number:
+        if not self or self[0] is claim:
+            return 0
+        if self[-1].number < claim.number:
             return len(self)
         return bisect_left(self, claim.number, key=_number)
 
     def remove(self, claim: Claim) -> None:
         """Let it go."""
         place = self.ahead_of(claim)
-        if self[place : place + 1] == [claim]:
+        if place < len(self) and self[place] is claim:
             del self[place]
 
     def offer(self, first: int, last: int) -> None:
         """There is room for those who stand in these places, the last one left out."""
-        for claim in self[max(first, 0) : max(last, 0)]:
-            claim.offer()
+        if last > 0:
+            for claim in self[max(first, 0) : last]:
+                claim.offer()
 
 
 _number: Any = attrgetter("number")
