@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec, Protocol,
 
 from ._core.asking import Desk, Replies
 from ._core.border import Border
+from ._core.callables import checked_async_function
+from ._core.checks import choice, count, count_or_none, options_of, seconds, seconds_or_none
 from ._core.declarations import Declarations
 from ._core.explain import Explanation, explain
 from ._core.history import Retention
@@ -19,7 +21,7 @@ from ._core.listener import AsyncListener, Listener
 from ._core.message_queue import Mailbox, Overflow
 from ._core.notices import Notices, notify
 from ._core.registration import Ack, ListenerOptions, QueueOptions, SubscribeOptions, Where
-from ._core.registry import Registry, at_least_one, is_async, predicate
+from ._core.registry import Registry, decorated, predicate
 from ._core.room import publish_with_room
 from ._core.router import Router
 from ._core.routes import Route
@@ -39,6 +41,9 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 logger = Logger("hubsub.hub")
+
+# What may be said of a subscription, by name.
+SUBSCRIBE_OPTIONS = ("gaps", "history", "snapshot", *SubscribeOptions.__annotations__)
 
 
 class Decorator(Protocol[P]):
@@ -72,6 +77,10 @@ class Stats(NamedTuple):
     """Keys of which messages are kept."""
 
 
+def _of_border(name: str) -> Any:
+    return property(lambda hub: getattr(hub.border, name), doc="As of `border`.")
+
+
 class Hub(Registry):
     """Routes messages from publishers to subscribers by key.
 
@@ -99,13 +108,16 @@ class Hub(Registry):
         on_error: Callable[[ListenerFailure], object] | None = None,
         route_cache: int = 100_000,
     ) -> None:
-        if drain < 0:
-            raise ValueError(f"drain is a number of seconds, not {drain!r}")
-        if route_cache < 0:
-            raise ValueError(f"route_cache is a number of keys, not {route_cache!r}")
         self.name = name
-        life = Life(self, drain, self._bound, self._closing, self._drained, self._ended)
-        super().__init__(Router(route_cache), life, on_error, maxsize=maxsize, overflow=overflow)
+        cached = count(route_cache, "route_cache", "keys", least=0)
+        life = Life(self, seconds(drain, "drain"), self._bound, self._closing, self._drained, self._ended)
+        super().__init__(
+            Router(cached),
+            life,
+            on_error,
+            maxsize=maxsize,
+            overflow=overflow,
+        )
         self._desk = Desk(self)
         self._declarations = Declarations()
         self.border = Border(self, self._desk, self._declarations)
@@ -140,6 +152,7 @@ class Hub(Registry):
             InvalidKey: Nothing can be published to `key`.
             HubClosed: The hub is closed.
         """
+        timeout = seconds_or_none(timeout, "timeout")
         loop = self._life.bind()
         finished: asyncio.Future[tuple[int, list[Undelivered]]] = loop.create_future()
 
@@ -182,10 +195,12 @@ class Hub(Registry):
             InvalidKey: Nothing can be published to `key`.
             HubClosed: The hub is closed, or is closed while waiting.
         """
+        is_first = False
         try:
             route = self._router.routes[key]
         except (KeyError, TypeError):
             route = self._route(key)
+            is_first = True
         try:
             mailboxes = route.mailboxes
         except AttributeError:
@@ -193,11 +208,14 @@ class Hub(Registry):
         for mailbox in mailboxes:
             if len(mailbox.items) >= mailbox.room:
                 return await self._publish_with_room(route.key, message)
-        return self.publish(key, message)
+        return self._publish_first(route, message) if is_first else self.publish(key, message)
 
     def _publish_with_room(self, key: Key[Any], message: Any) -> Awaitable[int]:
         return publish_with_room(
-            key, lambda: _mailboxes(self._route_of(key)), self._life.bind, lambda: self.publish(key, message)
+            key,
+            lambda: _mailboxes(self._route_of(key)),
+            self._life.bind,
+            lambda: self._publish_first(self._route_of(key), message),  # the route may be new
         )
 
     def _outgoing_queues(self, key: Key[Any]) -> list[Mailbox]:
@@ -266,9 +284,10 @@ class Hub(Registry):
         **options: Unpack[ListenerOptions],
     ) -> Any:
         """Add the decorated function as a listener and return it unchanged. Options as of `add_listener`."""
+        named = decorated(patterns, "on")
 
         def add(function: Callable[..., object]) -> Callable[..., object]:
-            self._add_listener(patterns, function, is_async(function), event=event, where=where, **options)
+            self._add_listener(named, function, None, event=event, where=where, **options)
             return function
 
         return add
@@ -307,7 +326,7 @@ class Hub(Registry):
             InvalidKey: A pattern cannot be subscribed to.
             HubClosed: The hub is closed or closing.
         """
-        return self._add_listener(patterns, function, is_async(function), event=event, where=where, **options)
+        return self._add_listener(patterns, function, None, event=event, where=where, **options)
 
     @overload
     def subscribe(
@@ -367,8 +386,8 @@ class Hub(Registry):
             ValueError: `snapshot` is given together with `history` or `gaps`, or an option makes no sense.
         """
         named = as_patterns(patterns)
-        if ack not in ("auto", "manual"):
-            raise ValueError(f"ack is 'auto' or 'manual', not {ack!r}")
+        choice(ack, "ack", ("auto", "manual"))
+        options_of(options, SUBSCRIBE_OPTIONS, "subscribe")
         queue, where = self._queue(**options), predicate(where)
         subscription: Queue[Any]
         if snapshot is None:
@@ -376,6 +395,7 @@ class Hub(Registry):
         elif gaps or history:
             raise ValueError("a snapshot takes the place of history and of gaps: choose one")
         else:
+            checked_async_function(snapshot, "snapshot")
             subscription = SnapshotSubscription(self, **queue, where=where, ack=ack, load=snapshot)
         self._add(subscription, named, history)
         return subscription
@@ -410,11 +430,9 @@ class Hub(Registry):
         """
         self._life.check_thread()
         named = as_patterns(patterns)
-        at_least_one(limit, "limit")
-        if max_keys is not None and (not isinstance(max_keys, int) or max_keys < 1):
-            raise ValueError(f"max_keys is a number of keys, at least 1, not {max_keys!r}")
-        if max_age is not None and not max_age > 0:
-            raise ValueError(f"max_age is a number of seconds, not {max_age!r}")
+        limit = count(limit, "limit")
+        max_keys = count_or_none(max_keys, "max_keys", "keys")
+        max_age = seconds_or_none(max_age, "max_age", zero=False)
         if self._keeper not in self._router.observers:
             self._router.observers.append(self._keeper)
         return self._history.retain(named, limit, max_age, max_keys)
@@ -436,7 +454,7 @@ class Hub(Registry):
         """
         named = as_patterns(patterns)
         self._history.check(named)
-        return self._history.select(named, at_least_one(limit, "limit") if limit is not None else None)
+        return self._history.select(named, count_or_none(limit, "limit"))
 
     # Declaring
 
@@ -575,7 +593,7 @@ class Hub(Registry):
 
         Args, returns and raises as `add_listener`.
         """
-        return self._add_listener(patterns, function, is_async(function), event=event, responding=True, **options)
+        return self._add_listener(patterns, function, None, event=event, responding=True, **options)
 
     @overload
     def responds(self, patterns: TypedPatterns[T], **options: Unpack[QueueOptions]) -> Decorator[[Key[T], T]]: ...
@@ -590,9 +608,10 @@ class Hub(Registry):
 
     def responds(self, patterns: Patterns, *, event: bool = False, **options: Unpack[QueueOptions]) -> Any:
         """Add the decorated function as a responder and return it unchanged. Options as of `respond`."""
+        named = decorated(patterns, "responds")
 
         def add(function: Callable[..., object]) -> Callable[..., object]:
-            self.respond(patterns, function, event=event, **options)
+            self.respond(named, function, event=event, **options)
             return function
 
         return add
@@ -614,7 +633,7 @@ class Hub(Registry):
             ValueError: The limit is less than one.
         """
         self._life.check_thread()
-        tap = Tap(self._untap, as_patterns(patterns), at_least_one(limit, "limit"))
+        tap = Tap(self._untap, as_patterns(patterns), count(limit, "limit"))
         self._router.observers.append(tap._observer)
         self._observe(tap._patterns, 1)
         return tap
@@ -714,6 +733,8 @@ class Hub(Registry):
             WrongThread: That loop is in another thread.
         """
         self._life.start()
+        for part in self.border.attached:
+            part.opened()
 
     async def close(self) -> None:
         """Drain the async listeners for at most `drain` seconds, then end every task and every subscription.
@@ -773,10 +794,10 @@ class Hub(Registry):
         """As of `border`."""
         return self.border.origin
 
-    def __getattr__(self, name: str) -> Any:
-        if name in ("attach", "detach", "outbox", "report_error", "report_gap", "mint", "mint_id"):
-            return getattr(self.border, name)
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+    # Not by __getattr__: a class that has one has no fast attributes, and a publish costs a seventh more.
+    attach, detach, outbox = _of_border("attach"), _of_border("detach"), _of_border("outbox")
+    report_error, report_gap = _of_border("report_error"), _of_border("report_gap")
+    mint, mint_id = _of_border("mint"), _of_border("mint_id")
 
     def _close_outbox(self, outbox: Any) -> None:
         self.border.close_outbox(outbox)

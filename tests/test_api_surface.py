@@ -64,7 +64,7 @@ def room_of(module: str) -> str:
         return "ground"
     if module in CONTRACT:
         return "contract"
-    if module in ("hub", "publisher", "subscriber"):
+    if module in ("hub", "publisher", "subscriber", "loop", "utils", "logging_compat"):
         return "face"
     return max((room for room in ROOMS if f"{module}.".startswith(f"{room}.")), key=len)
 

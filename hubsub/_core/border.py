@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
-from itertools import count
 from typing import Any
 
 from ..confirm import Confirmation, Confirmed
 from ..event import Event, Gap, ListenerFailure, Meta
 from ..key import Key, Patterns, as_patterns, overlaps
 from .asking import Desk
+from .checks import count as count_of
 from .declarations import Declarations
+from .ids import Ids
 from .notices import notify
-from .outbox import Attachment, Outbox, Postmark
-from .registry import Registry, at_least_one
+from .outbox import Attachment, Outbox, SharedId
+from .registry import Registry
 from .routes import Route, Target
 
 
@@ -37,8 +38,10 @@ class Border:
         self._declarations = declarations
         self._attached: list[Attachment] = []
         self._outboxes: list[Outbox] = []
-        self._postmark = Postmark(self.mint)
-        self._ids = count(1)
+        self._ids = Ids()
+        self._shared_id = SharedId(self._ids.mint)
+        self.mint_id: Callable[[], str] = self._ids.mint
+        """Returns an id that no other message has, and that nobody can guess."""
 
     # The way in
 
@@ -124,9 +127,10 @@ class Border:
             return Meta(id, self.origin, time.time())
         return meta._replace(id=id, source=self.origin, time=meta.time or time.time())
 
-    def mint_id(self) -> str:
-        """An id that no other message of this origin has."""
-        return str(next(self._ids))
+    def wanted(self) -> list[Key[Any]]:
+        """Patterns of what somebody here wants: subscriptions, and what is retained; a tap is a bystander."""
+        subscribed = [pattern for pattern, _ in self._core._router.matcher.counts()]
+        return [*map(Key.create_from, subscribed), *map(Key.create_from, self._core._history.patterns)]
 
     def type_of(self, key: tuple[str, ...]) -> Any:
         """What messages of an exact key are declared to be; None if nothing is."""
@@ -150,7 +154,7 @@ class Border:
         core = self._core
         core._life.check_thread()
         named = as_patterns(patterns)
-        outbox = Outbox(core, named, at_least_one(maxsize, "maxsize"), shed, diverts, self._postmark, name, take)
+        outbox = Outbox(core, named, count_of(maxsize, "maxsize"), shed, diverts, self._shared_id, name, take)
         self._outboxes.append(outbox)
         core._router.observers.append(outbox.observer)
         self._outboxes_changed()
@@ -169,9 +173,9 @@ class Border:
 
     def _outboxes_changed(self) -> None:
         """Have a message named as it is put where it leaves by several outboxes, the same in all of them."""
-        self._postmark.forget()
-        for outbox in self._outboxes:
-            outbox.mark(len(self._outboxes) > 1)
+        self._shared_id.forget()
+        for number, outbox in enumerate(self._outboxes, 1):
+            outbox.number(number if len(self._outboxes) > 1 else 0)
             self._core._observe(outbox._patterns, 0)
 
     def leads_out(self, patterns: Iterable[tuple[str, ...]]) -> bool:

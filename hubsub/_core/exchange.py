@@ -14,6 +14,7 @@ from ..errors import HubClosed, HubsubError, WrongThread
 from ..event import Event, ListenerFailure
 from ..key import Key, KeyLike, T, is_subset, publishable
 from ..log import Logger
+from .callables import checked_function, refuse_awaitable
 from .life import Life
 from .listener import Listener
 from .message_queue import as_tuple
@@ -38,10 +39,20 @@ class Exchange:
     def __init__(
         self, router: Router[Target], life: Life, on_error: Callable[[ListenerFailure], object] | None
     ) -> None:
+        self._on_error: Callable[[ListenerFailure], object] | None = None
         self.on_error = on_error
         self._router = router
         self._life = life
         self._failed = 0
+
+    @property
+    def on_error(self) -> Callable[[ListenerFailure], object] | None:
+        """Called with a `ListenerFailure` when a listener raises; a plain function, or None."""
+        return self._on_error
+
+    @on_error.setter
+    def on_error(self, function: Callable[[ListenerFailure], object] | None) -> None:
+        self._on_error = None if function is None else checked_function(function, "on_error", "failure")
 
     # Publishing
 
@@ -60,14 +71,32 @@ class Exchange:
         try:
             route = self._router.routes[key]
         except (KeyError, TypeError):
-            route = self._route(key)
+            pass
+        else:
+            route.published += 1
+            key = route.key
+            for deliver in route:
+                try:
+                    deliver(key, message)
+                except BaseException as error:
+                    self._deliver_failed(route, route.place_of(deliver), message, error)
+            return route.width
+        return self._publish_first(self._route(key), message)
+
+    def _publish_first(self, route: Route, message: Any) -> int:
+        """Publish as the first of a route, and look at what plain listeners return.
+
+        To look each time would cost every publish: see `callables`.
+        """
         route.published += 1
         key = route.key
-        for deliver in route:
+        for place, deliver in enumerate(route):
             try:
-                deliver(key, message)
+                returned = deliver(key, message)
+                if returned is not None:
+                    route.targets[place].returned(Event(key, message), returned)
             except BaseException as error:
-                self._deliver_failed(route, deliver, message, error)
+                self._deliver_failed(route, place, message, error)
         return route.width
 
     def publish_event(self, event: Event[T]) -> int:
@@ -192,9 +221,8 @@ class Exchange:
 
     # What failed
 
-    def _deliver_failed(self, route: Route, deliver: Any, message: Any, error: BaseException) -> None:
+    def _deliver_failed(self, route: Route, place: int, message: Any, error: BaseException) -> None:
         """Report the failure of one place of a route; if it must pass, serve the places after it first."""
-        place = route.place_of(deliver)
         interrupt = self._failure(route.targets[place], route.key, message, error)
         if interrupt is None:
             return
@@ -235,11 +263,12 @@ class Exchange:
 
     def _report_error(self, failure: ListenerFailure) -> None:
         """Tell `on_error` of a failure, if there is one; what it raises is logged."""
-        if self.on_error is not None:
+        on_error = self._on_error
+        if on_error is not None:
             try:
-                self.on_error(failure)
-            except Exception as another:
-                logger.error("on_error %r failed", self.on_error, error=another)
+                refuse_awaitable(on_error(failure), on_error)
+            except (Exception, asyncio.CancelledError) as another:
+                logger.error("on_error %r failed", on_error, error=another)
 
     # Removing in the middle
 
@@ -252,7 +281,7 @@ class Exchange:
         """
         frame: FrameType | None = sys._getframe(1)
         while frame is not None:
-            if frame.f_code is _PUBLISH:
+            if frame.f_code in _PUBLISH:
                 running = frame.f_locals
                 route: Route | None = running.get("route")
                 if running["self"] is not self or route is None or registration not in route.targets:
@@ -262,7 +291,7 @@ class Exchange:
             frame = frame.f_back
 
 
-_PUBLISH = Exchange.publish.__code__
+_PUBLISH = (Exchange.publish.__code__, Exchange._publish_first.__code__)
 
 
 def _deliver_copy(target: Target, event: Event[Any], confirmation: Confirmation) -> None:

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from contextvars import Context, ContextVar, copy_context
+from contextvars import Context
 from functools import partial
 from typing import Any, cast
 
+from ..errors import InvalidListener
 from ..event import DeadLetter, Event
 from ..key import Key
+from .callables import is_awaitable, refuse_awaitable
+from .calls import Calls, context_outside
 from .message_queue import Item, Mailbox, Overflow, as_event
 from .notices import Notices, notify
 from .registration import Bookkeeper, Owner, Registration, Removal, Where, logger
 from .retry import Retry, Retrying
 
-# The async listener whose call, or a task that such a call started, is running.
-_inside: ContextVar[AsyncListener | None] = ContextVar("hubsub_inside", default=None)
-
 
 class Listener(Registration):
     """A callable that is called with each message, right in the publish. `remove()` ends it."""
 
-    __slots__ = ("_event", "failed", "function", "last_error")
+    __slots__ = ("_event", "_watched", "failed", "function", "last_error")
 
     def __init__(
         self,
@@ -36,6 +36,7 @@ class Listener(Registration):
     ) -> None:
         deliver = partial(_call_with_event, function) if event else function
         super().__init__(hub, deliver, owner=owner, where=where, once=once)
+        self._watched = False
         self._event = event
         self.function = function
         """The callable."""
@@ -45,7 +46,30 @@ class Listener(Registration):
         """What the last of them raised."""
 
     def _take(self, event: Event[Any]) -> None:
-        self._called_with(event)
+        result = self.function(event) if self._event else self.function(*event)
+        if result is not None:
+            self.returned(event, result)
+
+    def returned(self, event: Event[Any], result: object, /) -> None:
+        """Judge what the function returned to a call that was no async listener's.
+
+        Raises:
+            InvalidListener: It would have to be awaited, which nobody does.
+        """
+        if is_awaitable(result):
+            self._watch()
+            refuse_awaitable(result, self.function)
+
+    def _watch(self) -> None:
+        """Look from now on at everything that the function returns, which doubles what a call costs."""
+        if not self._watched:
+            self._watched = True
+            self.deliver = self._gate(self._deliver_watched)
+            for pattern in self._patterns:
+                self._hub._router.forget(pattern)
+
+    def _deliver_watched(self, key: Key[Any], message: Any) -> None:
+        self._take(Event(key, message))
 
     def _called_with(self, event: Event[Any]) -> Any:
         """What calling the function with an event returns."""
@@ -62,8 +86,8 @@ class Listener(Registration):
         return Removal()
 
 
-def _call_with_event(function: Callable[[Event[Any]], object], key: Key[Any], message: Any) -> None:
-    function(Event(key, message))
+def _call_with_event(function: Callable[[Event[Any]], object], key: Key[Any], message: Any) -> object:
+    return function(Event(key, message))
 
 
 class AsyncListener(Listener):
@@ -72,10 +96,7 @@ class AsyncListener(Listener):
     The task starts with the first message and runs in a copy of the context of the registration.
     """
 
-    __slots__ = ("_call", "_context", "_idle", "_mailbox", "_quiet", "_stopped", "_task", "_winding_up")
-
-    # Messages handled before the loop gets a turn, if handling them does not suspend.
-    BURST = range(256)
+    __slots__ = ("_call", "_calls", "_context", "_idle", "_mailbox", "_quiet", "_stopped", "_task", "_winding_up")
 
     def __init__(
         self,
@@ -98,8 +119,8 @@ class AsyncListener(Listener):
         self._call: Callable[..., Any] = function
         if retry is not None:
             self._call = Retrying(function, retry, self._in_haste, self._give_up)
-        self._context = copy_context()
-        self._context.run(_inside.set, self)
+        self._context = context_outside()
+        self._calls: Calls | None = None  # those of the task
         self._task: asyncio.Task[None] | None = None
         self._idle: asyncio.Future[None] | None = None
         self._quiet: list[asyncio.Future[None]] = []
@@ -118,8 +139,8 @@ class AsyncListener(Listener):
     remove.__doc__ = Listener.remove.__doc__
 
     def is_caller(self) -> bool:
-        """True inside its own call, and in the tasks that such a call started."""
-        return _inside.get() is self
+        """True inside a call of its that is running, and in the tasks that this call has started."""
+        return self._calls is not None and self._calls.is_caller()
 
     # The task
 
@@ -129,7 +150,8 @@ class AsyncListener(Listener):
         if loop is None:
             return  # the hub starts it once a loop runs
         self._mailbox.wake = None
-        self._task = self._spawn(loop, self._run(), self._context)
+        self._calls = calls = Calls(loop)
+        self._task = self._spawn(loop, self._run(calls), self._context)
 
     def _spawn(
         self, loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, None], context: Context
@@ -142,24 +164,31 @@ class AsyncListener(Listener):
         task.add_done_callback(self._ended)
         return task
 
-    async def _run(self) -> None:
+    async def _run(self, calls: Calls) -> None:
         if self._task is None:
             # An eager task factory runs us inside the publish, before the message is queued.
             await asyncio.sleep(0)
         task = self._task
         assert task is not None
+        loop = task.get_loop()
         function, with_event = self._callee()
         mailbox, items = self._mailbox, self._mailbox.items
         popleft = items.popleft
         done = Event.done  # looking it up in each event costs as much as half of it
         # What is queued was dropped when it was removed, unless it is winding up.
         while items or not (self.closed or self._stopped):
-            for _ in self.BURST:
-                if not items:
-                    break
-                item = popleft() if not mailbox.alert else cast("Item | None", mailbox.take())
-                if item is None:
-                    break
+            for _ in calls.BURST:
+                if mailbox.alert:
+                    item = cast("Item | None", mailbox.take())
+                    if item is None:
+                        break
+                else:
+                    try:
+                        item = popleft()
+                    except LookupError:  # there are no more
+                        break
+                if calls.are_apart:
+                    calls.begin()
                 try:
                     if with_event:
                         result = await function(as_event(item))
@@ -169,24 +198,34 @@ class AsyncListener(Listener):
                 except BaseException as error:
                     self._failed(item, error, task)
                 else:
-                    if type(item) is Event and item.confirmed is not None:
-                        if result is None:
-                            done(item)
-                        else:
-                            self._handled(item, result)
+                    if result is not None:
+                        self._handled(item, result)
+                    elif type(item) is Event and item.confirmed is not None:
+                        done(item)
+            calls.end()
             if mailbox.alert:
                 mailbox.take_gap()
             if items:
                 await asyncio.sleep(0)
             elif not (self.closed or self._stopped):
-                await self._sleep(task.get_loop())
+                await self._sleep(loop)
 
-    def _handled(self, event: Event[Any], result: object) -> None:
-        """A call has returned."""
-        if isinstance(result, BaseException) and isinstance(self._call, Retrying):
-            event.fail(result, "it failed, and was given up")
+    def _handled(self, item: Item, result: object) -> None:
+        """A call has returned something: what it returned may have to be awaited, and then it has done nothing yet."""
+        given_up = isinstance(result, BaseException) and isinstance(self._call, Retrying)
+        try:
+            refuse_awaitable(result, self.function)
+        except InvalidListener as error:
+            if type(item) is Event:
+                item.fail(error, "it failed")
+            self._hub._report(self, item[0], item[1], error)
         else:
-            event.done()
+            if type(item) is not Event:
+                pass
+            elif given_up:
+                item.fail(cast(BaseException, result), "it failed, and was given up")
+            else:
+                item.done()
 
     def _failed(self, item: Item, error: BaseException, task: asyncio.Task[None]) -> None:
         """A call has raised: report it, unless the task is being ended."""
@@ -229,7 +268,7 @@ class AsyncListener(Listener):
     def _ended(self, task: asyncio.Task[None]) -> None:
         if self._task is not task:
             return  # left behind by a loop that was closed under it
-        self._task = None
+        self._task = self._calls = None
         self._mailbox.wake = self.start
         self._tell_quiet()
         if self.closed:
@@ -250,7 +289,7 @@ class AsyncListener(Listener):
             # The hub was opened again during the last call: after that it goes on, in order.
             life.running[self] = None
             return
-        self._task = self._idle = None
+        self._task = self._calls = self._idle = None
         self._mailbox.wake = self.start
         if self._mailbox.items:
             self.start()

@@ -10,6 +10,7 @@ from ..errors import WrongThread
 from ..event import DeadLetter, Event, Gap
 from ..key import Announced, Deliver, Key, is_subset
 from ..log import Logger
+from .callables import truth
 from .life import Life
 from .message_queue import Mailbox, Overflow
 from .notices import Notices
@@ -202,6 +203,9 @@ class Registration:
         mailbox.put_event(event, bounded)
         return True
 
+    def returned(self, event: Event[Any], result: object, /) -> None:
+        """Judge what a user's function returned; here there is none."""
+
     def _take(self, event: Event[Any]) -> None:
         """Take a message, with its metadata, that was found to be for it; it has no queue."""
         raise NotImplementedError
@@ -213,9 +217,8 @@ class Registration:
         if self._where is None and not self._once:
             return deliver
 
-        def pass_on(key: Key[Any], message: Any) -> None:
-            if self._admits(key, message):
-                deliver(key, message)
+        def pass_on(key: Key[Any], message: Any) -> object:
+            return deliver(key, message) if self._admits(key, message) else None
 
         return pass_on
 
@@ -223,7 +226,7 @@ class Registration:
         """True if a message is for it, which a listener for one message is then no more."""
         if self._where is not None:
             try:
-                wanted = bool(self._where(key, message))
+                wanted = truth(self._where(key, message), self._where, "where")
             except WrongThread:
                 raise  # then the hub counts it as missed
             except BaseException:
@@ -241,7 +244,7 @@ class Registration:
 
     def wants(self, event: Event[Any]) -> bool:
         """What `where` says of an event, if there is one."""
-        return self._where is None or bool(self._where(*event))
+        return self._where is None or truth(self._where(*event), self._where, "where")
 
     def _use_up(self) -> None:
         """Remove it before the message that it was there for is handed over."""
@@ -277,6 +280,8 @@ class Removal:
     """What removing returns: awaited, it ends when the tasks that were removed have. Awaiting is optional."""
 
     __slots__ = ("_tasks",)
+
+    awaiting_is_optional = True  # a listener may return it
 
     def __init__(self, tasks: Iterable[asyncio.Task[None]] = ()) -> None:
         self._tasks = tuple(tasks)

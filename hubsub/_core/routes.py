@@ -31,6 +31,9 @@ class Target(Protocol):
         `bounded` says that a queue which may grow beyond its bound has to make room for it instead.
         """
 
+    def returned(self, event: Event[Any], result: object, /) -> None:
+        """Judge what `deliver` returned to the first publish along a route, unless that was None."""
+
     def is_on(self, key: tuple[str, ...]) -> bool:
         """True while messages of an exact key are for it."""
 
@@ -61,7 +64,9 @@ class Route(list[Deliver]):
         A callable may stand in several places. It is taken to fail in each in turn, as what depends on the message
         alone does.
         """
-        places = [place for place, target in enumerate(self.targets) if target.deliver is deliver]
+        # What a target delivers to may have changed since: then its place has what it was.
+        pairs = zip(self.targets, self, strict=True)
+        places = [place for place, (target, each) in enumerate(pairs) if deliver is target.deliver or deliver is each]
         if len(places) == 1:
             return places[0]
         publish, failures = getattr(self, "_failures", (0, 0))
@@ -90,6 +95,9 @@ class Observer:
     def deliver_event(self, event: Event[Any], bounded: bool = False, /) -> None:
         """As `Target.deliver_event`."""
         self._observe(event)
+
+    def returned(self, event: Event[Any], result: object, /) -> None:
+        """It is none of a user's functions."""
 
     def is_on(self, key: tuple[str, ...]) -> bool:
         """It is on whatever leads to it."""

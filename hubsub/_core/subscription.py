@@ -11,6 +11,7 @@ from ..describe import describe
 from ..errors import SubscriberTooSlow, SubscriptionClosed
 from ..event import Event, Gap, Snapshot
 from ..key import T, V
+from .callables import awaitable
 from .hands import Hands, left_by_choice
 from .message_queue import Item, Mailbox, Overflow, as_event, as_tuple
 from .notices import Notices, notify
@@ -280,7 +281,7 @@ class SnapshotSubscription(Queue[Event[T] | Snapshot[V]], Generic[T, V]):
                 if self._pause is not None:
                     await asyncio.sleep(self._pause)
                 mailbox.forget_gaps()  # the snapshot replaces them
-                value = await self._load()
+                value = await awaitable(self._load(), self._load, "snapshot")
                 if not mailbox.has_gaps and len(mailbox.items) <= mailbox.maxsize:
                     self._pause = None
                     break

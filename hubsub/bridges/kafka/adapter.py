@@ -61,6 +61,7 @@ class KafkaAdapter(Adapter):
             acks="prefix",
             groups=True,
             names=True,
+            replay=True,
             history=True,
             headers=True,
             push=False,
