@@ -311,7 +311,7 @@ class ConfirmationTimeout(HubsubError, TimeoutError):
         self.key = key
         self.timeout = timeout
         self.waiting_for = waiting_for
-        self.failures = list(failures)
+        self.failures = failures
 
 
 class BridgeError(HubsubError):
