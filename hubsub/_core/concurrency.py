@@ -64,6 +64,8 @@ class ConcurrentListener(AsyncListener):
                 if not items:
                     break
                 item: Any = mailbox.take() if mailbox.alert else items.popleft()
+                if item is None:
+                    break  # whoever was notified of a gap has removed it
                 if calls.are_apart:
                     calls.begin()
                 try:

@@ -145,19 +145,15 @@ class Registry(Exchange):
         if self._life.state != "open":
             raise HubClosed(self, closing=self._life.state == "closing")
         replay: list[Event[Any]] = []
-        if history:
+        if history or history is False:
             history = count_of(history, "history")
             self._history.check(patterns)
             replay = self._history.select(patterns, history, () if registration.closed else registration._patterns)
-            replay = [event for event in replay if registration.wants(event)]
         if registration.closed:
             registration._reopened()
         if registration not in self._registered:
             self._registered[registration] = None
             registration.order = next(self._order)
-        if replay and registration.mailbox is not None:
-            registration.mailbox.replay(replay)
-            registration.counted += len(replay)
         registration._patterns += tuple(patterns)
         if len(registration._patterns) > 1:
             self._router.several = True
@@ -167,8 +163,31 @@ class Registry(Exchange):
             registration._owner._note(registration, patterns)
         for changed in self._followers:
             changed(patterns)
+        if replay:
+            try:
+                self._replay(registration, replay)
+            except BaseException:
+                self._remove(registration, patterns)
+                raise
         if self._watchers:
             self._announce_changes("addedSubscriber", added)
+
+    def _replay(self, registration: Registration, events: Iterable[Event[Any]]) -> None:
+        """Have a new registration begin with what its `where` wants of these; an error in there is its own failure."""
+        wanted = []
+        for event in events:
+            registration.counted += 1
+            try:
+                if registration.wants(event):
+                    wanted.append(event)
+                    continue
+            except BaseException as error:
+                interrupt = self._failure(registration, *event, error)
+                if interrupt is not None:
+                    raise interrupt from None
+            registration.filtered += 1
+        if registration.mailbox is not None:
+            registration.mailbox.replay(wanted)
 
     def _remove(self, registration: Registration, patterns: Iterable[tuple[str, ...]] | None = None) -> None:
         """Take it off these patterns, or off all; off its last one it is closed."""
