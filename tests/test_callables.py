@@ -601,3 +601,115 @@ def test_what_cannot_be_called_is_refused_wherever_a_listener_is_added(function:
         with pytest.raises(InvalidListener, match="called"):
             add("a", function)  # type: ignore[operator]
     assert hub.patterns() == {}
+
+
+# Responders
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda function: lambda key, message: function(key, message),
+        decorated,
+        lambda function: partial(decorated(function)),
+        lambda function: lambda key, message: asyncio.ensure_future(function(key, message)),
+        lambda function: lambda key, message: asyncio.wait_for(function(key, message), 5),
+    ],
+)
+async def test_the_awaitable_of_a_plain_responder_is_awaited(wrap: Any, hub: Hub) -> None:
+    async def double(key: Any, message: Any) -> Any:
+        await asyncio.sleep(0)
+        return 2 * message
+
+    async with hub:
+        responder = hub.respond("double", wrap(double))
+        assert [await hub.request("double", number) for number in range(3)] == [0, 2, 4]
+        assert [reply async for reply in hub.request_many("double", 5)] == [10]
+        assert responder.failed == 0
+
+
+async def test_a_responder_whose_awaitable_fails_has_failed(hub: Hub, failures: list[ListenerFailure]) -> None:
+    async def fail(key: Any, message: Any) -> None:
+        raise ValueError("not today")
+
+    async with hub:
+        responder = hub.respond("a", lambda key, message: fail(key, message))
+        with pytest.raises(hubsub.RemoteError, match="not today"):
+            await hub.request("a", 1)
+    assert (responder.failed, [failure.message for failure in failures]) == (1, [1])
+
+
+async def test_an_awaitable_within_the_reply_of_an_async_responder_is_awaited_too(hub: Hub) -> None:
+    async def inner(message: Any) -> Any:
+        return 2 * message
+
+    async def outer(key: Any, message: Any) -> Any:
+        return inner(message)
+
+    async with hub:
+        hub.respond("double", outer)
+        assert await hub.request("double", 4) == 8
+
+
+async def test_what_a_plain_responder_returns_to_an_ordinary_message_runs_too(
+    hub: Hub, failures: list[ListenerFailure]
+) -> None:
+    seen: list[Any] = []
+
+    async def note(key: Any, message: Any) -> None:
+        await asyncio.sleep(0)
+        seen.append(message)
+        if message == 3:
+            raise ValueError
+
+    async with hub:
+        responder = hub.respond("a", lambda key, message: note(key, message))
+        for number in range(5):
+            hub.publish("a", number)
+        assert hub.busy() == (responder,)
+    assert seen == [0, 1, 2, 3, 4]  # closing the hub has waited for them
+    assert (responder.failed, [failure.message for failure in failures]) == (1, [3])
+
+
+async def test_removing_a_plain_responder_cancels_what_it_returned(hub: Hub, failures: list[ListenerFailure]) -> None:
+    started = asyncio.Event()
+
+    async def never(key: Any, message: Any) -> None:
+        started.set()
+        await asyncio.sleep(1000)
+
+    async with hub:
+        responder = hub.respond("a", lambda key, message: never(key, message))
+        request = hub.request("a", 1)
+        await started.wait()
+        await responder.remove()
+        with pytest.raises(hubsub.NoResponders):
+            await request
+    assert failures == []
+
+
+async def test_closing_the_hub_ends_what_a_plain_responder_returned_and_never_finishes() -> None:
+    hub = Hub(drain=0.01)
+    responder = hub.respond("a", lambda key, message: asyncio.sleep(1000))
+    request = hub.request("a", 1)
+    await asyncio.sleep(0)
+    await hub.close()
+    with pytest.raises(hubsub.HubClosed):
+        await request
+    assert not responder.is_busy
+
+
+def test_a_plain_responder_without_a_loop_cannot_have_its_awaitable_awaited(
+    hub: Hub, failures: list[ListenerFailure]
+) -> None:
+    hub.respond("a", lambda key, message: work(message))
+    hub.publish("a", 1)
+    [failure] = failures
+    assert isinstance(failure.error, hubsub.NoRunningLoop)
+
+
+async def test_a_responder_that_generates_has_failed(hub: Hub) -> None:
+    async with hub:
+        hub.respond("a", lambda key, message: (part for part in "ab"))
+        with pytest.raises(hubsub.RemoteError, match="generator"):
+            await hub.request("a")

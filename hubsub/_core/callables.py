@@ -130,11 +130,12 @@ def awaitable(result: Any, function: object, name: str) -> Awaitable[Any]:
     Raises:
         InvalidFunction: It cannot be.
     """
-    if not isinstance(result, Awaitable) and not is_awaitable(result):
+    if not isinstance(result, Awaitable):
+        discard(result)
         raise InvalidFunction(
             function, f"{name} is to return an awaitable, and returned {describe(result)}; write an async function"
         )
-    return result  # type: ignore[no-any-return]
+    return result
 
 
 def is_awaitable(result: object) -> bool:

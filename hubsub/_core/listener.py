@@ -8,6 +8,7 @@ from contextvars import Context
 from functools import partial
 from typing import Any, cast
 
+from ..describe import name_of_callable
 from ..errors import InvalidListener
 from ..event import DeadLetter, Event
 from ..key import Key
@@ -157,7 +158,7 @@ class AsyncListener(Listener):
         self, loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, None], context: Context
     ) -> asyncio.Task[None]:
         """A task for its calls, whose end it is told of."""
-        task = loop.create_task(coroutine, name=f"hubsub listener {self.function!r}", context=context)
+        task = loop.create_task(coroutine, name=f"hubsub listener {name_of_callable(self.function)}", context=context)
         # The hub knows its tasks: one that is left behind, by a loop that never runs again, needs no complaint.
         task._log_destroy_pending = False  # type: ignore[attr-defined]
         # Not a clause in the task itself: cancelled before its first step, a task runs nothing of it.

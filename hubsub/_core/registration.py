@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any, Literal, Protocol, TypeAlias, TypedDict
 
+from ..describe import describe_all
 from ..errors import WrongThread
 from ..event import DeadLetter, Event, Gap
 from ..key import Announced, Deliver, Key, is_subset
@@ -271,7 +272,7 @@ class Registration:
         self._patterns = ()
 
     def __repr__(self) -> str:
-        patterns = ", ".join(map(repr, self._patterns))
+        patterns = describe_all(self._patterns)
         closed = " closed" if self.closed else ""
         return f"<{type(self).__name__} {patterns}{closed}>"
 

@@ -13,7 +13,7 @@ import sys
 from itertools import count
 
 from hubsub import Bridge, Hub, Key
-from hubsub.bridges.relay.bridge import adapter_for
+from hubsub.bridges import adapter_for
 
 _, url, namespace = sys.argv
 FROM = Key("from", "+")
