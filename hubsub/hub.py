@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from ._core.asking import Desk, Replies
@@ -19,10 +19,12 @@ from ._core.history import Retention
 from ._core.life import UNTIL_ENDED, Life
 from ._core.listener import AsyncListener, Listener
 from ._core.message_queue import Mailbox, Overflow
+from ._core.notices import Notices, notify
 from ._core.registration import Ack, ListenerOptions, QueueOptions, SubscribeOptions, Where
 from ._core.registry import Registry, decorated, predicate
+from ._core.room import publish_with_room
 from ._core.router import Router
-from ._core.routes import Target
+from ._core.routes import Route
 from ._core.subscription import GapSubscription, Queue, SnapshotSubscription, Subscription
 from ._core.tap import Tap
 from .confirm import Confirmation
@@ -154,19 +156,22 @@ class Hub(Registry):
         for target in route.targets:
             if isinstance(target, AsyncListener) and target.is_caller():
                 raise WaitingForItself(target, route.key)
+
+        def deliver() -> int:
+            route = self._route_of(key)
+            return self._deliver_confirmed(route.targets, Event(route.key, message), confirmation)
+
         confirmation = Confirmation(confirmed)
         outboxes = [target for target in route.targets if target.remote]
         waiting_for: list[Any] = outboxes
         try:
             async with asyncio.timeout(timeout):
-                async with self._places(route.key, _mailboxes(outboxes)):
-                    route = self._route_of(route.key)
-                    self._deliver_confirmed(route.targets, Event(route.key, message), confirmation)
+                await publish_with_room(route.key, partial(self._outgoing_queues, route.key), self._life.bind, deliver)
                 waiting_for = []
                 number, failures = await finished
         except TimeoutError:
             waiting_for = waiting_for or confirmation.waiting_for
-            raise ConfirmationTimeout(route.key, timeout or 0, waiting_for) from None
+            raise ConfirmationTimeout(route.key, timeout or 0, waiting_for, confirmation.failures) from None
         if failures:
             error = DeliveryError(f"{route.key!r} was not finished by everybody", failures)
             error.finished = number
@@ -191,27 +196,23 @@ class Hub(Registry):
         try:
             mailboxes = route.mailboxes
         except AttributeError:
-            mailboxes = route.mailboxes = _mailboxes(route.targets)
+            mailboxes = _mailboxes(route)
         for mailbox in mailboxes:
             if len(mailbox.items) >= mailbox.room:
-                async with self._places(route.key, mailboxes):
-                    return self.publish(route.key, message)
+                return await self._publish_with_room(route.key, message)
         return self._publish_first(route, message) if is_first else self.publish(key, message)
 
-    @asynccontextmanager
-    async def _places(self, key: Key[Any], mailboxes: Iterable[Mailbox]) -> AsyncIterator[None]:
-        """Hold a place in each of these that is full."""
-        # Everyone takes places in order of subscription, so that no two wait for each other.
-        held: list[Mailbox] = []
-        try:
-            for mailbox in mailboxes:
-                if not mailbox.has_room(key):
-                    await mailbox.place(self._life.bind())
-                    held.append(mailbox)
-            yield
-        finally:
-            for mailbox in held:
-                mailbox.give_back()
+    def _publish_with_room(self, key: Key[Any], message: Any) -> Awaitable[int]:
+        return publish_with_room(
+            key,
+            lambda: _mailboxes(self._route_of(key)),
+            self._life.bind,
+            lambda: self._publish_first(self._route_of(key), message),  # the route may be new
+        )
+
+    def _outgoing_queues(self, key: Key[Any]) -> list[Mailbox]:
+        """The queues by which the messages of an exact key leave."""
+        return [target.mailbox for target in self._route_of(key).targets if target.remote]
 
     def publish_threadsafe(self, key: KeyLike[T], message: T = None) -> concurrent.futures.Future[int]:  # type: ignore[assignment]
         """Publish from any thread, through the hub's loop, in order for each thread.
@@ -778,21 +779,26 @@ class Hub(Registry):
         if closing:
             loop = asyncio.get_running_loop()
             left = self._life.grace().left - loop.time()
-            _, late = await asyncio.wait(closing, timeout=max(left, UNTIL_ENDED))
+            done, late = await asyncio.wait(closing, timeout=max(left, UNTIL_ENDED))
             for task in late:
                 logger.error("%r was closed, but %r does not end in time", self, closing[task])
+            for task in done:
+                if not task.cancelled() and (error := task.exception()) is not None:
+                    logger.error("%r was closed, but closing %r failed", self, closing[task], error=error)
 
     def _ended(self) -> None:
         """End every subscription, and drop what the async listeners could not handle in time."""
         self._desk.close()
         abandoned = 0
+        notices: Notices = []
         for registration in list(self._registered):
             if not registration.lasting:
                 self._remove(registration)
         # Those that handle what is queued and then end are registered no more, but still run.
         for listener in dict.fromkeys([*self._registered, *self._life.running, *self._life.unstarted]):
             if isinstance(listener, AsyncListener):
-                abandoned += listener.drop()
+                abandoned += listener.drop(notices)
+        notify(notices)
         if abandoned:
             logger.warning("%r was closed with %d messages that its async listeners had not handled", self, abandoned)
         self._router.swap()  # a closed hub remembers no route: so nobody publishes along one
@@ -801,5 +807,10 @@ class Hub(Registry):
         await self._router.clear()
 
 
-def _mailboxes(targets: Iterable[Target]) -> tuple[Mailbox, ...]:
-    return tuple(box for target in targets if (box := target.mailbox) is not None)
+def _mailboxes(route: Route) -> Sequence[Mailbox]:
+    """The queues that a route leads to, remembered."""
+    try:
+        return route.mailboxes
+    except AttributeError:
+        route.mailboxes = tuple(box for target in route.targets if (box := target.mailbox) is not None)
+        return route.mailboxes

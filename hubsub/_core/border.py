@@ -14,6 +14,7 @@ from .checks import count as count_of
 from .declarations import Declarations
 from .ids import Ids
 from .life import Grace
+from .notices import notify
 from .outbox import Attachment, Outbox, SharedId
 from .registry import Registry
 from .routes import Route, Target
@@ -177,7 +178,7 @@ class Border:
         self._outboxes.remove(outbox)
         core._router.withdraw(outbox, ())
         outbox.closed = True
-        outbox._removed()
+        notify(outbox._removed())
 
     def _outboxes_changed(self) -> None:
         """Have a message named as it is put where it leaves by several outboxes, the same in all of them."""

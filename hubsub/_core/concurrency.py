@@ -10,6 +10,7 @@ from ..event import Event
 from .calls import Calls
 from .listener import AsyncListener
 from .message_queue import as_event
+from .notices import notify
 from .registration import Owner
 
 
@@ -65,6 +66,8 @@ class ConcurrentListener(AsyncListener):
                 if not items:
                     break
                 item: Any = mailbox.take() if mailbox.alert else items.popleft()
+                if item is None:
+                    break  # whoever was notified of a gap has removed it
                 if calls.are_apart:
                     calls.begin()
                 try:
@@ -101,7 +104,7 @@ class ConcurrentListener(AsyncListener):
         if self._workers:
             life.running[self] = None
         elif self.closed and (was_told or not self._mailbox.items):
-            self._let_go()
+            notify(self._let_go())
         self._tell_quiet()
 
     def reset(self) -> None:

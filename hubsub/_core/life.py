@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol, TypeVar
 from ..describe import describe
 from ..errors import HubClosed, WrongLoop, WrongThread
 from ..log import Logger
+from .notices import Notices, notify
 
 V = TypeVar("V")
 
@@ -79,7 +80,7 @@ class Runner(Protocol):
     def is_caller(self) -> bool: ...
     def start(self) -> None: ...
     def stop(self) -> list[asyncio.Task[None]]: ...
-    def drop(self) -> int: ...
+    def drop(self, notices: Notices) -> int: ...
     def give_up(self, task: asyncio.Task[None]) -> None: ...
     def reset(self) -> None: ...
     def hasten(self) -> None: ...
@@ -285,7 +286,10 @@ class Life:
 
         async def end() -> None:
             tasks = self._stop(runners)
-            if dropped := sum(runner.drop() for runner in runners):
+            notices: Notices = []
+            dropped = sum(runner.drop(notices) for runner in runners)
+            notify(notices)
+            if dropped:
                 logger.warning("%r was closed with %d messages that its async listeners had not handled", who, dropped)
             await self._until_ended(tasks, who)
             grace.ended = asyncio.get_running_loop().time()

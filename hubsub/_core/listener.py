@@ -15,6 +15,7 @@ from ..key import Key
 from .callables import is_awaitable, refuse_awaitable
 from .calls import Calls, context_outside
 from .message_queue import Item, Mailbox, Overflow, as_event
+from .notices import Notices, notify
 from .registration import Bookkeeper, Owner, Registration, Removal, Where
 from .retry import GivenUp, Retry, Retrying
 
@@ -147,7 +148,7 @@ class AsyncListener(Listener):
         if self._winding_up:
             self._hub._life.check_thread()
             self._winding_up = False
-            self._removed()
+            notify(self._removed())
         super().remove()
         return Removal() if self.is_caller() else Removal(tasks)
 
@@ -313,7 +314,7 @@ class AsyncListener(Listener):
         self._task = self._calls = None
         self._stopped = self._out_of_time = False
         if self.closed and (was_told or not (self._winding_up and self._mailbox.items)):
-            self._let_go()
+            notify(self._let_go())
         elif life.state == "closing" or (was_told and life.state == "open"):
             self.reset()  # in the latter case the hub was opened again during the last call
         elif was_told:
@@ -358,9 +359,9 @@ class AsyncListener(Listener):
         task.cancel()
         return [task]
 
-    def drop(self) -> int:
+    def drop(self, notices: Notices) -> int:
         """Drop and count what is queued; return how many."""
-        return self._mailbox.drop_all()
+        return self._mailbox.drop_all(notices)
 
     def give_up(self, task: asyncio.Task[None]) -> None:
         """The call that this task is in does not end: it has failed."""
@@ -384,19 +385,22 @@ class AsyncListener(Listener):
         self._hub._life.check_thread()
         self.wind_up()
 
-    def _removed(self) -> None:
+    def _removed(self) -> Notices:
         if self._winding_up:
             if self._idle is not None and not self._mailbox.items:
                 self._wake()
-            return
-        self._let_go()
+            return []
+        notices = self._let_go()
         self._hub._life.unstarted.pop(self, None)
         self.hasten()
         self._end_calls()
+        return notices
 
-    def _let_go(self) -> None:
-        self._mailbox.drop_all()
+    def _let_go(self) -> Notices:
+        notices: Notices = []
+        self._mailbox.drop_all(notices)
         self._mailbox.close()
+        return notices
 
     def _end_calls(self) -> None:
         """End the task, at once unless this is its own call."""
