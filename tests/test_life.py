@@ -881,6 +881,36 @@ def test_a_hub_that_closes_on_one_loop_cannot_be_closed_on_another() -> None:
     assert not hub.is_open
 
 
+def test_a_snapshot_that_was_being_loaded_when_its_loop_was_closed_is_loaded_on_the_next() -> None:
+    hub = Hub()
+    loads: list[int] = []
+
+    async def load() -> int:
+        loads.append(len(loads))
+        if len(loads) == 1:
+            await asyncio.Event().wait()
+        return len(loads)
+
+    subscription = hub.subscribe("a", snapshot=load)
+
+    async def begin() -> None:
+        for _ in range(2):
+            reading = asyncio.ensure_future(subscription.consume())
+            reading._log_destroy_pending = False  # type: ignore[attr-defined]
+            left_behind.append(reading)
+        await settled()
+
+    left_behind: list[Any] = []  # as a program would keep them
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(begin())
+    loop.close()
+
+    async def again() -> Any:
+        return await asyncio.wait_for(subscription.consume(), 20)
+
+    assert asyncio.run(again()).value == 2
+
+
 # Threads and loops
 
 

@@ -347,6 +347,14 @@ class AsyncListener(Listener):
         if self._mailbox.items:
             self.start()
 
+    def forked(self) -> None:
+        super().forked()
+        self._quiet.clear()
+        self.deadline = None
+        self.reset()
+
+    forked.__doc__ = Listener.forked.__doc__
+
     def stop(self) -> list[asyncio.Task[None]]:
         """End the task, since there is no more time, but not from inside its own call; return what to wait for."""
         task = self._task

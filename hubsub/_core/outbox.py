@@ -24,6 +24,9 @@ class Attachment(Protocol):
     def opened(self) -> None:
         """The hub was started, again perhaps."""
 
+    def forked(self) -> None:
+        """This is a forked process now: what runs, runs in the parent. Called from `os.fork`."""
+
     def closing(self) -> None:
         """The hub is about to close: bring it nothing new."""
 

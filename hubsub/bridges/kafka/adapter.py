@@ -142,6 +142,10 @@ class KafkaAdapter(Adapter):
         finally:
             await self._writer.close()
 
+    def forked(self) -> None:
+        self._writer = Writer(self._options, self._topic_of, self._address)
+        self._reader = self._link = None
+
     # Messages
 
     async def send(self, records: Sequence[Record]) -> Mapping[int, Exception]:
