@@ -13,6 +13,7 @@ from .asking import Desk
 from .checks import count as count_of
 from .declarations import Declarations
 from .ids import Ids
+from .life import Grace
 from .notices import notify
 from .outbox import Attachment, Outbox, SharedId
 from .registry import Registry
@@ -29,7 +30,7 @@ class Border:
       `report_error` hands a failure to the hub's `on_error`;
     - the way out: `outbox` queues what leaves, `mint` and `mint_id` name it, `origin` says where from, `type_of` what
       its keys are declared to be;
-    - living with the hub: `attach`, `detach`, and `attached`, which is `hub.bridges` for users.
+    - living with the hub: `attach`, `detach`, `grace`, and `attached`, which is `hub.bridges` for users.
     """
 
     def __init__(self, core: Registry, desk: Desk, declarations: Declarations) -> None:
@@ -203,6 +204,10 @@ class Border:
         self._core._life.check_thread()
         self._attached.append(part)
         self._core._followers.append(part.changed)
+
+    def grace(self) -> Grace:
+        """The time that a part has which is closed now; its `ended` is to be set in the end."""
+        return self._core._life.grace()
 
     def detach(self, part: Attachment) -> None:
         """Undo `attach`."""
