@@ -89,12 +89,14 @@ def test_a_run_that_ends_in_the_middle_of_a_call_leaves_the_rest_for_the_next() 
     assert recorder.seen == [1, 2]  # the call of 0 was cut off with its loop
 
 
-def test_a_loop_closed_without_ending_its_tasks_leaves_the_listener_usable() -> None:
-    hub = Hub()
+@pytest.mark.parametrize("concurrency", [1, 2])
+def test_a_loop_closed_without_ending_its_tasks_leaves_the_listener_usable(concurrency: int) -> None:
+    failures: list[Any] = []
+    hub = Hub(on_error=failures.append)
     recorder = Recorder()
     hub.add_listener("a", recorder)
     stuck = Recorder(before=lambda: asyncio.Event().wait())
-    hub.add_listener("b", stuck)
+    listener = hub.add_listener("b", stuck, concurrency=concurrency)
 
     async def program() -> None:
         hub.publish("a", 1)
@@ -111,6 +113,8 @@ def test_a_loop_closed_without_ending_its_tasks_leaves_the_listener_usable() -> 
     gc.collect()
     assert recorder.seen == [1, 2, 1]
     assert stuck.seen == [2, 1]
+    # The call that was cut off with its loop has failed.
+    assert (listener.delivered, listener.failed, [failure.message for failure in failures]) == (3, 1, [1])
 
 
 async def _makes_a_task() -> None:

@@ -260,7 +260,7 @@ class Exchange:
         listener.last_error = error
         self._failed += 1
         if quietly:
-            listener_logger.info("a call of listener %r was cancelled, on %r", listener.function, key)
+            listener_logger.info("a call of listener %r on %r was cut short: %s", listener.function, key, error)
         elif isinstance(error, RecursionError):
             # A traceback of a thousand frames tells less than this line.
             listener_logger.error("listener %r failed on %r: %s", listener.function, key, error)

@@ -342,6 +342,8 @@ class AsyncListener(Listener):
             # The hub was opened again during the last call: after that it goes on, in order.
             life.running[self] = None
             return
+        if self._task is not None:
+            self._left_behind(self._task)
         self._task = self._calls = self._idle = None
         self._mailbox.wake = self.start
         if self._mailbox.items:
@@ -350,6 +352,7 @@ class AsyncListener(Listener):
     def forked(self) -> None:
         super().forked()
         self._quiet.clear()
+        self._task = None  # it goes on in the parent
         self.deadline = None
         self.reset()
 
@@ -373,10 +376,24 @@ class AsyncListener(Listener):
 
     def give_up(self, task: asyncio.Task[None]) -> None:
         """The call that this task is in does not end: it has failed."""
+        item = self._in_hand(task)
+        if item is not None:
+            self._cut_short(item, None)
+
+    def _left_behind(self, task: asyncio.Task[None]) -> None:
+        """The loop of this task was closed: a call that it was in does not end."""
+        item = self._in_hand(task)
+        if item is not None:
+            error = RuntimeError("its event loop was closed in the middle of the call")
+            self._hub._report(self, item[0], item[1], error, quietly=True)
+
+    def _in_hand(self, task: asyncio.Task[None]) -> Item | None:
+        """The message of the call that this task is in, if it is in one."""
         calls = self._calls_of(task)
         frame = getattr(task.get_coro(), "cr_frame", None)
-        if calls is not None and calls.running is not None and frame is not None:
-            self._cut_short(frame.f_locals["item"], None)
+        if calls is None or calls.running is None or frame is None:
+            return None
+        return cast("Item | None", frame.f_locals.get("item"))
 
     def _calls_of(self, task: asyncio.Task[None]) -> Calls | None:
         return self._calls if task is self._task else None

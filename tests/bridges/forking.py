@@ -2,8 +2,8 @@
 
     forking.py URL NAMESPACE WHEN
 
-It forks "before" it has a loop, or while its bridge is "up". Each process prints a line of JSON: its name, its origin, that of the process before the fork, and what it has heard of
-each: the number of the first message.
+It forks "before" it has a loop, or while its bridge is "up". Each process prints a line of JSON: its name, its origin,
+that of the process before the fork, and what it has heard of each: the number of the first message.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ hub.add_listener(FROM, lambda key, message: heard.setdefault(*message))
 
 
 async def talk(me: str, other: str) -> None:
-    """Publish until the other one is heard, which may not have been there at first; and a while longer, for its sake."""
+    """Publish until the other one is heard, which may not have been there at first; and a while on, for its sake."""
     numbers = count()
     more = 10
 
