@@ -13,6 +13,7 @@ from ..adapter import Adapter, Features, Link, Loss, Received, Record
 from ..address import Addresses, cached
 
 try:
+    from .client import Client
     from .control import SUFFIX, Control, make_topic
     from .history import read_back
     from .options import Options, beside, checked
@@ -157,12 +158,14 @@ class KafkaAdapter(Adapter):
                 await self.close()
                 self._begin(link)
             self._link = link
+            self._quiet.is_closing = False
             opening: list[Coroutine[Any, Any, None]] = [self._writer.open()]
             if self._reader is not None:
                 self._reader.link = link
                 opening.append(self._reader.open())
             assert self._control is not None
-            await self._control.begin()
+            if link.control:
+                opening.append(self._control.open())
             await _together(opening)
 
     def _begin(self, link: Link) -> None:
@@ -173,17 +176,24 @@ class KafkaAdapter(Adapter):
         control = beside(topic, SUFFIX)
         largest = self._options.max_request_size
         self._writer.control_topic = control
-        self._writer.make_control_topic = lambda client: make_topic(client, control, topic, largest)
         # Whoever only asks reads what it is answered, and nothing else.
         reads = link.reads and (bool(link.incoming) or not link.control)
         self._reader = Reader(self._options, self._topics, link, log) if reads else None
-        self._control = Control(self._options, control, topic, link, lambda: self._writer.client, log)
+        self._control = Control(self._options, control, topic, link, log)
+
+        async def make_control_topic(client: Client) -> None:
+            if self._control is None or not self._control.is_open:
+                await make_topic(client, control, topic, largest)
+
+        self._writer.make_control_topic = make_control_topic
         if self._reader is not None:
             self._control.on_news = self._reader.nudge
 
     async def listen(self, keys: Sequence[Key[Any]]) -> None:
         with kept(self._quiet):
             if keys and self._control is not None:
+                if self._link is not None and not self._link.control:
+                    await self._control.open()
                 await self._control.listen([self._address(key) for key in keys])
 
     async def ping(self) -> None:
@@ -199,6 +209,7 @@ class KafkaAdapter(Adapter):
                 self._control.interrupt()
 
     async def close(self) -> None:
+        self._quiet.is_closing = True
         with kept(self._quiet):
             parts = (self._reader, self._control, self._writer)
             closing = asyncio.gather(*(part.close() for part in parts if part is not None), return_exceptions=True)

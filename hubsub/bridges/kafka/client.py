@@ -17,9 +17,11 @@ from typing import Any
 from aiokafka.client import AIOKafkaClient, ConnectionGroup
 from aiokafka.conn import AIOKafkaConnection, AIOKafkaProtocol, CloseReason
 from aiokafka.errors import (
+    InvalidTopicError,
     KafkaError,
     StaleMetadata,
     TopicAlreadyExistsError,
+    TopicAuthorizationFailedError,
 )
 from aiokafka.protocol.admin import CreateTopicsRequest
 from aiokafka.protocol.group import JoinGroupRequest, SyncGroupRequest
@@ -30,14 +32,14 @@ from ..adapter import bytes_each_way
 # Seconds without a sign of life after which a connection is given up, beyond what its answers may take.
 SILENCE = 5.0
 # The same while it is made: over a long line an answer takes several times as long as it will later.
-CONNECT = 10.0
+CONNECT = 15.0
 # Seconds of a TLS handshake at most.
 HANDSHAKE = 60.0
 # Seconds between two looks.
 TICK = 0.25
 # Seconds that a topic may take to come to be, once it was asked for.
 TOPIC_TIMEOUT = 3.0
-# Seconds between two requests for metadata, on average of so many: the driver asks in a tight loop for what is not there.
+# Seconds between two requests for metadata, on average of so many: without a pause it asks for what is not there.
 METADATA_PAUSE, METADATA_BURST = 0.02, 20
 # Of the bytes that are sent, so many are one sign of life. The kernel of a broker that is frozen acknowledges the few
 # bytes of a question, too.
@@ -88,6 +90,7 @@ class Line:
     async def patience(
         self,
         what: str = "Kafka does not answer",
+        *,
         silence: float | None = None,
         most: float = float("inf"),
         of: Connection | None = None,
@@ -182,13 +185,13 @@ class Line:
         """Give a connection up that owes an answer and has shown nothing of it for too long."""
         owed = connection.owed()
         moved, connection.moved = connection.moved, 0
-        if moved and owed is not None and owed == connection.owed_before:
+        is_same = owed is not None and owed == connection.owed_before
+        if is_same and moved and connection.is_coming:
             self.rate = moved / elapsed
-        is_waiting = owed is not None and owed == connection.owed_before and not moved
-        connection.silent = connection.silent + passed if is_waiting else 0.0
-        connection.owed_before = owed
+        connection.silent = connection.silent + passed if is_same and not moved else 0.0
+        connection.owed_before, connection.is_coming = owed, is_same and moved > 0
         limit = self.limit + (self._group_patience if connection.waits_for_group() else 0.0)
-        if connection.silent > limit:
+        if connection.is_ready and connection.silent > limit:
             connection.close(reason=CloseReason.CONNECTION_TIMEOUT)
 
 
@@ -223,11 +226,15 @@ class _Wait:
 class Connection(AIOKafkaConnection):  # type: ignore[misc]
     """A connection of the driver that says what has moved over it."""
 
+    is_ready = False
+    """It is made, and may be used."""
     silent = 0.0
     """Seconds without a sign of the answer that it owes."""
     owed_before: int | None = None
     moved = 0
     """Bytes that came and pieces that went since a watcher looked last."""
+    is_coming = False
+    """Some of an answer has come, and not all."""
     _plain: Any = None
     _seen = (0, 0)
     _sign: object = None
@@ -333,7 +340,7 @@ class Client(AIOKafkaClient):  # type: ignore[misc]
         return "no broker is known" if failure is None else f"{type(failure).__name__}: {failure}"
 
     async def bootstrap(self) -> None:
-        """Ask one of the servers for the others.
+        """Ask one of the servers for the others, and for the topics that are wanted already.
 
         Raises:
             ConnectionError: None answers; why the last of them does not.
@@ -354,7 +361,7 @@ class Client(AIOKafkaClient):  # type: ignore[misc]
     async def _bootstrap_from(self, host: str, port: int) -> None:
         connection = await self._connect(host, port)
         try:
-            self.cluster.update_metadata(await connection.send(MetadataRequest([])))
+            self._update(await connection.send(MetadataRequest(list(self._topics))))
         except BaseException:
             connection.close()
             raise
@@ -387,12 +394,13 @@ class Client(AIOKafkaClient):  # type: ignore[misc]
         began = self._loop.time()
         self.connections.add(connection)
         try:
-            async with self.line.patience(f"nobody answers at {host}:{port}", CONNECT, of=connection):
+            async with self.line.patience(f"nobody answers at {host}:{port}", silence=CONNECT, of=connection):
                 await connection.connect()
         except BaseException:
             connection.close()
             self.connections.discard(connection)
             raise
+        connection.is_ready = True
         self.failure = None
         self.line.connected += 1
         self.line.round_trip = self._loop.time() - began
@@ -470,18 +478,29 @@ class Client(AIOKafkaClient):  # type: ignore[misc]
                     self.failure = error
         raise ConnectionError(f"no broker of Kafka answers: {self.why()}") from self.failure
 
+    def _update(self, metadata: Any) -> dict[str, int]:
+        """Take over metadata, but for what is not known of topics; return the error of each of those."""
+        errors = {topic: error for error, topic, *_ in metadata.topics if error}
+        if errors:
+            # Else they would be logged, also those which are just being made.
+            metadata.topics = [each for each in metadata.topics if not each[0]]
+        self.cluster.update_metadata(metadata)
+        return errors
+
     async def learn(self, topics: Iterable[str]) -> dict[str, Exception]:
         """Know the partitions of these topics; return why some are unknown. Brokers that may make them make them."""
         unknown = {topic for topic in topics if not self.cluster.partitions_for_topic(topic)}
+        self._topics |= unknown
         errors: dict[str, Exception] = {}
         waited = 0.0
-        self._topics |= unknown
         while unknown:
-            if not await self.force_metadata_update():
-                raise ConnectionError(f"no broker of Kafka answers: {self.why()}") from self.failure
-            denied = unknown & self.cluster.unauthorized_topics
-            errors |= {topic: denied_topic(topic) for topic in denied}
-            unknown = {each for each in unknown - denied if not self.cluster.partitions_for_topic(each)}
+            failed = self._update(await self.ask(list(self._topics)))
+            for topic in unknown & failed.keys():
+                if failed[topic] == TopicAuthorizationFailedError.errno:
+                    errors[topic] = denied_topic(topic)
+                elif failed[topic] == InvalidTopicError.errno:
+                    errors[topic] = ValueError(f"Kafka does not take {topic!r} for a topic")
+            unknown = {each for each in unknown - errors.keys() if not self.cluster.partitions_for_topic(each)}
             if not unknown or waited >= TOPIC_TIMEOUT:
                 break
             await asyncio.sleep(0.1)

@@ -28,7 +28,7 @@ TRY_AGAIN = 30.0
 
 
 async def make_topic(client: Client, topic: str, like: str, largest: int) -> None:
-    """Make the topic, unless it is there; a broker that allows nobody to may still make it by itself.
+    """Make the topic, unless it is there.
 
     Args:
         client: Asks for it.
@@ -54,19 +54,19 @@ class Control:
         topic: Where they are.
         like: The topic beside which that is.
         link: What the relay said.
-        client: Returns who may make the topic.
         log: Where it is said that there are none.
     """
 
-    def __init__(
-        self, options: Options, topic: str, like: str, link: Link, client: Callable[[], Client], log: Logger
-    ) -> None:
-        self._topic = topic
-        self._client = client
-        self._like = like
-        self._largest = options.max_request_size
+    def __init__(self, options: Options, topic: str, like: str, link: Link, log: Logger) -> None:
         link = Link(sender=link.sender, namespace=link.namespace)
-        self._reader = Reader(options.with_fetch_wait(FETCH_WAIT_MS), [topic], link, log)
+        largest = options.max_request_size
+        self._reader = Reader(
+            options.with_fetch_wait(FETCH_WAIT_MS),
+            [topic],
+            link,
+            log,
+            lambda client: _make(client, topic, like, largest),
+        )
         self._trouble = Episode(log)
         self._keys: Collection[bytes] = ()
         self._task: asyncio.Task[None] | None = None
@@ -77,48 +77,45 @@ class Control:
         self.on_news: Callable[[], object] = _nothing
         """Called when there is something to be received."""
         self.line = self._reader.line
+        self.is_open = False
+        """Whether the topic can be read."""
 
-    async def begin(self) -> None:
-        """Forget why the connection before this one was lost."""
-        await self._end()
-        self._failure = None
-        self._news, self._room = asyncio.Event(), asyncio.Event()
-
-    async def listen(self, keys: Collection[bytes]) -> None:
-        """Receive what comes for these keys from now on; return when that is sure, or cannot be.
-
-        Args:
-            keys: As they stand in records.
+    async def open(self) -> None:
+        """Get ready to read the topic, if that can be done.
 
         Raises:
             ConnectionError: No broker answers.
         """
-        await self.begin()
+        await self._end()
+        self._failure = None
+        self._news, self._room = asyncio.Event(), asyncio.Event()
+        await self._open()
+
+    async def listen(self, keys: Collection[bytes]) -> None:
+        """Receive what comes for these keys from now on.
+
+        Args:
+            keys: As they stand in records.
+        """
+        await self._end()
         self._keys = frozenset(keys)
-        is_open = await self._open()
-        self._task = asyncio.create_task(self._run(is_open))
+        self._task = asyncio.create_task(self._run())
         self._task.add_done_callback(self._ended)
 
-    async def _open(self) -> bool:
-        """Return whether there is something to read."""
-        client = self._client()
+    async def _open(self) -> None:
+        self.is_open = False
         try:
-            try:
-                async with client.line.patience():
-                    await make_topic(client, self._topic, self._like, self._largest)
-            except KafkaError:
-                pass  # it may be there
             await self._reader.open()
         except (LookupError, PermissionError) as error:
             self._trouble.error("%s: without it there are no replies to requests over this bridge", error)
-            return False
-        self._trouble.end()
-        return True
+        else:
+            self.is_open = True
+            self._trouble.end()
 
-    async def _run(self, is_open: bool) -> None:
-        while not is_open:
+    async def _run(self) -> None:
+        while not self.is_open:
             await asyncio.sleep(TRY_AGAIN)
-            is_open = await self._open()
+            await self._open()
         while True:
             for each in await self._reader.read(MOST_WAITING):
                 if not isinstance(each, Loss):
@@ -190,6 +187,13 @@ class Control:
         self._waiting.clear()
         await self._end()
         await self._reader.close()
+
+
+async def _make(client: Client, topic: str, like: str, largest: int) -> None:
+    try:
+        await make_topic(client, topic, like, largest)
+    except KafkaError:
+        pass  # a broker that allows nobody to make it may make it by itself
 
 
 def _nothing() -> None:

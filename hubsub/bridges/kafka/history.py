@@ -11,7 +11,7 @@ from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 
 from . import tolerant
-from .client import Client, Line
+from .client import CONNECT, Client, Line
 from .options import Options
 from .reader import UNREADABLE
 from .writer import stopped
@@ -28,7 +28,7 @@ async def read_back(
     line = Line(options.fetch_wait)
     client = Client.adopt(consumer._client, line)
     try:
-        async with line.patience():
+        async with line.patience(silence=CONNECT):
             await consumer.start()
             return await _read_back(consumer, topics, limit, before, after)
     finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from time import monotonic, time
 from typing import Any, NamedTuple
 
@@ -29,7 +29,7 @@ from ...errors import NameTaken
 from ...log import Episode, Logger
 from ..adapter import Link, Loss
 from . import tolerant
-from .client import Client, Line, denied_topic
+from .client import CONNECT, Client, Line, denied_topic
 from .exclusive import ExclusiveAssignor
 from .options import Options
 from .writer import stopped
@@ -84,11 +84,20 @@ class Reader:
         topics: What is read.
         link: What the relay said.
         log: Where trouble with a topic goes that is not the end of the others.
+        make: Makes the topics, where that is not left to the broker.
     """
 
-    def __init__(self, options: Options, topics: Sequence[str], link: Link, log: Logger) -> None:
+    def __init__(
+        self,
+        options: Options,
+        topics: Sequence[str],
+        link: Link,
+        log: Logger,
+        make: Callable[[Client], Awaitable[None]] | None = None,
+    ) -> None:
         self._options = options
         self._topics = topics
+        self._make = make
         self.link = link
         name = link.group or link.name
         self._group = f"{link.namespace}.{name}" if name and link.namespace else name
@@ -157,8 +166,12 @@ class Reader:
         consumer = AIOKafkaConsumer(group_id=self._group, **settings)
         client = Client.adopt(consumer._client, self.line)
         try:
-            async with self.line.patience(most=CONNECT_TIMEOUT):
+            async with self.line.patience(silence=CONNECT, most=CONNECT_TIMEOUT):
+                if self._make is None:
+                    client._topics |= set(self._topics)
                 await consumer.start()
+                if self._make is not None:
+                    await self._make(client)
                 errors = await client.learn(self._topics)
             if len(errors) == len(self._topics):
                 raise errors[self._topics[0]]
@@ -172,6 +185,8 @@ class Reader:
             self._note_heartbeats(consumer._coordinator)
         # Without a group, too, this has partitions that are added assigned.
         consumer.subscribe(self._topics, listener=_Listener(self))
+        if self._group is None:
+            consumer._coordinator.assign_all_partitions()
 
     async def _until_settled(self, consumer: Any) -> None:
         """Wait for the group to come together, and see meanwhile that the broker answers."""

@@ -29,7 +29,7 @@ from ...errors import BrokerBusy, PayloadTooLarge
 from ...key import Key
 from ..adapter import Record
 from ..address import cached
-from .client import Client, Line, denied_topic, missing_topic
+from .client import CONNECT, Client, Line, denied_topic, missing_topic
 from .options import Options
 
 Headers: TypeAlias = list[tuple[str, bytes]]
@@ -116,7 +116,7 @@ class Writer:
         self.control_topic = ""
         """Where control messages go."""
         self.make_control_topic: Callable[[Client], Coroutine[Any, Any, object]] | None = None
-        """Makes that topic."""
+        """Makes that topic, unless it is known to be there."""
 
     # Connection
 
@@ -136,7 +136,7 @@ class Writer:
         client.cluster.add_listener(self._look_at_partitions)
         producer._sender._request_timeout_ms = REPLICAS_MS
         try:
-            async with self.line.patience(most=60.0):
+            async with self.line.patience(silence=CONNECT, most=60.0):
                 await producer.start()
         except ClusterAuthorizationFailedError as error:
             await stop(producer)
