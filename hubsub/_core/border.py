@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
-from itertools import count
 from typing import Any
 
 from ..confirm import Confirmation, Confirmed
 from ..event import Event, Gap, ListenerFailure, Meta
 from ..key import Key, Patterns, as_patterns, overlaps
 from .asking import Desk
+from .checks import count as count_of
 from .declarations import Declarations
-from .outbox import Attachment, Outbox, Postmark
-from .registry import Registry, at_least_one
+from .ids import Ids
+from .life import Grace
+from .notices import notify
+from .outbox import Attachment, Outbox, SharedId
+from .registry import Registry
 from .routes import Route, Target
 
 
@@ -27,17 +30,20 @@ class Border:
       `report_error` hands a failure to the hub's `on_error`;
     - the way out: `outbox` queues what leaves, `mint` and `mint_id` name it, `origin` says where from, `type_of` what
       its keys are declared to be;
-    - living with the hub: `attach`, `detach`, and `attached`, which is `hub.bridges` for users.
+    - living with the hub: `attach`, `detach`, `grace`, and `attached`, which is `hub.bridges` for users.
     """
 
     def __init__(self, core: Registry, desk: Desk, declarations: Declarations) -> None:
         self._core = core
         self._desk = desk
-        self._declarations = declarations
         self._attached: list[Attachment] = []
         self._outboxes: list[Outbox] = []
-        self._postmark = Postmark(self.mint)
-        self._ids = count(1)
+        self.type_of: Callable[[tuple[str, ...]], Any] = declarations.type_of
+        """Returns what messages of an exact key are declared to be; None if nothing is."""
+        self._ids = Ids()
+        self._shared_id = SharedId(self._ids.mint)
+        self.mint_id: Callable[[], str] = self._ids.mint
+        """Returns an id that no other message has, and that nobody can guess."""
 
     # The way in
 
@@ -69,7 +75,10 @@ class Border:
         """
         core = self._core
         key = event[0]
-        route = core._route_of(key)
+        try:
+            route = core._router.routes[key]
+        except (KeyError, TypeError):
+            route = core._route(key)
         if type(key) is not Key or event.registration is not None:
             # It came from a confirmed publish: what is told of it concerns that one.
             event = Event(route.key, event[1], event.meta)
@@ -89,7 +98,15 @@ class Border:
         tally = core._router.tally
         tally.published += 1
         tally.routed += 1
-        return core._deliver_to_one(sole, event, confirmed, bounded)
+        if confirmed is not None:
+            return core._deliver_to_one(sole, event, confirmed, bounded)
+        try:
+            sole.deliver_event(event, bounded)
+        except BaseException as error:
+            interrupt = core._failure(sole, *event, error)
+            if interrupt is not None:
+                raise interrupt from None
+        return 1
 
     def report_gap(self, patterns: Patterns, gap: Gap) -> None:
         """Let everyone know who is subscribed to something of these patterns that messages are missing here.
@@ -123,13 +140,10 @@ class Border:
             return Meta(id, self.origin, time.time())
         return meta._replace(id=id, source=self.origin, time=meta.time or time.time())
 
-    def mint_id(self) -> str:
-        """An id that no other message of this origin has."""
-        return str(next(self._ids))
-
-    def type_of(self, key: tuple[str, ...]) -> Any:
-        """What messages of an exact key are declared to be; None if nothing is."""
-        return self._declarations.type_of(key)
+    def wanted(self) -> list[Key[Any]]:
+        """Patterns of what somebody here wants: subscriptions, and what is retained; a tap is a bystander."""
+        subscribed = [pattern for pattern, _ in self._core._router.matcher.counts()]
+        return [*map(Key.create_from, subscribed), *map(Key.create_from, self._core._history.patterns)]
 
     @property
     def outboxes(self) -> tuple[Outbox, ...]:
@@ -149,7 +163,7 @@ class Border:
         core = self._core
         core._life.check_thread()
         named = as_patterns(patterns)
-        outbox = Outbox(core, named, at_least_one(maxsize, "maxsize"), shed, diverts, self._postmark, name, take)
+        outbox = Outbox(core, named, count_of(maxsize, "maxsize"), shed, diverts, self._shared_id, name, take)
         self._outboxes.append(outbox)
         core._router.observers.append(outbox.observer)
         self._outboxes_changed()
@@ -162,15 +176,15 @@ class Border:
         core._router.observers.remove(outbox.observer)
         self._outboxes_changed()
         self._outboxes.remove(outbox)
-        core._silence(outbox, ())
+        core._router.withdraw(outbox, ())
         outbox.closed = True
-        outbox._removed()
+        notify(outbox._removed())
 
     def _outboxes_changed(self) -> None:
         """Have a message named as it is put where it leaves by several outboxes, the same in all of them."""
-        self._postmark.forget()
-        for outbox in self._outboxes:
-            outbox.mark(len(self._outboxes) > 1)
+        self._shared_id.forget()
+        for number, outbox in enumerate(self._outboxes, 1):
+            outbox.number(number if len(self._outboxes) > 1 else 0)
             self._core._observe(outbox._patterns, 0)
 
     def leads_out(self, patterns: Iterable[tuple[str, ...]]) -> bool:
@@ -190,6 +204,10 @@ class Border:
         self._core._life.check_thread()
         self._attached.append(part)
         self._core._followers.append(part.changed)
+
+    def grace(self) -> Grace:
+        """The time that a part has which is closed now; its `ended` is to be set in the end."""
+        return self._core._life.grace()
 
     def detach(self, part: Attachment) -> None:
         """Undo `attach`."""

@@ -15,7 +15,7 @@ from hubsub.bridges import Addresses, Copies
 from hubsub.bridges.address import LONGEST, cached
 from hubsub.bridges.redis.pubsub import _ALLOWED
 from hubsub.bridges.redis.stream import ALLOWED
-from hubsub.bridges.relay.bridge import _uncovered
+from hubsub.bridges.relay.plan import uncovered as _uncovered
 
 SCHEMES = [
     Addresses(":"),

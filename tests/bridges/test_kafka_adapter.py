@@ -787,4 +787,4 @@ def test_a_number_in_the_url_must_be_one() -> None:
 def test_a_missing_driver_says_what_to_install() -> None:
     program = "import sys; sys.modules['aiokafka'] = None; import hubsub.bridges.kafka"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert "hubsub.errors.MissingDriver: KafkaAdapter needs aiokafka: pip install 'hubsub[kafka]'" in done.stderr
+    assert "hubsub.MissingDriver: KafkaAdapter needs aiokafka: pip install 'hubsub[kafka]'" in done.stderr

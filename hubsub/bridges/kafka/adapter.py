@@ -71,6 +71,7 @@ class KafkaAdapter(Adapter):
             acks="prefix",
             groups=True,
             names=True,
+            replay=True,
             history=True,
             replay=True,
             headers=True,

@@ -104,6 +104,7 @@ class RedisStreamAdapter(Adapter):
         acks="each",
         groups=True,
         names=True,
+        replay=True,
         history=True,
         headers=True,
         push=False,
