@@ -73,7 +73,6 @@ class KafkaAdapter(Adapter):
             names=True,
             replay=True,
             history=True,
-            replay=True,
             headers=True,
             push=False,
             # The rest is for key, headers and frame.
