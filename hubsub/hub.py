@@ -6,13 +6,13 @@ import asyncio
 import concurrent.futures
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from ._core.asking import Desk, Replies
 from ._core.border import Border
 from ._core.callables import checked_async_function
 from ._core.checks import choice, count, count_or_none, options_of, seconds, seconds_or_none
+from ._core.confirming import publish_until_finished
 from ._core.declarations import Declarations
 from ._core.explain import Explanation, explain
 from ._core.history import Retention
@@ -27,8 +27,7 @@ from ._core.router import Router
 from ._core.routes import Route
 from ._core.subscription import GapSubscription, Queue, SnapshotSubscription, Subscription
 from ._core.tap import Tap
-from .confirm import Confirmation
-from .errors import ConfirmationTimeout, DeliveryError, HubClosed, NoRunningLoop, Undelivered, WaitingForItself
+from .errors import HubClosed, NoRunningLoop
 from .event import Event, ListenerFailure
 from .key import NAMESPACE, STAR, Key, KeyLike, Patterns, T, TypedPatterns, V, as_patterns, publishable
 from .log import Logger
@@ -144,39 +143,7 @@ class Hub(Registry):
             InvalidKey: Nothing can be published to `key`.
             HubClosed: The hub is closed.
         """
-        timeout = seconds_or_none(timeout, "timeout")
-        loop = self._life.bind()
-        finished: asyncio.Future[tuple[int, list[Undelivered]]] = loop.create_future()
-
-        def confirmed(number: int, failures: list[Undelivered]) -> None:
-            if not finished.done():
-                finished.set_result((number, failures))
-
-        route = self._route_of(key)
-        for target in route.targets:
-            if isinstance(target, AsyncListener) and target.is_caller():
-                raise WaitingForItself(target, route.key)
-
-        def deliver() -> int:
-            route = self._route_of(key)
-            return self._deliver_confirmed(route.targets, Event(route.key, message), confirmation)
-
-        confirmation = Confirmation(confirmed)
-        outboxes = [target for target in route.targets if target.remote]
-        waiting_for: list[Any] = outboxes
-        try:
-            async with asyncio.timeout(timeout):
-                await publish_with_room(route.key, partial(self._outgoing_queues, route.key), self._life.bind, deliver)
-                waiting_for = []
-                number, failures = await finished
-        except TimeoutError:
-            waiting_for = waiting_for or confirmation.waiting_for
-            raise ConfirmationTimeout(route.key, timeout or 0, waiting_for, confirmation.failures) from None
-        if failures:
-            error = DeliveryError(f"{route.key!r} was not finished by everybody", failures)
-            error.finished = number
-            raise error
-        return number
+        return await publish_until_finished(self, key, message, None, timeout)
 
     async def publish_wait(self, key: KeyLike[T], message: T = None) -> int:  # type: ignore[assignment]
         """Deliver as `publish` does, when each full queue has a place: to everyone in one step, or to no one.
@@ -209,10 +176,6 @@ class Hub(Registry):
             self._life.bind,
             lambda: self._publish_first(self._route_of(key), message),  # the route may be new
         )
-
-    def _outgoing_queues(self, key: Key[Any]) -> list[Mailbox]:
-        """The queues by which the messages of an exact key leave."""
-        return [target.mailbox for target in self._route_of(key).targets if target.remote]
 
     def publish_threadsafe(self, key: KeyLike[T], message: T = None) -> concurrent.futures.Future[int]:  # type: ignore[assignment]
         """Publish from any thread, through the hub's loop, in order for each thread.

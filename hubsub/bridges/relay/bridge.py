@@ -205,7 +205,6 @@ class Bridge:
         self._connections = self._refused_count = 0
         self._last_error: BaseException | None = None
         self._living: asyncio.Task[None] | None = None
-        self._packing: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[Leftover] | None = None
         self._connection: Connection | None = None
         self._is_stopping = False
@@ -273,8 +272,7 @@ class Bridge:
             loop = asyncio.get_running_loop()
             self._become("connecting")
             self._wire.source = self.hub.border.origin  # another one in a fork
-            if self._parts.sender.outbox is not None:
-                self._packing = loop.create_task(self._parts.sender.pack(), name=f"packing of {self._log.name}")
+            self._parts.sender.start()
             self._living = loop.create_task(self._live(), name=self._log.name)
 
     def opened(self) -> None:
@@ -583,11 +581,9 @@ class Bridge:
         if self._connection is not None:
             self._connection.is_ending = True
             self._connection.patience = max(0.1, until - loop.time())
-        tasks = [task for task in (self._living, self._packing) if task is not None]
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            _, stuck = await asyncio.wait(tasks, timeout=max(0.2, until + 0.1 - loop.time()))
+        if self._living is not None:
+            self._living.cancel()
+            _, stuck = await asyncio.wait([self._living], timeout=max(0.2, until + 0.1 - loop.time()))
             for task in stuck:
                 self._log.error("%r goes on in spite of being cancelled", task)
 
