@@ -651,7 +651,7 @@ class Hub(Registry):
         Raises:
             InvalidKey: It can neither be published nor subscribed to.
         """
-        return explain(key, self._router, self._registered, self.border.outboxes, self._history)
+        return explain(key, self._router, self._registered, self.border.outboxes, self._history, self.border.attached)
 
     def busy(self) -> tuple[Listener | Subscription[Any] | GapSubscription[Any], ...]:
         """Who has something to do: async listeners with a call or a message, and subscriptions that are read with one.

@@ -14,7 +14,7 @@ from ...codec import Codec
 from ...errors import BridgeClosed, BridgeNotReady, BrokerBusy
 from ...event import Event, ListenerFailure
 from ...hub import Hub
-from ...key import NAMESPACE, Key, KeyLike, Patterns, as_patterns, publishable
+from ...key import NAMESPACE, Key, KeyLike, Patterns, as_patterns, overlaps, publishable
 from ...log import Episode, Logger
 from ..adapter import Adapter, Features, Record
 from ..schemes import adapter_for
@@ -285,7 +285,7 @@ class Bridge:
         was_started = self._living is not None
         connection = self._connection
         _OF_PARENT.append((self._parts, connection, dict(vars(self.adapter))))
-        for task in (self._living, self._packing, *(() if connection is None else connection.tasks)):
+        for task in (self._living, *(() if connection is None else connection.tasks)):
             if task is not None:
                 task._log_destroy_pending = False  # type: ignore[attr-defined]
         if (outbox := self._parts.sender.outbox) is not None:
@@ -481,6 +481,24 @@ class Bridge:
             if self._connection is not None:
                 self._connection.changed()
             self._parts.receiver.durable.changed()
+
+    def arrival(self, key: Key[Any]) -> str | None:
+        """Describe how messages of a key or pattern come by it, and what became of all that came."""
+        patterns = [pattern for pattern in self.incoming if overlaps(key, pattern)]
+        if not patterns or key[0] == NAMESPACE:
+            return None
+        receiver = self._parts.receiver
+        figures = {
+            "received": receiver.received,
+            "suppressed as duplicates": receiver.duplicates,
+            "own echoes": receiver.echoes,
+            "refused": receiver.undecodable,
+            "dead letters": receiver.durable.dead_letters,
+        }
+        told = [f"{name} {figure}" for name, figure in figures.items() if figure or name == "received"]
+        place = f"namespace {self._plan.namespace!r}" + (f", prefix {self._plan.prefix!r}" if self._plan.prefix else "")
+        where = ", ".join(map(repr, patterns))
+        return f"a bridge to {self.adapter!r} ({place}), {self._state}, on {where}: {', '.join(told)}"
 
     def _tell_neighbours(self) -> None:
         for bridge in self._shared.bridges:
