@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Sequence
 from functools import partial
 from itertools import count
 from typing import Any, Generic, Protocol, TypeVar
@@ -66,20 +66,43 @@ class Handle(Generic[S]):
             source.end()
 
 
-class Waiting(Handle[Source], Generic[V]):
-    """What `next` and `request` return: await it once, or let go of it."""
+class Waiting(Handle[Source], Coroutine[Any, Any, V]):
+    """What `next` and `request` return: await it once, or let go of it.
 
-    __slots__ = ("_future",)
+    It acts like a coroutine where one is wanted, by `asyncio.create_task` say, but for not having to be awaited.
+    """
+
+    __slots__ = ("_future", "_steps")
 
     def __init__(self, source: Source, future: asyncio.Future[V]) -> None:
         self._source = source
         self._future = future
+        self._steps: Generator[Any, Any, V] | None = None
 
-    def __await__(self) -> Generator[Any, None, V]:
+    def __await__(self) -> Generator[Any, Any, V]:
         try:
             return (yield from self._future.__await__())
         finally:
             self._source.end()
+
+    def send(self, value: Any, /) -> Any:
+        """As of a coroutine."""
+        if self._steps is None:
+            self._steps = self.__await__()
+        return self._steps.send(value)
+
+    def throw(self, *error: Any) -> Any:
+        """As of a coroutine."""
+        if self._steps is None:
+            self._steps = self.__await__()
+            next(self._steps, None)  # so that the error is raised where somebody waits
+        return self._steps.throw(*error)
+
+    def close(self) -> None:
+        """Wait no more."""
+        if self._steps is not None:
+            self._steps.close()
+        self._source.end()
 
 
 class Replies(Handle["Many"], AsyncIterator[Any]):
