@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec, Protocol, TypeVar, Unpack, overload
 
@@ -25,7 +25,7 @@ from ._core.router import Router
 from ._core.routes import Target
 from ._core.subscription import GapSubscription, Queue, SnapshotSubscription, Subscription
 from ._core.tap import Tap
-from .confirm import Confirmation, Confirmed
+from .confirm import Confirmation
 from .errors import ConfirmationTimeout, DeliveryError, HubClosed, NoRunningLoop, Undelivered, WaitingForItself
 from .event import Event, ListenerFailure
 from .key import NAMESPACE, STAR, Key, KeyLike, Patterns, T, TypedPatterns, V, as_patterns, publishable
@@ -73,10 +73,6 @@ class Stats(NamedTuple):
     """Routes made."""
     retained_keys: int
     """Keys of which messages are kept."""
-
-
-def _of_border(name: str) -> Any:
-    return property(lambda hub: getattr(hub.border, name), doc="As of `border`.")
 
 
 class Hub(Registry):
@@ -761,45 +757,6 @@ class Hub(Registry):
         self._life.check_thread()
         self._router.observers.remove(tap._observer)
         self._observe(tap._patterns, -1)
-
-    # Until the relay uses `hub.border`
-
-    def publish_event(
-        self,
-        event: Event[T],
-        source: Any = None,
-        confirmed: Confirmed | None = None,
-        only: Collection[Any] | None = None,
-    ) -> int:
-        if source is None and confirmed is None and only is None:
-            return super().publish_event(event)
-        bounded = confirmed is None and event.meta is not None and event.meta.hops > 0
-        return self.border.relay(event, exclude=source, confirmed=confirmed, only=only, bounded=bounded)
-
-    publish_event.__doc__ = Registry.publish_event.__doc__
-
-    @property
-    def declarations(self) -> Declarations:
-        """As `border.type_of`."""
-        return self._declarations
-
-    @property
-    def attached(self) -> tuple[Any, ...]:
-        """As `bridges`."""
-        return self.border.attached
-
-    @property
-    def origin(self) -> str:
-        """As of `border`."""
-        return self.border.origin
-
-    # Not by __getattr__: a class that has one has no fast attributes, and a publish costs a seventh more.
-    attach, detach, outbox = _of_border("attach"), _of_border("detach"), _of_border("outbox")
-    report_error, report_gap = _of_border("report_error"), _of_border("report_gap")
-    mint, mint_id = _of_border("mint"), _of_border("mint_id")
-
-    def _close_outbox(self, outbox: Any) -> None:
-        self.border.close_outbox(outbox)
 
     # What its life tells
 

@@ -174,7 +174,7 @@ class Border:
         core._router.observers.remove(outbox.observer)
         self._outboxes_changed()
         self._outboxes.remove(outbox)
-        core._silence(outbox, ())
+        core._router.withdraw(outbox, ())
         outbox.closed = True
         outbox._removed()
 

@@ -219,7 +219,7 @@ class Outbox(Queue[Event[Any] | Gap]):
         meta = event.meta
         if self._number and (meta is None or meta.id is None):
             key, message = event[0], event[1]
-            meta = self._hub.mint(meta)._replace(id=self._shared_id.of(self._number, key, message))  # type: ignore[attr-defined]
+            meta = self._hub.border.mint(meta)._replace(id=self._shared_id.of(self._number, key, message))  # type: ignore[attr-defined]
             named = Event(key, message, meta)
             named.confirmed, named.registration = event.confirmed, event.registration
             event = named
@@ -249,4 +249,4 @@ class Outbox(Queue[Event[Any] | Gap]):
     def close(self) -> None:
         """Queue nothing more; what is queued can still be read. Closing twice is safe."""
         if not self.closed:
-            self._hub._close_outbox(self)  # type: ignore[attr-defined]
+            self._hub.border.close_outbox(self)  # type: ignore[attr-defined]

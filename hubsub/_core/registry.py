@@ -154,6 +154,7 @@ class Registry(Exchange):
             replay = [event for event in replay if registration.wants(event)]
         if registration.closed:
             registration._reopened()
+            self._router.reordered = True
         if registration not in self._registered:
             self._registered[registration] = None
             registration.order = next(self._order)
@@ -177,15 +178,16 @@ class Registry(Exchange):
         self._life.check_thread()
         patterns = registration._patterns if patterns is None else tuple(patterns)
         left = tuple(pattern for pattern in registration._patterns if pattern not in patterns)
+        if left:
+            registration._patterns = left
+        else:
+            registration.closed = True
         removed = [(pattern, self._router.remove(pattern, registration)) for pattern in patterns]
         self._watchers -= sum(map(_may_be_meta, patterns))
-        self._silence(registration, left)
+        self._router.withdraw(registration, left)
         if not left:
-            registration.closed = True
             del self._registered[registration]
             registration._removed()
-        else:
-            registration._patterns = left
         if registration._owner is not None:
             registration._owner._forget(registration, patterns)
         for changed in self._followers:
