@@ -123,6 +123,9 @@ Patterns: TypeAlias = "KeyLike[Any] | Sequence[KeyLike[Any]] | AbstractSet[KeyLi
 (A checker needs the wider types to accept a list of narrower ones; a tuple is always one pattern.)
 """
 
+PlainPatterns: TypeAlias = "PlainKey | str | list[Any] | AbstractSet[Any]"
+"""`Patterns` that tell of no type, as far as a checker can see."""
+
 TypedPatterns: TypeAlias = "Key[T] | Sequence[Key[T]] | AbstractSet[Key[T]]"
 """`Patterns` that all tell of one type of message."""
 
