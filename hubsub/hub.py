@@ -5,37 +5,30 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec, Protocol, TypeGuard, TypeVar, Unpack, overload
 
 from ._core.asking import Desk, Replies
 from ._core.border import Border
 from ._core.callables import checked_async_function, checked_function
 from ._core.checks import choice, count, count_or_none, headers_of, options_of, seconds, seconds_or_none
+from ._core.confirming import publish_until_finished
 from ._core.declarations import Declarations
 from ._core.direct import DirectSubscribers
 from ._core.explain import Explanation, explain
 from ._core.history import Retention
-from ._core.life import Life
+from ._core.life import UNTIL_ENDED, Life
 from ._core.listener import AsyncListener, Listener
 from ._core.message_queue import Mailbox, Overflow
+from ._core.notices import Notices, notify
 from ._core.registration import Ack, ListenerOptions, QueueOptions, Registration, Removal, SubscribeOptions, Where
 from ._core.registry import Registry, decorated, predicate
+from ._core.room import publish_with_room
 from ._core.router import Router
-from ._core.routes import Target
+from ._core.routes import Route, Target
 from ._core.subscription import GapSubscription, Queue, SnapshotSubscription, Subscription
 from ._core.tap import Tap
-from .confirm import Confirmation
-from .errors import (
-    ConfirmationTimeout,
-    DeliveryError,
-    HubClosed,
-    NoRunningLoop,
-    Undelivered,
-    UnknownListener,
-    WaitingForItself,
-)
+from .errors import HubClosed, NoRunningLoop, UnknownListener
 from .event import Event, ListenerFailure, Meta
 from .key import (
     NAMESPACE,
@@ -125,15 +118,11 @@ class Hub(Registry):
         route_cache: int = 100_000,
     ) -> None:
         self.name = name
-        cached = count(route_cache, "route_cache", "keys", least=0)
-        life = Life(self, seconds(drain, "drain"), self._bound, self._closing, self._drained, self._ended)
-        super().__init__(
-            Router(cached),
-            life,
-            on_error,
-            maxsize=maxsize,
-            overflow=overflow,
+        life = Life(
+            self, seconds(drain, "drain"), self._bound, self._closing, self._drained, self._ended, self._cleared
         )
+        cached = count(route_cache, "route_cache", "keys", least=0)
+        super().__init__(Router(cached), life, on_error, maxsize=maxsize, overflow=overflow)
         self._desk = Desk(self)
         self._direct = DirectSubscribers()
         self._declarations = Declarations()
@@ -204,37 +193,8 @@ class Hub(Registry):
             InvalidKey: Nothing can be published to `key`.
             HubClosed: The hub is closed.
         """
-        timeout = seconds_or_none(timeout, "timeout")
         meta = None if headers is None else Meta(headers=headers_of(headers))
-        loop = self._life.bind()
-        finished: asyncio.Future[tuple[int, list[Undelivered]]] = loop.create_future()
-
-        def confirmed(number: int, failures: list[Undelivered]) -> None:
-            if not finished.done():
-                finished.set_result((number, failures))
-
-        route = self._route_of(key)
-        for target in route.targets:
-            if isinstance(target, AsyncListener) and target.is_caller():
-                raise WaitingForItself(target, route.key)
-        confirmation = Confirmation(confirmed)
-        outboxes = [target for target in route.targets if target.remote]
-        waiting_for: list[Any] = outboxes
-        try:
-            async with asyncio.timeout(timeout):
-                async with self._places(route.key, _mailboxes(outboxes)):
-                    route = self._route_of(route.key)
-                    self._deliver_confirmed(route.targets, Event(route.key, message, meta), confirmation)
-                waiting_for = []
-                number, failures = await finished
-        except TimeoutError:
-            waiting_for = waiting_for or confirmation.waiting_for
-            raise ConfirmationTimeout(route.key, timeout or 0, waiting_for) from None
-        if failures:
-            error = DeliveryError(f"{route.key!r} was not finished by everybody", failures)
-            error.finished = number
-            raise error
-        return number
+        return await publish_until_finished(self, key, message, meta, timeout)
 
     @overload
     async def publish_wait(self, key: Key[T], message: T = ...) -> int: ...
@@ -259,27 +219,19 @@ class Hub(Registry):
         try:
             mailboxes = route.mailboxes
         except AttributeError:
-            mailboxes = route.mailboxes = _mailboxes(route.targets)
+            mailboxes = _mailboxes(route)
         for mailbox in mailboxes:
             if len(mailbox.items) >= mailbox.room:
-                async with self._places(route.key, mailboxes):
-                    return self.publish(route.key, message)
+                return await self._publish_with_room(route.key, message)
         return self._publish_first(route, message) if is_first else self.publish(key, message)
 
-    @asynccontextmanager
-    async def _places(self, key: Key[Any], mailboxes: Iterable[Mailbox]) -> AsyncIterator[None]:
-        """Hold a place in each of these that is full."""
-        # Everyone takes places in order of subscription, so that no two wait for each other.
-        held: list[Mailbox] = []
-        try:
-            for mailbox in mailboxes:
-                if not mailbox.has_room(key):
-                    await mailbox.place(self._life.bind())
-                    held.append(mailbox)
-            yield
-        finally:
-            for mailbox in held:
-                mailbox.give_back()
+    def _publish_with_room(self, key: Key[Any], message: Any) -> Awaitable[int]:
+        return publish_with_room(
+            key,
+            lambda: _mailboxes(self._route_of(key)),
+            self._life.bind,
+            lambda: self._publish_first(self._route_of(key), message),  # the route may be new
+        )
 
     @overload
     def publish_threadsafe(self, key: Key[T], message: T = ...) -> concurrent.futures.Future[int]: ...
@@ -880,16 +832,18 @@ class Hub(Registry):
         Raises:
             InvalidKey: It can neither be published nor subscribed to.
         """
-        return explain(key, self._router, self._registered, self.border.outboxes, self._history)
+        return explain(key, self._router, self._registered, self.border.outboxes, self._history, self.border.attached)
 
     def busy(self) -> tuple[Listener | Subscription[Any] | GapSubscription[Any], ...]:
         """Who has something to do: async listeners with a call or a message, and subscriptions that are read with one.
 
         A subscription is read once somebody waited for a message of it, or took one.
         """
-        waiting: Any = self._life.unstarted
-        busy: Any = (each for each in self._registered if each.is_busy or each in waiting)
-        return tuple(busy)
+        life = self._life
+        # Those that were removed, and finish what they have, are registered no more.
+        left = [each for each in (*life.running, *life.unstarted) if isinstance(each, AsyncListener)]
+        everybody: Any = dict.fromkeys([*self._registered, *left])
+        return tuple(each for each in everybody if each.is_busy or (each in life.unstarted and each.pending))
 
     def stats(self) -> Stats:
         """Totals as of now. Costs an addition a remembered route, whatever the number of subscriptions."""
@@ -931,9 +885,10 @@ class Hub(Registry):
         """Drain the async listeners for at most `drain` seconds, then end every task and every subscription.
 
         New subscriptions are refused at once. Async listeners finish what is queued and may publish onward. What is
-        left then is counted as dropped and logged. Consumers may still read what is queued for them; nobody waits for
-        that. Cancelled once, it drains all the same; cancelled again, it stops draining. Closing twice is safe; from
-        inside a listener's own call that call is neither cancelled nor waited for.
+        left then is counted as dropped and logged; calls in progress are cancelled, and have failed. Bridges send what
+        waits. Consumers may still read what is queued for them; nobody waits for that. All of it takes 4 s more than
+        `drain` at most. Cancelled once, it drains all the same; cancelled again, it stops draining. Closing twice is
+        safe; from inside a listener's own call that call is neither cancelled nor waited for.
         """
         await self._life.close(cancelled=False)
 
@@ -970,24 +925,43 @@ class Hub(Registry):
             part.closing()
 
     async def _drained(self) -> None:
-        """End what is attached, each by its own deadline."""
-        await asyncio.gather(*(part.close() for part in self.border.attached), return_exceptions=True)
+        """End what is attached, all of it at once."""
+        closing = {asyncio.ensure_future(part.close()): part for part in self.border.attached}
+        if closing:
+            loop = asyncio.get_running_loop()
+            left = self._life.grace().left - loop.time()
+            done, late = await asyncio.wait(closing, timeout=max(left, UNTIL_ENDED))
+            for task in late:
+                logger.error("%r was closed, but %r does not end in time", self, closing[task])
+            for task in done:
+                if not task.cancelled() and (error := task.exception()) is not None:
+                    logger.error("%r was closed, but closing %r failed", self, closing[task], error=error)
 
-    async def _ended(self) -> None:
+    def _ended(self) -> None:
         """End every subscription, and drop what the async listeners could not handle in time."""
         self._desk.close()
         abandoned = 0
+        notices: Notices = []
         for registration in list(self._registered):
             if not registration.lasting:
                 self._remove(registration)
         # Those that handle what is queued and then end are registered no more, but still run.
-        for listener in dict.fromkeys([*self._registered, *self._life.running]):
+        for listener in dict.fromkeys([*self._registered, *self._life.running, *self._life.unstarted]):
             if isinstance(listener, AsyncListener):
-                abandoned += listener._mailbox.drop_all()
+                abandoned += listener.drop(notices)
+        notify(notices)
         if abandoned:
-            logger.warning("%r closed with %d messages that its async listeners had not handled", self, abandoned)
+            logger.warning("%r was closed with %d messages that its async listeners had not handled", self, abandoned)
+        self._router.swap()  # a closed hub remembers no route: so nobody publishes along one
+
+    async def _cleared(self) -> None:
         await self._router.clear()
 
 
-def _mailboxes(targets: Iterable[Target]) -> tuple[Mailbox, ...]:
-    return tuple(box for target in targets if (box := target.mailbox) is not None)
+def _mailboxes(route: Route) -> Sequence[Mailbox]:
+    """The queues that a route leads to, remembered."""
+    try:
+        return route.mailboxes
+    except AttributeError:
+        route.mailboxes = tuple(box for target in route.targets if (box := target.mailbox) is not None)
+        return route.mailboxes

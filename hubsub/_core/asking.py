@@ -18,6 +18,7 @@ from .callables import awaitable, checked_function, discard, is_awaitable, refus
 from .checks import count_or_none, seconds_or_none
 from .listener import AsyncListener, Listener
 from .message_queue import Overflow
+from .notices import Notices
 from .registration import Owner, Registration, Removal
 from .routes import Route
 
@@ -205,9 +206,10 @@ class Next(Registration):
         if not self.closed:
             self._hub._remove(self)
 
-    def _removed(self) -> None:
+    def _removed(self) -> Notices:
         self._cancel_timer()
         _fail(self.future, HubClosed(self._hub))  # unless it has ended otherwise
+        return []
 
     def _cancel_timer(self) -> None:
         if self._timer is not None:
@@ -558,8 +560,9 @@ class Responder(Listener):
 
     remove.__doc__ = Listener.remove.__doc__
 
-    def _removed(self) -> None:
+    def _removed(self) -> Notices:
         self._awaited.stop()
+        return []
 
     @property
     def is_busy(self) -> bool:
@@ -626,15 +629,14 @@ class Awaited:
     The hub waits for them when it is closed, as for those of async listeners, and then cancels them.
     """
 
-    __slots__ = ("_hub", "_quiet", "_responder", "_tasks")
-
-    pending = 0
+    __slots__ = ("_hub", "_quiet", "_responder", "_tasks", "deadline")
 
     def __init__(self, hub: Owner, responder: Responder) -> None:
         self._hub = hub
         self._responder = responder
         self._tasks: dict[asyncio.Task[Any], None] = {}
         self._quiet: list[asyncio.Future[None]] = []
+        self.deadline: float | None = None
 
     def start_task(self, result: Any) -> asyncio.Task[Any]:
         """Await something in a task.
@@ -679,9 +681,14 @@ class Awaited:
     # What the life of the hub asks
 
     @property
-    def closed(self) -> bool:
-        """True once the responder was removed."""
-        return self._responder.closed
+    def tasks(self) -> tuple[asyncio.Task[Any], ...]:
+        """Those that run."""
+        return tuple(self._tasks)
+
+    @property
+    def is_working(self) -> bool:
+        """True while something is being awaited."""
+        return bool(self._tasks)
 
     @property
     def is_busy(self) -> bool:
@@ -704,6 +711,13 @@ class Awaited:
         for task in others:
             task.cancel()
         return others
+
+    def drop(self, notices: Notices) -> int:
+        """Nothing is queued."""
+        return 0
+
+    def give_up(self, task: asyncio.Task[Any]) -> None:
+        """It goes on in spite of being cancelled; should it fail then, that is reported."""
 
     def reset(self) -> None:
         """Forget the tasks of a loop that was closed under them."""
@@ -768,13 +782,11 @@ class AsyncResponder(AsyncListener):
             raise
         question.reply(reply)
 
-    def _removed(self) -> None:
+    def _removed(self) -> Notices:
         queued = [] if self._winding_up else self._mailbox.queued()
-        super()._removed()
-        for event in queued:
-            question = question_of(event)
-            if question is not None:
-                question.lose()
+        notices = super()._removed()
+        questions = map(question_of, queued)
+        return notices + [question.lose for question in questions if question is not None]
 
 
 # These drop what is being put: then it is known at once that nobody will answer.

@@ -9,7 +9,7 @@ from typing import Any
 from ..event import Event
 from ..key import Key
 from .calls import enter_call
-from .message_queue import Mailbox, Overflow, Owner
+from .message_queue import Mailbox, Overflow, QueueOwner
 
 
 class CapturingMailbox(Mailbox):
@@ -17,7 +17,7 @@ class CapturingMailbox(Mailbox):
 
     __slots__ = ()
 
-    def __init__(self, maxsize: int, overflow: Overflow, owner: Owner) -> None:
+    def __init__(self, maxsize: int, overflow: Overflow, owner: QueueOwner) -> None:
         super().__init__(maxsize, overflow, owner)
 
         def put(key: Key[Any], message: Any) -> None:
