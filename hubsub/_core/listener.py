@@ -258,6 +258,8 @@ class AsyncListener(Listener):
 
     def _failed(self, item: Item, error: BaseException, task: asyncio.Task[None]) -> None:
         """A call has raised: report it, and raise it again if the task is being ended."""
+        if isinstance(error, GeneratorExit):
+            raise error  # its loop was closed long ago, and it is being collected
         is_cut = isinstance(error, asyncio.CancelledError) and task.cancelling() > 0
         # A cancellation may leak out of something that the listener awaited: that is a failure like any other.
         is_failure = isinstance(error, Exception | asyncio.CancelledError) and not is_cut
@@ -291,13 +293,15 @@ class AsyncListener(Listener):
         return self._call(event) if self._event else self._call(*event)
 
     async def _sleep(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._idle = loop.create_future()
+        idle = self._idle = loop.create_future()
         self._mailbox.wake = self._wake
         self._tell_quiet()
         try:
-            await self._idle
+            await idle
         finally:
-            self._idle = None
+            # What a closed loop has left behind is collected some day: by then another task sleeps.
+            if self._idle is idle:
+                self._idle = None
 
     def _wake(self) -> None:
         self._hub._life.check_thread()
