@@ -218,8 +218,9 @@ class KafkaAdapter(Adapter):
                     raise result
 
     def forked(self) -> None:
+        self._quiet = Quiet()
         self._writer = Writer(self._options, self._topic_of, self._address)
-        self._reader = self._link = None
+        self._reader = self._control = self._link = None
 
     # Messages
 

@@ -284,7 +284,7 @@ class Bridge:
             return
         was_started = self._living is not None
         connection = self._connection
-        _OF_PARENT.append((self._parts, connection, dict(vars(self.adapter))))
+        _OF_PARENT.append((self._parts, connection, self._living, self._closing, dict(vars(self.adapter))))
         for task in (self._living, *(() if connection is None else connection.tasks)):
             if task is not None:
                 task._log_destroy_pending = False  # type: ignore[attr-defined]
