@@ -65,8 +65,8 @@ class Omission(Hole):
 class Sender:
     """Takes messages from an outbox, encodes them at once, and sends them as long as there is a connection.
 
-    Whatever one message does on its way out concerns that message: it is refused, whoever waits for it gets the error, and
-    what follows is sent. This is the one place where that ends.
+    Whatever one message does on its way out concerns that message: it is refused, whoever waits for it gets the error,
+    and what follows is sent. This is the one place where that ends.
 
     Args:
         hub: The hub.
