@@ -108,8 +108,10 @@ async def test_by_default_a_listener_sees_the_context_of_its_registration() -> N
 
 async def test_a_listener_in_the_publishers_context_is_cancelled_and_waited_for_like_any_other() -> None:
     ended: list[str] = []
+    started = asyncio.Event()
 
     async def slow(key: Any, message: Any) -> None:
+        started.set()
         try:
             await asyncio.sleep(1000)
         except asyncio.CancelledError:
@@ -119,9 +121,7 @@ async def test_a_listener_in_the_publishers_context_is_cancelled_and_waited_for_
     async with Hub() as hub:
         listener = hub.add_listener("a", slow, context="publisher")
         hub.publish("a")
-        while not listener.delivered:
-            await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        await started.wait()
         await listener.remove()
     assert ended == ["cancelled"]
 
