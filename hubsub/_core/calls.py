@@ -17,6 +17,11 @@ def context_outside() -> Context:
     return context
 
 
+def enter_call(context: Context) -> None:
+    """Have a context belong to the call that runs here."""
+    context.run(current_call.set, current_call.get())
+
+
 class Calls:
     """The calls of one task of an async listener, one after the other.
 

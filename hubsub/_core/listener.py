@@ -14,9 +14,10 @@ from ..event import DeadLetter, Event
 from ..key import Key
 from .callables import is_awaitable, refuse_awaitable
 from .calls import Calls, context_outside, current_call
+from .context import CapturingMailbox, InContext
 from .message_queue import Item, Mailbox, Overflow, as_event
 from .notices import Notices, notify
-from .registration import Bookkeeper, Owner, Registration, Removal, Where
+from .registration import Bookkeeper, CallContext, Owner, Registration, Removal, Where
 from .retry import GivenUp, Retry, Retrying
 
 
@@ -119,19 +120,23 @@ class AsyncListener(Listener):
         maxsize: int,
         overflow: Overflow,
         retry: Retry | None = None,
+        context: CallContext = "listener",
         event: bool = False,
         owner: Bookkeeper | None = None,
         where: Where | None = None,
         once: bool = False,
     ) -> None:
         super().__init__(hub, function, event=event, owner=owner, where=where, once=once)
-        self._mailbox = self.mailbox = Mailbox(maxsize, overflow, self)
+        follows = context == "publisher"
+        self._mailbox = self.mailbox = (CapturingMailbox if follows else Mailbox)(maxsize, overflow, self)
         self._mailbox.wake = self.start
-        self.deliver = self._gate(self._mailbox.put)
-        # What the task calls.
+        # What the task calls, and how.
         self._call: Callable[..., Any] = function
+        if follows:
+            self._call, self._event = InContext(function, event), True
+        self.deliver = self._gate(self._mailbox.put)
         if retry is not None:
-            self._call = Retrying(function, retry, self._time_left, self._give_up)
+            self._call = Retrying(self._call, retry, self._time_left, self._give_up)
         self._context = context_outside()
         self._calls: Calls | None = None  # those of the task
         self._task: asyncio.Task[None] | None = None
