@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
 from functools import partial
 from itertools import count
 from typing import Any, Generic, Protocol, TypeVar
@@ -18,6 +18,7 @@ from .callables import awaitable, checked_function, discard, is_awaitable, refus
 from .checks import count_or_none, seconds_or_none
 from .listener import AsyncListener, Listener
 from .message_queue import Overflow
+from .notices import Notices
 from .registration import Owner, Registration, Removal
 from .routes import Route
 
@@ -66,20 +67,43 @@ class Handle(Generic[S]):
             source.end()
 
 
-class Waiting(Handle[Source], Generic[V]):
-    """What `next` and `request` return: await it once, or let go of it."""
+class Waiting(Handle[Source], Coroutine[Any, Any, V]):
+    """What `next` and `request` return: await it once, or let go of it.
 
-    __slots__ = ("_future",)
+    It acts like a coroutine where one is wanted, by `asyncio.create_task` say, but for not having to be awaited.
+    """
+
+    __slots__ = ("_future", "_steps")
 
     def __init__(self, source: Source, future: asyncio.Future[V]) -> None:
         self._source = source
         self._future = future
+        self._steps: Generator[Any, Any, V] | None = None
 
-    def __await__(self) -> Generator[Any, None, V]:
+    def __await__(self) -> Generator[Any, Any, V]:
         try:
             return (yield from self._future.__await__())
         finally:
             self._source.end()
+
+    def send(self, value: Any, /) -> Any:
+        """As of a coroutine."""
+        if self._steps is None:
+            self._steps = self.__await__()
+        return self._steps.send(value)
+
+    def throw(self, *error: Any) -> Any:
+        """As of a coroutine."""
+        if self._steps is None:
+            self._steps = self.__await__()
+            next(self._steps, None)  # so that the error is raised where somebody waits
+        return self._steps.throw(*error)
+
+    def close(self) -> None:
+        """Wait no more."""
+        if self._steps is not None:
+            self._steps.close()
+        self._source.end()
 
 
 class Replies(Handle["Many"], AsyncIterator[Any]):
@@ -182,9 +206,10 @@ class Next(Registration):
         if not self.closed:
             self._hub._remove(self)
 
-    def _removed(self) -> None:
+    def _removed(self) -> Notices:
         self._cancel_timer()
         _fail(self.future, HubClosed(self._hub))  # unless it has ended otherwise
+        return []
 
     def _cancel_timer(self) -> None:
         if self._timer is not None:
@@ -210,6 +235,7 @@ class Question(Protocol):
     @property
     def is_over(self) -> bool:
         """True if nobody waits for a reply any more."""
+        ...
 
     def expect(self) -> None:
         """A responder has got it: it replies, fails or loses it."""
@@ -438,23 +464,31 @@ class Desk:
         waiter = Next(self._hub, named, self._loop("next"), timeout, where)
         return Waiting(waiter, waiter.future)
 
-    def request(self, key: KeyLike[Any], message: Any, timeout: float | None, local: bool) -> Waiting[Any]:
+    def request(
+        self, key: KeyLike[Any], message: Any, timeout: float | None, local: bool, headers: Mapping[str, str]
+    ) -> Waiting[Any]:
         """As `Hub.request`."""
         timeout = seconds_or_none(timeout, "timeout")
         exact = self._answerable(key, local)
         ticket = One(self, exact, self._loop("request"), timeout)
-        self._ask(ticket, message, local)
+        self._ask(ticket, message, local, headers)
         return Waiting(ticket, ticket.future)
 
     def request_many(
-        self, key: KeyLike[Any], message: Any, timeout: float | None, limit: int | None, local: bool
+        self,
+        key: KeyLike[Any],
+        message: Any,
+        timeout: float | None,
+        limit: int | None,
+        local: bool,
+        headers: Mapping[str, str],
     ) -> Replies:
         """As `Hub.request_many`."""
         limit = count_or_none(limit, "limit", "replies")
         timeout = seconds_or_none(timeout, "timeout")
         exact = self._answerable(key, local)
         ticket = Many(self, exact, self._loop("request_many"), timeout, limit)
-        self._ask(ticket, message, local)
+        self._ask(ticket, message, local, headers)
         return Replies(ticket)
 
     def _answerable(self, key: KeyLike[Any], local: bool) -> Key[Any]:
@@ -479,14 +513,15 @@ class Desk:
             raise NoRunningLoop(self._hub, what) from None
         return life.bind()
 
-    def _ask(self, ticket: Ticket, message: Any, local: bool) -> None:
+    def _ask(self, ticket: Ticket, message: Any, local: bool, headers: Mapping[str, str]) -> None:
         address = ReplyAddress.of((NAMESPACE, "reply", self.name), ticket, is_local=local)
         if not local:
             for target in self._hub._route_of(ticket.key).targets:
                 if target.remote:
                     ticket.expect()  # of nobody knows whom: it ends by its timeout
         try:
-            self._hub.publish_event(Event(ticket.key, message, Meta(correlation=ticket.correlation, reply_to=address)))
+            meta = Meta(headers=headers, correlation=ticket.correlation, reply_to=address)
+            self._hub.publish_event(Event(ticket.key, message, meta))
         except BaseException:
             ticket.end()
             raise
@@ -525,8 +560,9 @@ class Responder(Listener):
 
     remove.__doc__ = Listener.remove.__doc__
 
-    def _removed(self) -> None:
+    def _removed(self) -> Notices:
         self._awaited.stop()
+        return []
 
     @property
     def is_busy(self) -> bool:
@@ -593,15 +629,14 @@ class Awaited:
     The hub waits for them when it is closed, as for those of async listeners, and then cancels them.
     """
 
-    __slots__ = ("_hub", "_quiet", "_responder", "_tasks")
-
-    pending = 0
+    __slots__ = ("_hub", "_quiet", "_responder", "_tasks", "deadline")
 
     def __init__(self, hub: Owner, responder: Responder) -> None:
         self._hub = hub
         self._responder = responder
         self._tasks: dict[asyncio.Task[Any], None] = {}
         self._quiet: list[asyncio.Future[None]] = []
+        self.deadline: float | None = None
 
     def start_task(self, result: Any) -> asyncio.Task[Any]:
         """Await something in a task.
@@ -646,9 +681,14 @@ class Awaited:
     # What the life of the hub asks
 
     @property
-    def closed(self) -> bool:
-        """True once the responder was removed."""
-        return self._responder.closed
+    def tasks(self) -> tuple[asyncio.Task[Any], ...]:
+        """Those that run."""
+        return tuple(self._tasks)
+
+    @property
+    def is_working(self) -> bool:
+        """True while something is being awaited."""
+        return bool(self._tasks)
 
     @property
     def is_busy(self) -> bool:
@@ -671,6 +711,13 @@ class Awaited:
         for task in others:
             task.cancel()
         return others
+
+    def drop(self, notices: Notices) -> int:
+        """Nothing is queued."""
+        return 0
+
+    def give_up(self, task: asyncio.Task[Any]) -> None:
+        """It goes on in spite of being cancelled; should it fail then, that is reported."""
 
     def reset(self) -> None:
         """Forget the tasks of a loop that was closed under them."""
@@ -735,13 +782,11 @@ class AsyncResponder(AsyncListener):
             raise
         question.reply(reply)
 
-    def _removed(self) -> None:
+    def _removed(self) -> Notices:
         queued = [] if self._winding_up else self._mailbox.queued()
-        super()._removed()
-        for event in queued:
-            question = question_of(event)
-            if question is not None:
-                question.lose()
+        notices = super()._removed()
+        questions = map(question_of, queued)
+        return notices + [question.lose for question in questions if question is not None]
 
 
 # These drop what is being put: then it is known at once that nobody will answer.

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from threading import get_ident
-from typing import Any
+from typing import Any, overload
 
 from ..confirm import Confirmation, Confirmed
+from ..describe import describe
 from ..errors import HubClosed, HubsubError, WrongThread
 from ..event import Event, ListenerFailure
-from ..key import Key, KeyLike, T, publishable
+from ..key import Key, KeyLike, PlainKey, T, publishable
 from ..log import Logger
 from .callables import checked_function, refuse_awaitable
 from .circles import NOWHERE, Circles, Overrun, caused_by_circle
@@ -56,7 +57,12 @@ class Exchange:
 
     # Publishing
 
-    def publish(self, key: KeyLike[T], message: T = None) -> int:  # type: ignore[assignment]
+    @overload
+    def publish(self, key: Key[T], message: T = ...) -> int: ...
+    @overload
+    def publish(self, key: PlainKey | str, message: Any = ...) -> int: ...
+
+    def publish(self, key: Any, message: Any = None) -> int:
         """Deliver to every matching subscription, in order of subscription; return how many there are.
 
         Never waits. A listener that raises is logged and counted and hurts no one else. What a listener publishes is
@@ -132,12 +138,15 @@ class Exchange:
 
         For what came from elsewhere and is published here; otherwise as `publish`.
         """
-        key = event[0]
+        try:
+            key, registration = event[0], event.registration
+        except (AttributeError, TypeError, LookupError):
+            raise TypeError(f"publish_event takes a hubsub.Event, not {describe(event)}") from None
         try:
             route = self._routes[key]
         except (KeyError, TypeError):
             route = self._route(key)
-        if type(key) is not Key or event.registration is not None:
+        if type(key) is not Key or registration is not None:
             # It came from a confirmed publish: what is told of it concerns that one.
             event = Event(route.key, event[1], event.meta)
         target = route.sole
@@ -303,12 +312,16 @@ class Exchange:
             logger.error("delivering %r to %r failed", key, target, error=error)
         return None
 
-    def _report(self, listener: Listener, key: Key[Any], message: Any, error: BaseException) -> None:
+    def _report(
+        self, listener: Listener, key: Key[Any], message: Any, error: BaseException, quietly: bool = False
+    ) -> None:
         """Count, log and pass on a listener's failure."""
         listener.failed += 1
         listener.last_error = error
         self._failed += 1
-        if caused_by_circle(error) or (isinstance(error, RecursionError) and self._circles.tell(self, key)):
+        if quietly:
+            listener_logger.info("a call of listener %r was cancelled, on %r", listener.function, key)
+        elif caused_by_circle(error) or (isinstance(error, RecursionError) and self._circles.tell(self, key)):
             pass  # logged once for all
         elif isinstance(error, RecursionError):
             # A traceback of a thousand frames tells less than this line.

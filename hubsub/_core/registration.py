@@ -14,11 +14,14 @@ from ..log import Logger
 from .callables import truth
 from .life import Life
 from .message_queue import Mailbox, Overflow
+from .notices import Notices
 from .retry import Retry
 from .router import Router
 
 # Tells of a key and a message whether they are wanted.
 Where: TypeAlias = Callable[[Key[Any], Any], object]
+
+CallContext: TypeAlias = Literal["listener", "publisher"]
 
 Ack: TypeAlias = Literal["auto", "manual"]
 
@@ -32,7 +35,9 @@ class Owner(Protocol):
     _router: Router[Any]
 
     def _remove(self, registration: Registration, patterns: Iterable[tuple[str, ...]] | None = None) -> None: ...
-    def _report(self, listener: Any, key: Key[Any], message: Any, error: BaseException) -> None: ...
+    def _report(
+        self, listener: Any, key: Key[Any], message: Any, error: BaseException, quietly: bool = False
+    ) -> None: ...
     def _tell(
         self, what: Announced, registration: Registration, message: Any, keys: Iterable[Key[Any]] | None
     ) -> None: ...
@@ -55,6 +60,8 @@ class AsyncOptions(QueueOptions, total=False):
     """Calls that may run at the same time."""
     retry: Retry | None
     """When a call that failed is tried again."""
+    context: CallContext
+    """Whose context variables it sees: those of its registration, or those of each publish."""
 
 
 class ListenerOptions(AsyncOptions, total=False):
@@ -250,8 +257,9 @@ class Registration:
         """Remove it before the message that it was there for is handed over."""
         self._hub._remove(self)
 
-    def _removed(self) -> None:
-        """Let go of what was queued or running; the hub has just removed it."""
+    def _removed(self) -> Notices:
+        """Let go of what was queued or running, being removed; return who is to be notified when that is done."""
+        return []
 
     # What the mailbox tells
 

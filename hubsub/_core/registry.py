@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import count
 from typing import Any, TypedDict, Unpack, get_args
 
@@ -12,15 +13,16 @@ from ..event import DeadLetter, Event, ListenerFailure
 from ..key import NAMESPACE, PLUS, STAR, Announced, Key, Patterns, as_patterns, escaped
 from .asking import AsyncResponder, Responder
 from .callables import checked_function, checked_listener
+from .checks import choice, member, options_of
 from .checks import count as count_of
-from .checks import member, options_of
 from .concurrency import ConcurrentListener
 from .exchange import Exchange
 from .history import History
 from .life import Life
 from .listener import AsyncListener, Listener
 from .message_queue import Overflow
-from .registration import AsyncOptions, Bookkeeper, ListenerOptions, QueueOptions, Registration, Where
+from .notices import Notices, notify
+from .registration import AsyncOptions, Bookkeeper, CallContext, ListenerOptions, QueueOptions, Registration, Where
 from .retry import Retry
 from .router import Router
 from .routes import Target
@@ -106,19 +108,23 @@ class Registry(Exchange):
         *,
         concurrency: int = 1,
         retry: Retry | None = None,
+        context: CallContext = "listener",
         **options: Unpack[QueueOptions],
     ) -> AsyncListener:
         concurrency = count_of(concurrency, "concurrency", "calls")
         if not isinstance(retry, Retry | None):
             raise ValueError(f"retry is a hubsub.Retry, not {describe(retry)}")
+        choice(context, "context", ("listener", "publisher"))
         queue = self._queue(**options)
         if responding:
             if concurrency > 1 or retry is not None:
                 raise InvalidListener(function, "a responder answers one request after the other, and once")
-            return AsyncResponder(self, function, **queue, **common)
+            return AsyncResponder(self, function, context=context, **queue, **common)
         if concurrency == 1:
-            return AsyncListener(self, function, retry=retry, **queue, **common)
-        return ConcurrentListener(self, function, concurrency=concurrency, retry=retry, **queue, **common)
+            return AsyncListener(self, function, retry=retry, context=context, **queue, **common)
+        return ConcurrentListener(
+            self, function, concurrency=concurrency, retry=retry, context=context, **queue, **common
+        )
 
     def _queue(self, maxsize: int | None = None, overflow: Overflow | None = None) -> _Queue:
         """The options of a queue, complete."""
@@ -143,20 +149,16 @@ class Registry(Exchange):
         if self._life.state != "open":
             raise HubClosed(self, closing=self._life.state == "closing")
         replay: list[Event[Any]] = []
-        if history:
+        if history or history is False:
             history = count_of(history, "history")
             self._history.check(patterns)
             replay = self._history.select(patterns, history, () if registration.closed else registration._patterns)
-            replay = [event for event in replay if registration.wants(event)]
         if registration.closed:
             registration._reopened()
             self._router.reordered = True
         if registration not in self._registered:
             self._registered[registration] = None
             registration.order = next(self._order)
-        if replay and registration.mailbox is not None:
-            registration.mailbox.replay(replay)
-            registration.counted += len(replay)
         registration._patterns += tuple(patterns)
         if len(registration._patterns) > 1:
             self._router.several = True
@@ -166,8 +168,31 @@ class Registry(Exchange):
             registration._owner._note(registration, patterns)
         for changed in self._followers:
             changed(patterns)
+        if replay:
+            try:
+                self._replay(registration, replay)
+            except BaseException:
+                self._remove(registration, patterns)
+                raise
         if self._watchers:
             self._announce_changes("addedSubscriber", added)
+
+    def _replay(self, registration: Registration, events: Iterable[Event[Any]]) -> None:
+        """Have a new registration begin with what its `where` wants of these; an error in there is its own failure."""
+        wanted = []
+        for event in events:
+            registration.counted += 1
+            try:
+                if registration.wants(event):
+                    wanted.append(event)
+                    continue
+            except BaseException as error:
+                interrupt = self._failure(registration, *event, error)
+                if interrupt is not None:
+                    raise interrupt from None
+            registration.filtered += 1
+        if registration.mailbox is not None:
+            registration.mailbox.replay(wanted)
 
     def _remove(self, registration: Registration, patterns: Iterable[tuple[str, ...]] | None = None) -> None:
         """Take it off these patterns, or off all; off its last one it is closed."""
@@ -181,15 +206,17 @@ class Registry(Exchange):
         removed = [(pattern, self._router.remove(pattern, registration)) for pattern in patterns]
         self._watchers -= sum(map(_may_be_meta, patterns))
         self._router.withdraw(registration, left)
+        notices: Notices = []
         if not left:
             del self._registered[registration]
-            registration._removed()
+            notices = registration._removed()
         if registration._owner is not None:
             registration._owner._forget(registration, patterns)
         for changed in self._followers:
             changed(patterns)
         if self._watchers and self._life.state != "closed":
-            self._announce_changes("removedSubscriber", removed)
+            notices.append(partial(self._announce_changes, "removedSubscriber", removed))
+        notify(notices)
 
     def _observe(self, patterns: Sequence[tuple[str, ...]], more: int) -> None:
         """Make the routes of these patterns anew, since observers of theirs came or went."""

@@ -134,6 +134,8 @@ class Connection:
         """Nothing is read any more but control messages."""
         self.is_ending = False
         """There will be no other connection."""
+        self.patience = timing.connect
+        """Seconds in which it is to be let go of, when it ends."""
         self.is_leaving = False
         """The connection is being let go of."""
 
@@ -177,7 +179,7 @@ class Connection:
                 self._reader = self._start(self._read(), "reading")
             await self._finish(self._join(), "subscribing")
             self._phase = None
-            self._tell_gap()
+            self._report_gap()
             self.is_up = True
             self._reads_when_up = self._reads
             came_up()
@@ -247,7 +249,7 @@ class Connection:
         adapter = self._adapter
         closing = asyncio.ensure_future(adapter.close() if self.is_ending else adapter.lost())
         tasks = [closing, *self._tasks]
-        _, stuck = await asyncio.wait(tasks, timeout=self._timing.connect)
+        _, stuck = await asyncio.wait(tasks, timeout=self.patience)
         for task in stuck:
             self._parts.log.error("%r does not end, and is cancelled", task)
             task.cancel()
@@ -311,7 +313,7 @@ class Connection:
                 self._hold(batch)
 
     def _hold(self, batch: Sequence[Received | Loss]) -> None:
-        """Keep what comes while it subscribes: that the messages before it are missing has to be told first."""
+        """Keep what comes while it subscribes: first the gap before it has to be reported."""
         receiver, durable = self._parts.receiver, self._parts.features.durable
         for received in batch:
             if isinstance(received, Received) and received.key[0] == NAMESPACE and received.token is None:
@@ -331,7 +333,7 @@ class Connection:
         if tokens and self._parts.plan.group is not None:
             await self._adapter.hand_back(tokens)
 
-    def _tell_gap(self) -> None:
+    def _report_gap(self) -> None:
         """Tell of what may be missing between the connection before and this one."""
         features, now = self._parts.features, time.time()
         if not self._parts.plan.incoming or features.durable:
