@@ -30,7 +30,7 @@ class Meta(NamedTuple):
     hops: int = 0
     """How many bridges it has crossed."""
     position: object = None
-    """Where it stands in its broker's log, in the broker's own terms."""
+    """Where it stands in its broker's log, in the broker's own terms; of a retained message, in the hub's history."""
     redelivered: bool = False
     """The broker says that it was delivered before."""
     replayed: bool = False

@@ -219,7 +219,7 @@ class Hub(Registry):
         """
         is_first = False
         try:
-            route = self._router.routes[key]
+            route = self._routes[key]
         except (KeyError, TypeError):
             route = self._route(key)
             is_first = True
@@ -551,15 +551,40 @@ class Hub(Registry):
         events = self.history(publishable(key), 1)
         return events[-1] if events else None
 
-    def history(self, patterns: Patterns, limit: int | None = None) -> list[Event[Any]]:
-        """The retained messages that match, the oldest first; of each key at most the last `limit`.
+    def history(self, patterns: Patterns, limit: int | None = None, after: int = 0) -> list[Event[Any]]:
+        """The retained messages that match, the oldest first.
+
+        The `meta` of each names it (`id` and `source`), says when it was published, and has its `position`, a number
+        that grows with each message that this hub retains, whatever its key. That of a message which a broker brought
+        gives way to it.
+
+        Args:
+            patterns: One pattern, or a list, set or frozenset of them.
+            limit: Of each key at most the last so many.
+            after: Only messages behind this position. What the bounds of `retain` have pushed out since is missing.
 
         Raises:
             HistoryUnavailable: Nothing retains a key that matches.
+            ValueError: An option makes no sense.
         """
         named = as_patterns(patterns)
         self._history.check(named)
-        return self._history.select(named, count_or_none(limit, "limit"))
+        after = count(after, "after", "messages", least=0)
+        return self._history.select(named, count_or_none(limit, "limit"), after=after)
+
+    def forget(self, patterns: Patterns) -> int:
+        """Forget the retained messages of every key that matches; return how many these were.
+
+        What is published from then on is retained as before. Forgetting what is not there is no error.
+
+        Raises:
+            InvalidKey: A pattern cannot be subscribed to.
+        """
+        self._life.check_thread()
+        return self._history.forget(as_patterns(patterns))
+
+    def _origin(self) -> str:
+        return self._desk.name
 
     # Declaring
 

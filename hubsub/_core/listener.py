@@ -13,7 +13,7 @@ from ..errors import InvalidListener
 from ..event import DeadLetter, Event
 from ..key import Key
 from .callables import is_awaitable, refuse_awaitable
-from .calls import Calls, context_outside
+from .calls import Calls, context_outside, current_call
 from .context import CapturingMailbox, InContext
 from .message_queue import Item, Mailbox, Overflow, as_event
 from .notices import Notices, notify
@@ -201,6 +201,7 @@ class AsyncListener(Listener):
         function, with_event = self._callee()
         mailbox, items = self._mailbox, self._mailbox.items
         popleft = items.popleft
+        set_call, apart = current_call.set, calls.FEW
         done = Event.done  # looking it up in each event costs as much as half of it
         # What is queued was dropped when it was removed, unless it is winding up.
         while items or not (self.closed or self._stopped):
@@ -209,13 +210,16 @@ class AsyncListener(Listener):
                     item = cast("Item | None", mailbox.take())
                     if item is None:
                         break
+                elif items:
+                    item = popleft()
                 else:
-                    try:
-                        item = popleft()
-                    except LookupError:  # there are no more
-                        break
-                if calls.are_apart:
-                    calls.begin()
+                    break
+                if calls.are_apart:  # what `begin` does, without a call of its own
+                    calls.running = call = object()
+                    set_call(call)
+                    apart -= 1
+                    if not apart:
+                        calls.share()
                 try:
                     if with_event:
                         result = await function(as_event(item))
@@ -227,9 +231,11 @@ class AsyncListener(Listener):
                 else:
                     if result is not None:
                         self._handled(item, result)
-                    elif type(item) is Event and item.confirmed is not None:
+                    elif mailbox.has_events and type(item) is Event and item.confirmed is not None:
                         done(item)
-            calls.end()
+            calls.running, calls.are_apart = None, True
+            # In the middle of many there is less to tell apart.
+            apart = 1 if items else calls.FEW
             if task.cancelling():
                 return  # which the call has kept to itself
             if mailbox.alert:

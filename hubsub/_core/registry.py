@@ -59,7 +59,7 @@ class Registry(Exchange):
         super().__init__(router, life, on_error)
         self.maxsize = count_of(maxsize, "maxsize")
         self.overflow = member(overflow, "overflow", Overflow)
-        self._history = History(self._retention_changed)
+        self._history = History(self._retention_changed, self._origin)
         self._registered: dict[Registration, None] = {}
         self._order = count(1)
         self._watchers = 0  # patterns that may match the hub's own namespace
@@ -134,6 +134,10 @@ class Registry(Exchange):
         }
 
     # Adding and removing
+
+    def _origin(self) -> str:
+        """Where messages come from that are published here."""
+        raise NotImplementedError
 
     def _retention_changed(self, pattern: tuple[str, ...]) -> None:
         self._router.forget(pattern)
