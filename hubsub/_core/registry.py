@@ -198,20 +198,23 @@ class Registry(Exchange):
         if registration.mailbox is not None:
             registration.mailbox.replay(wanted)
 
-    def _remove(self, registration: Registration, patterns: Iterable[tuple[str, ...]] | None = None) -> None:
-        """Take it off these patterns, or off all; off its last one it is closed."""
+    def _remove(
+        self, registration: Registration, patterns: Iterable[tuple[str, ...]] | None = None, stays: bool = False
+    ) -> None:
+        """Take it off these patterns, or off all; off its last one it is closed, unless it `stays`."""
         self._life.check_thread()
         patterns = registration._patterns if patterns is None else tuple(patterns)
         left = tuple(pattern for pattern in registration._patterns if pattern not in patterns)
-        if left:
-            registration._patterns = left
-        else:
+        ends = not (left or stays)
+        if ends:
             registration.closed = True
+        else:
+            registration._patterns = left
         removed = [(pattern, self._router.remove(pattern, registration)) for pattern in patterns]
         self._watchers -= sum(map(_may_be_meta, patterns))
         self._router.withdraw(registration, left)
         notices: Notices = []
-        if not left:
+        if ends:
             del self._registered[registration]
             notices = registration._removed()
         if registration._owner is not None:
