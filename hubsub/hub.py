@@ -212,7 +212,7 @@ class Hub(Registry):
         """
         is_first = False
         try:
-            route = self._router.routes[key]
+            route = self._routes[key]
         except (KeyError, TypeError):
             route = self._route(key)
             is_first = True

@@ -80,7 +80,7 @@ class Border:
         core = self._core
         key = event[0]
         try:
-            route = core._router.routes[key]
+            route = core._routes[key]
         except (KeyError, TypeError):
             route = core._route(key)
         if type(key) is not Key or event.registration is not None:
