@@ -215,7 +215,7 @@ class Border:
         self._shared_id.forget()
         for number, outbox in enumerate(self._outboxes, 1):
             outbox.number(number if len(self._outboxes) > 1 else 0)
-            self._core._observe(outbox._patterns, 0)
+            self._core._observe(tuple(outbox._patterns), 0)
 
     def leads_out(self, patterns: Iterable[tuple[str, ...]]) -> bool:
         """True if some key of these patterns leaves by an outbox."""

@@ -93,6 +93,29 @@ class Bookkeeper(Protocol):
     def _forget(self, registration: Registration, patterns: Iterable[tuple[str, ...]]) -> None: ...
 
 
+# The patterns that something is registered on: a dict if they are many, which takes more room and no time to search.
+Held: TypeAlias = tuple[tuple[str, ...], ...] | dict[tuple[str, ...], None]
+FEW = 8
+
+
+def with_patterns(held: Held, more: Sequence[tuple[str, ...]]) -> Held:
+    """Return patterns with others added that are not among them. Those held are not to be used any more."""
+    if isinstance(held, dict):
+        held.update(dict.fromkeys(more))
+        return held
+    held = (*held, *more)
+    return held if len(held) <= FEW else dict.fromkeys(held)
+
+
+def without_patterns(held: Held, fewer: Sequence[tuple[str, ...]]) -> Held:
+    """Return patterns without some of them. Those held are not to be used any more."""
+    if isinstance(held, dict):
+        for pattern in fewer:
+            held.pop(pattern, None)
+        return held
+    return tuple(pattern for pattern in held if pattern not in fewer)
+
+
 class Registration(Handle):
     """One registration with a hub, on one pattern or several; several that match give a message once."""
 
@@ -133,7 +156,7 @@ class Registration(Handle):
         self._once = once
         self.mailbox = mailbox
         # The hub sets these two when it registers it.
-        self._patterns: tuple[tuple[str, ...], ...] = ()
+        self._patterns: Held = ()
         self.order = 0
         self.deliver: Deliver = self._gate(deliver)
         # Messages routed here, as far as routes have told; `Owner._fold` makes them tell.

@@ -22,7 +22,18 @@ from .life import Life
 from .listener import AsyncListener, Listener
 from .message_queue import Overflow
 from .notices import Notices, notify
-from .registration import AsyncOptions, Bookkeeper, CallContext, ListenerOptions, QueueOptions, Registration, Where
+from .registration import (
+    AsyncOptions,
+    Bookkeeper,
+    CallContext,
+    Held,
+    ListenerOptions,
+    QueueOptions,
+    Registration,
+    Where,
+    with_patterns,
+    without_patterns,
+)
 from .retry import Retry
 from .router import Router
 from .routes import Target
@@ -163,7 +174,7 @@ class Registry(Exchange):
         if registration not in self._registered:
             self._registered[registration] = None
             registration.order = next(self._order)
-        registration._patterns += tuple(patterns)
+        registration._patterns = with_patterns(registration._patterns, patterns)
         if len(registration._patterns) > 1:
             self._router.several = True
         added = [(pattern, self._router.add(pattern, registration)) for pattern in patterns]
@@ -203,13 +214,15 @@ class Registry(Exchange):
     ) -> None:
         """Take it off these patterns, or off all; off its last one it is closed, unless it `stays`."""
         self._life.check_thread()
-        patterns = registration._patterns if patterns is None else tuple(patterns)
-        left = tuple(pattern for pattern in registration._patterns if pattern not in patterns)
-        ends = not (left or stays)
-        if ends:
-            registration.closed = True
+        left: Held = ()
+        if patterns is None:
+            patterns = tuple(registration._patterns)
         else:
-            registration._patterns = left
+            patterns = tuple(patterns)
+            left = without_patterns(registration._patterns, patterns)
+        ends = not (left or stays)
+        registration._patterns = left or (patterns if ends else ())
+        registration.closed = ends
         removed = [(pattern, self._router.remove(pattern, registration)) for pattern in patterns]
         self._watchers -= sum(map(_may_be_meta, patterns))
         self._router.withdraw(registration, left)
@@ -243,7 +256,7 @@ class Registry(Exchange):
         """Publish a meta-event about a registration to everyone else; not about messages that are such themselves."""
         if not self._watchers or (keys is not None and all(key[0] == NAMESPACE for key in keys)):
             return
-        for pattern in registration._patterns:
+        for pattern in tuple(registration._patterns):
             self._announce(Key(NAMESPACE, what, *escaped(pattern)), message, but=registration)
 
     def _bury(self, letter: DeadLetter) -> None:

@@ -30,6 +30,8 @@ class Router(Generic[R]):
     MOST_DROPPED = 300
     # Routes dismantled in one turn of the loop.
     SLICE = 300
+    # Routes dismantled with each one that is made meanwhile.
+    STEP = 4
 
     def __init__(self, limit: int) -> None:
         self.matcher: Matcher[R] = Matcher()
@@ -132,6 +134,9 @@ class Router(Generic[R]):
             self._add_observers(route)
         self.misses += 1
         if self.caching:
+            if self.retired:
+                # The loop may not get its turns: then whoever fills the next cache takes the last one apart.
+                self._dismantle_some(self.STEP)
             if self.cache.size >= self.cache.limit:
                 self.swap()
             self.cache.add(route)
