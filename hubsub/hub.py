@@ -119,7 +119,14 @@ class Hub(Registry):
     ) -> None:
         self.name = name
         life = Life(
-            self, seconds(drain, "drain"), self._bound, self._closing, self._drained, self._ended, self._cleared
+            self,
+            seconds(drain, "drain"),
+            bound=self._bound,
+            closing=self._closing,
+            drained=self._drained,
+            ended=self._ended,
+            cleared=self._cleared,
+            forked=self._forked,
         )
         cached = count(route_cache, "route_cache", "keys", least=0)
         super().__init__(Router(cached), life, on_error, maxsize=maxsize, overflow=overflow)
@@ -950,6 +957,15 @@ class Hub(Registry):
         if debug != (checker in self._router.observers):
             (self._router.observers.append if debug else self._router.observers.remove)(checker)
         self._router.dismantle_on(loop)
+
+    def _forked(self) -> None:
+        """Begin anew in a forked process, with what is registered."""
+        self._router.forked()
+        self._desk.forked()
+        for registration in dict.fromkeys([*self._registered, *self.border.outboxes]):
+            registration.forked()
+        for part in self.border.attached:
+            part.forked()
 
     def _closing(self) -> None:
         for part in self.border.attached:

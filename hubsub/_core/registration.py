@@ -290,6 +290,11 @@ class Registration(Handle):
         """Let go of what was queued or running, being removed; return who is to be notified when that is done."""
         return []
 
+    def forked(self) -> None:
+        """Let go of what belongs to the parent of this process: what is queued, and whoever waits or works there."""
+        if self.mailbox is not None:
+            self.mailbox.forget()
+
     # What the mailbox tells
 
     def _overflowing(self, key: Key[Any]) -> None:

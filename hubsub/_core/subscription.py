@@ -201,6 +201,12 @@ class Queue(Registration, Generic[Read]):
         self._mailbox.close()
         return notices
 
+    def forked(self) -> None:
+        super().forked()
+        self._hands = None
+
+    forked.__doc__ = Registration.forked.__doc__
+
     def _reopened(self) -> None:
         super()._reopened()
         self._was_too_slow = False
@@ -252,7 +258,7 @@ class SnapshotSubscription(Queue[Event[T] | Snapshot[V]], Generic[T, V]):
     step is cancelled, the next read loads again. `take` never loads: until a snapshot is read it returns nothing.
     """
 
-    __slots__ = ("_is_stale", "_load", "_lock", "_pause")
+    __slots__ = ("_is_stale", "_load", "_loading", "_pause")
 
     _gaps = True
     # Seconds between two loads because of overflow: the first pause, and the longest.
@@ -272,7 +278,7 @@ class SnapshotSubscription(Queue[Event[T] | Snapshot[V]], Generic[T, V]):
         super().__init__(hub, maxsize, overflow, where, ack, ready)
         self._load = load
         self._is_stale = True
-        self._lock = asyncio.Lock()
+        self._loading: tuple[asyncio.AbstractEventLoop, asyncio.Lock] | None = None
         self._pause: float | None = None  # before the next load, after one that the queue overflowed in
 
     async def consume_pair(self) -> Any:
@@ -325,7 +331,11 @@ class SnapshotSubscription(Queue[Event[T] | Snapshot[V]], Generic[T, V]):
     async def _refresh(self) -> Snapshot[V] | None:
         """Load; None if another consumer has done so meanwhile."""
         mailbox = self._mailbox
-        async with self._lock:
+        loop = asyncio.get_running_loop()
+        # One of a loop that is closed may be held for ever.
+        if self._loading is None or self._loading[0] is not loop:
+            self._loading = loop, asyncio.Lock()
+        async with self._loading[1]:
             first, longest = self.PAUSES
             for is_last in (False, True):
                 if not self._is_stale:
