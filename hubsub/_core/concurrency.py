@@ -114,6 +114,9 @@ class ConcurrentListener(AsyncListener):
     def reset(self) -> None:
         """Forget the tasks of a loop that was closed under them, and start anew if something is queued."""
         life = self._hub._life
+        for task in self._workers:
+            if task.get_loop() is not life.loop:
+                self._left_behind(task)
         # When the hub was opened again during a call, that one goes on.
         self._workers = {task: calls for task, calls in self._workers.items() if task.get_loop() is life.loop}
         if self._workers:
@@ -122,6 +125,12 @@ class ConcurrentListener(AsyncListener):
             self._out_of_time = False
         self._arm()
         self.start()
+
+    def forked(self) -> None:
+        self._workers.clear()  # they go on in the parent
+        super().forked()
+
+    forked.__doc__ = AsyncListener.forked.__doc__
 
     def stop(self) -> list[asyncio.Task[None]]:
         """End the tasks, since there is no more time, but not the one whose call this is; return what to wait for."""

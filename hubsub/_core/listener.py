@@ -8,7 +8,7 @@ from contextvars import Context
 from functools import partial
 from typing import Any, cast
 
-from ..describe import name_of_callable
+from ..describe import describe_all, name_of_callable
 from ..errors import InvalidListener
 from ..event import DeadLetter, Event
 from ..key import Key
@@ -87,6 +87,13 @@ class Listener(Registration):
             self._hub._remove(self)
         return Removal()
 
+    def _end(self) -> Removal:
+        return self.remove()
+
+    @property
+    def _described(self) -> str:
+        return f"{name_of_callable(self.function)} on {describe_all(self._patterns)}"
+
 
 def _call_with_event(function: Callable[[Event[Any]], object], key: Key[Any], message: Any) -> object:
     return function(Event(key, message))
@@ -158,6 +165,10 @@ class AsyncListener(Listener):
         return Removal() if self.is_caller() else Removal(tasks)
 
     remove.__doc__ = Listener.remove.__doc__
+
+    @property
+    def _state(self) -> str:
+        return " winding up" if self._winding_up else super()._state
 
     def wind_up(self) -> None:
         """Remove it at once, but have it handle what is queued."""
@@ -264,6 +275,8 @@ class AsyncListener(Listener):
 
     def _failed(self, item: Item, error: BaseException, task: asyncio.Task[None]) -> None:
         """A call has raised: report it, and raise it again if the task is being ended."""
+        if isinstance(error, GeneratorExit):
+            raise error  # its loop was closed long ago, and it is being collected
         is_cut = isinstance(error, asyncio.CancelledError) and task.cancelling() > 0
         # A cancellation may leak out of something that the listener awaited: that is a failure like any other.
         is_failure = isinstance(error, Exception | asyncio.CancelledError) and not is_cut
@@ -297,13 +310,15 @@ class AsyncListener(Listener):
         return self._call(event) if self._event else self._call(*event)
 
     async def _sleep(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._idle = loop.create_future()
+        idle = self._idle = loop.create_future()
         self._mailbox.wake = self._wake
         self._tell_quiet()
         try:
-            await self._idle
+            await idle
         finally:
-            self._idle = None
+            # What a closed loop has left behind is collected some day: by then another task sleeps.
+            if self._idle is idle:
+                self._idle = None
 
     def _wake(self) -> None:
         self._hub._life.check_thread()
@@ -353,10 +368,21 @@ class AsyncListener(Listener):
             # The hub was opened again during the last call: after that it goes on, in order.
             life.running[self] = None
             return
+        if self._task is not None:
+            self._left_behind(self._task)
         self._task = self._calls = self._idle = None
         self._mailbox.wake = self.start
         if self._mailbox.items:
             self.start()
+
+    def forked(self) -> None:
+        super().forked()
+        self._quiet.clear()
+        self._task = None  # it goes on in the parent
+        self.deadline = None
+        self.reset()
+
+    forked.__doc__ = Listener.forked.__doc__
 
     def stop(self) -> list[asyncio.Task[None]]:
         """End the task, since there is no more time, but not from inside its own call; return what to wait for."""
@@ -376,10 +402,24 @@ class AsyncListener(Listener):
 
     def give_up(self, task: asyncio.Task[None]) -> None:
         """The call that this task is in does not end: it has failed."""
+        item = self._in_hand(task)
+        if item is not None:
+            self._cut_short(item, None)
+
+    def _left_behind(self, task: asyncio.Task[None]) -> None:
+        """The loop of this task was closed: a call that it was in does not end."""
+        item = self._in_hand(task)
+        if item is not None:
+            error = RuntimeError("its event loop was closed in the middle of the call")
+            self._hub._report(self, item[0], item[1], error, quietly=True)
+
+    def _in_hand(self, task: asyncio.Task[None]) -> Item | None:
+        """The message of the call that this task is in, if it is in one."""
         calls = self._calls_of(task)
         frame = getattr(task.get_coro(), "cr_frame", None)
-        if calls is not None and calls.running is not None and frame is not None:
-            self._cut_short(frame.f_locals["item"], None)
+        if calls is None or calls.running is None or frame is None:
+            return None
+        return cast("Item | None", frame.f_locals.get("item"))
 
     def _calls_of(self, task: asyncio.Task[None]) -> Calls | None:
         return self._calls if task is self._task else None

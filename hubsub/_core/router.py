@@ -234,6 +234,10 @@ class Router(Generic[R]):
         else:
             self.dismantle_on(loop)
 
+    def forked(self) -> None:
+        """Dismantle on no loop any more: it is that of the parent of this process."""
+        self._dismantling_on = None
+
     def dismantle_on(self, loop: asyncio.AbstractEventLoop) -> None:
         """Dismantle what is retired, a slice in each turn of the loop."""
         # A loop that ended in the middle of it does not go on: this one does.
