@@ -455,6 +455,7 @@ class Hub(Registry):
         snapshot: Callable[[], Awaitable[Any]] | None = None,
         where: Where | None = None,
         ack: Ack = "auto",
+        ready: Callable[[], object] | None = None,
         **options: Unpack[QueueOptions],
     ) -> Queue[Any]:
         """Queue every message that matches one of `patterns`, from now on.
@@ -470,6 +471,8 @@ class Hub(Registry):
                 raises is logged.
             ack: What tells who published it that a message is finished, see `publish_confirmed`: "auto", asking for the
                 next one; "manual", `event.done()` or `event.fail()`.
+            ready: A plain function of no arguments, called in the publish when the empty queue has got something: for
+                whoever reads with `take` and waits for nothing. What it raises is logged.
             **options: `maxsize` and `overflow` of the queue, by default the hub's.
 
         Raises:
@@ -481,7 +484,7 @@ class Hub(Registry):
         named = as_patterns(patterns)
         if snapshot is not None and history:
             raise ValueError("a snapshot takes the place of history and of gaps: choose one")
-        subscription = self._subscription(gaps=gaps, snapshot=snapshot, where=where, ack=ack, **options)
+        subscription = self._subscription(gaps=gaps, snapshot=snapshot, where=where, ack=ack, ready=ready, **options)
         self._add(subscription, named, history)
         return subscription
 
@@ -492,18 +495,21 @@ class Hub(Registry):
         snapshot: Callable[[], Awaitable[Any]] | None = None,
         where: Where | None = None,
         ack: Ack = "auto",
+        ready: Callable[[], object] | None = None,
         **options: Unpack[QueueOptions],
     ) -> Queue[Any]:
         """A subscription with these options, not registered yet."""
         choice(ack, "ack", ("auto", "manual"))
         options_of(options, SUBSCRIBE_OPTIONS, "subscribe")
         queue, where = self._queue(**options), predicate(where)
+        if ready is not None:
+            checked_function(ready, "ready")
         if snapshot is None:
-            return (GapSubscription if gaps else Subscription)(self, **queue, where=where, ack=ack)
+            return (GapSubscription if gaps else Subscription)(self, **queue, where=where, ack=ack, ready=ready)
         if gaps:
             raise ValueError("a snapshot takes the place of history and of gaps: choose one")
         checked_async_function(snapshot, "snapshot")
-        return SnapshotSubscription(self, **queue, where=where, ack=ack, load=snapshot)
+        return SnapshotSubscription(self, **queue, where=where, ack=ack, ready=ready, load=snapshot)
 
     # Remembering
 
@@ -809,8 +815,8 @@ class Hub(Registry):
     def has_subscribers(self, patterns: Patterns = STAR, local: bool = True) -> bool:
         """True exactly if some publishable key matches both a pattern and a subscription; by default: any at all.
 
-        For a key without wildcards this costs a look-up; for a pattern it scans the subscribed patterns. With
-        `local=False` also if a bridge carries such a key away, to whoever may be there.
+        For a key without wildcards this costs a look-up; for a pattern, a look at those subscribed that begin like it
+        or share its rarest part. With `local=False` also if a bridge carries such a key away, to whoever may be there.
         """
         named = as_patterns(patterns)
         if any(self._router.matcher.overlaps(pattern) for pattern in named):

@@ -8,7 +8,7 @@ from contextvars import Context
 from functools import partial
 from typing import Any, cast
 
-from ..describe import name_of_callable
+from ..describe import describe_all, name_of_callable
 from ..errors import InvalidListener
 from ..event import DeadLetter, Event
 from ..key import Key
@@ -87,6 +87,13 @@ class Listener(Registration):
             self._hub._remove(self)
         return Removal()
 
+    def _end(self) -> Removal:
+        return self.remove()
+
+    @property
+    def _described(self) -> str:
+        return f"{name_of_callable(self.function)} on {describe_all(self._patterns)}"
+
 
 def _call_with_event(function: Callable[[Event[Any]], object], key: Key[Any], message: Any) -> object:
     return function(Event(key, message))
@@ -158,6 +165,10 @@ class AsyncListener(Listener):
         return Removal() if self.is_caller() else Removal(tasks)
 
     remove.__doc__ = Listener.remove.__doc__
+
+    @property
+    def _state(self) -> str:
+        return " winding up" if self._winding_up else super()._state
 
     def wind_up(self) -> None:
         """Remove it at once, but have it handle what is queued."""

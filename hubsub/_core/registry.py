@@ -209,8 +209,10 @@ class Registry(Exchange):
         if registration.mailbox is not None:
             registration.mailbox.replay(wanted)
 
-    def _remove(self, registration: Registration, patterns: Iterable[tuple[str, ...]] | None = None) -> None:
-        """Take it off these patterns, or off all; off its last one it is closed."""
+    def _remove(
+        self, registration: Registration, patterns: Iterable[tuple[str, ...]] | None = None, stays: bool = False
+    ) -> None:
+        """Take it off these patterns, or off all; off its last one it is closed, unless it `stays`."""
         self._life.check_thread()
         left: Held = ()
         if patterns is None:
@@ -218,13 +220,14 @@ class Registry(Exchange):
         else:
             patterns = tuple(patterns)
             left = without_patterns(registration._patterns, patterns)
-        registration._patterns = left or patterns
-        registration.closed = not left
+        ends = not (left or stays)
+        registration._patterns = left or (patterns if ends else ())
+        registration.closed = ends
         removed = [(pattern, self._router.remove(pattern, registration)) for pattern in patterns]
         self._watchers -= sum(map(_may_be_meta, patterns))
         self._router.withdraw(registration, left)
         notices: Notices = []
-        if not left:
+        if ends:
             del self._registered[registration]
             notices = registration._removed()
         if registration._owner is not None:
