@@ -46,6 +46,34 @@ def publish_to_full_queue_latest() -> tuple[Side, Side]:
     return _publish_to(1, Overflow.LATEST), _publish_to(10**9, Overflow.GROW)
 
 
+def _fill(is_fresh: bool, number: int = 100) -> Side:
+    """Publish so many messages to each of 50 queues, which have held as many before or have not."""
+
+    def seconds() -> float:
+        hub = hubsub.Hub()
+        keys = [hubsub.Key("sensor", str(index)) for index in range(50)]
+        queues = [hub.subscribe(key) for key in keys]
+        for key in keys:
+            hub.publish(key)  # so that the route is there
+        for key, queue in zip(keys, queues, strict=True):
+            for message in range(0 if is_fresh else number):
+                hub.publish(key, message)
+            queue.take(number + 1)
+        began = perf_counter()
+        for key in keys:
+            for message in range(number):
+                hub.publish(key, message)
+        return (perf_counter() - began) / number / len(keys)
+
+    return seconds
+
+
+@compare(at_most=1.2)
+def fill_of_a_fresh_queue() -> tuple[Side, Side]:
+    """`Hub.publish` of 100 messages to a queue that never held more than one, against one that has held as many."""
+    return _fill(True), _fill(False)
+
+
 def _drain_latest(keys: int) -> Side:
     names: list[hubsub.Key[Any]] = [hubsub.Key("sensor", str(number)) for number in range(keys)]
     lots = 40_000 // keys
