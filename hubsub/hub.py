@@ -817,8 +817,8 @@ class Hub(Registry):
     def has_subscribers(self, patterns: Patterns = STAR, local: bool = True) -> bool:
         """True exactly if some publishable key matches both a pattern and a subscription; by default: any at all.
 
-        For a key without wildcards this costs a look-up; for a pattern it scans the subscribed patterns. With
-        `local=False` also if a bridge carries such a key away, to whoever may be there.
+        For a key without wildcards this costs a look-up; for a pattern, a look at those subscribed that begin like it
+        or share its rarest part. With `local=False` also if a bridge carries such a key away, to whoever may be there.
         """
         named = as_patterns(patterns)
         if any(self._router.matcher.overlaps(pattern) for pattern in named):
