@@ -196,7 +196,14 @@ class Registry(Exchange):
                     self._remove(registration, patterns)
                 raise
         if self._watchers:
-            self._announce_changes("addedSubscriber", added)
+            try:
+                self._announce_changes("addedSubscriber", added)
+            except BaseException:
+                # Whoever adds it gets no handle.
+                held = [pattern for pattern in patterns if pattern in registration._patterns]
+                if held and not registration.closed:
+                    self._remove(registration, held)
+                raise
 
     def _replay(self, registration: Registration, events: Iterable[Event[Any]]) -> None:
         """Have a new registration begin with what its `where` wants of these; an error in there is its own failure."""
