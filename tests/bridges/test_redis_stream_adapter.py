@@ -24,7 +24,9 @@ from brokers.redis_server import Redis, Sentinel
 from hubsub import Key
 from hubsub.bridges.adapter import Link, Loss, Received, Record
 from hubsub.bridges.redis import RedisStreamAdapter
-from hubsub.bridges.redis.place import Place, State
+from hubsub.bridges.redis.group import Member
+from hubsub.bridges.redis.position import Position, State
+from hubsub.bridges.redis.session import Session
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -32,7 +34,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 @pytest.fixture(autouse=True)
 def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
     """That nothing comes is known earlier."""
-    monkeypatch.setattr("hubsub.bridges.redis.stream.BLOCK", 100)
+    monkeypatch.setattr(RedisStreamAdapter, "BLOCK", 100)
 
 
 @pytest.fixture
@@ -54,6 +56,21 @@ def tell(server: Redis, *words: object) -> str:
 
 def link(**fields: Any) -> Link:
     return Link(**{"sender": uuid4().hex, "namespace": "hubsub", **fields})
+
+
+def session_of(adapter: RedisStreamAdapter) -> Session:
+    assert adapter._session is not None
+    return adapter._session
+
+
+def member_of(adapter: RedisStreamAdapter) -> Member:
+    reader = session_of(adapter)._reader
+    assert isinstance(reader, Member)
+    return reader
+
+
+def consumer_of(adapter: RedisStreamAdapter) -> str:
+    return session_of(adapter)._consumer.decode()
 
 
 @asynccontextmanager
@@ -170,7 +187,7 @@ async def test_a_key_chooses_its_stream(server: Redis) -> None:
             ("hubsub:orders", b"4"),
         }
         assert tell(server, "XLEN", "hubsub:logs") == "1"
-        assert adapter.features.order == "key"
+        assert adapter.features_for(link()).order == "key"
 
 
 async def test_what_is_refused_is_told_apart(server: Redis) -> None:
@@ -186,7 +203,7 @@ async def test_a_full_server_is_no_reason_to_give_up(private: Private) -> None:
     server = await private(Redis())
     async with connected(server, start="earliest") as adapter:
         tell(server, "CONFIG", "SET", "maxmemory", 1)
-        with pytest.raises(redis.exceptions.OutOfMemoryError):
+        with pytest.raises(hubsub.BrokerBusy, match="OOM"):
             await adapter.send(records(1, 2))
         tell(server, "CONFIG", "SET", "maxmemory", 0)
         await adapter.send(records(1, 2))
@@ -373,7 +390,7 @@ def test_losses_add_up_to_what_is_gone(data: st.DataObject) -> None:
     """Against a naive log: every entry is read, told as missing, or still to come."""
     log: list[int] = []  # the ordinals of what is there
     added = 0
-    place = Place(b"0-0", 0, b"e")
+    place = Position(b"0-0", 0, b"e")
     was_read: set[int] = set()
     told = 0
     for _ in range(data.draw(st.integers(1, 12))):
@@ -411,7 +428,7 @@ def test_losses_add_up_to_what_is_gone(data: st.DataObject) -> None:
 
 async def test_a_named_reader_goes_on_where_it_acknowledged(server: Redis) -> None:
     async with connected(server, name="n") as adapter:
-        assert adapter.features.acks == "prefix"
+        assert adapter.features_for(link(name="n")).acks == "prefix"
         await adapter.send(records(1, 5))
         found = await received(adapter, 5)
         assert isinstance(found[2], Received)
@@ -497,7 +514,7 @@ async def test_a_name_is_free_after_closing_however_the_last_call_ended(server: 
 
 
 async def test_whoever_lost_its_name_to_another_stops_reading(server: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hubsub.bridges.redis.stream.NAME_SECONDS", 0.04)
+    monkeypatch.setattr("hubsub.bridges.redis.session.NAME_SECONDS", 0.04)
     async with connected(server, name="n") as adapter:
         tell(server, "SET", "hubsub:name:n", "another")
         with pytest.raises(hubsub.NameTaken):
@@ -509,8 +526,8 @@ async def test_whoever_lost_its_name_to_another_stops_reading(server: Redis, mon
 
 async def test_members_of_a_group_share_the_messages(server: Redis) -> None:
     async with connected(server, group="g") as one, connected(server, group="g") as other:
-        assert one.features.acks == "each"
-        assert one.features.lease == 30
+        features = one.features_for(link(group="g"))
+        assert (features.acks, features.lease, features.order) == ("each", 30, "none")
         await one.send(records(1, 1))
         first = await received(one, 1)
         await one.send(records(2, 2))
@@ -552,7 +569,7 @@ async def test_what_a_member_left_unfinished_goes_to_another_and_counts(server: 
         # Whose lease is over does not get it back by extending.
         await one.extend([each.token for each in held if isinstance(each, Received)])
         owners = tell(server, "XPENDING", "hubsub", "g", "-", "+", 10).splitlines()[1::4]
-        assert owners == [other._consumer.decode()] * 2
+        assert owners == [consumer_of(other)] * 2
 
 
 async def test_a_member_is_not_given_what_it_works_on_itself(server: Redis) -> None:
@@ -574,7 +591,7 @@ async def test_an_extended_lease_is_kept(server: Redis) -> None:
             await one.extend([held.token])
             await asyncio.sleep(0.05)
             if asyncio.get_running_loop().time() > ending - 0.25:
-                other._tend_at = 0
+                member_of(other)._tend_at = 0
                 assert await other.receive() == []
         (deliveries,) = tell(server, "XPENDING", "hubsub", "g", "-", "+", 10).splitlines()[3::4]
         assert deliveries == "1"
@@ -601,7 +618,7 @@ async def test_a_group_survives_a_flush_and_tells_it_once(server: Redis) -> None
 async def test_a_group_that_waits_survives_the_deletion_of_its_stream(
     server: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hubsub.bridges.redis.stream.BLOCK", 1000)
+    monkeypatch.setattr(RedisStreamAdapter, "BLOCK", 1000)
     async with connected(server, group="g") as adapter:
         waiting = asyncio.create_task(adapter.receive())
         await until_blocked(server)
@@ -669,7 +686,7 @@ async def test_consumers_that_are_gone_are_removed_when_nothing_is_pending(serve
             return "gone" not in tell(server, "XINFO", "CONSUMERS", "hubsub", "g")
 
         await until(is_alone)
-        assert adapter._consumer.decode() in tell(server, "XINFO", "CONSUMERS", "hubsub", "g")
+        assert consumer_of(adapter) in tell(server, "XINFO", "CONSUMERS", "hubsub", "g")
         await adapter.ack([held.token])
     assert tell(server, "XINFO", "CONSUMERS", "hubsub", "g") == ""
 
