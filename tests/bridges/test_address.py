@@ -14,7 +14,7 @@ from hubsub import Key
 from hubsub.bridges import Addresses, Copies
 from hubsub.bridges.address import LONGEST, cached
 from hubsub.bridges.redis.pubsub import _ALLOWED
-from hubsub.bridges.redis.stream import ALLOWED
+from hubsub.bridges.redis.entries import ALLOWED
 from hubsub.bridges.relay.bridge import _uncovered
 
 SCHEMES = [

@@ -2,15 +2,11 @@
 
 import asyncio
 import os
-import re
 import subprocess
 import sys
 import textwrap
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
-from uuid import uuid4
 
 import pytest
 import redis.asyncio
@@ -22,11 +18,24 @@ from brokers.certificates import certificates
 from brokers.fixtures import Private
 from brokers.redis_server import Redis, Sentinel
 from hubsub import Key
-from hubsub.bridges.adapter import Link, Loss, Received, Record
+from hubsub.bridges.adapter import Loss, Received, Record
 from hubsub.bridges.redis import RedisStreamAdapter
-from hubsub.bridges.redis.group import Member
 from hubsub.bridges.redis.position import Position, State
-from hubsub.bridges.redis.session import Session
+
+from .streams import (
+    connected,
+    consumer_of,
+    link,
+    member_of,
+    numbers,
+    payloads,
+    received,
+    records,
+    tell,
+    until,
+    until_blocked,
+    url_of,
+)
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -42,71 +51,6 @@ def server(redis: Redis) -> Redis:
     tell(redis, "FLUSHALL")
     tell(redis, "SCRIPT", "FLUSH")
     return redis
-
-
-def url_of(server: Redis) -> str:
-    return re.sub(r"^rediss?", r"\g<0>-stream", server.url)
-
-
-def tell(server: Redis, *words: object) -> str:
-    """What redis-cli prints."""
-    command = ["redis-cli", "-p", str(server.port), *map(str, words)]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-
-
-def link(**fields: Any) -> Link:
-    return Link(**{"sender": uuid4().hex, "namespace": "hubsub", **fields})
-
-
-def session_of(adapter: RedisStreamAdapter) -> Session:
-    assert adapter._session is not None
-    return adapter._session
-
-
-def member_of(adapter: RedisStreamAdapter) -> Member:
-    reader = session_of(adapter)._reader
-    assert isinstance(reader, Member)
-    return reader
-
-
-def consumer_of(adapter: RedisStreamAdapter) -> str:
-    return session_of(adapter)._consumer.decode()
-
-
-@asynccontextmanager
-async def connected(server: Redis | str, options: Any = None, **fields: Any) -> AsyncIterator[RedisStreamAdapter]:
-    adapter = RedisStreamAdapter(server if isinstance(server, str) else url_of(server), **(options or {}))
-    await adapter.connect(link(**fields))
-    try:
-        yield adapter
-    finally:
-        await adapter.close()
-        await adapter.close()
-
-
-def records(first: int, last: int, key: Sequence[str] = ("orders", "new")) -> list[Record]:
-    return [Record(Key(*key), b"%d" % number, {"id": str(number)}, number) for number in range(first, last + 1)]
-
-
-async def received(adapter: RedisStreamAdapter, count: int) -> list[Received | Loss]:
-    found: list[Received | Loss] = []
-    while len(found) < count:
-        found += await adapter.receive()
-    return found
-
-
-# What is waited for below happens in a server.
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    while not await condition():  # noqa: ASYNC110
-        await asyncio.sleep(0.01)
-
-
-def payloads(found: Sequence[Received | Loss]) -> list[Any]:
-    return [(each.reason, each.count) if isinstance(each, Loss) else int(each.payload or b"-1") for each in found]
-
-
-def numbers(first: int, last: int) -> list[int]:
-    return list(range(first, last + 1))
 
 
 # Sending and receiving
@@ -627,11 +571,6 @@ async def test_a_group_that_waits_survives_the_deletion_of_its_stream(
         await adapter.send(records(1, 2))
         found += await received(adapter, 3 - len(found))
         assert payloads(found) == [("recreated", None), 1, 2]
-
-
-async def until_blocked(server: Redis) -> None:
-    while "blocked_clients:0" in tell(server, "INFO", "clients"):  # noqa: ASYNC110
-        await asyncio.sleep(0.01)
 
 
 async def test_a_group_is_told_once_what_was_trimmed_unread(server: Redis) -> None:

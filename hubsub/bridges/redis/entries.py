@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from ...errors import DecodeError, EncodeError
 from ...key import Key
@@ -27,16 +27,13 @@ as_tuple = tuple.__new__
 _LIVE = (False, False, None)  # the last fields of what was received
 
 
-class Batch:
-    """Records as one script appends them, packed."""
+class Batch(NamedTuple):
+    """Records as one call of the script appends them, packed."""
 
-    __slots__ = ("count", "indices", "parts", "size")
-
-    def __init__(self) -> None:
-        self.parts: list[bytes] = []
-        self.indices: list[int] = []
-        self.count = 0
-        self.size = 0
+    parts: list[bytes]
+    values: int
+    """How many arguments that is."""
+    indices: list[int]
 
 
 class Entries:
@@ -54,36 +51,41 @@ class Entries:
 
     # Out
 
-    def batches(self, records: Sequence[Record], indices: Iterable[int], refused: dict[int, Exception]) -> list[Batch]:
+    def batches(
+        self, records: Sequence[Record], indices: Iterable[int], refused: dict[int, Exception]
+    ) -> Iterator[Batch]:
         """Records packed for APPEND, in as many calls as it takes; what cannot be packed is `refused` by its index."""
-        batch = Batch()
-        batches = [batch]
-        head = self._head
+        head, counts = self._head, _counts
+        parts: list[bytes] = []
+        packed: list[int] = []
+        count = size = 0
         # Written as it is sent: packing each argument by itself would take as long as all else that happens here.
         for (key, payload, headers, sequence, _), index in zip(records, indices, strict=True):
             try:
-                values = 4 + 2 * len(headers)
-                if values > MOST_VALUES:
-                    raise ValueError(f"{len(headers)} headers, and an entry has {MOST_HEADERS} at most")
-                number, length = b"%d" % sequence, b"%d" % values
-                size = len(payload)
-                parts = (len(number), number, len(length), length, head(key), size, payload)
-                part = b"$%d\r\n%b\r\n$%d\r\n%b\r\n%b$%d\r\n%b\r\n" % parts
-                if headers:
-                    part += pack_headers(headers)
+                number, values = b"%d" % sequence, 4 + 2 * len(headers)
+                length = len(payload)
+                part = b"$%d\r\n%b\r\n%b%b$%d\r\n%b" % (
+                    len(number),
+                    number,
+                    counts[values],
+                    head(key),
+                    length,
+                    payload,
+                )
+                fields = pack_headers(headers) if headers else b"\r\n"
             except Exception as error:
                 refused[index] = unpackable(key, error)
                 continue
-            if batch.indices and (
-                batch.count + values > MOST_BATCH_VALUES or batch.size + len(part) > MOST_BATCH_BYTES
-            ):
-                batch = Batch()
-                batches.append(batch)
-            batch.parts.append(part)
-            batch.indices.append(index)
-            batch.count += 2 + values
-            batch.size += len(part)
-        return batches if batch.indices else batches[:-1]
+            parts.append(part)
+            parts.append(fields)
+            packed.append(index)
+            count += 2 + values
+            size += length
+            if count > MOST_BATCH_VALUES or size > MOST_BATCH_BYTES:
+                yield Batch(parts, count, packed)
+                parts, packed, count, size = [], [], 0, 0
+        if packed:
+            yield Batch(parts, count, packed)
 
     def _pack_key(self, key: Key[Any]) -> bytes:
         """The beginning of an entry, as it is sent."""
@@ -160,30 +162,55 @@ def unpackable(key: Any, error: Exception) -> EncodeError:
     return refusal
 
 
-class _Heads(dict[str, str]):
-    """What stands before the value of a header: its name, as it is sent."""
+class _Counts(dict[int, bytes]):
+    """How many values an entry has, as it is sent.
+
+    Raises:
+        ValueError: There are too many.
+    """
+
+    def __missing__(self, values: int) -> bytes:
+        if values > MOST_VALUES:
+            raise ValueError(f"{values // 2 - 2} headers, and an entry has {MOST_HEADERS} at most")
+        self[values] = arguments(values)
+        return self[values]
+
+
+class _Names(dict[str, str]):
+    """What stands between one value and the length of the next: the end of the line, and the name of a header."""
 
     def __missing__(self, name: str) -> str:
-        head = f"${len(encode(name))}\r\n{name}\r\n"
+        between = f"\r\n${len(encode(name))}\r\n{name}\r\n"
         if len(self) < 4096 and len(name) < 100:
-            self[name] = head
+            self[name] = between
+        return between
+
+
+class _Lengths(dict[int, str]):
+    """What stands before a value of so many bytes."""
+
+    def __missing__(self, length: int) -> str:
+        head = f"${length}\r\n"
+        if length < 4096:
+            self[length] = head
         return head
 
 
-_heads = _Heads()
+_counts, _names, _lengths = _Counts(), _Names(), _Lengths()
 
 
 def pack_headers(headers: Mapping[str, str]) -> bytes:
-    """Headers as arguments.
+    """What stands behind the payload of an entry: the end of its line, and the headers as arguments.
 
     Raises:
         TypeError: One of them is no string.
     """
-    heads = _heads
-    "".join(headers.values())  # the fastest question whether all of them are strings
-    text = "".join([f"{heads[name]}${len(value)}\r\n{value}\r\n" for name, value in headers.items()])
+    names, lengths = _names, _lengths
+    text = "".join([names[name] + lengths[len(value)] + value for name, value in headers.items()])
     # Characters were counted, and bytes are wanted.
-    return text.encode() if text.isascii() else arguments(*chain.from_iterable(headers.items()))
+    if text.isascii():
+        return text.encode() + b"\r\n"
+    return b"\r\n" + arguments(*chain.from_iterable(headers.items()))
 
 
 _name_of = cached(decode)

@@ -14,7 +14,7 @@ from .connection import Connection
 from .entries import Entries
 from .pace import Pace
 from .position import BEGINNING
-from .reader import begin
+from .reader import STATE_BYTES, begin
 from .resp import Command
 from .scripts import HANDED_BACK, JOIN, LOOK, RECLAIM, TIDY, Script
 from .source import Shares, Source, new_epoch
@@ -181,7 +181,7 @@ class Member:
         for source, count in shares:
             commands += (self._looking(source), self._reading([source], count, *block))
         replies = await self._connection.ask(*commands)
-        size, seconds = self._connection.size, self._connection.seconds
+        size, seconds = self._connection.size - STATE_BYTES * len(shares), self._connection.seconds
         found: list[Received | Loss] = []
         number = 0
         gone: list[Source] = []

@@ -11,7 +11,7 @@ MOST_ENTRIES = 500
 
 
 class Pace:
-    """What the line carries in about half a second, as it has shown so far: few entries at first, then more and more."""
+    """What the line carries in about half a second, as it has shown so far: few entries at first, then more."""
 
     __slots__ = ("_bytes", "_each")
 
@@ -28,7 +28,7 @@ class Pace:
         if not entries:
             return
         # One that is much larger than those before it is not forgotten at once.
-        self._each = max(1, size // entries, self._each // 2)
+        self._each = max(100, size // entries, self._each // 2)
         if seconds > SECONDS:
             self._bytes = max(FIRST_BYTES, int(size * SECONDS / seconds))
         elif 2 * size >= self._bytes:

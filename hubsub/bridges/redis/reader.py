@@ -8,6 +8,7 @@ from dataclasses import replace
 from math import ceil
 from typing import Any, cast
 
+from ...errors import BrokerBusy
 from ..adapter import Loss, Received
 from .answers import is_no_stream, is_unknown, sound
 from .connection import Connection
@@ -17,6 +18,9 @@ from .position import BEGINNING, Position, State, number_of
 from .resp import Command
 from .scripts import STATE
 from .source import Shares, Source, new_epoch
+
+STATE_BYTES = 100
+"""About what the server says of a stream, beside entries."""
 
 
 class PositionReader:
@@ -125,6 +129,15 @@ class PositionReader:
 
     async def read(self, room: int) -> list[Received | Loss]:
         """What is there behind our positions, and what is not there any more; wait a second for it."""
+        try:
+            return await self._read(room)
+        except BrokerBusy:
+            for source in self._sources:
+                source.position = None if source.returned is None else replace(source.returned)
+            await asyncio.sleep(self._block / 1000)
+            return []
+
+    async def _read(self, room: int) -> list[Received | Loss]:
         found = await self._read_on(room, {})
         if found:
             return found
@@ -161,11 +174,15 @@ class PositionReader:
             if count > len(first):
                 after = first[-1][0] if first else _position(source).id
                 commands.append(("XREAD", "COUNT", count - len(first), "STREAMS", source.raw, after))
-        replies = await self._connection.atomically(*commands)
+        replies = await self._at_once(commands)
         if any(map(is_unknown, replies)):
             await self._connection.one("SCRIPT", "LOAD", STATE.text)
-            replies = await self._connection.atomically(*commands)
-        size, seconds = self._connection.size, self._connection.seconds
+            replies = await self._at_once(commands)
+        size, seconds = self._connection.size - STATE_BYTES * len(shares), self._connection.seconds
+        for reply in replies:
+            # Before anything is taken from them.
+            if not is_no_stream(reply):
+                sound(reply)
         found: list[Received | Loss] = []
         number = 0
         each = iter(replies)
@@ -182,6 +199,14 @@ class PositionReader:
                 await self._find(source, State(*sound(state)), first, behind, asked, found)
         self._pace.note(number, size, seconds)
         return found
+
+    async def _at_once(self, commands: Sequence[Command]) -> list[Any]:
+        """Replies between which nothing has happened."""
+        try:
+            return await self._connection.atomically(*commands)
+        except BrokerBusy:
+            # Without memory the server queues nothing; but then nobody adds anything either.
+            return await self._connection.ask(*commands)
 
     async def _find(
         self,

@@ -152,19 +152,22 @@ return {0, '0-0', 0}
 # Not XREADGROUP, which would count another delivery: that its reply was lost, or that it was handed back, is nobody's
 # failure. Not XAUTOCLAIM, which takes what was trimmed out of the hands of whoever is busy with it.
 RECLAIM = Script("""
--- KEYS: stream. ARGV: group, consumer, bound to begin at, how many, whose, who has what was handed back; and if whose
--- is '', for those of everybody else, milliseconds of the lease. Returns the last id looked at if there may be more,
--- entries with their deliveries, and how many are gone.
-local whose = ARGV[5]
+-- KEYS: stream. ARGV: group, consumer, bound to begin at, how many at most, whose, who has what was handed back; and if
+-- whose is '', for those of everybody else, milliseconds of the lease. Returns the last id looked at if there may be
+-- more, entries with their deliveries, and how many are gone.
+local whose, most = ARGV[5], tonumber(ARGV[4])
+local page = math.max(100, most)
 local pending
 if whose == '' then
-  pending = redis.call('XPENDING', KEYS[1], ARGV[1], 'IDLE', ARGV[7], ARGV[3], '+', ARGV[4])
+  pending = redis.call('XPENDING', KEYS[1], ARGV[1], 'IDLE', ARGV[7], ARGV[3], '+', page)
 else
-  pending = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], '+', ARGV[4], whose)
+  pending = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], '+', page, whose)
 end
 local last, entries, gone = false, {}, 0
 for _, each in ipairs(pending) do
   local id, consumer, deliveries = each[1], each[2], each[4]
+  if #entries == most then break end
+  last = id
   if whose ~= '' or consumer ~= ARGV[2] then
     local found = redis.call('XRANGE', KEYS[1], id, id)[1]
     if not found then
@@ -178,7 +181,7 @@ for _, each in ipairs(pending) do
     end
   end
 end
-if #pending == tonumber(ARGV[4]) then last = pending[#pending][1] end
+if #entries < most and #pending < page then last = false end
 return {last, entries, gone}
 """)
 

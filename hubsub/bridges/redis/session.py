@@ -33,8 +33,8 @@ SILENT_LOOKS = 10
 """So many times, a second apart, an answer may be owed over one connection while others carry some."""
 PAUSE = 0.05
 """Seconds before a server that takes nothing just now is asked again; doubles up to one."""
-PAUSE_FOR_ROOM, MOST_PAUSE_FOR_ROOM = 0.001, 0.02
-"""Seconds between two looks whether there is room again; doubles up to the other."""
+PAUSE_FOR_ROOM = 0.001
+"""Seconds between two looks whether there is room again, at first; later a fifth of what it has taken so far."""
 MOST_IDS = 1000
 """Ids in one call of a script."""
 
@@ -232,8 +232,8 @@ class Session:
         """Control messages as soon as they come, and what is read from the streams, as far as there is room."""
         self._look()
         loop = asyncio.get_running_loop()
-        until = loop.time() + self._setup.block / 1000
-        pause = PAUSE_FOR_ROOM
+        began = loop.time()
+        until = began + self._setup.block / 1000
         while True:
             self._news.clear()
             self._check()
@@ -242,13 +242,13 @@ class Session:
             if self._reading is None:
                 self._read()
             if self._reading is None:
-                if loop.time() > until:
+                now = loop.time()
+                if now >= until:
                     return []
-                # Nobody tells when there is room again.
+                look = now + max(PAUSE_FOR_ROOM, (now - began) / 5) if self._may_read else until
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(pause):
+                    async with asyncio.timeout_at(min(look, until)):
                         await self._news.wait()
-                pause = min(2 * pause, MOST_PAUSE_FOR_ROOM)
             elif self._reading.done():
                 reading, self._reading = self._reading, None
                 found = reading.result()
@@ -259,12 +259,13 @@ class Session:
             else:
                 await self._news.wait()
 
+    @property
+    def _may_read(self) -> bool:
+        return bool(self._sources) and not self._is_leaving
+
     def _read(self) -> None:
         """Begin to read if there is room."""
-        if self._reader is None or not self._sources or self._is_leaving:
-            return
-        room = self._link.room()
-        if room < 1:
+        if self._reader is None or not self._may_read or (room := self._link.room()) < 1:
             return
         for source in self._sources:
             # Whoever asks for more has taken what came before.
@@ -367,7 +368,9 @@ class Session:
         while len(found) < limit:
             count = pace.count(limit - len(found))
             (reply,) = await asker.ask(("XREVRANGE", source.raw, newest, oldest, "COUNT", count))
-            entries = [] if is_no_stream(reply) else sound(reply)
+            # The last of all ids, say, has nothing behind it.
+            is_void = isinstance(reply, Exception) and "for the interval" in str(reply)
+            entries = [] if is_void or is_no_stream(reply) else sound(reply)
             pace.note(len(entries), asker.size, asker.seconds)
             found += entries
             if len(entries) < count:

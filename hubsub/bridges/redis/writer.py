@@ -52,7 +52,7 @@ class Writer:
 
     async def _append(self, stream: str, batch: Batch) -> dict[int, Exception]:
         exchange = self.connection.exchange
-        start = b"*%d\r\n" % (9 + batch.count)
+        start = b"*%d\r\n" % (9 + batch.values)
         rest = b"".join([self._heading(stream), arguments(self._maxlen, SENDER_SECONDS, new_epoch()), *batch.parts])
         (reply,) = await exchange(start + arguments("EVALSHA", APPEND.sha) + rest, 1)
         if is_unknown(reply):
