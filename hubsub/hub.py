@@ -5,28 +5,45 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec, Protocol, TypeVar, Unpack, overload
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec, Protocol, TypeGuard, TypeVar, Unpack, overload
 
 from ._core.asking import Desk, Replies
 from ._core.border import Border
+from ._core.callables import checked_async_function, checked_function
+from ._core.checks import choice, count, count_or_none, headers_of, options_of, seconds, seconds_or_none
+from ._core.confirming import publish_until_finished
 from ._core.declarations import Declarations
+from ._core.direct import DirectSubscribers
 from ._core.explain import Explanation, explain
 from ._core.history import Retention
-from ._core.life import Life
+from ._core.life import UNTIL_ENDED, Life
 from ._core.listener import AsyncListener, Listener
 from ._core.message_queue import Mailbox, Overflow
-from ._core.registration import Ack, ListenerOptions, QueueOptions, SubscribeOptions, Where
-from ._core.registry import Registry, at_least_one, is_async, predicate
+from ._core.notices import Notices, notify
+from ._core.registration import Ack, ListenerOptions, QueueOptions, Registration, Removal, SubscribeOptions, Where
+from ._core.registry import Registry, decorated, predicate
+from ._core.room import publish_with_room
 from ._core.router import Router
-from ._core.routes import Target
+from ._core.routes import Route, Target
 from ._core.subscription import GapSubscription, Queue, SnapshotSubscription, Subscription
 from ._core.tap import Tap
-from .confirm import Confirmation, Confirmed
-from .errors import ConfirmationTimeout, DeliveryError, HubClosed, NoRunningLoop, Undelivered, WaitingForItself
-from .event import Event, ListenerFailure
-from .key import NAMESPACE, STAR, Key, KeyLike, Patterns, T, TypedPatterns, V, as_patterns, publishable
+from .errors import HubClosed, NoRunningLoop, UnknownListener
+from .event import Event, ListenerFailure, Meta
+from .key import (
+    NAMESPACE,
+    STAR,
+    Key,
+    KeyLike,
+    Patterns,
+    PlainKey,
+    PlainPatterns,
+    T,
+    TypedPatterns,
+    V,
+    as_patterns,
+    publishable,
+)
 from .log import Logger
 
 if TYPE_CHECKING:
@@ -37,6 +54,9 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 logger = Logger("hubsub.hub")
+
+# What may be said of a subscription, by name.
+SUBSCRIBE_OPTIONS = ("gaps", "history", "snapshot", *SubscribeOptions.__annotations__)
 
 
 class Decorator(Protocol[P]):
@@ -97,14 +117,14 @@ class Hub(Registry):
         on_error: Callable[[ListenerFailure], object] | None = None,
         route_cache: int = 100_000,
     ) -> None:
-        if drain < 0:
-            raise ValueError(f"drain is a number of seconds, not {drain!r}")
-        if route_cache < 0:
-            raise ValueError(f"route_cache is a number of keys, not {route_cache!r}")
         self.name = name
-        life = Life(self, drain, self._bound, self._closing, self._drained, self._ended)
-        super().__init__(Router(route_cache), life, on_error, maxsize=maxsize, overflow=overflow)
+        life = Life(
+            self, seconds(drain, "drain"), self._bound, self._closing, self._drained, self._ended, self._cleared
+        )
+        cached = count(route_cache, "route_cache", "keys", least=0)
+        super().__init__(Router(cached), life, on_error, maxsize=maxsize, overflow=overflow)
         self._desk = Desk(self)
+        self._direct = DirectSubscribers()
         self._declarations = Declarations()
         self.border = Border(self, self._desk, self._declarations)
         """For bridges, and whatever else connects the hub to others; users need none of it."""
@@ -118,7 +138,41 @@ class Hub(Registry):
         """Publish each (key, message) in turn; return the sum of what `publish` returned."""
         return sum(self.publish(key, message) for key, message in pairs)
 
-    async def publish_confirmed(self, key: KeyLike[T], message: T = None, timeout: float | None = 30.0) -> int:  # type: ignore[assignment]
+    def publish_with_headers(self, key: KeyLike[T], message: T, headers: Mapping[str, str]) -> int:
+        """Publish as `publish` does, with headers that travel along, also across bridges.
+
+        Consumers and listeners of events find them in `event.meta.headers`. A method of its own, since another argument
+        would cost every plain `publish` up to a tenth.
+
+        Raises:
+            ValueError: A name or a value of a header is no string.
+            InvalidKey: Nothing can be published to `key`.
+            HubClosed: The hub is closed.
+        """
+        return self.publish_event(Event(self._route_of(key).key, message, Meta(headers=headers_of(headers))))
+
+    @overload
+    async def publish_confirmed(
+        self, key: Key[T], message: T = ..., timeout: float | None = 30.0, *, headers: Mapping[str, str] | None = None
+    ) -> int: ...
+    @overload
+    async def publish_confirmed(
+        self,
+        key: PlainKey | str,
+        message: Any = ...,
+        timeout: float | None = 30.0,
+        *,
+        headers: Mapping[str, str] | None = None,
+    ) -> int: ...
+
+    async def publish_confirmed(
+        self,
+        key: Any,
+        message: Any = None,
+        timeout: float | None = 30.0,
+        *,
+        headers: Mapping[str, str] | None = None,
+    ) -> int:
         """Deliver as `publish` does, and wait until everybody has finished with it; return how many did.
 
         Finished has: a sync listener that returned; an async one that returned, the call it is for; a consumer that
@@ -130,6 +184,7 @@ class Hub(Registry):
             key: What to publish to.
             message: What to publish.
             timeout: Seconds to wait; None for no limit. Beyond it the message stays delivered.
+            headers: Travel along, see `publish_with_headers`.
 
         Raises:
             DeliveryError: Somebody failed, dropped it, or was closed; a group that names each.
@@ -138,37 +193,15 @@ class Hub(Registry):
             InvalidKey: Nothing can be published to `key`.
             HubClosed: The hub is closed.
         """
-        loop = self._life.bind()
-        finished: asyncio.Future[tuple[int, list[Undelivered]]] = loop.create_future()
+        meta = None if headers is None else Meta(headers=headers_of(headers))
+        return await publish_until_finished(self, key, message, meta, timeout)
 
-        def confirmed(number: int, failures: list[Undelivered]) -> None:
-            if not finished.done():
-                finished.set_result((number, failures))
+    @overload
+    async def publish_wait(self, key: Key[T], message: T = ...) -> int: ...
+    @overload
+    async def publish_wait(self, key: PlainKey | str, message: Any = ...) -> int: ...
 
-        route = self._route_of(key)
-        for target in route.targets:
-            if isinstance(target, AsyncListener) and target.is_caller():
-                raise WaitingForItself(target, route.key)
-        confirmation = Confirmation(confirmed)
-        outboxes = [target for target in route.targets if target.remote]
-        waiting_for: list[Any] = outboxes
-        try:
-            async with asyncio.timeout(timeout):
-                async with self._places(route.key, _mailboxes(outboxes)):
-                    route = self._route_of(route.key)
-                    self._deliver_confirmed(route.targets, Event(route.key, message), confirmation)
-                waiting_for = []
-                number, failures = await finished
-        except TimeoutError:
-            waiting_for = waiting_for or confirmation.waiting_for
-            raise ConfirmationTimeout(route.key, timeout or 0, waiting_for) from None
-        if failures:
-            error = DeliveryError(f"{route.key!r} was not finished by everybody", failures)
-            error.finished = number
-            raise error
-        return number
-
-    async def publish_wait(self, key: KeyLike[T], message: T = None) -> int:  # type: ignore[assignment]
+    async def publish_wait(self, key: Any, message: Any = None) -> int:
         """Deliver as `publish` does, when each full queue has a place: to everyone in one step, or to no one.
 
         First come, first served. With room it does not yield to the loop; cancelled, it has delivered nothing.
@@ -177,36 +210,35 @@ class Hub(Registry):
             InvalidKey: Nothing can be published to `key`.
             HubClosed: The hub is closed, or is closed while waiting.
         """
+        is_first = False
         try:
-            route = self._router.routes[key]
+            route = self._routes[key]
         except (KeyError, TypeError):
             route = self._route(key)
+            is_first = True
         try:
             mailboxes = route.mailboxes
         except AttributeError:
-            mailboxes = route.mailboxes = _mailboxes(route.targets)
+            mailboxes = _mailboxes(route)
         for mailbox in mailboxes:
             if len(mailbox.items) >= mailbox.room:
-                async with self._places(route.key, mailboxes):
-                    return self.publish(route.key, message)
-        return self.publish(key, message)
+                return await self._publish_with_room(route.key, message)
+        return self._publish_first(route, message) if is_first else self.publish(key, message)
 
-    @asynccontextmanager
-    async def _places(self, key: Key[Any], mailboxes: Iterable[Mailbox]) -> AsyncIterator[None]:
-        """Hold a place in each of these that is full."""
-        # Everyone takes places in order of subscription, so that no two wait for each other.
-        held: list[Mailbox] = []
-        try:
-            for mailbox in mailboxes:
-                if not mailbox.has_room(key):
-                    await mailbox.place(self._life.bind())
-                    held.append(mailbox)
-            yield
-        finally:
-            for mailbox in held:
-                mailbox.give_back()
+    def _publish_with_room(self, key: Key[Any], message: Any) -> Awaitable[int]:
+        return publish_with_room(
+            key,
+            lambda: _mailboxes(self._route_of(key)),
+            self._life.bind,
+            lambda: self._publish_first(self._route_of(key), message),  # the route may be new
+        )
 
-    def publish_threadsafe(self, key: KeyLike[T], message: T = None) -> concurrent.futures.Future[int]:  # type: ignore[assignment]
+    @overload
+    def publish_threadsafe(self, key: Key[T], message: T = ...) -> concurrent.futures.Future[int]: ...
+    @overload
+    def publish_threadsafe(self, key: PlainKey | str, message: Any = ...) -> concurrent.futures.Future[int]: ...
+
+    def publish_threadsafe(self, key: Any, message: Any = None) -> concurrent.futures.Future[int]:
         """Publish from any thread, through the hub's loop, in order for each thread.
 
         Returns a future of what `publish` returns or raises; cancelled in time, nothing is published.
@@ -268,16 +300,47 @@ class Hub(Registry):
         **options: Unpack[ListenerOptions],
     ) -> Any:
         """Add the decorated function as a listener and return it unchanged. Options as of `add_listener`."""
+        named = decorated(patterns, "on")
 
         def add(function: Callable[..., object]) -> Callable[..., object]:
-            self._add_listener(patterns, function, is_async(function), event=event, where=where, **options)
+            self._add_listener(named, function, None, event=event, where=where, **options)
             return function
 
         return add
 
+    @overload
     def add_listener(
         self,
-        patterns: Patterns,
+        patterns: TypedPatterns[T],
+        function: Callable[[Key[T], T], object],
+        *,
+        where: Where | None = None,
+        **options: Unpack[ListenerOptions],
+    ) -> Listener: ...
+    @overload
+    def add_listener(
+        self,
+        patterns: TypedPatterns[T],
+        function: Callable[[Event[T]], object],
+        *,
+        event: Literal[True],
+        where: Where | None = None,
+        **options: Unpack[ListenerOptions],
+    ) -> Listener: ...
+    @overload
+    def add_listener(
+        self,
+        patterns: PlainPatterns,
+        function: Callable[..., object],
+        *,
+        event: bool = False,
+        where: Where | None = None,
+        **options: Unpack[ListenerOptions],
+    ) -> Listener: ...
+
+    def add_listener(
+        self,
+        patterns: Any,
         function: Callable[..., object],
         *,
         event: bool = False,
@@ -298,7 +361,8 @@ class Hub(Registry):
             **options: `once=True` removes the listener with its first message, just before the call. For async
                 functions: `maxsize` and `overflow` of the queue, by default the hub's; `concurrency`, the number of
                 calls that may run at the same time, by default 1; `retry`, a `Retry`, by which failing calls are tried
-                again, and given up as a `DeadLetter`.
+                again, and given up as a `DeadLetter`; `context="publisher"`, to see the context variables of each
+                publish, and not those of the registration.
 
         Returns:
             A handle with its figures and `remove()`.
@@ -309,7 +373,46 @@ class Hub(Registry):
             InvalidKey: A pattern cannot be subscribed to.
             HubClosed: The hub is closed or closing.
         """
-        return self._add_listener(patterns, function, is_async(function), event=event, where=where, **options)
+        return self._add_listener(patterns, function, None, event=event, where=where, **options)
+
+    def remove_listener(self, function: Callable[..., object], patterns: Patterns | None = None) -> Removal:
+        """Remove what a function was added for, by `on`, `add_listener` or `respond` of this hub; as `Listener.remove`.
+
+        What a `Subscriber` has added is not touched. It looks through all registrations; a handle needs not.
+
+        Args:
+            function: The function.
+            patterns: Take it off these only; by default off all.
+
+        Returns:
+            An awaitable that ends when its tasks, if there were any, have.
+
+        Raises:
+            UnknownListener: It was not added, or not to one of the patterns; then nothing is changed.
+        """
+        found = [each for each in self._registered if self._is_own(each, function)]
+        if patterns is None:
+            if not found:
+                raise UnknownListener(function, "any pattern", self)
+            return Removal.of([each.remove() for each in found])
+        named = as_patterns(patterns)
+        for pattern in named:
+            if not any(pattern in each._patterns for each in found):
+                raise UnknownListener(function, pattern, self)
+        removals = []
+        for each in found:
+            held = [pattern for pattern in named if pattern in each._patterns]
+            if len(held) == len(each._patterns):
+                removals.append(each.remove())
+            elif held:
+                self._remove(each, held)
+        return Removal.of(removals)
+
+    @staticmethod
+    def _is_own(registration: Registration, function: Callable[..., object]) -> TypeGuard[Listener]:
+        if not isinstance(registration, Listener) or registration._owner is not None:
+            return False
+        return registration.function is function or bool(registration.function == function)
 
     @overload
     def subscribe(
@@ -369,18 +472,31 @@ class Hub(Registry):
             ValueError: `snapshot` is given together with `history` or `gaps`, or an option makes no sense.
         """
         named = as_patterns(patterns)
-        if ack not in ("auto", "manual"):
-            raise ValueError(f"ack is 'auto' or 'manual', not {ack!r}")
-        queue, where = self._queue(**options), predicate(where)
-        subscription: Queue[Any]
-        if snapshot is None:
-            subscription = (GapSubscription if gaps else Subscription)(self, **queue, where=where, ack=ack)
-        elif gaps or history:
+        if snapshot is not None and history:
             raise ValueError("a snapshot takes the place of history and of gaps: choose one")
-        else:
-            subscription = SnapshotSubscription(self, **queue, where=where, ack=ack, load=snapshot)
+        subscription = self._subscription(gaps=gaps, snapshot=snapshot, where=where, ack=ack, **options)
         self._add(subscription, named, history)
         return subscription
+
+    def _subscription(
+        self,
+        *,
+        gaps: bool = False,
+        snapshot: Callable[[], Awaitable[Any]] | None = None,
+        where: Where | None = None,
+        ack: Ack = "auto",
+        **options: Unpack[QueueOptions],
+    ) -> Queue[Any]:
+        """A subscription with these options, not registered yet."""
+        choice(ack, "ack", ("auto", "manual"))
+        options_of(options, SUBSCRIBE_OPTIONS, "subscribe")
+        queue, where = self._queue(**options), predicate(where)
+        if snapshot is None:
+            return (GapSubscription if gaps else Subscription)(self, **queue, where=where, ack=ack)
+        if gaps:
+            raise ValueError("a snapshot takes the place of history and of gaps: choose one")
+        checked_async_function(snapshot, "snapshot")
+        return SnapshotSubscription(self, **queue, where=where, ack=ack, load=snapshot)
 
     # Remembering
 
@@ -412,11 +528,9 @@ class Hub(Registry):
         """
         self._life.check_thread()
         named = as_patterns(patterns)
-        at_least_one(limit, "limit")
-        if max_keys is not None and (not isinstance(max_keys, int) or max_keys < 1):
-            raise ValueError(f"max_keys is a number of keys, at least 1, not {max_keys!r}")
-        if max_age is not None and not max_age > 0:
-            raise ValueError(f"max_age is a number of seconds, not {max_age!r}")
+        limit = count(limit, "limit")
+        max_keys = count_or_none(max_keys, "max_keys", "keys")
+        max_age = seconds_or_none(max_age, "max_age", zero=False)
         if self._keeper not in self._router.observers:
             self._router.observers.append(self._keeper)
         return self._history.retain(named, limit, max_age, max_keys)
@@ -430,15 +544,40 @@ class Hub(Registry):
         events = self.history(publishable(key), 1)
         return events[-1] if events else None
 
-    def history(self, patterns: Patterns, limit: int | None = None) -> list[Event[Any]]:
-        """The retained messages that match, the oldest first; of each key at most the last `limit`.
+    def history(self, patterns: Patterns, limit: int | None = None, after: int = 0) -> list[Event[Any]]:
+        """The retained messages that match, the oldest first.
+
+        The `meta` of each names it (`id` and `source`), says when it was published, and has its `position`, a number
+        that grows with each message that this hub retains, whatever its key. That of a message which a broker brought
+        gives way to it.
+
+        Args:
+            patterns: One pattern, or a list, set or frozenset of them.
+            limit: Of each key at most the last so many.
+            after: Only messages behind this position. What the bounds of `retain` have pushed out since is missing.
 
         Raises:
             HistoryUnavailable: Nothing retains a key that matches.
+            ValueError: An option makes no sense.
         """
         named = as_patterns(patterns)
         self._history.check(named)
-        return self._history.select(named, at_least_one(limit, "limit") if limit is not None else None)
+        after = count(after, "after", "messages", least=0)
+        return self._history.select(named, count_or_none(limit, "limit"), after=after)
+
+    def forget(self, patterns: Patterns) -> int:
+        """Forget the retained messages of every key that matches; return how many these were.
+
+        What is published from then on is retained as before. Forgetting what is not there is no error.
+
+        Raises:
+            InvalidKey: A pattern cannot be subscribed to.
+        """
+        self._life.check_thread()
+        return self._history.forget(as_patterns(patterns))
+
+    def _origin(self) -> str:
+        return self._desk.name
 
     # Declaring
 
@@ -481,21 +620,21 @@ class Hub(Registry):
         patterns: TypedPatterns[T],
         timeout: float | None = None,
         where: Callable[[Key[T], T], object] | None = None,
-    ) -> Awaitable[Event[T]]: ...
+    ) -> Coroutine[Any, Any, Event[T]]: ...
     @overload
     def next(
         self,
         patterns: Patterns,
         timeout: float | None = None,
         where: Callable[[Key[Any], Any], object] | None = None,
-    ) -> Awaitable[Event[Any]]: ...
+    ) -> Coroutine[Any, Any, Event[Any]]: ...
 
     def next(
         self,
         patterns: Patterns,
         timeout: float | None = None,
         where: Callable[[Key[Any], Any], object] | None = None,
-    ) -> Awaitable[Event[Any]]:
+    ) -> Coroutine[Any, Any, Event[Any]]:
         """Wait for the first message, from now on, that matches one of `patterns`: `event = await hub.next("tick")`.
 
         It is subscribed when this returns: what is published before the `await` counts. Await it once, or let go of
@@ -521,7 +660,9 @@ class Hub(Registry):
         message: T = None,  # type: ignore[assignment]
         timeout: float | None = 30.0,
         local: bool = True,
-    ) -> Awaitable[Any]:
+        *,
+        headers: Mapping[str, str] | None = None,
+    ) -> Coroutine[Any, Any, Any]:
         """Publish a request and return an awaitable of its reply: `price = await hub.request("price", "tea")`.
 
         It is published when this returns, to everyone as `publish_event` does: a subscriber or listener sees it as
@@ -534,6 +675,7 @@ class Hub(Registry):
             timeout: Seconds from now; None for no limit.
             local: Ask within this process only; False also asks where bridges carry `key`, and there nobody knows
                 whether somebody responds.
+            headers: Travel along, see `publish_with_headers`.
 
         Raises:
             NoResponders: Nobody responds to `key`; nothing is published. Awaited: who got it was removed.
@@ -543,7 +685,7 @@ class Hub(Registry):
             RequestTimeout: Awaited: nobody answered in time.
             RemoteError: Awaited: the responder failed, by its `__cause__`.
         """
-        return self._desk.request(key, message, timeout, local)
+        return self._desk.request(key, message, timeout, local, headers_of(headers))
 
     def request_many(
         self,
@@ -552,6 +694,8 @@ class Hub(Registry):
         timeout: float | None = 30.0,
         limit: int | None = None,
         local: bool = True,
+        *,
+        headers: Mapping[str, str] | None = None,
     ) -> Replies:
         """Publish a request and return its replies, to iterate: `async for reply in hub.request_many("who")`.
 
@@ -559,7 +703,7 @@ class Hub(Registry):
         timeout is over, which is no error here; where bridges are asked too, nobody knows who got it. Responders that
         fail end nothing: see `Replies.errors`. Otherwise as `request`.
         """
-        return self._desk.request_many(key, message, timeout, limit, local)
+        return self._desk.request_many(key, message, timeout, limit, local, headers_of(headers))
 
     def respond(
         self,
@@ -577,7 +721,7 @@ class Hub(Registry):
 
         Args, returns and raises as `add_listener`.
         """
-        return self._add_listener(patterns, function, is_async(function), event=event, responding=True, **options)
+        return self._add_listener(patterns, function, None, event=event, responding=True, **options)
 
     @overload
     def responds(self, patterns: TypedPatterns[T], **options: Unpack[QueueOptions]) -> Decorator[[Key[T], T]]: ...
@@ -592,12 +736,46 @@ class Hub(Registry):
 
     def responds(self, patterns: Patterns, *, event: bool = False, **options: Unpack[QueueOptions]) -> Any:
         """Add the decorated function as a responder and return it unchanged. Options as of `respond`."""
+        named = decorated(patterns, "responds")
 
         def add(function: Callable[..., object]) -> Callable[..., object]:
-            self.respond(patterns, function, event=event, **options)
+            self.respond(named, function, event=event, **options)
             return function
 
         return add
+
+    # For programs written for aiopubsub
+
+    def add_subscriber(
+        self, key: KeyLike[Any], callback: Callable[..., object], unread: Callable[[], int] | None = None
+    ) -> Listener:
+        """Call a plain function for every message that matches a pattern; added again, it stays one.
+
+        As aiopubsub's; new programs use `add_listener`. `unread` is asked by `get_subscriber_queue_sizes` how many
+        messages the function has taken and not handled.
+        """
+        [pattern] = as_patterns([key])
+        if unread is not None:
+            checked_function(unread, "unread")
+        listener = self._direct.find(pattern, callback)
+        if listener is not None:
+            logger.warning("%r is subscribed to %r already", callback, pattern)
+            return listener
+        listener = self._add_listener([pattern], callback, False, owner=self._direct)
+        if unread is not None:
+            self._direct.counts(listener, unread)
+        return listener
+
+    def remove_subscriber(
+        self, key: KeyLike[Any], callback: Callable[..., object], unread: Callable[[], int] | None = None
+    ) -> None:
+        """Undo `add_subscriber`; what was not added is logged. As aiopubsub's; new programs use the handle."""
+        [pattern] = as_patterns([key])
+        listener = self._direct.find(pattern, callback)
+        if listener is None:
+            logger.warning("%r is not subscribed to %r", callback, pattern)
+        else:
+            listener.remove()
 
     # What is there
 
@@ -616,7 +794,7 @@ class Hub(Registry):
             ValueError: The limit is less than one.
         """
         self._life.check_thread()
-        tap = Tap(self._untap, as_patterns(patterns), at_least_one(limit, "limit"))
+        tap = Tap(self._untap, as_patterns(patterns), count(limit, "limit"))
         self._router.observers.append(tap._observer)
         self._observe(tap._patterns, 1)
         return tap
@@ -638,17 +816,24 @@ class Hub(Registry):
 
     def get_subscriber_queue_sizes(self, key: KeyLike[Any]) -> tuple[int, ...]:
         """The messages pending in each queue that `key` is delivered to, in order of subscription."""
-        return tuple(
-            target.mailbox.pending for target in self._router.targets(publishable(key)) if target.mailbox is not None
-        )
+        sizes = map(self._queue_size, self._router.targets(publishable(key)))
+        return tuple(size for size in sizes if size is not None)
+
+    def _queue_size(self, target: Target) -> int | None:
+        """The messages that a target has not handled; None if it keeps none."""
+        if target.mailbox is not None:
+            return int(target.mailbox.pending)
+        unread = self._direct.unread(target)
+        return None if unread is None else unread()
 
     def get_all_subscriber_queue_sizes(self) -> dict[Key[Any], tuple[int, ...]]:
         """For each pattern that has queues, the messages pending in each of them."""
         sizes: dict[tuple[str, ...], list[int]] = {}
         for registration in self._registered:
-            if registration.mailbox is not None:
+            size = self._queue_size(registration)
+            if size is not None:
                 for pattern in registration._patterns:
-                    sizes.setdefault(pattern, []).append(registration.pending)
+                    sizes.setdefault(pattern, []).append(size)
         return {Key.create_from(pattern): tuple(pending) for pattern, pending in sizes.items()}
 
     def registrations(
@@ -672,16 +857,18 @@ class Hub(Registry):
         Raises:
             InvalidKey: It can neither be published nor subscribed to.
         """
-        return explain(key, self._router, self._registered, self.border.outboxes, self._history)
+        return explain(key, self._router, self._registered, self.border.outboxes, self._history, self.border.attached)
 
     def busy(self) -> tuple[Listener | Subscription[Any] | GapSubscription[Any], ...]:
         """Who has something to do: async listeners with a call or a message, and subscriptions that are read with one.
 
         A subscription is read once somebody waited for a message of it, or took one.
         """
-        waiting: Any = self._life.unstarted
-        busy: Any = (each for each in self._registered if each.is_busy or each in waiting)
-        return tuple(busy)
+        life = self._life
+        # Those that were removed, and finish what they have, are registered no more.
+        left = [each for each in (*life.running, *life.unstarted) if isinstance(each, AsyncListener)]
+        everybody: Any = dict.fromkeys([*self._registered, *left])
+        return tuple(each for each in everybody if each.is_busy or (each in life.unstarted and each.pending))
 
     def stats(self) -> Stats:
         """Totals as of now. Costs an addition a remembered route, whatever the number of subscriptions."""
@@ -716,14 +903,17 @@ class Hub(Registry):
             WrongThread: That loop is in another thread.
         """
         self._life.start()
+        for part in self.border.attached:
+            part.opened()
 
     async def close(self) -> None:
         """Drain the async listeners for at most `drain` seconds, then end every task and every subscription.
 
         New subscriptions are refused at once. Async listeners finish what is queued and may publish onward. What is
-        left then is counted as dropped and logged. Consumers may still read what is queued for them; nobody waits for
-        that. Cancelled once, it drains all the same; cancelled again, it stops draining. Closing twice is safe; from
-        inside a listener's own call that call is neither cancelled nor waited for.
+        left then is counted as dropped and logged; calls in progress are cancelled, and have failed. Bridges send what
+        waits. Consumers may still read what is queued for them; nobody waits for that. All of it takes 4 s more than
+        `drain` at most. Cancelled once, it drains all the same; cancelled again, it stops draining. Closing twice is
+        safe; from inside a listener's own call that call is neither cancelled nor waited for.
         """
         await self._life.close(cancelled=False)
 
@@ -744,45 +934,6 @@ class Hub(Registry):
         self._router.observers.remove(tap._observer)
         self._observe(tap._patterns, -1)
 
-    # Until the relay uses `hub.border`
-
-    def publish_event(
-        self,
-        event: Event[T],
-        source: Any = None,
-        confirmed: Confirmed | None = None,
-        only: Collection[Any] | None = None,
-    ) -> int:
-        if source is None and confirmed is None and only is None:
-            return super().publish_event(event)
-        bounded = confirmed is None and event.meta is not None and event.meta.hops > 0
-        return self.border.relay(event, exclude=source, confirmed=confirmed, only=only, bounded=bounded)
-
-    publish_event.__doc__ = Registry.publish_event.__doc__
-
-    @property
-    def declarations(self) -> Declarations:
-        """As `border.type_of`."""
-        return self._declarations
-
-    @property
-    def attached(self) -> tuple[Any, ...]:
-        """As `bridges`."""
-        return self.border.attached
-
-    @property
-    def origin(self) -> str:
-        """As of `border`."""
-        return self.border.origin
-
-    def __getattr__(self, name: str) -> Any:
-        if name in ("attach", "detach", "outbox", "report_error", "report_gap", "mint", "mint_id"):
-            return getattr(self.border, name)
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-
-    def _close_outbox(self, outbox: Any) -> None:
-        self.border.close_outbox(outbox)
-
     # What its life tells
 
     def _bound(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -799,24 +950,43 @@ class Hub(Registry):
             part.closing()
 
     async def _drained(self) -> None:
-        """End what is attached, each by its own deadline."""
-        await asyncio.gather(*(part.close() for part in self.border.attached), return_exceptions=True)
+        """End what is attached, all of it at once."""
+        closing = {asyncio.ensure_future(part.close()): part for part in self.border.attached}
+        if closing:
+            loop = asyncio.get_running_loop()
+            left = self._life.grace().left - loop.time()
+            done, late = await asyncio.wait(closing, timeout=max(left, UNTIL_ENDED))
+            for task in late:
+                logger.error("%r was closed, but %r does not end in time", self, closing[task])
+            for task in done:
+                if not task.cancelled() and (error := task.exception()) is not None:
+                    logger.error("%r was closed, but closing %r failed", self, closing[task], error=error)
 
-    async def _ended(self) -> None:
+    def _ended(self) -> None:
         """End every subscription, and drop what the async listeners could not handle in time."""
         self._desk.close()
         abandoned = 0
+        notices: Notices = []
         for registration in list(self._registered):
             if not registration.lasting:
                 self._remove(registration)
         # Those that handle what is queued and then end are registered no more, but still run.
-        for listener in dict.fromkeys([*self._registered, *self._life.running]):
+        for listener in dict.fromkeys([*self._registered, *self._life.running, *self._life.unstarted]):
             if isinstance(listener, AsyncListener):
-                abandoned += listener._mailbox.drop_all()
+                abandoned += listener.drop(notices)
+        notify(notices)
         if abandoned:
-            logger.warning("%r closed with %d messages that its async listeners had not handled", self, abandoned)
+            logger.warning("%r was closed with %d messages that its async listeners had not handled", self, abandoned)
+        self._router.swap()  # a closed hub remembers no route: so nobody publishes along one
+
+    async def _cleared(self) -> None:
         await self._router.clear()
 
 
-def _mailboxes(targets: Iterable[Target]) -> tuple[Mailbox, ...]:
-    return tuple(box for target in targets if (box := target.mailbox) is not None)
+def _mailboxes(route: Route) -> Sequence[Mailbox]:
+    """The queues that a route leads to, remembered."""
+    try:
+        return route.mailboxes
+    except AttributeError:
+        route.mailboxes = tuple(box for target in route.targets if (box := target.mailbox) is not None)
+        return route.mailboxes

@@ -22,6 +22,7 @@ from hubsub import (
     Snapshot,
     SnapshotSubscription,
     Subscriber,
+    UnknownSubscription,
 )
 
 
@@ -84,7 +85,8 @@ def test_a_message_is_retained_before_it_is_delivered() -> None:
     assert hub.publish("a", 1) == 1
     assert hub.publish_event(Event(Key("a"), 2, Meta(id="2"))) == 1
     assert messages(seen) == [1, 2]
-    assert seen[1].meta == Meta(id="2")
+    assert seen[1].meta is not None
+    assert (seen[1].meta.id, seen[1].meta.source) == ("2", None)
 
 
 def test_a_retention_is_no_subscription() -> None:
@@ -244,6 +246,69 @@ def test_nonsense_bounds_are_refused(options: dict[str, Any]) -> None:
             hub.subscribe("a", history=nonsense)  # type: ignore[call-overload]
 
 
+def test_what_is_retained_has_a_name_a_position_and_says_that_it_is_replayed() -> None:
+    hub = Hub()
+    hub.retain(("a", "*"), limit=9)
+    hub.publish(("a", "x"), 1)
+    hub.publish_event(Event(Key("a", "y"), 2, Meta(headers={"h": "1"})))
+    hub.publish_event(Event(Key("a", "x"), 3, Meta(id="7", source="elsewhere", time=5.0, position="0:17", hops=1)))
+    events = hub.history(("a", "*"))
+    metas = [event.meta for event in events if event.meta is not None]
+    assert [meta.replayed for meta in metas] == [True] * 3
+    positions: list[Any] = [meta.position for meta in metas]
+    assert positions == sorted(set(positions))
+    assert [meta.source for meta in metas] == [hub.border.origin] * 2 + ["elsewhere"]
+    assert len({(meta.source, meta.id) for meta in metas}) == 3
+    assert (metas[1].headers, metas[2].id, metas[2].time, metas[2].hops) == ({"h": "1"}, "7", 5.0, 1)
+    assert all(meta.time is not None for meta in metas)
+    assert [event.meta for event in hub.history(("a", "*"))] == metas  # the same each time
+    last = hub.last(("a", "x"))
+    assert last is not None
+    assert last.meta == metas[2]
+
+
+async def test_a_replay_tells_what_it_is_and_live_messages_do_not(hub: Hub) -> None:
+    hub.retain("a")
+    hub.publish("a", 1)
+    subscription = hub.subscribe("a", history=1)
+    hub.publish("a", 2)
+    replayed, live = await subscription.get_batch(9)
+    assert replayed.meta is not None
+    assert replayed.meta.replayed
+    assert live.meta is None
+
+
+def test_history_goes_on_after_a_position() -> None:
+    hub = Hub()
+    hub.retain(("a", "*"), limit=3)
+    for number in range(6):
+        hub.publish(("a", "xy"[number % 2]), number)
+    events = hub.history(("a", "*"))
+    for place, event in enumerate(events):
+        assert event.meta is not None
+        assert messages(hub.history(("a", "*"), after=event.meta.position)) == messages(events[place + 1 :])  # type: ignore[arg-type]
+    assert messages(hub.history(("a", "x"), 1, after=events[0].meta.position)) == [4]  # type: ignore[union-attr,arg-type]
+    for nonsense in (-1, True, "1", 1.5):
+        with pytest.raises(ValueError, match="after"):
+            hub.history(("a", "*"), after=nonsense)  # type: ignore[arg-type]
+
+
+def test_what_is_forgotten_is_gone_and_what_comes_is_retained_again() -> None:
+    hub = Hub()
+    hub.retain(("a", "*"), limit=2)
+    hub.retain(("a", "x"), limit=5, max_keys=3)
+    for name in "xxyz":
+        hub.publish(("a", name), name)
+    assert hub.forget(("a", "x")) == 2
+    assert hub.forget(("a", "x")) == 0
+    assert hub.last(("a", "x")) is None
+    assert messages(hub.history(("a", "*"))) == ["y", "z"]
+    hub.publish(("a", "x"), "again")
+    assert messages(hub.history(("a", "x"))) == ["again"]
+    assert hub.forget([("a", "*"), "never retained"]) == 3
+    assert hub.stats().retained_keys == 0
+
+
 async def test_what_is_retained_survives_the_close_of_the_hub() -> None:
     hub = Hub()
     hub.retain("a")
@@ -272,6 +337,96 @@ async def test_a_cancelled_read_of_a_replay_loses_nothing(hub: Hub) -> None:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         assert (await subscription.consume()).message == expected
+
+
+@pytest.mark.parametrize("history", [-1, True, 1.5, "all"])
+async def test_a_history_that_makes_no_sense_leaves_nothing_half_done(hub: Hub, history: Any) -> None:
+    hub.retain("a")
+    subscriber = Subscriber(hub, "s")
+    for subscribe in (hub.subscribe, subscriber.subscribe):
+        with pytest.raises(ValueError, match="history"):
+            subscribe("a", history=history)  # type: ignore[operator]
+    assert hub.patterns() == {}
+    with pytest.raises(UnknownSubscription):
+        subscriber.consume()
+    subscription = subscriber.subscribe("b")
+    with pytest.raises(ValueError, match="history"):
+        subscriber.subscribe("a", history=history)
+    assert subscription.patterns == (("b",),)
+
+
+@pytest.mark.parametrize("kind", [ValueError, asyncio.CancelledError])
+async def test_what_where_raises_in_a_replay_is_a_failure_of_that_subscription(
+    hub: Hub, kind: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    hub.retain("a", limit=9)
+    for number in range(4):
+        hub.publish("a", number)
+
+    def where(key: Key[Any], message: int) -> bool:
+        if message == 1:
+            raise kind("one")
+        return message != 2
+
+    subscription = hub.subscribe("a", history=9, where=where)
+    assert await read(subscription) == [0, 3]
+    assert (subscription.accepted, subscription.filtered, subscription.delivered) == (2, 2, 2)
+    assert "one" in caplog.text
+
+
+async def test_an_interrupt_of_where_in_a_replay_passes_and_leaves_nothing_half_done(hub: Hub) -> None:
+    hub.retain("a")
+    hub.publish("a", 1)
+
+    def where(key: Key[Any], message: int) -> bool:
+        raise KeyboardInterrupt
+
+    subscriber = Subscriber(hub, "s")
+    with pytest.raises(KeyboardInterrupt):
+        hub.subscribe("a", history=1, where=where)
+    assert hub.patterns() == {}
+    assert not subscriber._subscriptions
+
+
+async def test_what_where_publishes_in_a_replay_comes_after_the_replay(hub: Hub) -> None:
+    hub.retain("a", limit=9)
+    for number in range(3):
+        hub.publish("a", number)
+
+    def where(key: Key[Any], message: int) -> bool:
+        if message < 10:
+            hub.publish("a", message + 10)
+        return True
+
+    subscription = hub.subscribe("a", history=9, where=where)
+    assert await read(subscription) == [0, 1, 2, 10, 11, 12]
+
+
+async def test_a_replay_wakes_as_many_consumers_as_there_are_messages(hub: Hub) -> None:
+    hub.retain(("b", "*"), limit=9)
+    for number in range(3):
+        hub.publish(("b", str(number)), number)
+    subscriber = Subscriber(hub, "s")
+    subscriber.subscribe("a")
+    waiting = [asyncio.create_task(subscriber.consume()) for _ in range(4)]
+    await settled()
+    subscriber.subscribe(("b", "*"), history=1)
+    assert [(await asyncio.wait_for(task, 5))[1] for task in waiting[:3]] == [0, 1, 2]
+    assert not waiting[3].done()
+    await subscriber.close()
+
+
+async def test_a_consumer_that_is_cut_as_a_replay_wakes_it_passes_its_turn_on(hub: Hub) -> None:
+    hub.retain("b")
+    hub.publish("b", 1)
+    subscriber = Subscriber(hub, "s")
+    subscriber.subscribe("a")
+    first, second = (asyncio.create_task(subscriber.consume()) for _ in range(2))
+    await settled()
+    subscriber.subscribe("b", history=1)
+    first.cancel()
+    assert (await asyncio.wait_for(second, 5))[1] == 1
+    await subscriber.close()
 
 
 # Snapshots
@@ -351,6 +506,38 @@ async def test_what_overflows_while_loading_is_discarded_and_loaded_again(
     assert subscription.dropped == 3
     hub.publish(("a", "x"), "x")
     assert (await subscription.get_batch(9)) == [(("a", "x"), "x")]
+
+
+@pytest.mark.parametrize("overflow", [Overflow.GROW, Overflow.DROP_OLDEST, Overflow.DROP_NEWEST, Overflow.LATEST])
+async def test_a_load_that_is_slower_than_the_queue_fills_is_read_all_the_same(
+    hub: Hub, overflow: Overflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SnapshotSubscription, "PAUSES", (0, 0))
+    loads = 0
+
+    async def load() -> int:
+        nonlocal loads
+        loads += 1
+        for number in range(5):  # more than there is room for
+            hub.publish(("a", str(number)), (loads, number))
+            await asyncio.sleep(0)
+        return loads
+
+    subscription = hub.subscribe(("a", "*"), snapshot=load, maxsize=2, overflow=overflow)
+    read: list[Any] = [await asyncio.wait_for(subscription.consume(), 5) for _ in range(4)]
+    assert read[0] == Snapshot(2)
+    snapshots = [each.value for each in read if isinstance(each, Snapshot)]
+    match overflow:
+        case Overflow.GROW:  # nothing is missing
+            assert [each.message for each in read[1:]] == [(2, number) for number in range(3)]
+        case Overflow.DROP_NEWEST:  # what is missing comes after what is there
+            assert [each.message for each in read[1:3]] == [(2, 0), (2, 1)]
+            assert snapshots == [2, 4]
+        case _:
+            assert snapshots == [2, 4, 6, 8]
+    assert subscription.accepted == (
+        subscription.delivered + subscription.pending + subscription.dropped + subscription.superseded
+    )
 
 
 async def test_a_cancelled_or_failed_load_is_repeated_by_the_next_read(hub: Hub) -> None:

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import sys
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from threading import get_ident
-from typing import TYPE_CHECKING, Any
+from typing import Any, overload
 
 from ..confirm import Confirmation, Confirmed
+from ..describe import describe
 from ..errors import HubClosed, HubsubError, WrongThread
 from ..event import Event, ListenerFailure
-from ..key import Key, KeyLike, T, is_subset, publishable
+from ..key import Key, KeyLike, PlainKey, T, publishable
 from ..log import Logger
+from .callables import checked_function, refuse_awaitable
+from .circles import NOWHERE, Circles, Overrun, caused_by_circle
 from .life import Life
 from .listener import Listener
 from .message_queue import as_tuple
-from .registration import Registration
+from .places import Probe
 from .router import Router
-from .routes import Route, Target
-
-if TYPE_CHECKING:
-    from types import FrameType
+from .routes import FIRST, Route, Target, Tick
 
 logger = Logger("hubsub.hub")
 listener_logger = Logger("hubsub.listener")
@@ -38,14 +36,33 @@ class Exchange:
     def __init__(
         self, router: Router[Target], life: Life, on_error: Callable[[ListenerFailure], object] | None
     ) -> None:
+        self._on_error: Callable[[ListenerFailure], object] | None = None
         self.on_error = on_error
         self._router = router
+        # The very dictionary of the router's cache: one step less on the way to it.
+        self._routes: Mapping[Any, Route] = router.routes
+        router.swapped = self._swapped
         self._life = life
+        self._circles = Circles(_DELIVERING)
         self._failed = 0
+
+    @property
+    def on_error(self) -> Callable[[ListenerFailure], object] | None:
+        """Called with a `ListenerFailure` when a listener raises; a plain function, or None."""
+        return self._on_error
+
+    @on_error.setter
+    def on_error(self, function: Callable[[ListenerFailure], object] | None) -> None:
+        self._on_error = None if function is None else checked_function(function, "on_error", "failure")
 
     # Publishing
 
-    def publish(self, key: KeyLike[T], message: T = None) -> int:  # type: ignore[assignment]
+    @overload
+    def publish(self, key: Key[T], message: T = ...) -> int: ...
+    @overload
+    def publish(self, key: PlainKey | str, message: Any = ...) -> int: ...
+
+    def publish(self, key: Any, message: Any = None) -> int:
         """Deliver to every matching subscription, in order of subscription; return how many there are.
 
         Never waits. A listener that raises is logged and counted and hurts no one else. What a listener publishes is
@@ -58,16 +75,62 @@ class Exchange:
             WrongThread: The hub's loop runs in another thread (told where telling costs nothing).
         """
         try:
-            route = self._router.routes[key]
+            route = self._routes[key]
         except (KeyError, TypeError):
-            route = self._route(key)
+            pass
+        else:
+            deliver = route.only
+            tick = route.tick.next
+            if tick is None:
+                tick = self._turn(route)
+            route.tick = tick
+            key = route.key
+            if deliver is not None:  # as so often; without a loop it takes a sixth less
+                try:
+                    deliver(key, message)
+                except BaseException as error:
+                    if error.__class__ is RecursionError:  # the stack is full: nothing can be called here
+                        self._circles.key, self._routes = key, NOWHERE
+                    self._deliver_failed(route, deliver, message, error)
+                return route.width
+            for deliver in route:
+                try:
+                    deliver(key, message)
+                except BaseException as error:
+                    if error.__class__ is RecursionError:
+                        self._circles.key, self._routes = key, NOWHERE
+                    self._deliver_failed(route, deliver, message, error)
+            return route.width
+        try:
+            return self._publish_first(self._route(key), message)
+        except RecursionError as error:
+            if error.__class__ is RecursionError:
+                self._circles.key, self._routes = key, NOWHERE
+            raise
+
+    def _turn(self, route: Route) -> Tick:
+        """Count a whole turn of publishes along a route, and look whether they go round in a circle; begin the next."""
+        if self._circles.look(self, route.key):
+            self._routes = {}
+        route.published += Tick.TURN
+        return FIRST
+
+    def _publish_first(self, route: Route, message: Any) -> int:
+        """Publish as the first of a route, and look at what plain listeners return.
+
+        To look each time would cost every publish: see `callables`.
+        """
         route.published += 1
         key = route.key
-        for deliver in route:
+        for place, deliver in enumerate(route):
             try:
-                deliver(key, message)
+                returned = deliver(key, message)
+                if returned is not None:
+                    route.targets[place].returned(Event(key, message), returned)
             except BaseException as error:
-                self._deliver_failed(route, deliver, message, error)
+                if error.__class__ is RecursionError:
+                    self._circles.key, self._routes = key, NOWHERE
+                self._failed_at(route, place, message, error)
         return route.width
 
     def publish_event(self, event: Event[T]) -> int:
@@ -75,31 +138,30 @@ class Exchange:
 
         For what came from elsewhere and is published here; otherwise as `publish`.
         """
-        key = event[0]
         try:
-            route = self._router.routes[key]
+            key, registration = event[0], event.registration
+        except (AttributeError, TypeError, LookupError):
+            raise TypeError(f"publish_event takes a hubsub.Event, not {describe(event)}") from None
+        try:
+            route = self._routes[key]
         except (KeyError, TypeError):
             route = self._route(key)
-        if type(key) is not Key or event.registration is not None:
+        if type(key) is not Key or registration is not None:
             # It came from a confirmed publish: what is told of it concerns that one.
             event = Event(route.key, event[1], event.meta)
         target = route.sole
         if target is None:
             return self._deliver(route.targets, event)
-        # Only one gets it, as so often: it needs no copy, and nothing can change before it is reached.
         route.published += 1
-        try:
-            target.deliver_event(event)
-        except BaseException as error:
-            interrupt = self._failure(target, *event, error)
-        else:
-            return 1
-        if interrupt is not None:
-            raise interrupt
-        return 1
+        return self._deliver_to_one(target, event)
 
     def _announce(self, key: Key[Any], message: Any, but: Target | None = None) -> None:
-        """Publish a meta-event to everybody but one."""
+        """Publish a meta-event to everybody but one; not where listeners publish them in a circle."""
+        if self._routes is not self._router.routes:
+            try:
+                self._check_circle(key)
+            except Overrun:
+                return
         targets = [target for target in self._router.targets(key) if target is not but]
         targets = self._router.observed(key, targets)
         if targets:
@@ -108,10 +170,14 @@ class Exchange:
 
     # Finding the way, where it is not remembered
 
+    def _swapped(self, routes: Mapping[Any, Route]) -> None:
+        """The router has another cache now."""
+        self._routes = routes
+
     def _route_of(self, key: KeyLike[Any]) -> Route:
         """The route of a key, for whoever is in no hurry."""
         try:
-            return self._router.routes[key]
+            return self._routes[key]
         except (KeyError, TypeError):
             return self._route(key)
 
@@ -124,19 +190,28 @@ class Exchange:
             if life.state == "closed":
                 raise HubClosed(self)
             exact = publishable(key)
-        except HubsubError as error:
+            if self._routes is not self._router.routes:
+                self._check_circle(exact)
+        except (HubsubError, Overrun) as error:
             raise error from None  # nobody wants to read of the look-up that failed first
-        if exact is not key:
-            with suppress(KeyError):
-                return self._router.routes[exact]
-        return self._router.make(exact)
+        route = self._router.routes.get(exact)
+        return self._router.make(exact) if route is None else route
+
+    def _check_circle(self, key: Key[Any]) -> None:
+        """Refuse a publish of `key` in a circle, after the stack was full; otherwise all is well again."""
+        circles = self._circles
+        if self._routes is NOWHERE:
+            circles.overruns += 1
+            self._routes = {}
+        if circles.check(self, key):
+            self._routes = self._router.routes
 
     # Delivering with what travels along: to one, and to everybody else
 
     def _deliver_to_one(
         self, target: Target, event: Event[Any], confirmed: Confirmed | None = None, bounded: bool = False
     ) -> int:
-        """Deliver an event, which needs no copy for that, to the only one who gets it."""
+        """Deliver an event to the only one who gets it: it needs no copy, and nothing can change before that."""
         if confirmed is not None:
             event.confirmed = confirmed
             event.registration = target
@@ -145,6 +220,8 @@ class Exchange:
             if not target.deliver_event(event, bounded):
                 event.done()
         except BaseException as error:
+            if error.__class__ is RecursionError:
+                self._circles.key, self._routes = event[0], NOWHERE
             event.fail(error, "it failed")
             interrupt = self._failure(target, *event, error)
         if interrupt is not None:
@@ -176,9 +253,14 @@ class Exchange:
                 else:
                     target.deliver_event(event, bounded)
             except BaseException as error:
+                if error.__class__ is RecursionError:
+                    self._circles.key, self._routes = event[0], NOWHERE
                 interrupt = self._failure(target, event.key, event.message, error) or interrupt
-        self._router.tally.published += 1
-        self._router.tally.routed += delivered
+        tally = self._router.tally
+        tally.published += 1
+        tally.routed += delivered
+        if not tally.published % Tick.TURN and self._circles.look(self, event[0]):
+            self._routes = {}
         if interrupt is not None:
             raise interrupt
         return delivered
@@ -193,8 +275,17 @@ class Exchange:
     # What failed
 
     def _deliver_failed(self, route: Route, deliver: Any, message: Any, error: BaseException) -> None:
+        """Find out which place of a route has failed; for the rest see `_failed_at`."""
+        if type(deliver) is Probe:
+            raise error  # it has done the rest
+        places = route.places_of(deliver)
+        if len(places) == 1:
+            self._failed_at(route, places[0], message, error)
+        else:
+            Probe.set(route, places, error, self._failed_at)
+
+    def _failed_at(self, route: Route, place: int, message: Any, error: BaseException) -> None:
         """Report the failure of one place of a route; if it must pass, serve the places after it first."""
-        place = route.place_of(deliver)
         interrupt = self._failure(route.targets[place], route.key, message, error)
         if interrupt is None:
             return
@@ -221,12 +312,18 @@ class Exchange:
             logger.error("delivering %r to %r failed", key, target, error=error)
         return None
 
-    def _report(self, listener: Listener, key: Key[Any], message: Any, error: BaseException) -> None:
+    def _report(
+        self, listener: Listener, key: Key[Any], message: Any, error: BaseException, quietly: bool = False
+    ) -> None:
         """Count, log and pass on a listener's failure."""
         listener.failed += 1
         listener.last_error = error
         self._failed += 1
-        if isinstance(error, RecursionError):
+        if quietly:
+            listener_logger.info("a call of listener %r was cancelled, on %r", listener.function, key)
+        elif caused_by_circle(error) or (isinstance(error, RecursionError) and self._circles.tell(self, key)):
+            pass  # logged once for all
+        elif isinstance(error, RecursionError):
             # A traceback of a thousand frames tells less than this line.
             listener_logger.error("listener %r failed on %r: %s", listener.function, key, error)
         else:
@@ -235,34 +332,12 @@ class Exchange:
 
     def _report_error(self, failure: ListenerFailure) -> None:
         """Tell `on_error` of a failure, if there is one; what it raises is logged."""
-        if self.on_error is not None:
+        on_error = self._on_error
+        if on_error is not None:
             try:
-                self.on_error(failure)
-            except Exception as another:
-                logger.error("on_error %r failed", self.on_error, error=another)
-
-    # Removing in the middle
-
-    def _silence(self, registration: Registration, left: Iterable[tuple[str, ...]]) -> None:
-        """Overwrite the place of what was closed in the routes of running publishes.
-
-        A publish runs while one of its listeners closes something: it is a frame on this very stack. Looking for it
-        there is what allows the loop in `publish` to read no flag and leave no trace. `left` are the patterns that the
-        registration keeps.
-        """
-        frame: FrameType | None = sys._getframe(1)
-        while frame is not None:
-            if frame.f_code is _PUBLISH:
-                running = frame.f_locals
-                route: Route | None = running.get("route")
-                if running["self"] is not self or route is None or registration not in route.targets:
-                    pass
-                elif not any(is_subset(route.key, pattern) for pattern in left):
-                    route[route.targets.index(registration)] = registration._miss
-            frame = frame.f_back
-
-
-_PUBLISH = Exchange.publish.__code__
+                refuse_awaitable(on_error(failure), on_error)
+            except (Exception, asyncio.CancelledError) as another:
+                logger.error("on_error %r failed", on_error, error=another)
 
 
 def _deliver_copy(target: Target, event: Event[Any], confirmation: Confirmation) -> None:
@@ -276,3 +351,9 @@ def _deliver_copy(target: Target, event: Event[Any], confirmation: Confirmation)
     except BaseException as error:
         copy.fail(error, "it failed")
         raise
+
+
+_DELIVERING = frozenset(
+    function.__code__
+    for function in (Exchange.publish, Exchange._publish_first, Exchange._deliver_to_one, Exchange._deliver)
+)

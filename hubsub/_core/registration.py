@@ -6,17 +6,22 @@ import asyncio
 from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any, Literal, Protocol, TypeAlias, TypedDict
 
+from ..describe import describe_all
 from ..errors import WrongThread
 from ..event import DeadLetter, Event, Gap
 from ..key import Announced, Deliver, Key, is_subset
 from ..log import Logger
+from .callables import truth
 from .life import Life
 from .message_queue import Mailbox, Overflow
+from .notices import Notices
 from .retry import Retry
 from .router import Router
 
 # Tells of a key and a message whether they are wanted.
 Where: TypeAlias = Callable[[Key[Any], Any], object]
+
+CallContext: TypeAlias = Literal["listener", "publisher"]
 
 Ack: TypeAlias = Literal["auto", "manual"]
 
@@ -30,7 +35,9 @@ class Owner(Protocol):
     _router: Router[Any]
 
     def _remove(self, registration: Registration, patterns: Iterable[tuple[str, ...]] | None = None) -> None: ...
-    def _report(self, listener: Any, key: Key[Any], message: Any, error: BaseException) -> None: ...
+    def _report(
+        self, listener: Any, key: Key[Any], message: Any, error: BaseException, quietly: bool = False
+    ) -> None: ...
     def _tell(
         self, what: Announced, registration: Registration, message: Any, keys: Iterable[Key[Any]] | None
     ) -> None: ...
@@ -53,6 +60,8 @@ class AsyncOptions(QueueOptions, total=False):
     """Calls that may run at the same time."""
     retry: Retry | None
     """When a call that failed is tried again."""
+    context: CallContext
+    """Whose context variables it sees: those of its registration, or those of each publish."""
 
 
 class ListenerOptions(AsyncOptions, total=False):
@@ -76,6 +85,29 @@ class Bookkeeper(Protocol):
 
     def _note(self, registration: Registration, patterns: Iterable[tuple[str, ...]]) -> None: ...
     def _forget(self, registration: Registration, patterns: Iterable[tuple[str, ...]]) -> None: ...
+
+
+# The patterns that something is registered on: a dict if they are many, which takes more room and no time to search.
+Held: TypeAlias = tuple[tuple[str, ...], ...] | dict[tuple[str, ...], None]
+FEW = 8
+
+
+def with_patterns(held: Held, more: Sequence[tuple[str, ...]]) -> Held:
+    """Return patterns with others added that are not among them. Those held are not to be used any more."""
+    if isinstance(held, dict):
+        held.update(dict.fromkeys(more))
+        return held
+    held = (*held, *more)
+    return held if len(held) <= FEW else dict.fromkeys(held)
+
+
+def without_patterns(held: Held, fewer: Sequence[tuple[str, ...]]) -> Held:
+    """Return patterns without some of them. Those held are not to be used any more."""
+    if isinstance(held, dict):
+        for pattern in fewer:
+            held.pop(pattern, None)
+        return held
+    return tuple(pattern for pattern in held if pattern not in fewer)
 
 
 class Registration:
@@ -118,7 +150,7 @@ class Registration:
         self._once = once
         self.mailbox = mailbox
         # The hub sets these two when it registers it.
-        self._patterns: tuple[tuple[str, ...], ...] = ()
+        self._patterns: Held = ()
         self.order = 0
         self.deliver: Deliver = self._gate(deliver)
         # Messages routed here, as far as routes have told; `Owner._fold` makes them tell.
@@ -201,6 +233,9 @@ class Registration:
         mailbox.put_event(event, bounded)
         return True
 
+    def returned(self, event: Event[Any], result: object, /) -> None:
+        """Judge what a user's function returned; here there is none."""
+
     def _take(self, event: Event[Any]) -> None:
         """Take a message, with its metadata, that was found to be for it; it has no queue."""
         raise NotImplementedError
@@ -212,9 +247,8 @@ class Registration:
         if self._where is None and not self._once:
             return deliver
 
-        def pass_on(key: Key[Any], message: Any) -> None:
-            if self._admits(key, message):
-                deliver(key, message)
+        def pass_on(key: Key[Any], message: Any) -> object:
+            return deliver(key, message) if self._admits(key, message) else None
 
         return pass_on
 
@@ -222,7 +256,7 @@ class Registration:
         """True if a message is for it, which a listener for one message is then no more."""
         if self._where is not None:
             try:
-                wanted = bool(self._where(key, message))
+                wanted = truth(self._where(key, message), self._where, "where")
             except WrongThread:
                 raise  # then the hub counts it as missed
             except BaseException:
@@ -240,14 +274,15 @@ class Registration:
 
     def wants(self, event: Event[Any]) -> bool:
         """What `where` says of an event, if there is one."""
-        return self._where is None or bool(self._where(*event))
+        return self._where is None or truth(self._where(*event), self._where, "where")
 
     def _use_up(self) -> None:
         """Remove it before the message that it was there for is handed over."""
         self._hub._remove(self)
 
-    def _removed(self) -> None:
-        """Let go of what was queued or running; the hub has just removed it."""
+    def _removed(self) -> Notices:
+        """Let go of what was queued or running, being removed; return who is to be notified when that is done."""
+        return []
 
     # What the mailbox tells
 
@@ -266,7 +301,7 @@ class Registration:
         self._patterns = ()
 
     def __repr__(self) -> str:
-        patterns = ", ".join(map(repr, self._patterns))
+        patterns = describe_all(self._patterns)
         closed = " closed" if self.closed else ""
         return f"<{type(self).__name__} {patterns}{closed}>"
 
@@ -275,6 +310,8 @@ class Removal:
     """What removing returns: awaited, it ends when the tasks that were removed have. Awaiting is optional."""
 
     __slots__ = ("_tasks",)
+
+    awaiting_is_optional = True  # a listener may return it
 
     def __init__(self, tasks: Iterable[asyncio.Task[None]] = ()) -> None:
         self._tasks = tuple(tasks)

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from hubsub import Event, Hub, Key
 
+from .mocks import MockHub
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from collections.abc import Set as AbstractSet
     from typing import Self
 
-__all__ = ["Recorder", "settle"]
+__all__ = ["MockHub", "Recorder", "settle"]
 
 # What `assert_received` takes for any message.
 _ANY: Any = object()
@@ -79,7 +81,7 @@ class Recorder:
         for event in self.events:
             if event.key.is_subset_of(pattern) and (message is _ANY or event.message == message):
                 return
-        what = "a message" if message is _ANY else repr(message)
+        what = "a message" if message is _ANY else _text(message)
         raise AssertionError(f"expected {what} of {Key.create_from(pattern)!r}\n{self}")
 
     def close(self) -> None:
@@ -98,7 +100,7 @@ class Recorder:
         left_out = self.tap.forgotten + max(0, len(received) - MOST_LISTED)
         if left_out:
             lines.append(f"  ({left_out} before)")
-        lines += [f"  {event.key!r} {event.message!r}" for event in received[-MOST_LISTED:]]
+        lines += [f"  {event.key!r} {_text(event.message)}" for event in received[-MOST_LISTED:]]
         return "\n".join(lines)
 
 
@@ -116,6 +118,14 @@ async def settle(hub: Hub, timeout: float = 5) -> None:
     if not await _until(lambda: not hub.busy(), timeout, QUIET):
         busy = "".join(f"\n  {each!r}: {each.pending} pending" for each in hub.busy())
         raise AssertionError(f"{hub!r} has not settled within {timeout} s; busy:{busy}")
+
+
+def _text(message: object) -> str:
+    """What a message looks like, also where its `repr` fails."""
+    try:
+        return repr(message)
+    except Exception:
+        return object.__repr__(message)
 
 
 async def _until(condition: Callable[[], bool], timeout: float, times: int = 1) -> bool:

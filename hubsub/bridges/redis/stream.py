@@ -128,7 +128,6 @@ class RedisStreamAdapter(Adapter):
     # Connecting
 
     async def connect(self, link: Link) -> None:
-        self.features = self.features_for(link)  # until the relay asks for them
         self._namespace = link.namespace
         reads = (link.namespace, link.group, link.name)
         if reads != self._reads:
