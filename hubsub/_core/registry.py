@@ -177,8 +177,10 @@ class Registry(Exchange):
         if registration not in self._registered:
             self._registered[registration] = None
             registration.order = next(self._order)
-        registration._patterns = with_patterns(registration._patterns, patterns)
-        if len(registration._patterns) > 1:
+        if len(patterns) == 1 and not registration._patterns:
+            registration._patterns = (patterns[0],)  # as so often
+        else:
+            registration._patterns = with_patterns(registration._patterns, patterns)
             self._router.several = True
         if replay:
             registration._put_off()
