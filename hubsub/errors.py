@@ -29,6 +29,7 @@ HubsubError
 │   ├── BrokerBusy                    the broker takes nothing just now; raised by adapters
 │   ├── EncodeError (ValueError)      a message that cannot be encoded
 │   ├── DecodeError (ValueError)      bytes that cannot be decoded
+│   │   └── SignatureError            they are not signed as `secret=` wants it
 │   └── PayloadTooLarge (ValueError)  more bytes than the broker takes
 ├── WaitingForItself                  a listener would wait for its own call
 └── WrongContext (RuntimeError)       used from where it cannot work
@@ -42,7 +43,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from typing import Any
 
-from .describe import describe_error
+from .describe import describe, describe_error
 
 
 class HubsubError(Exception):
@@ -289,24 +290,39 @@ class EncodeError(BridgeError, ValueError):
     """A message that cannot be encoded, and so cannot cross a bridge; `key` is what it was published to."""
 
     def __init__(self, key: object, why: str) -> None:
-        super().__init__(f"{key!r}: {why}")
+        super().__init__(f"{describe(key)}: {why}")
         self.key = key
 
 
 class DecodeError(BridgeError, ValueError):
-    """Something came from a broker that cannot be decoded; `key` is what it was published to, `payload` the bytes."""
+    """Something came from a broker that cannot be decoded; `key` is what it was published to, `payload` the bytes.
 
-    def __init__(self, key: object, why: str, payload: bytes | None = None) -> None:
-        super().__init__(f"{key!r}: {why}")
+    `meta` is its `Meta`, if that could be read; else None.
+    """
+
+    def __init__(self, key: object, why: str, payload: bytes | None = None, meta: Any = None) -> None:
+        super().__init__(f"{describe(key)}: {why}")
         self.key = key
         self.payload = payload
+        self.meta = meta
+
+
+class SignatureError(DecodeError):
+    """Something came from a broker that is not signed, or not rightly, where a bridge has a `secret=`.
+
+    `is_replay` tells that it was signed rightly, but has come before. Nothing that it says is believed: `meta` is None.
+    """
+
+    def __init__(self, key: object, why: str, payload: bytes | None = None, is_replay: bool = False) -> None:
+        super().__init__(key, why, payload)
+        self.is_replay = is_replay
 
 
 class PayloadTooLarge(BridgeError, ValueError):
     """A message of `size` bytes, encoded, where the broker takes `limit`; `key` is what it was published to."""
 
     def __init__(self, key: object, size: int, limit: int) -> None:
-        super().__init__(f"{key!r}: {size} bytes, encoded, and the broker takes at most {limit}")
+        super().__init__(f"{describe(key)}: {size} bytes, encoded, and the broker takes at most {limit}")
         self.key = key
         self.size = size
         self.limit = limit

@@ -48,7 +48,8 @@ METAS = st.builds(
     | st.datetimes(datetime(1970, 1, 2), datetime(9999, 1, 1)).map(lambda it: it.replace(tzinfo=UTC).timestamp()),
     headers=st.dictionaries(NAMES, VALUES, max_size=4),
     hops=st.integers(0, 2**31 - 1),
-    reply_to=st.none() | st.lists(st.text(), min_size=1).map(lambda parts: Key(*parts)),
+    reply_to=st.none()
+    | st.lists(st.text().filter(lambda part: part not in ("*", "+")), min_size=1).map(lambda parts: Key(*parts)),
     correlation=st.none() | st.text(),
     # What the broker says does not travel.
     position=st.none(),
