@@ -5,26 +5,29 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from ._core.asking import Desk, Replies
 from ._core.border import Border
+from ._core.callables import checked_async_function
+from ._core.checks import choice, count, count_or_none, options_of, seconds, seconds_or_none
+from ._core.confirming import publish_until_finished
 from ._core.declarations import Declarations
 from ._core.explain import Explanation, explain
 from ._core.history import Retention
-from ._core.life import Life
+from ._core.life import UNTIL_ENDED, Life
 from ._core.listener import AsyncListener, Listener
 from ._core.message_queue import Mailbox, Overflow
+from ._core.notices import Notices, notify
 from ._core.registration import Ack, ListenerOptions, QueueOptions, SubscribeOptions, Where
-from ._core.registry import Registry, at_least_one, is_async, predicate
+from ._core.registry import Registry, decorated, predicate
+from ._core.room import publish_with_room
 from ._core.router import Router
-from ._core.routes import Target
+from ._core.routes import Route
 from ._core.subscription import GapSubscription, Queue, SnapshotSubscription, Subscription
 from ._core.tap import Tap
-from .confirm import Confirmation, Confirmed
-from .errors import ConfirmationTimeout, DeliveryError, HubClosed, NoRunningLoop, Undelivered, WaitingForItself
+from .errors import HubClosed, NoRunningLoop
 from .event import Event, ListenerFailure
 from .key import NAMESPACE, STAR, Key, KeyLike, Patterns, T, TypedPatterns, V, as_patterns, publishable
 from .log import Logger
@@ -37,6 +40,9 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 logger = Logger("hubsub.hub")
+
+# What may be said of a subscription, by name.
+SUBSCRIBE_OPTIONS = ("gaps", "history", "snapshot", *SubscribeOptions.__annotations__)
 
 
 class Decorator(Protocol[P]):
@@ -97,13 +103,12 @@ class Hub(Registry):
         on_error: Callable[[ListenerFailure], object] | None = None,
         route_cache: int = 100_000,
     ) -> None:
-        if drain < 0:
-            raise ValueError(f"drain is a number of seconds, not {drain!r}")
-        if route_cache < 0:
-            raise ValueError(f"route_cache is a number of keys, not {route_cache!r}")
         self.name = name
-        life = Life(self, drain, self._bound, self._closing, self._drained, self._ended)
-        super().__init__(Router(route_cache), life, on_error, maxsize=maxsize, overflow=overflow)
+        life = Life(
+            self, seconds(drain, "drain"), self._bound, self._closing, self._drained, self._ended, self._cleared
+        )
+        cached = count(route_cache, "route_cache", "keys", least=0)
+        super().__init__(Router(cached), life, on_error, maxsize=maxsize, overflow=overflow)
         self._desk = Desk(self)
         self._declarations = Declarations()
         self.border = Border(self, self._desk, self._declarations)
@@ -138,35 +143,7 @@ class Hub(Registry):
             InvalidKey: Nothing can be published to `key`.
             HubClosed: The hub is closed.
         """
-        loop = self._life.bind()
-        finished: asyncio.Future[tuple[int, list[Undelivered]]] = loop.create_future()
-
-        def confirmed(number: int, failures: list[Undelivered]) -> None:
-            if not finished.done():
-                finished.set_result((number, failures))
-
-        route = self._route_of(key)
-        for target in route.targets:
-            if isinstance(target, AsyncListener) and target.is_caller():
-                raise WaitingForItself(target, route.key)
-        confirmation = Confirmation(confirmed)
-        outboxes = [target for target in route.targets if target.remote]
-        waiting_for: list[Any] = outboxes
-        try:
-            async with asyncio.timeout(timeout):
-                async with self._places(route.key, _mailboxes(outboxes)):
-                    route = self._route_of(route.key)
-                    self._deliver_confirmed(route.targets, Event(route.key, message), confirmation)
-                waiting_for = []
-                number, failures = await finished
-        except TimeoutError:
-            waiting_for = waiting_for or confirmation.waiting_for
-            raise ConfirmationTimeout(route.key, timeout or 0, waiting_for) from None
-        if failures:
-            error = DeliveryError(f"{route.key!r} was not finished by everybody", failures)
-            error.finished = number
-            raise error
-        return number
+        return await publish_until_finished(self, key, message, None, timeout)
 
     async def publish_wait(self, key: KeyLike[T], message: T = None) -> int:  # type: ignore[assignment]
         """Deliver as `publish` does, when each full queue has a place: to everyone in one step, or to no one.
@@ -177,34 +154,28 @@ class Hub(Registry):
             InvalidKey: Nothing can be published to `key`.
             HubClosed: The hub is closed, or is closed while waiting.
         """
+        is_first = False
         try:
             route = self._router.routes[key]
         except (KeyError, TypeError):
             route = self._route(key)
+            is_first = True
         try:
             mailboxes = route.mailboxes
         except AttributeError:
-            mailboxes = route.mailboxes = _mailboxes(route.targets)
+            mailboxes = _mailboxes(route)
         for mailbox in mailboxes:
             if len(mailbox.items) >= mailbox.room:
-                async with self._places(route.key, mailboxes):
-                    return self.publish(route.key, message)
-        return self.publish(key, message)
+                return await self._publish_with_room(route.key, message)
+        return self._publish_first(route, message) if is_first else self.publish(key, message)
 
-    @asynccontextmanager
-    async def _places(self, key: Key[Any], mailboxes: Iterable[Mailbox]) -> AsyncIterator[None]:
-        """Hold a place in each of these that is full."""
-        # Everyone takes places in order of subscription, so that no two wait for each other.
-        held: list[Mailbox] = []
-        try:
-            for mailbox in mailboxes:
-                if not mailbox.has_room(key):
-                    await mailbox.place(self._life.bind())
-                    held.append(mailbox)
-            yield
-        finally:
-            for mailbox in held:
-                mailbox.give_back()
+    def _publish_with_room(self, key: Key[Any], message: Any) -> Awaitable[int]:
+        return publish_with_room(
+            key,
+            lambda: _mailboxes(self._route_of(key)),
+            self._life.bind,
+            lambda: self._publish_first(self._route_of(key), message),  # the route may be new
+        )
 
     def publish_threadsafe(self, key: KeyLike[T], message: T = None) -> concurrent.futures.Future[int]:  # type: ignore[assignment]
         """Publish from any thread, through the hub's loop, in order for each thread.
@@ -268,9 +239,10 @@ class Hub(Registry):
         **options: Unpack[ListenerOptions],
     ) -> Any:
         """Add the decorated function as a listener and return it unchanged. Options as of `add_listener`."""
+        named = decorated(patterns, "on")
 
         def add(function: Callable[..., object]) -> Callable[..., object]:
-            self._add_listener(patterns, function, is_async(function), event=event, where=where, **options)
+            self._add_listener(named, function, None, event=event, where=where, **options)
             return function
 
         return add
@@ -309,7 +281,7 @@ class Hub(Registry):
             InvalidKey: A pattern cannot be subscribed to.
             HubClosed: The hub is closed or closing.
         """
-        return self._add_listener(patterns, function, is_async(function), event=event, where=where, **options)
+        return self._add_listener(patterns, function, None, event=event, where=where, **options)
 
     @overload
     def subscribe(
@@ -369,8 +341,8 @@ class Hub(Registry):
             ValueError: `snapshot` is given together with `history` or `gaps`, or an option makes no sense.
         """
         named = as_patterns(patterns)
-        if ack not in ("auto", "manual"):
-            raise ValueError(f"ack is 'auto' or 'manual', not {ack!r}")
+        choice(ack, "ack", ("auto", "manual"))
+        options_of(options, SUBSCRIBE_OPTIONS, "subscribe")
         queue, where = self._queue(**options), predicate(where)
         subscription: Queue[Any]
         if snapshot is None:
@@ -378,6 +350,7 @@ class Hub(Registry):
         elif gaps or history:
             raise ValueError("a snapshot takes the place of history and of gaps: choose one")
         else:
+            checked_async_function(snapshot, "snapshot")
             subscription = SnapshotSubscription(self, **queue, where=where, ack=ack, load=snapshot)
         self._add(subscription, named, history)
         return subscription
@@ -412,11 +385,9 @@ class Hub(Registry):
         """
         self._life.check_thread()
         named = as_patterns(patterns)
-        at_least_one(limit, "limit")
-        if max_keys is not None and (not isinstance(max_keys, int) or max_keys < 1):
-            raise ValueError(f"max_keys is a number of keys, at least 1, not {max_keys!r}")
-        if max_age is not None and not max_age > 0:
-            raise ValueError(f"max_age is a number of seconds, not {max_age!r}")
+        limit = count(limit, "limit")
+        max_keys = count_or_none(max_keys, "max_keys", "keys")
+        max_age = seconds_or_none(max_age, "max_age", zero=False)
         if self._keeper not in self._router.observers:
             self._router.observers.append(self._keeper)
         return self._history.retain(named, limit, max_age, max_keys)
@@ -438,7 +409,7 @@ class Hub(Registry):
         """
         named = as_patterns(patterns)
         self._history.check(named)
-        return self._history.select(named, at_least_one(limit, "limit") if limit is not None else None)
+        return self._history.select(named, count_or_none(limit, "limit"))
 
     # Declaring
 
@@ -577,7 +548,7 @@ class Hub(Registry):
 
         Args, returns and raises as `add_listener`.
         """
-        return self._add_listener(patterns, function, is_async(function), event=event, responding=True, **options)
+        return self._add_listener(patterns, function, None, event=event, responding=True, **options)
 
     @overload
     def responds(self, patterns: TypedPatterns[T], **options: Unpack[QueueOptions]) -> Decorator[[Key[T], T]]: ...
@@ -592,9 +563,10 @@ class Hub(Registry):
 
     def responds(self, patterns: Patterns, *, event: bool = False, **options: Unpack[QueueOptions]) -> Any:
         """Add the decorated function as a responder and return it unchanged. Options as of `respond`."""
+        named = decorated(patterns, "responds")
 
         def add(function: Callable[..., object]) -> Callable[..., object]:
-            self.respond(patterns, function, event=event, **options)
+            self.respond(named, function, event=event, **options)
             return function
 
         return add
@@ -616,7 +588,7 @@ class Hub(Registry):
             ValueError: The limit is less than one.
         """
         self._life.check_thread()
-        tap = Tap(self._untap, as_patterns(patterns), at_least_one(limit, "limit"))
+        tap = Tap(self._untap, as_patterns(patterns), count(limit, "limit"))
         self._router.observers.append(tap._observer)
         self._observe(tap._patterns, 1)
         return tap
@@ -672,16 +644,18 @@ class Hub(Registry):
         Raises:
             InvalidKey: It can neither be published nor subscribed to.
         """
-        return explain(key, self._router, self._registered, self.border.outboxes, self._history)
+        return explain(key, self._router, self._registered, self.border.outboxes, self._history, self.border.attached)
 
     def busy(self) -> tuple[Listener | Subscription[Any] | GapSubscription[Any], ...]:
         """Who has something to do: async listeners with a call or a message, and subscriptions that are read with one.
 
         A subscription is read once somebody waited for a message of it, or took one.
         """
-        waiting: Any = self._life.unstarted
-        busy: Any = (each for each in self._registered if each.is_busy or each in waiting)
-        return tuple(busy)
+        life = self._life
+        # Those that were removed, and finish what they have, are registered no more.
+        left = [each for each in (*life.running, *life.unstarted) if isinstance(each, AsyncListener)]
+        everybody: Any = dict.fromkeys([*self._registered, *left])
+        return tuple(each for each in everybody if each.is_busy or (each in life.unstarted and each.pending))
 
     def stats(self) -> Stats:
         """Totals as of now. Costs an addition a remembered route, whatever the number of subscriptions."""
@@ -723,9 +697,10 @@ class Hub(Registry):
         """Drain the async listeners for at most `drain` seconds, then end every task and every subscription.
 
         New subscriptions are refused at once. Async listeners finish what is queued and may publish onward. What is
-        left then is counted as dropped and logged. Consumers may still read what is queued for them; nobody waits for
-        that. Cancelled once, it drains all the same; cancelled again, it stops draining. Closing twice is safe; from
-        inside a listener's own call that call is neither cancelled nor waited for.
+        left then is counted as dropped and logged; calls in progress are cancelled, and have failed. Bridges send what
+        waits. Consumers may still read what is queued for them; nobody waits for that. All of it takes 4 s more than
+        `drain` at most. Cancelled once, it drains all the same; cancelled again, it stops draining. Closing twice is
+        safe; from inside a listener's own call that call is neither cancelled nor waited for.
         """
         await self._life.close(cancelled=False)
 
@@ -746,45 +721,6 @@ class Hub(Registry):
         self._router.observers.remove(tap._observer)
         self._observe(tap._patterns, -1)
 
-    # Until the relay uses `hub.border`
-
-    def publish_event(
-        self,
-        event: Event[T],
-        source: Any = None,
-        confirmed: Confirmed | None = None,
-        only: Collection[Any] | None = None,
-    ) -> int:
-        if source is None and confirmed is None and only is None:
-            return super().publish_event(event)
-        bounded = confirmed is None and event.meta is not None and event.meta.hops > 0
-        return self.border.relay(event, exclude=source, confirmed=confirmed, only=only, bounded=bounded)
-
-    publish_event.__doc__ = Registry.publish_event.__doc__
-
-    @property
-    def declarations(self) -> Declarations:
-        """As `border.type_of`."""
-        return self._declarations
-
-    @property
-    def attached(self) -> tuple[Any, ...]:
-        """As `bridges`."""
-        return self.border.attached
-
-    @property
-    def origin(self) -> str:
-        """As of `border`."""
-        return self.border.origin
-
-    def __getattr__(self, name: str) -> Any:
-        if name in ("attach", "detach", "outbox", "report_error", "report_gap", "mint", "mint_id"):
-            return getattr(self.border, name)
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-
-    def _close_outbox(self, outbox: Any) -> None:
-        self.border.close_outbox(outbox)
-
     # What its life tells
 
     def _bound(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -801,24 +737,43 @@ class Hub(Registry):
             part.closing()
 
     async def _drained(self) -> None:
-        """End what is attached, each by its own deadline."""
-        await asyncio.gather(*(part.close() for part in self.border.attached), return_exceptions=True)
+        """End what is attached, all of it at once."""
+        closing = {asyncio.ensure_future(part.close()): part for part in self.border.attached}
+        if closing:
+            loop = asyncio.get_running_loop()
+            left = self._life.grace().left - loop.time()
+            done, late = await asyncio.wait(closing, timeout=max(left, UNTIL_ENDED))
+            for task in late:
+                logger.error("%r was closed, but %r does not end in time", self, closing[task])
+            for task in done:
+                if not task.cancelled() and (error := task.exception()) is not None:
+                    logger.error("%r was closed, but closing %r failed", self, closing[task], error=error)
 
-    async def _ended(self) -> None:
+    def _ended(self) -> None:
         """End every subscription, and drop what the async listeners could not handle in time."""
         self._desk.close()
         abandoned = 0
+        notices: Notices = []
         for registration in list(self._registered):
             if not registration.lasting:
                 self._remove(registration)
         # Those that handle what is queued and then end are registered no more, but still run.
-        for listener in dict.fromkeys([*self._registered, *self._life.running]):
+        for listener in dict.fromkeys([*self._registered, *self._life.running, *self._life.unstarted]):
             if isinstance(listener, AsyncListener):
-                abandoned += listener._mailbox.drop_all()
+                abandoned += listener.drop(notices)
+        notify(notices)
         if abandoned:
-            logger.warning("%r closed with %d messages that its async listeners had not handled", self, abandoned)
+            logger.warning("%r was closed with %d messages that its async listeners had not handled", self, abandoned)
+        self._router.swap()  # a closed hub remembers no route: so nobody publishes along one
+
+    async def _cleared(self) -> None:
         await self._router.clear()
 
 
-def _mailboxes(targets: Iterable[Target]) -> tuple[Mailbox, ...]:
-    return tuple(box for target in targets if (box := target.mailbox) is not None)
+def _mailboxes(route: Route) -> Sequence[Mailbox]:
+    """The queues that a route leads to, remembered."""
+    try:
+        return route.mailboxes
+    except AttributeError:
+        route.mailboxes = tuple(box for target in route.targets if (box := target.mailbox) is not None)
+        return route.mailboxes

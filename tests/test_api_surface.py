@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "hubsub"
 
 GROUND = {"errors", "describe", "log", "key", "confirm", "event"}
-CONTRACT = {"bridges.adapter", "bridges.address"}
+CONTRACT = {"bridges.adapter", "bridges.address", "bridges.schemes"}
 PUBLIC = {"__init__", "bridges"}
 
 # The rooms of the house, and the rooms or modules that each may import besides itself. What is not named, it may not.
@@ -64,7 +64,7 @@ def room_of(module: str) -> str:
         return "ground"
     if module in CONTRACT:
         return "contract"
-    if module in ("hub", "publisher", "subscriber"):
+    if module in ("hub", "publisher", "subscriber", "loop", "utils", "logging_compat"):
         return "face"
     return max((room for room in ROOMS if f"{module}.".startswith(f"{room}.")), key=len)
 

@@ -5,16 +5,21 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Generator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
+from functools import partial
 from itertools import count
 from typing import Any, Generic, Protocol, TypeVar
 
+from ..describe import describe, name_of_callable
 from ..errors import HubClosed, NoResponders, NoRunningLoop, RemoteError, RequestTimeout, WaitingForItself
 from ..event import Event, Meta
 from ..key import NAMESPACE, Key, KeyLike, Patterns, as_patterns
+from .callables import awaitable, checked_function, discard, is_awaitable, refuse_awaitable, truth
+from .checks import count_or_none, seconds_or_none
 from .listener import AsyncListener, Listener
 from .message_queue import Overflow
-from .registration import Owner, Registration
+from .notices import Notices
+from .registration import Owner, Registration, Removal
 from .routes import Route
 
 V = TypeVar("V")
@@ -155,7 +160,7 @@ class Next(Registration):
         if self.future.done() or (self._adding and event.key[0] == NAMESPACE):
             return False
         try:
-            if self._where is not None and not self._where(*event):
+            if self._where is not None and not truth(self._where(*event), self._where, "where"):
                 return False
         except Exception as error:
             _fail(self.future, error)
@@ -178,9 +183,10 @@ class Next(Registration):
         if not self.closed:
             self._hub._remove(self)
 
-    def _removed(self) -> None:
+    def _removed(self) -> Notices:
         self._cancel_timer()
         _fail(self.future, HubClosed(self._hub))  # unless it has ended otherwise
+        return []
 
     def _cancel_timer(self) -> None:
         if self._timer is not None:
@@ -293,7 +299,7 @@ class Ticket:
 
     def fail(self, error: BaseException) -> None:
         if not self.is_over:
-            remote = RemoteError(self.key, repr(error))
+            remote = RemoteError(self.key, describe(error))
             remote.__cause__ = error
             self.take_error(remote)
         self.lose()
@@ -428,11 +434,15 @@ class Desk:
     ) -> Waiting[Event[Any]]:
         """As `Hub.next`."""
         named = as_patterns(patterns)
+        timeout = seconds_or_none(timeout, "timeout")
+        if where is not None:
+            checked_function(where, "where", "key", "message")
         waiter = Next(self._hub, named, self._loop("next"), timeout, where)
         return Waiting(waiter, waiter.future)
 
     def request(self, key: KeyLike[Any], message: Any, timeout: float | None, local: bool) -> Waiting[Any]:
         """As `Hub.request`."""
+        timeout = seconds_or_none(timeout, "timeout")
         exact = self._answerable(key, local)
         ticket = One(self, exact, self._loop("request"), timeout)
         self._ask(ticket, message, local)
@@ -442,8 +452,8 @@ class Desk:
         self, key: KeyLike[Any], message: Any, timeout: float | None, limit: int | None, local: bool
     ) -> Replies:
         """As `Hub.request_many`."""
-        if limit is not None and limit < 1:
-            raise ValueError(f"limit is a number of replies, at least 1, not {limit!r}")
+        limit = count_or_none(limit, "limit", "replies")
+        timeout = seconds_or_none(timeout, "timeout")
         exact = self._answerable(key, local)
         ticket = Many(self, exact, self._loop("request_many"), timeout, limit)
         self._ask(ticket, message, local)
@@ -500,17 +510,48 @@ class Desk:
 
 
 class Responder(Listener):
-    """A plain function whose return value is the reply."""
+    """A plain function whose return value is the reply; if that has to be awaited, a task of its own awaits it."""
 
-    __slots__ = ()
+    __slots__ = ("_awaited",)
 
-    _hub: Asked
     responds = True
+
+    def __init__(self, hub: Owner, function: Callable[..., object], **options: Any) -> None:
+        super().__init__(hub, function, **options)
+        self._awaited = Awaited(hub, self)
+
+    def remove(self) -> Removal:
+        tasks = self._awaited.others()
+        super().remove()
+        return Removal(tasks)
+
+    remove.__doc__ = Listener.remove.__doc__
+
+    def _removed(self) -> Notices:
+        self._awaited.stop()
+        return []
+
+    @property
+    def is_busy(self) -> bool:
+        """True while something that it returned is being awaited, other than by the call that asks."""
+        return self._awaited.is_busy
+
+    def returned(self, event: Event[Any], result: object, /) -> None:
+        """What it returned to a message that is no request has to run, too, if it is a coroutine."""
+        if is_awaitable(result) and not isinstance(result, Waiting | asyncio.Future):
+            self._watch()
+            self._awaited.start_task(result).add_done_callback(partial(self._ended, event))
+
+    def _ended(self, event: Event[Any], task: asyncio.Task[Any]) -> None:
+        if not (task.cancelled() and self.closed):
+            error = asyncio.CancelledError() if task.cancelled() else task.exception()
+            if error is not None:
+                self._hub._report(self, *event, error)
 
     def _take(self, event: Event[Any]) -> None:
         question = question_of(event)
         if question is None:
-            self._called_with(event)
+            super()._take(event)
             return
         question.expect()
         try:
@@ -523,6 +564,13 @@ class Responder(Listener):
             raise
         if isinstance(reply, Waiting | asyncio.Future):
             self._reply_later(question, reply, event)
+        elif is_awaitable(reply):
+            try:
+                task = self._awaited.start_task(reply)
+            except Exception as error:
+                question.fail(error)
+                raise
+            self._reply_later(question, task, event)
         else:
             question.reply(reply)
 
@@ -533,11 +581,126 @@ class Responder(Listener):
             error = asyncio.CancelledError() if future.cancelled() else future.exception()
             if error is None:
                 question.reply(future.result())
+            elif future.cancelled() and self.closed:
+                question.lose()
             else:
                 question.fail(error)
                 self._hub._report(self, *event, error)
 
         (reply._future if isinstance(reply, Waiting) else reply).add_done_callback(done)
+
+
+class Awaited:
+    """What a plain responder returned and what has to be awaited, each in a task.
+
+    The hub waits for them when it is closed, as for those of async listeners, and then cancels them.
+    """
+
+    __slots__ = ("_hub", "_quiet", "_responder", "_tasks", "deadline")
+
+    def __init__(self, hub: Owner, responder: Responder) -> None:
+        self._hub = hub
+        self._responder = responder
+        self._tasks: dict[asyncio.Task[Any], None] = {}
+        self._quiet: list[asyncio.Future[None]] = []
+        self.deadline: float | None = None
+
+    def start_task(self, result: Any) -> asyncio.Task[Any]:
+        """Await something in a task.
+
+        Raises:
+            InvalidListener: Nothing comes of awaiting it: it is a generator.
+            NoRunningLoop: There is no loop to do that.
+        """
+        if not isinstance(result, Awaitable):
+            refuse_awaitable(result, self._responder.function)
+        life = self._hub._life
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            discard(result)
+            raise NoRunningLoop(self._hub, "to await what a responder returned") from None
+        life.bind()
+        name = f"hubsub responder {name_of_callable(self._responder.function)}"
+        task = loop.create_task(_await(result), name=name)
+        self._tasks[task] = None
+        life.running[self] = None
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.pop(task, None)
+        if not self._tasks:
+            self._hub._life.running.pop(self, None)
+        for future in self._quiet:
+            if not future.done():
+                future.set_result(None)
+        self._quiet.clear()
+
+    def others(self) -> list[asyncio.Task[Any]]:
+        """The tasks, but not one in which this is called."""
+        try:
+            own = asyncio.current_task()
+        except RuntimeError:
+            own = None
+        return [task for task in self._tasks if task is not own and not task.get_loop().is_closed()]
+
+    # What the life of the hub asks
+
+    @property
+    def tasks(self) -> tuple[asyncio.Task[Any], ...]:
+        """Those that run."""
+        return tuple(self._tasks)
+
+    @property
+    def is_working(self) -> bool:
+        """True while something is being awaited."""
+        return bool(self._tasks)
+
+    @property
+    def is_busy(self) -> bool:
+        """True while something is being awaited, other than by the call that asks."""
+        return bool(self.others())
+
+    def is_caller(self) -> bool:
+        """True inside one of the tasks."""
+        return len(self.others()) < len(self._tasks)
+
+    def start(self) -> None:
+        """A task starts by itself."""
+
+    def hasten(self) -> None:
+        """No task waits to try again."""
+
+    def stop(self) -> list[asyncio.Task[Any]]:
+        """Cancel the tasks, but not one in which this is called; return them."""
+        others = self.others()
+        for task in others:
+            task.cancel()
+        return others
+
+    def drop(self, notices: Notices) -> int:
+        """Nothing is queued."""
+        return 0
+
+    def give_up(self, task: asyncio.Task[Any]) -> None:
+        """It goes on in spite of being cancelled; should it fail then, that is reported."""
+
+    def reset(self) -> None:
+        """Forget the tasks of a loop that was closed under them."""
+        self._tasks = {task: None for task in self._tasks if not task.get_loop().is_closed()}
+        if self._tasks:
+            self._hub._life.running[self] = None
+
+    def quiet(self) -> asyncio.Future[None]:
+        """A future that is done when one of the tasks has ended; then look again."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._quiet.append(future)
+        return future
+
+
+async def _await(result: Awaitable[V]) -> V:
+    return await result
 
 
 class AsyncResponder(AsyncListener):
@@ -574,6 +737,8 @@ class AsyncResponder(AsyncListener):
             return
         try:
             reply = await self._called_with(event)
+            while is_awaitable(reply):
+                reply = await awaitable(reply, self.function, "a responder")
         except BaseException as error:
             task = self._task
             leaked = isinstance(error, asyncio.CancelledError) and task is not None and not task.cancelling()
@@ -584,13 +749,11 @@ class AsyncResponder(AsyncListener):
             raise
         question.reply(reply)
 
-    def _removed(self) -> None:
+    def _removed(self) -> Notices:
         queued = [] if self._winding_up else self._mailbox.queued()
-        super()._removed()
-        for event in queued:
-            question = question_of(event)
-            if question is not None:
-                question.lose()
+        notices = super()._removed()
+        questions = map(question_of, queued)
+        return notices + [question.lose for question in questions if question is not None]
 
 
 # These drop what is being put: then it is known at once that nobody will answer.

@@ -10,11 +10,18 @@ from ..confirm import Confirmation, Confirmed
 from ..event import Event, Gap, ListenerFailure, Meta
 from ..key import Key, Patterns, as_patterns, overlaps
 from .asking import Desk
+from .checks import count as count_of
 from .declarations import Declarations
 from .ids import Ids
-from .outbox import Attachment, Outbox, SharedId
-from .registry import Registry, at_least_one
+from .life import Grace
+from .notices import notify
+from .outbox import Attachment, Outbox, SharedId, Shed
+from .registry import Registry
 from .routes import Route, Target
+
+
+def _nothing() -> None:
+    """Whoever takes looks by himself, and holds nothing."""
 
 
 class Border:
@@ -27,15 +34,16 @@ class Border:
       `report_error` hands a failure to the hub's `on_error`;
     - the way out: `outbox` queues what leaves, `mint` and `mint_id` name it, `origin` says where from, `type_of` what
       its keys are declared to be;
-    - living with the hub: `attach`, `detach`, and `attached`, which is `hub.bridges` for users.
+    - living with the hub: `attach`, `detach`, `grace`, and `attached`, which is `hub.bridges` for users.
     """
 
     def __init__(self, core: Registry, desk: Desk, declarations: Declarations) -> None:
         self._core = core
         self._desk = desk
-        self._declarations = declarations
         self._attached: list[Attachment] = []
         self._outboxes: list[Outbox] = []
+        self.type_of: Callable[[tuple[str, ...]], Any] = declarations.type_of
+        """Returns what messages of an exact key are declared to be; None if nothing is."""
         self._ids = Ids()
         self._shared_id = SharedId(self._ids.mint)
         self.mint_id: Callable[[], str] = self._ids.mint
@@ -71,7 +79,10 @@ class Border:
         """
         core = self._core
         key = event[0]
-        route = core._route_of(key)
+        try:
+            route = core._router.routes[key]
+        except (KeyError, TypeError):
+            route = core._route(key)
         if type(key) is not Key or event.registration is not None:
             # It came from a confirmed publish: what is told of it concerns that one.
             event = Event(route.key, event[1], event.meta)
@@ -91,7 +102,15 @@ class Border:
         tally = core._router.tally
         tally.published += 1
         tally.routed += 1
-        return core._deliver_to_one(sole, event, confirmed, bounded)
+        if confirmed is not None:
+            return core._deliver_to_one(sole, event, confirmed, bounded)
+        try:
+            sole.deliver_event(event, bounded)
+        except BaseException as error:
+            interrupt = core._failure(sole, *event, error)
+            if interrupt is not None:
+                raise interrupt from None
+        return 1
 
     def report_gap(self, patterns: Patterns, gap: Gap) -> None:
         """Let everyone know who is subscribed to something of these patterns that messages are missing here.
@@ -106,6 +125,9 @@ class Border:
                     registration._gap_passed(gap)
                 else:
                     registration.mailbox.miss(gap)
+        for outbox in self._outboxes:
+            if outbox.wants_gaps and any(overlaps(own, other) for own in outbox._patterns for other in named):
+                outbox.miss(gap)
 
     def report_error(self, failure: ListenerFailure) -> None:
         """Tell the hub's `on_error` of a failure, if there is one; what it raises is logged."""
@@ -126,13 +148,10 @@ class Border:
         return meta._replace(id=id, source=self.origin, time=meta.time or time.time())
 
     def wanted(self) -> list[Key[Any]]:
-        """Patterns of what somebody here wants: subscriptions, and what is retained; a tap is a bystander."""
+        """Patterns of what somebody here wants: subscribed, retained, carried on; a tap is a bystander."""
         subscribed = [pattern for pattern, _ in self._core._router.matcher.counts()]
-        return [*map(Key.create_from, subscribed), *map(Key.create_from, self._core._history.patterns)]
-
-    def type_of(self, key: tuple[str, ...]) -> Any:
-        """What messages of an exact key are declared to be; None if nothing is."""
-        return self._declarations.type_of(key)
+        carried = [pattern for outbox in self._outboxes if outbox.is_wanted for pattern in outbox._patterns]
+        return [Key.create_from(each) for each in (*subscribed, *self._core._history.patterns, *carried)]
 
     @property
     def outboxes(self) -> tuple[Outbox, ...]:
@@ -143,20 +162,41 @@ class Border:
         self,
         patterns: Patterns,
         maxsize: int,
-        shed: Callable[[], bool] = lambda: False,
+        *,
+        ready: Callable[[], object] = _nothing,
+        shed: Shed = _nothing,
         diverts: Sequence[tuple[str, ...]] = (),
         name: str = "Outbox",
-        take: Callable[[Event[Any]], None] | None = None,
+        named: bool = False,
+        wanted: bool = False,
+        gaps: bool = False,
     ) -> Outbox:
         """Queue what is published to some patterns, to be carried away; see `Outbox`. `close()` ends it."""
         core = self._core
         core._life.check_thread()
-        named = as_patterns(patterns)
-        outbox = Outbox(core, named, at_least_one(maxsize, "maxsize"), shed, diverts, self._shared_id, name, take)
+        outbox = Outbox(
+            core,
+            as_patterns(patterns),
+            count_of(maxsize, "maxsize"),
+            ready=ready,
+            shed=shed,
+            diverts=diverts,
+            shared_id=self._shared_id,
+            name=name,
+            is_named=named,
+            is_wanted=wanted,
+            gaps=gaps,
+        )
         self._outboxes.append(outbox)
         core._router.observers.append(outbox.observer)
         self._outboxes_changed()
+        self._tell_followers(outbox)
         return outbox
+
+    def _tell_followers(self, outbox: Outbox) -> None:
+        if outbox.is_wanted:
+            for changed in self._core._followers:
+                changed(outbox._patterns)
 
     def close_outbox(self, outbox: Outbox) -> None:
         """What `Outbox.close` does."""
@@ -165,9 +205,10 @@ class Border:
         core._router.observers.remove(outbox.observer)
         self._outboxes_changed()
         self._outboxes.remove(outbox)
-        core._silence(outbox, ())
+        core._router.withdraw(outbox, ())
         outbox.closed = True
-        outbox._removed()
+        notify(outbox._removed())
+        self._tell_followers(outbox)
 
     def _outboxes_changed(self) -> None:
         """Have a message named as it is put where it leaves by several outboxes, the same in all of them."""
@@ -193,6 +234,10 @@ class Border:
         self._core._life.check_thread()
         self._attached.append(part)
         self._core._followers.append(part.changed)
+
+    def grace(self) -> Grace:
+        """The time that a part has which is closed now; its `ended` is to be set in the end."""
+        return self._core._life.grace()
 
     def detach(self, part: Attachment) -> None:
         """Undo `attach`."""

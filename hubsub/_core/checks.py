@@ -19,15 +19,34 @@ def seconds(value: Any, name: str, *, zero: bool = True) -> float:
     Raises:
         ValueError: It is none. A string, a bool, `nan` and `inf` are none.
     """
-    if not isinstance(value, bool) and hasattr(value, "__float__"):
-        try:
-            number = float(value)
-        except (TypeError, ValueError, OverflowError):
-            pass
-        else:
-            if 0 < number < math.inf or (zero and number == 0):
-                return number
+    number = _number(value)
+    if number is not None and (0 < number < math.inf or (zero and number == 0)):
+        return number
     raise ValueError(f"{name} is a number of seconds{'' if zero else ', more than 0'}, not {describe(value)}")
+
+
+def _number(value: Any) -> float | None:
+    if type(value) is float:
+        return value
+    # A string has no __float__, though float() takes it.
+    if isinstance(value, bool) or not hasattr(value, "__float__"):
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def factor_of(value: Any, name: str) -> float:
+    """Return what something is multiplied with again and again as a float: at least 1, finite.
+
+    Raises:
+        ValueError: It is none.
+    """
+    number = _number(value)
+    if number is None or not 1 <= number < math.inf:
+        raise ValueError(f"{name} is a number, at least 1, not {describe(value)}")
+    return number
 
 
 def seconds_or_none(value: Any, name: str, *, zero: bool = True) -> float | None:
@@ -87,7 +106,7 @@ def choice(value: Any, name: str, known: Iterable[Any]) -> Any:
     return value
 
 
-def options(given: Iterable[str], known: Iterable[str], what: str) -> None:
+def options_of(given: Iterable[str], known: Iterable[str], what: str) -> None:
     """Refuse options that `what` does not know.
 
     Raises:

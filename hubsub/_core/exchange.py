@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import sys
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from threading import get_ident
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..confirm import Confirmation, Confirmed
 from ..errors import HubClosed, HubsubError, WrongThread
 from ..event import Event, ListenerFailure
-from ..key import Key, KeyLike, T, is_subset, publishable
+from ..key import Key, KeyLike, T, publishable
 from ..log import Logger
+from .callables import checked_function, refuse_awaitable
 from .life import Life
 from .listener import Listener
 from .message_queue import as_tuple
-from .registration import Registration
+from .places import Probe
 from .router import Router
 from .routes import Route, Target
-
-if TYPE_CHECKING:
-    from types import FrameType
 
 logger = Logger("hubsub.hub")
 listener_logger = Logger("hubsub.listener")
@@ -38,10 +34,20 @@ class Exchange:
     def __init__(
         self, router: Router[Target], life: Life, on_error: Callable[[ListenerFailure], object] | None
     ) -> None:
+        self._on_error: Callable[[ListenerFailure], object] | None = None
         self.on_error = on_error
         self._router = router
         self._life = life
         self._failed = 0
+
+    @property
+    def on_error(self) -> Callable[[ListenerFailure], object] | None:
+        """Called with a `ListenerFailure` when a listener raises; a plain function, or None."""
+        return self._on_error
+
+    @on_error.setter
+    def on_error(self, function: Callable[[ListenerFailure], object] | None) -> None:
+        self._on_error = None if function is None else checked_function(function, "on_error", "failure")
 
     # Publishing
 
@@ -60,14 +66,32 @@ class Exchange:
         try:
             route = self._router.routes[key]
         except (KeyError, TypeError):
-            route = self._route(key)
+            pass
+        else:
+            route.published += 1
+            key = route.key
+            for deliver in route:
+                try:
+                    deliver(key, message)
+                except BaseException as error:
+                    self._deliver_failed(route, deliver, message, error)
+            return route.width
+        return self._publish_first(self._route(key), message)
+
+    def _publish_first(self, route: Route, message: Any) -> int:
+        """Publish as the first of a route, and look at what plain listeners return.
+
+        To look each time would cost every publish: see `callables`.
+        """
         route.published += 1
         key = route.key
-        for deliver in route:
+        for place, deliver in enumerate(route):
             try:
-                deliver(key, message)
+                returned = deliver(key, message)
+                if returned is not None:
+                    route.targets[place].returned(Event(key, message), returned)
             except BaseException as error:
-                self._deliver_failed(route, deliver, message, error)
+                self._failed_at(route, place, message, error)
         return route.width
 
     def publish_event(self, event: Event[T]) -> int:
@@ -126,10 +150,8 @@ class Exchange:
             exact = publishable(key)
         except HubsubError as error:
             raise error from None  # nobody wants to read of the look-up that failed first
-        if exact is not key:
-            with suppress(KeyError):
-                return self._router.routes[exact]
-        return self._router.make(exact)
+        route = self._router.routes.get(exact)
+        return self._router.make(exact) if route is None else route
 
     # Delivering with what travels along: to one, and to everybody else
 
@@ -193,8 +215,17 @@ class Exchange:
     # What failed
 
     def _deliver_failed(self, route: Route, deliver: Any, message: Any, error: BaseException) -> None:
+        """Find out which place of a route has failed; for the rest see `_failed_at`."""
+        if type(deliver) is Probe:
+            raise error  # it has done the rest
+        places = route.places_of(deliver)
+        if len(places) == 1:
+            self._failed_at(route, places[0], message, error)
+        else:
+            Probe.set(route, places, error, self._failed_at)
+
+    def _failed_at(self, route: Route, place: int, message: Any, error: BaseException) -> None:
         """Report the failure of one place of a route; if it must pass, serve the places after it first."""
-        place = route.place_of(deliver)
         interrupt = self._failure(route.targets[place], route.key, message, error)
         if interrupt is None:
             return
@@ -221,12 +252,16 @@ class Exchange:
             logger.error("delivering %r to %r failed", key, target, error=error)
         return None
 
-    def _report(self, listener: Listener, key: Key[Any], message: Any, error: BaseException) -> None:
+    def _report(
+        self, listener: Listener, key: Key[Any], message: Any, error: BaseException, quietly: bool = False
+    ) -> None:
         """Count, log and pass on a listener's failure."""
         listener.failed += 1
         listener.last_error = error
         self._failed += 1
-        if isinstance(error, RecursionError):
+        if quietly:
+            listener_logger.info("a call of listener %r was cancelled, on %r", listener.function, key)
+        elif isinstance(error, RecursionError):
             # A traceback of a thousand frames tells less than this line.
             listener_logger.error("listener %r failed on %r: %s", listener.function, key, error)
         else:
@@ -235,34 +270,12 @@ class Exchange:
 
     def _report_error(self, failure: ListenerFailure) -> None:
         """Tell `on_error` of a failure, if there is one; what it raises is logged."""
-        if self.on_error is not None:
+        on_error = self._on_error
+        if on_error is not None:
             try:
-                self.on_error(failure)
-            except Exception as another:
-                logger.error("on_error %r failed", self.on_error, error=another)
-
-    # Removing in the middle
-
-    def _silence(self, registration: Registration, left: Iterable[tuple[str, ...]]) -> None:
-        """Overwrite the place of what was closed in the routes of running publishes.
-
-        A publish runs while one of its listeners closes something: it is a frame on this very stack. Looking for it
-        there is what allows the loop in `publish` to read no flag and leave no trace. `left` are the patterns that the
-        registration keeps.
-        """
-        frame: FrameType | None = sys._getframe(1)
-        while frame is not None:
-            if frame.f_code is _PUBLISH:
-                running = frame.f_locals
-                route: Route | None = running.get("route")
-                if running["self"] is not self or route is None or registration not in route.targets:
-                    pass
-                elif not any(is_subset(route.key, pattern) for pattern in left):
-                    route[route.targets.index(registration)] = registration._miss
-            frame = frame.f_back
-
-
-_PUBLISH = Exchange.publish.__code__
+                refuse_awaitable(on_error(failure), on_error)
+            except (Exception, asyncio.CancelledError) as another:
+                logger.error("on_error %r failed", on_error, error=another)
 
 
 def _deliver_copy(target: Target, event: Event[Any], confirmation: Confirmation) -> None:

@@ -8,18 +8,22 @@ from contextvars import Context
 from functools import partial
 from typing import Any, cast
 
+from ..describe import name_of_callable
+from ..errors import InvalidListener
 from ..event import DeadLetter, Event
 from ..key import Key
+from .callables import is_awaitable, refuse_awaitable
 from .calls import Calls, context_outside
 from .message_queue import Item, Mailbox, Overflow, as_event
-from .registration import Bookkeeper, Owner, Registration, Removal, Where, logger
-from .retry import Retry, Retrying
+from .notices import Notices, notify
+from .registration import Bookkeeper, Owner, Registration, Removal, Where
+from .retry import GivenUp, Retry, Retrying
 
 
 class Listener(Registration):
     """A callable that is called with each message, right in the publish. `remove()` ends it."""
 
-    __slots__ = ("_event", "failed", "function", "last_error")
+    __slots__ = ("_event", "_watched", "failed", "function", "last_error")
 
     def __init__(
         self,
@@ -33,6 +37,7 @@ class Listener(Registration):
     ) -> None:
         deliver = partial(_call_with_event, function) if event else function
         super().__init__(hub, deliver, owner=owner, where=where, once=once)
+        self._watched = False
         self._event = event
         self.function = function
         """The callable."""
@@ -42,7 +47,30 @@ class Listener(Registration):
         """What the last of them raised."""
 
     def _take(self, event: Event[Any]) -> None:
-        self._called_with(event)
+        result = self.function(event) if self._event else self.function(*event)
+        if result is not None:
+            self.returned(event, result)
+
+    def returned(self, event: Event[Any], result: object, /) -> None:
+        """Judge what the function returned to a call that was no async listener's.
+
+        Raises:
+            InvalidListener: It would have to be awaited, which nobody does.
+        """
+        if is_awaitable(result):
+            self._watch()
+            refuse_awaitable(result, self.function)
+
+    def _watch(self) -> None:
+        """Look from now on at everything that the function returns, which doubles what a call costs."""
+        if not self._watched:
+            self._watched = True
+            self.deliver = self._gate(self._deliver_watched)
+            for pattern in self._patterns:
+                self._hub._router.forget(pattern)
+
+    def _deliver_watched(self, key: Key[Any], message: Any) -> None:
+        self._take(Event(key, message))
 
     def _called_with(self, event: Event[Any]) -> Any:
         """What calling the function with an event returns."""
@@ -59,8 +87,8 @@ class Listener(Registration):
         return Removal()
 
 
-def _call_with_event(function: Callable[[Event[Any]], object], key: Key[Any], message: Any) -> None:
-    function(Event(key, message))
+def _call_with_event(function: Callable[[Event[Any]], object], key: Key[Any], message: Any) -> object:
+    return function(Event(key, message))
 
 
 class AsyncListener(Listener):
@@ -69,7 +97,19 @@ class AsyncListener(Listener):
     The task starts with the first message and runs in a copy of the context of the registration.
     """
 
-    __slots__ = ("_call", "_calls", "_context", "_idle", "_mailbox", "_quiet", "_stopped", "_task", "_winding_up")
+    __slots__ = (
+        "_call",
+        "_calls",
+        "_context",
+        "_idle",
+        "_mailbox",
+        "_out_of_time",
+        "_quiet",
+        "_stopped",
+        "_task",
+        "_winding_up",
+        "deadline",
+    )
 
     def __init__(
         self,
@@ -91,25 +131,34 @@ class AsyncListener(Listener):
         # What the task calls.
         self._call: Callable[..., Any] = function
         if retry is not None:
-            self._call = Retrying(function, retry, self._in_haste, self._give_up)
+            self._call = Retrying(function, retry, self._time_left, self._give_up)
         self._context = context_outside()
         self._calls: Calls | None = None  # those of the task
         self._task: asyncio.Task[None] | None = None
         self._idle: asyncio.Future[None] | None = None
         self._quiet: list[asyncio.Future[None]] = []
         self._stopped = False  # the hub is closed: the task ends after the call in progress
-        self._winding_up = False  # it was too slow, or used up: it handles what is queued, and nothing after that
+        self._winding_up = False  # it is removed, but handles what is queued
+        self._out_of_time = False  # the task was cancelled because there was no more time for it
+        self.deadline: float | None = None
+        """When by the loop's clock the winding up ends; None for whenever it is done."""
 
     def remove(self) -> Removal:
-        tasks = self._tasks()
+        tasks = self.tasks
         if self._winding_up:
             self._hub._life.check_thread()
             self._winding_up = False
-            self._removed()
+            notify(self._removed())
         super().remove()
         return Removal() if self.is_caller() else Removal(tasks)
 
     remove.__doc__ = Listener.remove.__doc__
+
+    def wind_up(self) -> None:
+        """Remove it at once, but have it handle what is queued."""
+        if not self.closed:
+            self._winding_up = True
+            self._hub._remove(self)
 
     def is_caller(self) -> bool:
         """True inside a call of its that is running, and in the tasks that this call has started."""
@@ -120,8 +169,8 @@ class AsyncListener(Listener):
     def start(self) -> None:
         """Start the task, if there is a loop to start it on."""
         loop = self._hub._life.bind_for(self)
-        if loop is None:
-            return  # the hub starts it once a loop runs
+        if loop is None or self._task is not None:
+            return  # the hub starts it once a loop runs, or has just done so
         self._mailbox.wake = None
         self._calls = calls = Calls(loop)
         self._task = self._spawn(loop, self._run(calls), self._context)
@@ -130,7 +179,7 @@ class AsyncListener(Listener):
         self, loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, None], context: Context
     ) -> asyncio.Task[None]:
         """A task for its calls, whose end it is told of."""
-        task = loop.create_task(coroutine, name=f"hubsub listener {self.function!r}", context=context)
+        task = loop.create_task(coroutine, name=f"hubsub listener {name_of_callable(self.function)}", context=context)
         # The hub knows its tasks: one that is left behind, by a loop that never runs again, needs no complaint.
         task._log_destroy_pending = False  # type: ignore[attr-defined]
         # Not a clause in the task itself: cancelled before its first step, a task runs nothing of it.
@@ -171,12 +220,13 @@ class AsyncListener(Listener):
                 except BaseException as error:
                     self._failed(item, error, task)
                 else:
-                    if type(item) is Event and item.confirmed is not None:
-                        if result is None:
-                            done(item)
-                        else:
-                            self._handled(item, result)
+                    if result is not None:
+                        self._handled(item, result)
+                    elif type(item) is Event and item.confirmed is not None:
+                        done(item)
             calls.end()
+            if task.cancelling():
+                return  # which the call has kept to itself
             if mailbox.alert:
                 mailbox.take_gap()
             if items:
@@ -184,23 +234,49 @@ class AsyncListener(Listener):
             elif not (self.closed or self._stopped):
                 await self._sleep(loop)
 
-    def _handled(self, event: Event[Any], result: object) -> None:
-        """A call has returned."""
-        if isinstance(result, BaseException) and isinstance(self._call, Retrying):
-            event.fail(result, "it failed, and was given up")
+    def _handled(self, item: Item, result: object) -> None:
+        """A call has returned something: what it returned may have to be awaited, and then it has done nothing yet."""
+        given_up = isinstance(result, BaseException) and isinstance(self._call, Retrying)
+        try:
+            refuse_awaitable(result, self.function)
+        except InvalidListener as error:
+            if type(item) is Event:
+                item.fail(error, "it failed")
+            self._hub._report(self, item[0], item[1], error)
         else:
-            event.done()
+            if type(item) is not Event:
+                pass
+            elif given_up:
+                item.fail(cast(BaseException, result), "it failed, and was given up")
+            else:
+                item.done()
 
     def _failed(self, item: Item, error: BaseException, task: asyncio.Task[None]) -> None:
-        """A call has raised: report it, unless the task is being ended."""
-        leaked = isinstance(error, asyncio.CancelledError) and not task.cancelling()
-        if type(item) is Event:
-            failed = leaked or isinstance(error, Exception)
-            item.fail(error, "it failed" if failed else "its call was cut short")
+        """A call has raised: report it, and raise it again if the task is being ended."""
+        is_cut = isinstance(error, asyncio.CancelledError) and task.cancelling() > 0
         # A cancellation may leak out of something that the listener awaited: that is a failure like any other.
-        if not leaked and not isinstance(error, Exception):
-            raise error
-        self._hub._report(self, item[0], item[1], error)
+        is_failure = isinstance(error, Exception | asyncio.CancelledError) and not is_cut
+        if type(item) is Event:
+            if isinstance(error, GivenUp):
+                item.fail(error.__cause__, "it failed, and was given up")
+            else:
+                item.fail(error, "it failed" if is_failure else "its call was cut short")
+        if is_failure:
+            self._hub._report(self, item[0], item[1], error)
+            return
+        if is_cut and not isinstance(error, GivenUp):
+            self._cut_short(item, error)
+        raise error
+
+    def _cut_short(self, item: Item, error: BaseException | None) -> None:
+        """A call was cancelled: a failure, unless it was removal that cancelled it."""
+        if self._out_of_time:
+            late = TimeoutError(f"cut off by closing, which waits {self._hub._life.drain:g} s at most")
+            late.__cause__ = error
+            self._hub._report(self, item[0], item[1], late)
+        elif error is not None and not (self.closed and not self._winding_up):
+            # By somebody else. When a program ends, its loop does so: no reason to complain.
+            self._hub._report(self, item[0], item[1], error, quietly=True)
 
     def _callee(self) -> tuple[Callable[..., Any], bool]:
         """What the task calls, and whether with an event."""
@@ -232,22 +308,35 @@ class AsyncListener(Listener):
     def _ended(self, task: asyncio.Task[None]) -> None:
         if self._task is not task:
             return  # left behind by a loop that was closed under it
+        life = self._hub._life
+        life.running.pop(self, None)
+        was_told = self._stopped or self._out_of_time or life.state == "closed"
         self._task = self._calls = None
-        self._mailbox.wake = self.start
+        self._stopped = self._out_of_time = False
+        if self.closed and (was_told or not (self._winding_up and self._mailbox.items)):
+            notify(self._let_go())
+        elif life.state == "closing" or (was_told and life.state == "open"):
+            self.reset()  # in the latter case the hub was opened again during the last call
+        elif was_told:
+            self._mailbox.wake = self.start
+        else:
+            self._rest()
         self._tell_quiet()
-        if self.closed:
-            self._let_go()
-        if not self._hub._life.task_ended(self, task.get_loop()):
-            logger.warning("the task of %r was ended from outside; the listener is removed", self)
-            self.remove()
-        elif self._stopped:
-            self._stopped = False
-            if self._mailbox.items and self._hub._life.state == "open":
-                self.start()  # the hub was opened again during the last call
+
+    def _rest(self) -> None:
+        self._mailbox.wake = self._stir
+        self._hub._life.rest(self)
+
+    def _stir(self) -> None:
+        """A message comes while it rests: no reason to go on before its time, unless its loop is no more."""
+        life = self._hub._life
+        life.check_thread()
+        if life.loop is None or life.loop.is_closed():
+            self.start()
 
     def reset(self) -> None:
-        """Forget the task of a loop that was closed under it; start anew if something is queued."""
-        self._stopped = False
+        """Forget the task of a loop that was closed under it, and start anew if something is queued."""
+        self._stopped = self._out_of_time = False
         life = self._hub._life
         if self._task is not None and self._task.get_loop() is life.loop:
             # The hub was opened again during the last call: after that it goes on, in order.
@@ -259,40 +348,59 @@ class AsyncListener(Listener):
             self.start()
 
     def stop(self) -> list[asyncio.Task[None]]:
-        """End the task, but not from inside its own call; return it if it is to be waited for."""
+        """End the task, since there is no more time, but not from inside its own call; return what to wait for."""
         task = self._task
         if task is None:
             return []
         if self.is_caller():
             self._stopped = True
-            if self._idle is not None:
-                self._wake()  # the call is over, but not a task that it started
             return []
+        self._out_of_time = True
         task.cancel()
         return [task]
 
-    def _tasks(self) -> tuple[asyncio.Task[None], ...]:
+    def drop(self, notices: Notices) -> int:
+        """Drop and count what is queued; return how many."""
+        return self._mailbox.drop_all(notices)
+
+    def give_up(self, task: asyncio.Task[None]) -> None:
+        """The call that this task is in does not end: it has failed."""
+        calls = self._calls_of(task)
+        frame = getattr(task.get_coro(), "cr_frame", None)
+        if calls is not None and calls.running is not None and frame is not None:
+            self._cut_short(frame.f_locals["item"], None)
+
+    def _calls_of(self, task: asyncio.Task[None]) -> Calls | None:
+        return self._calls if task is self._task else None
+
+    @property
+    def tasks(self) -> tuple[asyncio.Task[None], ...]:
+        """Those that it has."""
         return () if self._task is None else (self._task,)
 
     def _too_slow(self) -> None:
-        self._winding_up = True
-        self._hub._remove(self)
+        self.wind_up()
 
     def _use_up(self) -> None:
         self._hub._life.check_thread()
-        self._too_slow()
+        self.wind_up()
 
-    def _removed(self) -> None:
+    def _removed(self) -> Notices:
         if self._winding_up:
-            return
-        self._let_go()
+            if self._idle is not None and not self._mailbox.items:
+                self._wake()
+            return []
+        notices = self._let_go()
         self._hub._life.unstarted.pop(self, None)
         self.hasten()
         self._end_calls()
+        return notices
 
-    def _let_go(self) -> None:
-        self._mailbox.drop_all()
+    def _let_go(self) -> Notices:
+        notices: Notices = []
+        self._mailbox.drop_all(notices)
         self._mailbox.close()
+        return notices
 
     def _end_calls(self) -> None:
         """End the task, at once unless this is its own call."""
@@ -307,12 +415,17 @@ class AsyncListener(Listener):
     # Trying again
 
     def hasten(self) -> None:
-        """Let no failed call wait for another attempt."""
+        """There is less time than before: have those who wait for another attempt look how much."""
         if isinstance(self._call, Retrying):
             self._call.hasten()
 
-    def _in_haste(self) -> bool:
-        return (self.closed and not self._winding_up) or self._hub._life.state != "open"
+    def _time_left(self) -> float | None:
+        """Seconds until it must have finished; None for no limit."""
+        life = self._hub._life
+        if (self.closed and not self._winding_up) or life.state == "closed":
+            return 0.0
+        deadlines = [each for each in (self.deadline, life.deadline) if each is not None]
+        return max(0.0, min(deadlines) - asyncio.get_running_loop().time()) if deadlines else None
 
     def _give_up(self, key: Key[Any], message: Any, error: BaseException, attempts: int) -> None:
         self._hub._report(self, key, message, error)
@@ -321,9 +434,14 @@ class AsyncListener(Listener):
     # What the hub asks
 
     @property
+    def is_working(self) -> bool:
+        """True while a call runs or messages are queued for it."""
+        return self._task is not None and (self._idle is None or bool(self._mailbox.items))
+
+    @property
     def is_busy(self) -> bool:
         """True while a call runs or messages are queued for it, but inside of its own call."""
-        return self._task is not None and (self._idle is None or bool(self._mailbox.items)) and not self.is_caller()
+        return self.is_working and not self.is_caller()
 
     def quiet(self) -> asyncio.Future[None]:
         """A future that is done when it has handled everything for now, or has ended."""
@@ -334,6 +452,6 @@ class AsyncListener(Listener):
 
     def _tell_quiet(self) -> None:
         for future in self._quiet:
-            if not future.done():
+            if not future.done() and not future.get_loop().is_closed():
                 future.set_result(None)
         self._quiet.clear()

@@ -6,12 +6,15 @@ import asyncio
 from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any, Literal, Protocol, TypeAlias, TypedDict
 
+from ..describe import describe_all
 from ..errors import WrongThread
 from ..event import DeadLetter, Event, Gap
 from ..key import Announced, Deliver, Key, is_subset
 from ..log import Logger
+from .callables import truth
 from .life import Life
 from .message_queue import Mailbox, Overflow
+from .notices import Notices
 from .retry import Retry
 from .router import Router
 
@@ -30,7 +33,9 @@ class Owner(Protocol):
     _router: Router[Any]
 
     def _remove(self, registration: Registration, patterns: Iterable[tuple[str, ...]] | None = None) -> None: ...
-    def _report(self, listener: Any, key: Key[Any], message: Any, error: BaseException) -> None: ...
+    def _report(
+        self, listener: Any, key: Key[Any], message: Any, error: BaseException, quietly: bool = False
+    ) -> None: ...
     def _tell(
         self, what: Announced, registration: Registration, message: Any, keys: Iterable[Key[Any]] | None
     ) -> None: ...
@@ -201,6 +206,9 @@ class Registration:
         mailbox.put_event(event, bounded)
         return True
 
+    def returned(self, event: Event[Any], result: object, /) -> None:
+        """Judge what a user's function returned; here there is none."""
+
     def _take(self, event: Event[Any]) -> None:
         """Take a message, with its metadata, that was found to be for it; it has no queue."""
         raise NotImplementedError
@@ -212,9 +220,8 @@ class Registration:
         if self._where is None and not self._once:
             return deliver
 
-        def pass_on(key: Key[Any], message: Any) -> None:
-            if self._admits(key, message):
-                deliver(key, message)
+        def pass_on(key: Key[Any], message: Any) -> object:
+            return deliver(key, message) if self._admits(key, message) else None
 
         return pass_on
 
@@ -222,7 +229,7 @@ class Registration:
         """True if a message is for it, which a listener for one message is then no more."""
         if self._where is not None:
             try:
-                wanted = bool(self._where(key, message))
+                wanted = truth(self._where(key, message), self._where, "where")
             except WrongThread:
                 raise  # then the hub counts it as missed
             except BaseException:
@@ -240,14 +247,15 @@ class Registration:
 
     def wants(self, event: Event[Any]) -> bool:
         """What `where` says of an event, if there is one."""
-        return self._where is None or bool(self._where(*event))
+        return self._where is None or truth(self._where(*event), self._where, "where")
 
     def _use_up(self) -> None:
         """Remove it before the message that it was there for is handed over."""
         self._hub._remove(self)
 
-    def _removed(self) -> None:
-        """Let go of what was queued or running; the hub has just removed it."""
+    def _removed(self) -> Notices:
+        """Let go of what was queued or running, being removed; return who is to be notified when that is done."""
+        return []
 
     # What the mailbox tells
 
@@ -266,7 +274,7 @@ class Registration:
         self._patterns = ()
 
     def __repr__(self) -> str:
-        patterns = ", ".join(map(repr, self._patterns))
+        patterns = describe_all(self._patterns)
         closed = " closed" if self.closed else ""
         return f"<{type(self).__name__} {patterns}{closed}>"
 
@@ -275,6 +283,8 @@ class Removal:
     """What removing returns: awaited, it ends when the tasks that were removed have. Awaiting is optional."""
 
     __slots__ = ("_tasks",)
+
+    awaiting_is_optional = True  # a listener may return it
 
     def __init__(self, tasks: Iterable[asyncio.Task[None]] = ()) -> None:
         self._tasks = tuple(tasks)

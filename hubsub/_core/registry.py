@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from inspect import iscoroutinefunction
 from itertools import count
 from typing import Any, TypedDict, Unpack, get_args
 
+from ..describe import describe
 from ..errors import HubClosed, InvalidListener
 from ..event import DeadLetter, Event, ListenerFailure
 from ..key import NAMESPACE, PLUS, STAR, Announced, Key, Patterns, as_patterns, escaped
 from .asking import AsyncResponder, Responder
+from .callables import checked_function, checked_listener
+from .checks import count as count_of
+from .checks import member, options_of
 from .concurrency import ConcurrentListener
 from .exchange import Exchange
 from .history import History
 from .life import Life
 from .listener import AsyncListener, Listener
 from .message_queue import Overflow
-from .registration import AsyncOptions, Bookkeeper, QueueOptions, Registration, Where
+from .notices import Notices, notify
+from .registration import AsyncOptions, Bookkeeper, ListenerOptions, QueueOptions, Registration, Where
 from .retry import Retry
 from .router import Router
 from .routes import Target
@@ -36,6 +40,10 @@ class _Common(TypedDict):
     owner: Bookkeeper | None
 
 
+# What may be said of a listener, by name.
+LISTENER_OPTIONS = ("event", "where", *ListenerOptions.__annotations__)
+
+
 class Registry(Exchange):
     """Keeps the registrations of a hub, and makes the listeners among them."""
 
@@ -49,8 +57,8 @@ class Registry(Exchange):
         overflow: Overflow,
     ) -> None:
         super().__init__(router, life, on_error)
-        self.maxsize = at_least_one(maxsize, "maxsize")
-        self.overflow = Overflow(overflow)
+        self.maxsize = count_of(maxsize, "maxsize")
+        self.overflow = member(overflow, "overflow", Overflow)
         self._history = History(self._retention_changed)
         self._registered: dict[Registration, None] = {}
         self._order = count(1)
@@ -64,7 +72,7 @@ class Registry(Exchange):
         self,
         patterns: Patterns,
         function: Callable[..., Any],
-        asynchronous: bool,
+        asynchronous: bool | None,
         *,
         event: bool = False,
         where: Where | None = None,
@@ -73,8 +81,12 @@ class Registry(Exchange):
         responding: bool = False,
         **options: Unpack[AsyncOptions],
     ) -> Listener:
-        if not callable(function):
-            raise InvalidListener(function, "a listener is a function, or anything that can be called")
+        looks_async = checked_listener(function, event=event)
+        if asynchronous is None:
+            asynchronous = looks_async
+        elif looks_async and not asynchronous:
+            raise InvalidListener(function, "this is an async function; add it with add_async_listener or add_listener")
+        options_of(options, LISTENER_OPTIONS, "a listener")
         named = as_patterns(patterns)
         common: _Common = {"event": event, "where": predicate(where), "once": once, "owner": owner}
         listener: Listener
@@ -98,10 +110,9 @@ class Registry(Exchange):
         retry: Retry | None = None,
         **options: Unpack[QueueOptions],
     ) -> AsyncListener:
-        if not isinstance(concurrency, int) or concurrency < 1:
-            raise ValueError(f"concurrency is a number of calls, at least 1, not {concurrency!r}")
+        concurrency = count_of(concurrency, "concurrency", "calls")
         if not isinstance(retry, Retry | None):
-            raise ValueError(f"retry is a hubsub.Retry, not {retry!r}")
+            raise ValueError(f"retry is a hubsub.Retry, not {describe(retry)}")
         queue = self._queue(**options)
         if responding:
             if concurrency > 1 or retry is not None:
@@ -114,8 +125,8 @@ class Registry(Exchange):
     def _queue(self, maxsize: int | None = None, overflow: Overflow | None = None) -> _Queue:
         """The options of a queue, complete."""
         return {
-            "maxsize": self.maxsize if maxsize is None else at_least_one(maxsize, "maxsize"),
-            "overflow": self.overflow if overflow is None else Overflow(overflow),
+            "maxsize": self.maxsize if maxsize is None else count_of(maxsize, "maxsize"),
+            "overflow": self.overflow if overflow is None else member(overflow, "overflow", Overflow),
         }
 
     # Adding and removing
@@ -134,19 +145,16 @@ class Registry(Exchange):
         if self._life.state != "open":
             raise HubClosed(self, closing=self._life.state == "closing")
         replay: list[Event[Any]] = []
-        if history:
-            at_least_one(history, "history")
+        if history or history is False:
+            history = count_of(history, "history")
             self._history.check(patterns)
             replay = self._history.select(patterns, history, () if registration.closed else registration._patterns)
-            replay = [event for event in replay if registration.wants(event)]
         if registration.closed:
             registration._reopened()
+            self._router.reordered = True
         if registration not in self._registered:
             self._registered[registration] = None
             registration.order = next(self._order)
-        if replay and registration.mailbox is not None:
-            registration.mailbox.replay(replay)
-            registration.counted += len(replay)
         registration._patterns += tuple(patterns)
         if len(registration._patterns) > 1:
             self._router.several = True
@@ -156,29 +164,55 @@ class Registry(Exchange):
             registration._owner._note(registration, patterns)
         for changed in self._followers:
             changed(patterns)
+        if replay:
+            try:
+                self._replay(registration, replay)
+            except BaseException:
+                self._remove(registration, patterns)
+                raise
         if self._watchers:
             self._announce_changes("addedSubscriber", added)
+
+    def _replay(self, registration: Registration, events: Iterable[Event[Any]]) -> None:
+        """Have a new registration begin with what its `where` wants of these; an error in there is its own failure."""
+        wanted = []
+        for event in events:
+            registration.counted += 1
+            try:
+                if registration.wants(event):
+                    wanted.append(event)
+                    continue
+            except BaseException as error:
+                interrupt = self._failure(registration, *event, error)
+                if interrupt is not None:
+                    raise interrupt from None
+            registration.filtered += 1
+        if registration.mailbox is not None:
+            registration.mailbox.replay(wanted)
 
     def _remove(self, registration: Registration, patterns: Iterable[tuple[str, ...]] | None = None) -> None:
         """Take it off these patterns, or off all; off its last one it is closed."""
         self._life.check_thread()
         patterns = registration._patterns if patterns is None else tuple(patterns)
         left = tuple(pattern for pattern in registration._patterns if pattern not in patterns)
+        if left:
+            registration._patterns = left
+        else:
+            registration.closed = True
         removed = [(pattern, self._router.remove(pattern, registration)) for pattern in patterns]
         self._watchers -= sum(map(_may_be_meta, patterns))
-        self._silence(registration, left)
+        self._router.withdraw(registration, left)
+        notices: Notices = []
         if not left:
-            registration.closed = True
             del self._registered[registration]
-            registration._removed()
-        else:
-            registration._patterns = left
+            notices = registration._removed()
         if registration._owner is not None:
             registration._owner._forget(registration, patterns)
         for changed in self._followers:
             changed(patterns)
         if self._watchers and self._life.state != "closed":
-            self._announce_changes("removedSubscriber", removed)
+            notices.append(partial(self._announce_changes, "removedSubscriber", removed))
+        notify(notices)
 
     def _observe(self, patterns: Sequence[tuple[str, ...]], more: int) -> None:
         """Make the routes of these patterns anew, since observers of theirs came or went."""
@@ -207,33 +241,25 @@ class Registry(Exchange):
             self._announce(Key(NAMESPACE, "deadLetter", *letter.key), letter)
 
 
-def is_async(function: object) -> bool:
-    """True if calling `function` makes a coroutine: a coroutine function, a partial of one, or such a `__call__`."""
-    while isinstance(function, partial):
-        function = function.func
-    return iscoroutinefunction(function) or iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
-
-
-def at_least_one(number: int, name: str) -> int:
-    """Return a number of messages that is given as the option `name`.
+def decorated(patterns: Patterns, decorator: str) -> list[tuple[str, ...]]:
+    """Return the patterns that a decorator is given, which may be the function instead.
 
     Raises:
-        ValueError: It is none.
+        InvalidListener: It is.
+        InvalidKey: A pattern cannot be subscribed to.
     """
-    if not isinstance(number, int) or number < 1:
-        raise ValueError(f"{name} is a number of messages, at least 1, not {number!r}")
-    return number
+    if callable(patterns):
+        raise InvalidListener(patterns, f"name what to listen to, @hub.{decorator}(pattern)")
+    return as_patterns(patterns)
 
 
 def predicate(where: Where | None) -> Where | None:
     """Return what is given as `where=`.
 
     Raises:
-        ValueError: It cannot be called.
+        InvalidFunction: It is no plain function of key and message.
     """
-    if where is not None and not callable(where):
-        raise ValueError(f"where is a function of key and message, not {where!r}")
-    return where
+    return None if where is None else checked_function(where, "where", "key", "message")
 
 
 def _may_be_meta(pattern: tuple[str, ...]) -> bool:

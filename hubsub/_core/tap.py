@@ -7,6 +7,7 @@ from collections.abc import Callable
 from time import time as now
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..describe import describe_all
 from ..event import Event, Meta
 from ..key import Key, is_subset
 from .routes import Observer
@@ -103,5 +104,5 @@ class Tap:
         self.close()
 
     def __repr__(self) -> str:
-        patterns = ", ".join(map(repr, self._patterns))
+        patterns = describe_all(self._patterns)
         return f"<Tap {patterns} recorded={len(self._records)}{' closed' if self.closed else ''}>"

@@ -195,7 +195,7 @@ async def metadata_travels_with_a_message(make: Make) -> None:
         plain, event = (each.meta for each in two.events)
         assert plain is not None
         assert event is not None
-        assert plain.source == one.hub.origin
+        assert plain.source == one.hub.border.origin
         assert plain.id is not None
         assert abs((plain.time or 0) - now()) < 60
         assert plain.hops == 1

@@ -22,8 +22,7 @@ from brokers.kafka_server import Kafka
 from brokers.proxy import Proxy
 from brokers.redis_server import Redis
 from hubsub import DeliveryError, Gap, Hub, Key
-from hubsub.bridges import Bridge
-from hubsub.bridges.relay.bridge import adapter_for
+from hubsub.bridges import Bridge, adapter_for
 from hubsub.testing.conformance import Site, Sites, sites
 
 ALL: Key[Any] = Key("*")

@@ -7,20 +7,21 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
-from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..._core.life import outlast
 from ...codec import Codec
-from ...describe import describe_error
-from ...errors import BridgeClosed, BridgeNotReady, BrokerBusy, UnknownScheme
+from ...errors import BridgeClosed, BridgeNotReady, BrokerBusy
 from ...event import Event, ListenerFailure
 from ...hub import Hub
-from ...key import NAMESPACE, Key, KeyLike, Patterns, as_patterns, publishable
+from ...key import NAMESPACE, Key, KeyLike, Patterns, as_patterns, overlaps, publishable
 from ...log import Episode, Logger
 from ..adapter import Adapter, Features, Record
+from ..schemes import adapter_for
 from .connection import Connection, Parts, Timing
+from .health import Health, Leftover, State
 from .interest import Interest
+from .outage import Outage
 from .plan import Backoff, Plan, Start, Unclaimed, named
 from .receiver import Receiver
 from .replies import OpenRequests
@@ -31,65 +32,6 @@ from .wire import Wire
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
-
-State = Literal["new", "connecting", "up", "down", "closed", "failed"]
-
-
-class Health(NamedTuple):
-    """How a bridge fares, at a moment."""
-
-    state: State
-    """"failed" if its adapter is broken: then it does not try again, and `last_error` says why."""
-    since: float
-    """When it came to that state, in seconds since the epoch."""
-    last_received: float | None
-    """When something came last, in seconds since the epoch."""
-    outbox_messages: int
-    """Messages that wait to be sent."""
-    outbox_bytes: int
-    """Bytes of those which are encoded."""
-    oldest_age: float | None
-    """Seconds since the one that waits longest was encoded; None if there is none."""
-    sent: int
-    """Messages that the broker has taken."""
-    received: int
-    """Messages that came into the hub."""
-    in_flight: int
-    """Messages that came and are not finished."""
-    lag: int | None
-    """Messages at the broker that had not come when something came last; None if the adapter does not know."""
-    reconnects: int
-    """Connections but for the first."""
-    gaps: int
-    """Gaps that were told to subscribers."""
-    echoes: int
-    """Own messages that came back, and went no further."""
-    duplicates: int
-    """Messages that came again, and went no further."""
-    failures: int
-    """Attempts that ended with a listener's failure."""
-    dead_letters: int
-    """Messages that were given up."""
-    unclaimed: int
-    """Messages that nobody was subscribed to."""
-    undecodable: int
-    """Messages that came and could not be decoded, or not be published here."""
-    unclear: int
-    """Messages that were sent again because nobody knew whether they had been; they may have come twice."""
-    refused: int
-    """Messages that could not be sent at all."""
-    last_error: BaseException | None
-    """Why it is not connected, or was not."""
-
-
-class Leftover(NamedTuple):
-    """What a bridge could not finish before it was closed."""
-
-    unsent: int
-    """Messages that the broker did not get."""
-    unfinished: int
-    """Messages that came and were not handled; a durable broker delivers them again, to another member of a group at
-    once."""
 
 
 class Bridge:
@@ -153,6 +95,7 @@ class Bridge:
     DEAF = 3.0
     DEAF_PULLING = 5.0
     STUCK = 5.0
+    LEAVE = 1.5
     # How often an error may come that only a bug explains, with nothing sent or heard in between.
     MOST_BUGS = 3
 
@@ -262,7 +205,6 @@ class Bridge:
         self._connections = self._refused_count = 0
         self._last_error: BaseException | None = None
         self._living: asyncio.Task[None] | None = None
-        self._packing: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[Leftover] | None = None
         self._connection: Connection | None = None
         self._is_stopping = False
@@ -330,8 +272,7 @@ class Bridge:
             loop = asyncio.get_running_loop()
             self._become("connecting")
             self._wire.source = self.hub.border.origin  # another one in a fork
-            if self._parts.sender.outbox is not None:
-                self._packing = loop.create_task(self._parts.sender.pack(), name=f"packing of {self._log.name}")
+            self._parts.sender.start()
             self._living = loop.create_task(self._live(), name=self._log.name)
 
     def opened(self) -> None:
@@ -518,6 +459,24 @@ class Bridge:
                 self._connection.changed()
             self._parts.receiver.durable.changed()
 
+    def arrival(self, key: Key[Any]) -> str | None:
+        """Describe how messages of a key or pattern come by it, and what became of all that came."""
+        patterns = [pattern for pattern in self.incoming if overlaps(key, pattern)]
+        if not patterns or key[0] == NAMESPACE:
+            return None
+        receiver = self._parts.receiver
+        figures = {
+            "received": receiver.received,
+            "suppressed as duplicates": receiver.duplicates,
+            "own echoes": receiver.echoes,
+            "refused": receiver.undecodable,
+            "dead letters": receiver.durable.dead_letters,
+        }
+        told = [f"{name} {figure}" for name, figure in figures.items() if figure or name == "received"]
+        place = f"namespace {self._plan.namespace!r}" + (f", prefix {self._plan.prefix!r}" if self._plan.prefix else "")
+        where = ", ".join(map(repr, patterns))
+        return f"a bridge to {self.adapter!r} ({place}), {self._state}, on {where}: {', '.join(told)}"
+
     def _tell_neighbours(self) -> None:
         for bridge in self._shared.bridges:
             if bridge is not self:
@@ -571,11 +530,13 @@ class Bridge:
         if self._connection is not None:
             self._connection.is_stopping = True
 
-    async def close(self, timeout: float = 5.0) -> Leftover:
+    async def close(self, timeout: float | None = None) -> Leftover:
         """Stop reading, finish what is in hand, send what is queued, acknowledge, and let go, within `timeout` seconds.
 
-        What a member of a group could not finish goes to the others at once. Returns what could not be finished; it is
-        logged too. Closing twice is safe.
+        By default it has the time that the hub gives its listeners, `drain`, and if that is over already, because other
+        things were closed right before it, 2 s. Letting go takes another 1.5 s at most. What a member of a group could
+        not finish goes to the others at once. Returns what could not be finished; it is logged too. Closing twice is
+        safe.
         """
         if self._closing is not None:
             # By its hub, perhaps, which else would start it again.
@@ -594,7 +555,10 @@ class Bridge:
         """Wait until it is closed, by whomever."""
         await self._gone.wait()
 
-    async def _close(self, timeout: float) -> Leftover:
+    async def _close(self, timeout: float | None) -> Leftover:
+        loop = asyncio.get_running_loop()
+        grace = self.hub.border.grace()
+        until = grace.sent(loop.time()) if timeout is None else loop.time() + timeout
         self._is_stopping = True
         if self._connection is not None:
             self._connection.is_stopping = True
@@ -603,41 +567,50 @@ class Bridge:
         was_started = self._living is not None
         if self._living is not None and not self._living.done():
             with suppress(TimeoutError):
-                async with asyncio.timeout(timeout):
+                async with asyncio.timeout_at(until):
                     while durable.unfinished and not durable.is_holding:
                         await durable.progress()
                     await sender.flush()
                     while durable.to_ack:
                         await durable.progress()
         await durable.end()
-        await self._hand_back()
+        until = loop.time() + self.LEAVE
+        await self._hand_back(self.LEAVE / 3)
         left = Leftover(sender.give_up(), durable.unfinished)
-        if self._connection is not None:
-            self._connection.is_ending = True
-        for task in (self._living, self._packing):
-            if task is not None:
-                task.cancel()
-                await asyncio.wait([task])
+        await self._let_go(until)
         if was_started:
             # Between two connections there is none to be let go of, but perhaps what outlives them.
             with suppress(Exception):
-                await asyncio.wait_for(self.adapter.close(), self.CONNECT)
+                await asyncio.wait_for(self.adapter.close(), max(0.1, until - loop.time()))
         self._become("closed")
         self._gone.set()
         if not self._was_closed_by_hub:
             self._stay_closed()
         self._shared.bridges.remove(self)
         self._tell_neighbours()
+        grace.ended = loop.time()
         if any(left):
             self._log.warning("%r closed with %d messages unsent and %d unfinished", self, *left)
         return left
 
-    async def _hand_back(self) -> None:
+    async def _let_go(self, until: float) -> None:
+        """End the connection and what goes on beside it, by a time of the loop's clock."""
+        loop = asyncio.get_running_loop()
+        if self._connection is not None:
+            self._connection.is_ending = True
+            self._connection.patience = max(0.1, until - loop.time())
+        if self._living is not None:
+            self._living.cancel()
+            _, stuck = await asyncio.wait([self._living], timeout=max(0.2, until + 0.1 - loop.time()))
+            for task in stuck:
+                self._log.error("%r goes on in spite of being cancelled", task)
+
+    async def _hand_back(self, timeout: float) -> None:
         """Give the others of the group at once what this member will not finish."""
         tokens = self._parts.receiver.durable.tokens
         if tokens and self.group is not None and self._state == "up":
             try:
-                await asyncio.wait_for(self.adapter.hand_back(tokens), self.CONNECT / 5)
+                await asyncio.wait_for(self.adapter.hand_back(tokens), timeout)
             except Exception as error:
                 self._log.warning(
                     "%d messages could not be handed back; others get them later", len(tokens), error=error
@@ -647,58 +620,6 @@ class Bridge:
 # What only a bug explains: the first at once, the others when they come again and again.
 _CERTAIN_BUGS = (NotImplementedError, NameError, SyntaxError)
 _BUGS = (*_CERTAIN_BUGS, TypeError, AttributeError, AssertionError)
-
-
-class Outage:
-    """An interruption: from the first failure until a connection has been of use. Each is one line in the log.
-
-    Args:
-        log: Where that is.
-        lost: What the first line says.
-        found: What the last one says.
-    """
-
-    def __init__(self, log: Logger, lost: str = "not connected, trying again", found: str = "connected again") -> None:
-        self._log = log
-        self._lost = lost
-        self._found = found
-        self._began: float | None = None
-        self.attempts = 0
-        """How often it was tried in vain."""
-
-    @property
-    def seconds(self) -> float:
-        """How long it has lasted."""
-        return 0.0 if self._began is None else time.monotonic() - self._began
-
-    def failed(self, error: BaseException | None) -> None:
-        """A connection was lost, or did not come about."""
-        if self._began is None:
-            self._began = time.monotonic()
-            self._log.warning("%s: %s", self._lost, "it ended" if error is None else describe_error(error))
-        self.attempts += 1
-
-    def over(self) -> None:
-        """Something was sent or heard."""
-        if self._began is not None:
-            self._log.info("%s after %.1f s, at attempt %d", self._found, self.seconds, self.attempts + 1)
-            self._began = None
-            self.attempts = 0
-
-
-def adapter_for(url: str) -> Adapter:
-    """Return the adapter that a URL names by its scheme, among those which are installed.
-
-    Raises:
-        UnknownScheme: There is none.
-        MissingDriver: The package that it needs is not installed.
-    """
-    scheme, colon, _ = url.partition("://")
-    known = {point.name: point for point in entry_points(group="hubsub.adapters")}
-    if not colon or scheme not in known:
-        raise UnknownScheme(scheme if colon else "", sorted(known))
-    make: Callable[[str], Adapter] = known[scheme].load()
-    return make(url)
 
 
 def _is_being_cancelled() -> bool:

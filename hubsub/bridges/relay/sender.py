@@ -6,14 +6,15 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import count, islice
 from time import time as now
 from typing import Any, TypeAlias
 
 from ..._core.asking import ReplyAddress
-from ..._core.message_queue import Hole
-from ..._core.outbox import Outbox
-from ...errors import BridgeError, BrokerBusy, EncodeError, HubsubError, PayloadTooLarge, SubscriptionClosed
+from ..._core.gaps import Hole
+from ..._core.outbox import Item, Outbox
+from ...errors import BridgeError, BrokerBusy, EncodeError, HubsubError, PayloadTooLarge
 from ...event import Event, Gap, Meta
 from ...hub import Hub
 from ...key import NAMESPACE, Key
@@ -21,6 +22,8 @@ from ..adapter import Adapter, Features, Record
 from .plan import GAPS, Plan
 from .replies import OpenRequests
 from .wire import BEAT, GAP, MESSAGE, Notice, Wire, time_text
+
+as_tuple = tuple.__new__
 
 FULL = "outbox full"
 """The reason of the gap where an outbox dropped messages."""
@@ -31,38 +34,31 @@ Refused: TypeAlias = Callable[[Key[Any], Any, Exception], None]
 class Outgoing:
     """An encoded message on its way."""
 
-    __slots__ = ("address", "blame", "event", "headers", "key", "payload", "sequence", "size", "time")
+    __slots__ = ("blame", "event", "key", "record", "size", "time")
 
-    def __init__(
-        self, key: Key[Any], address: Key[Any], payload: bytes, headers: Mapping[str, str], time: float
-    ) -> None:
+    def __init__(self, key: Key[Any], record: Record, time: float) -> None:
         self.key = key
-        self.address = address
-        self.payload = payload
-        self.headers = headers
-        self.size = len(payload)
+        self.record = record
+        self.size = len(record.payload)
         self.time = time
-        # Set when it is sent for the first time: records are numbered in the order in which they are sent.
-        self.sequence = 0
         # The event, if somebody waits to be told of it.
         self.event: Event[Any] | None = None
         # How often the connection was lost while it was being sent alone.
         self.blame = 0
 
-    @property
-    def record(self) -> Record:
-        return Record(self.address, self.payload, self.headers, self.sequence)
-
 
 class Omission(Hole):
-    """Stands among what is on its way, where messages were dropped; it leaves as the notice of a gap."""
+    """Stands among what is on its way, where messages were dropped; it leaves as the notice of a gap.
+
+    It has the number of the last of them, so that records are numbered in the order in which they are sent. If that one
+    was sent before it was dropped, and the broker has it after all, it has all before it too: then nothing is missing,
+    and the broker takes the notice for a record that it has.
+    """
 
     __slots__ = ("sequence",)
 
     def __init__(self) -> None:
         super().__init__(FULL, 0)
-        # That of the last message dropped, if that was sent before, perhaps in vain. If the broker has it after all, it
-        # has all before it too: then nothing is missing, and the broker takes the notice for one that it has.
         self.sequence = 0
 
 
@@ -109,6 +105,7 @@ class Sender:
         self._wire = wire
         self._features = features
         self._max_payload = features.max_payload
+        self._at_broker = plan.at_broker if plan.prefix else None
         self._requests = requests
         self._refused = refused
         self._sequence = count(1)
@@ -119,6 +116,7 @@ class Sender:
         self._has_beat = False
         self._most = self.BATCH
         self._most_bytes = 1 << 20
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._news: asyncio.Future[None] | None = None
         self._empty: list[asyncio.Future[None]] = []
         self.bytes = 0
@@ -133,8 +131,14 @@ class Sender:
         """Calls of the adapter that have succeeded."""
         self.outbox: Outbox | None = None
         if plan.outgoing:
-            take = self._take if plan.encode_now else None
-            self.outbox = hub.border.outbox(list(plan.outgoing), plan.outbox, self._shed, plan.diverted, name, take)
+            self.outbox = hub.border.outbox(
+                list(plan.outgoing),
+                plan.outbox,
+                ready=self.pack if plan.encode_now else self._pack_soon,
+                shed=self._shed_for_room,
+                diverts=plan.diverted,
+                name=name,
+            )
 
     @property
     def pending(self) -> int:
@@ -149,65 +153,65 @@ class Sender:
 
     # Packing
 
-    async def pack(self) -> None:
-        """Encode what is published, as it comes, connected or not. Ends when the outbox is closed."""
-        assert self.outbox is not None
-        while True:
-            try:
-                batch = await self.outbox.get_batch(self.BATCH)
-            except SubscriptionClosed:
-                return
-            time = now()
-            text = time_text(time)
-            for event in batch:
-                if isinstance(event, Gap):
-                    omission = self._omit(len(self._queue))
-                    omission.merge(Hole.of(event._replace(reason=FULL)))
-                    omission.sequence = 0
-                else:
-                    self._pack(event, time, text)
-            self._packed()
+    def start(self) -> None:
+        """Encode what is published, as it comes, connected or not."""
+        self._loop = asyncio.get_running_loop()
+        if self.outbox is not None and self.outbox.pending:
+            self._pack_soon()
 
-    def _take(self, event: Event[Any]) -> None:
-        """Encode a message in its publish."""
-        if self._messages >= self._plan.outbox:
-            self._shed()
+    def _pack_soon(self) -> None:
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon(self.pack)
+
+    def pack(self) -> None:
+        """Encode what is in the outbox."""
+        outbox = self.outbox
+        assert outbox is not None
         time = now()
-        self._pack(event, time, time_text(time))
-        self._packed()
-
-    def _packed(self) -> None:
-        while self.bytes > self._plan.outbox_bytes and self._shed():
-            pass
+        text = time_text(time)
+        for item in outbox.queue.take(self.BATCH):
+            if isinstance(item, Gap):
+                omission = self._omit(len(self._queue))
+                omission.merge(Hole.of(item._replace(reason=FULL)))
+                omission.sequence = next(self._sequence)
+            else:
+                self._pack(item, time, text)
+        while self.bytes > self._plan.outbox_bytes and (tell := self._shed()) is not None:
+            tell()
         self._hold()
         self._wake()
+        if outbox.pending:
+            self._pack_soon()
 
-    def _pack(self, event: Event[Any], time: float, text: str) -> None:
-        key, message = event[0], event[1]
-        meta = event.meta
+    def _pack(self, item: Item, time: float, text: str) -> None:
+        key, message = item[0], item[1]
+        event = item if isinstance(item, Event) else None
+        meta = None if event is None else event.meta
         try:
             if meta is None:
                 # One that leaves by several bridges has got its name in the publish: the same for all.
-                id = event[2] if len(event) == 3 else self._border.mint_id()
+                id = item[2] if len(item) == 3 else self._border.mint_id()
                 payload, headers = self._wire.pack_plain(key, message, id, text)
-                exact = False
+                if self._max_payload is not None and len(payload) + self.PLAIN_HEADERS > self._max_payload:
+                    self._check_size(key, payload, headers)
             else:
                 payload, headers = self._wire.pack(MESSAGE, key, message, self._outward(key, meta))
-                exact = True
-            self._check_size(key, payload, headers, exact)
+                self._check_size(key, payload, headers)
         except Exception as error:
             self._refuse(key, message, event, error)
             return
-        outgoing = Outgoing(key, self._plan.at_broker(key), payload, headers, time)
-        if event.confirmed is not None or (meta is not None and meta.reply_to is not None):
+        address = key if self._at_broker is None else self._at_broker(key)
+        record: Record = as_tuple(Record, (address, payload, headers, next(self._sequence), False))
+        outgoing = Outgoing(key, record, time)
+        if event is not None and (event.confirmed is not None or (meta is not None and meta.reply_to is not None)):
             outgoing.event = event
         self._queue.append(outgoing)
         self._messages += 1
         self.bytes += outgoing.size
 
-    def _check_size(self, key: Key[Any], payload: bytes, headers: Mapping[str, str], exact: bool) -> None:
+    def _check_size(self, key: Key[Any], payload: bytes, headers: Mapping[str, str]) -> None:
         most = self._max_payload
-        if most is None or (not exact and len(payload) + self.PLAIN_HEADERS <= most):
+        if most is None:
             return
         size = len(payload) + sum(len(name.encode()) + len(value.encode()) for name, value in headers.items())
         if size > most:
@@ -237,7 +241,7 @@ class Sender:
             PayloadTooLarge: The broker takes no message of that size.
         """
         payload, headers = self._wire.pack_plain(key, message, self._border.mint_id(), time_text(now()))
-        self._check_size(key, payload, headers, True)
+        self._check_size(key, payload, headers)
         return Record(self._plan.at_broker(key), payload, headers)
 
     def _refuse(self, key: Key[Any], message: Any, event: Event[Any] | None, error: Exception) -> None:
@@ -248,25 +252,32 @@ class Sender:
 
     # Bounds
 
-    def _shed(self) -> bool:
-        """Drop the oldest message that is not just being sent; return whether there was one."""
+    def _shed(self) -> Callable[[], object] | None:
+        """Drop the oldest message that is not just being sent; return what tells whoever waits for it.
+
+        Returns None if there is no such message.
+        """
         queue, at = self._queue, self._in_hand
         while at < len(queue) and isinstance(queue[at], Omission):
             at += 1
         if at == len(queue):
-            return False
+            return None
         dropped = queue[at]
         assert isinstance(dropped, Outgoing)
         omission = self._omit(at)
         del queue[at if queue[at] is dropped else at + 1]
         omission.add(dropped.key)
-        omission.sequence = dropped.sequence
+        omission.sequence = dropped.record.sequence
         self._messages -= 1
         self.bytes -= dropped.size
-        if dropped.event is not None:
-            _tell(dropped.event, None, "dropped, the outbox was full")
+        return (
+            _nothing if dropped.event is None else partial(_tell, dropped.event, None, "dropped, the outbox was full")
+        )
+
+    def _shed_for_room(self) -> Callable[[], object] | None:
+        tell = self._shed()
         self._hold()
-        return True
+        return tell
 
     def _omit(self, at: int) -> Omission:
         """The omission that stands before a place in the queue; a new one if there is none that is not in hand."""
@@ -354,7 +365,7 @@ class Sender:
             self._messages -= 1
             self.bytes -= each.size
             if index in refused:
-                self._refuse(each.key, each.payload, each.event, refused[index])
+                self._refuse(each.key, each.record.payload, each.event, refused[index])
             else:
                 self.sent += 1
                 if each.event is not None:
@@ -363,7 +374,7 @@ class Sender:
         self._most = min(2 * self._most, self.BATCH)
 
     def _next_batch(self, first: Outgoing) -> list[Outgoing]:
-        """What is sent next, numbered."""
+        """What is sent next."""
         batch: list[Outgoing] = []
         size = 0
         for each in islice(self._queue, 1 if first.blame else self._most):
@@ -372,8 +383,6 @@ class Sender:
             size += each.size
             if batch and size > self._most_bytes:
                 break
-            if not each.sequence:
-                each.sequence = next(self._sequence)
             batch.append(each)
         return batch
 
@@ -401,7 +410,7 @@ class Sender:
             self._hold()
             why = BridgeError(f"{alone.key!r} costs the connection whenever it is sent: {error}")
             why.__cause__ = error
-            self._refuse(alone.key, alone.payload, alone.event, why)
+            self._refuse(alone.key, alone.record.payload, alone.event, why)
 
     async def _send_omission(self, adapter: Adapter, omission: Omission) -> None:
         """Have the receivers told of what was dropped, in its place."""
@@ -412,8 +421,6 @@ class Sender:
         records = [notice]
         if self._features.durable and not self._features.patterns:
             # Whoever reads a log whole finds it there in its place; the other copy is for the members of groups.
-            if not omission.sequence:
-                omission.sequence = next(self._sequence)
             records.insert(0, notice._replace(sequence=omission.sequence, is_control=False))
         self._in_hand = 1
         try:
@@ -450,7 +457,7 @@ class Sender:
         meta = self._border.mint(meta)._replace(hops=1)
         try:
             payload, headers = self._wire.pack(MESSAGE, to, reply, meta)
-            self._check_size(to, payload, headers, True)
+            self._check_size(to, payload, headers)
         except Exception as error:
             self._refused(key, reply, error)
             text = f"the reply cannot be sent: {type(error).__name__}: {error}"[:1000]
@@ -494,6 +501,10 @@ class Sender:
         if self.outbox is not None:
             self.outbox.close()
         return left
+
+
+def _nothing() -> None:
+    """Nobody waits for it."""
 
 
 def _tell(event: Event[Any], error: Exception | None, why: str) -> None:
