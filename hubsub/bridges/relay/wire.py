@@ -125,7 +125,8 @@ class Wire:
         self._form = _media_type(content_type)
         self._is_json = _is_json(self._form)
         # What the headers of `pack_plain` say of a message, whoever sent it.
-        self._plain = {"ce_type": MESSAGE, "content-type": content_type}.items()
+        plain = {"ce_type": MESSAGE, "content-type": content_type}
+        self._plain = (plain if self._signer is None else {**plain, "ce_specversion": "1.0"}).items()
         self._plain_names = _PLAIN_HEADERS if self._signer is None else _PLAIN_HEADERS | {"ce_signature"}
         # What is signed of the attributes that all plain messages of a source have alike.
         self._constant_of: Callable[[str], str] = cached(lambda source: constant_of(source, MESSAGE, content_type))
@@ -370,8 +371,13 @@ class Wire:
         if signature is not None:
             attributes, others = _parted(headers, headers.get("ce_signedheaders", ""))
             signer.verify(key, signature, in_headers(attributes, others, payload), live)
+            attributes.pop("ce_signedheaders", None)
             return self._unpack_with_headers(key, payload, {**attributes, **others})
-        if payload is not None and payload.startswith(_SIGNATURE_BEGINS):
+        if (
+            payload is not None
+            and payload.startswith(_SIGNATURE_BEGINS)
+            and payload.startswith(b'",', _SIGNATURE_ENDS - 2)
+        ):
             signature = payload[len(_SIGNATURE_BEGINS) : len(_SIGNATURE_BEGINS) + WIDTH].decode("ascii", "replace")
             rest = payload[_SIGNATURE_ENDS:]
             signer.verify(key, signature, in_envelope(rest), live)
@@ -632,7 +638,7 @@ def _parted(headers: Mapping[str, str], signed: str | None) -> tuple[dict[str, s
             others[name] = value
     if signed:
         # One that is missing makes the signature wrong, as one that was changed.
-        others = {name: headers.get(name, "") for name in map(unquote, signed.split(" "))}
+        others = {name: headers[name] for name in map(unquote, signed.split(" ")) if name in headers}
     return attributes, others
 
 
@@ -774,6 +780,8 @@ def _exact_key(text: Any) -> Key[Any]:
         ValueError: It is too long, no key, or one with wildcards.
         TypeError: It is no text.
     """
+    if not isinstance(text, str):
+        raise TypeError(f"{describe(text)} is no text")
     _check_length("key", text, LONGEST_KEY)
     key: Key[Any] = Key.parse(text)
     if key.is_wildcard:
@@ -797,7 +805,7 @@ def _notice(data: Any) -> Notice:
     _check_length("reason", reason, LONGEST_NAME)
     if len(keys or ()) > MOST_KEYS or len(patterns) > 16 * MOST_KEYS:
         raise ValueError("it is a notice of a gap in too many keys")
-    for text in (*(keys or ()), *patterns):
-        _check_length("key", text, LONGEST_KEY)
+    for pattern in patterns:
+        _check_length("pattern", pattern, LONGEST_KEY)
     gap = Gap(reason, count, since, until, None if keys is None else tuple(map(_exact_key, keys)))
     return Notice(gap, tuple(map(Key.parse, patterns)))
