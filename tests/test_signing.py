@@ -4,6 +4,7 @@ import hashlib
 import hmac
 import json
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,7 +27,7 @@ NOW = 1_709_209_800
 def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
     """The time that signers see, to be set."""
     now = [float(NOW)]
-    monkeypatch.setattr(signing.time, "time", lambda: now[0])
+    monkeypatch.setattr(signing, "time", SimpleNamespace(time=lambda: now[0]))
     return now
 
 

@@ -62,6 +62,8 @@ class Signer:
         self._window = window
         self._signed_key = cached(self._sign_key)
         self._heard: dict[str, _Numbers] = {}
+        # The time that was read last: that of many messages is the same.
+        self._heard_moment, self._heard_second = "", 0
         self.renew()
 
     def renew(self) -> None:
@@ -71,30 +73,31 @@ class Signer:
         self._second = -1
         self._time = ""
 
-    def sign(self, key: Key[Any], content: bytes) -> str:
+    def sign(self, key: Key[Any], text: str, data: bytes) -> str:
         """Return a signature as of now.
 
         Args:
             key: As in this process.
-            content: See `in_envelope` and `in_headers`.
+            text: What is signed, up to the data; see `ENVELOPE` and `in_headers`.
+            data: What of it is bytes.
         """
         second = int(time.time())
         if second != self._second:
             self._second = second
             self._time = f"-{second:010x}-"
         head = f"{self._name}-{next(self._numbers):012x}{self._time}"
-        return head + _hmac(self._states[0], b"%b%b%b" % (head.encode(), self._signed_key(key), content))
+        return head + _hmac(self._states[0], _encoded(f"{head}{self._signed_key(key)}{text}") + data)
 
-    def verify(self, key: Key[Any], signature: str, content: bytes, live: bool) -> None:
+    def verify(self, key: Key[Any], signature: str, text: str, data: bytes, live: bool) -> None:
         """Return if it was signed with one of the secrets and, if `live`, within the window, and came never before.
 
         Raises:
             SignatureError: It was not; the error tells why.
         """
-        head, given = signature[:HEAD], signature[HEAD:]
         is_right = False
         if len(signature) == WIDTH and signature.isascii():
-            signed = b"%b%b%b" % (head.encode(), self._signed_key(key), content)
+            signed = _encoded(f"{signature[:HEAD]}{self._signed_key(key)}{text}") + data
+            given = signature[HEAD:]
             for state in self._states:
                 is_right |= compare_digest(_hmac(state, signed), given)
         if not is_right:
@@ -102,10 +105,13 @@ class Signer:
                 key, "its signature is wrong: it is of another secret, namespace or key, or was changed"
             )
         if live:
-            self._check_fresh(key, head)
+            self._check_fresh(key, signature)
 
-    def _check_fresh(self, key: Key[Any], head: str) -> None:
-        name, number, second = head[:16], int(head[17:29], 16), int(head[30:40], 16)
+    def _check_fresh(self, key: Key[Any], signature: str) -> None:
+        name, moment = signature[:16], signature[30:40]
+        if moment != self._heard_moment:
+            self._heard_moment, self._heard_second = moment, int(moment, 16)
+        second = self._heard_second
         age = time.time() - second
         if not -self._window <= age <= self._window:
             when = f"{age:.0f} s ago" if age > 0 else f"{-age:.0f} s from now"
@@ -117,7 +123,7 @@ class Signer:
             heard = self._meet(name)
         if second > heard.second:
             heard.second = second
-        if not heard.add(number):
+        if not heard.add(int(signature[17:29], 16)):
             raise SignatureError(key, "it has come before, and was sent again by somebody", is_replay=True)
 
     def _meet(self, name: str) -> _Numbers:
@@ -129,9 +135,9 @@ class Signer:
         heard = self._heard[name] = _Numbers()
         return heard
 
-    def _sign_key(self, key: Key[Any]) -> bytes:
+    def _sign_key(self, key: Key[Any]) -> str:
         parts = key if key[0] == NAMESPACE else key[self._prefix :]
-        return f"{len(parts)};{''.join(map(_measured, parts))}".encode("utf-8", "surrogatepass")
+        return f"{len(parts)};{''.join(map(_measured, parts))}"
 
 
 class _Numbers:
@@ -169,37 +175,39 @@ class _Numbers:
 # What is signed
 
 
-def in_envelope(rest: bytes) -> bytes:
-    """What is signed of an envelope, given what stands behind the signature."""
-    return b"e" + rest
+ENVELOPE = "e"
+"""What is signed of an envelope, before what stands behind the signature."""
 
 
-def in_headers(attributes: Mapping[str, str], others: Mapping[str, str], payload: bytes | None) -> bytes:
-    """What is signed of a message that has its attributes, with the content type, and others in its headers."""
-    parts = [_measured(attributes[name]) if name in attributes else "-" for name in _PLAIN]
+def in_headers(attributes: Mapping[str, str], others: Mapping[str, str], has_payload: bool) -> str:
+    """What is signed before the payload of a message that has its attributes, with the content type, in its headers."""
+    parts = ["h"]
+    parts += [_measured(attributes[name]) if name in attributes else "-" for name in _PLAIN]
     for headers, names in ((attributes, attributes.keys() - set(_PLAIN)), (others, others.keys())):
         parts.append(f"{len(names)};")
         for name in sorted(names):
             parts += (_measured(name), _measured(headers[name]))
-    return _signed_headers("h" + "".join(parts), payload)
+    return "".join(parts) + ("=" if has_payload else "-")
 
 
-def in_plain_headers(constant: str, id: str, time: str, payload: bytes | None) -> bytes:
-    """The same of one that has the plain attributes and nothing else, given `constant_of` those that stay."""
-    return _signed_headers(f"{constant}{len(id)}:{id}{len(time)}:{time}0;0;", payload)
+def in_plain_headers(constant: str, id: str, time: str) -> str:
+    """The same for one that has just the plain attributes and a payload, given the `constant_of` its source."""
+    return f"{constant}{len(id)}:{id}{len(time)}:{time}0;0;="
 
 
 def constant_of(source: str, type: str, content_type: str) -> str:
-    """What is signed of the attributes that are the same for all plain messages of a sender."""
+    """What is signed of the attributes that are the same for all plain messages of a source."""
     return f"h{_measured('1.0')}{_measured(source)}{_measured(type)}{_measured(content_type)}"
 
 
 _PLAIN = ("ce_specversion", "ce_source", "ce_type", "content-type", "ce_id", "ce_time")
 
 
-def _signed_headers(text: str, payload: bytes | None) -> bytes:
-    encoded = text.encode("utf-8", "surrogatepass")
-    return encoded + b"-" if payload is None else b"%b=%b" % (encoded, payload)
+def _encoded(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogatepass")
 
 
 def _measured(text: str) -> str:
@@ -208,6 +216,9 @@ def _measured(text: str) -> str:
 
 # HMAC (RFC 2104) by its two hashes, each of which has got its half of the secret, and is copied for a message.
 # `hmac.digest` begins with the secret every time, which takes longer than all the rest of a short message.
+
+
+_DIGITS = WIDTH - HEAD
 
 
 def _keyed(secret: bytes, start: bytes) -> _HmacState:
@@ -221,11 +232,12 @@ def _keyed(secret: bytes, start: bytes) -> _HmacState:
 
 
 def _hmac(state: _HmacState, message: bytes) -> str:
-    inner, outer = state[0](), state[1]()
+    copy_inner, copy_outer = state
+    inner, outer = copy_inner(), copy_outer()
     inner.update(message)
     outer.update(inner.digest())
     digest: str = outer.hexdigest()
-    return digest[: WIDTH - HEAD]
+    return digest[:_DIGITS]
 
 
 def _each_of(secrets: Secrets) -> list[bytes]:

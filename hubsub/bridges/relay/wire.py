@@ -20,7 +20,8 @@ from ...errors import DecodeError, EncodeError, SignatureError
 from ...event import Gap, Meta
 from ...key import Key
 from ..address import cached
-from .signing import WIDTH, Secrets, Signer, constant_of, in_envelope, in_headers, in_plain_headers
+from .signing import ENVELOPE as SIGNED_ENVELOPE
+from .signing import WIDTH, Secrets, Signer, constant_of, in_headers, in_plain_headers
 
 MESSAGE = "hubsub.message"
 """The type of what was published; any type that is not ours is a message too."""
@@ -146,6 +147,7 @@ class Wire:
         self._before_id = f'{own}"type":"{MESSAGE}","datacontenttype":{json.dumps(self.codec.content_type)},"id":"'
         self._ce = {"ce_specversion": "1.0", "ce_source": source, **dict(self._plain)}
         self._ce_size = _bytes_of(self._ce) + len("ce_id") + len("ce_time")
+        self._constant = self._constant_of(source)
         if self._signer is not None:
             self._ce_size += len("ce_signature") + WIDTH
             self._signer.renew()
@@ -177,8 +179,7 @@ class Wire:
         if self.headers:
             headers = {**self._ce, "ce_id": id, "ce_time": time}
             if self._signer is not None:
-                content = in_plain_headers(self._constant_of(self._source), id, time, data)
-                headers["ce_signature"] = self._signer.sign(key, content)
+                headers["ce_signature"] = self._signer.sign(key, in_plain_headers(self._constant, id, time), data)
             return data, headers
         name = "data"
         if not self._is_json:
@@ -286,7 +287,7 @@ class Wire:
         """Put the signature in front, so that it can be of all that stands behind it."""
         assert self._signer is not None
         rest = payload[1:]
-        return b'%b%b",%b' % (_SIGNATURE_BEGINS, self._signer.sign(key, in_envelope(rest)).encode(), rest)
+        return b'%b%b",%b' % (_SIGNATURE_BEGINS, self._signer.sign(key, SIGNED_ENVELOPE, rest).encode(), rest)
 
     def _sign_headers(self, key: Key[Any], payload: bytes, headers: dict[str, str]) -> dict[str, str]:
         assert self._signer is not None
@@ -294,7 +295,7 @@ class Wire:
         if others:
             # So that a broker can add some of its own.
             attributes["ce_signedheaders"] = " ".join(quote(name, safe="") for name in others)
-        signature = self._signer.sign(key, in_headers(attributes, others, payload))
+        signature = self._signer.sign(key, in_headers(attributes, others, True), payload)
         return {**attributes, **others, "ce_signature": signature}
 
     def renewed(self, key: Key[Any], payload: bytes, headers: Mapping[str, str]) -> Packed:
@@ -343,8 +344,8 @@ class Wire:
                 # What `pack_plain` has made.
                 id, source, time = headers["ce_id"], headers["ce_source"], headers["ce_time"]
                 if self._signer is not None:
-                    content = in_plain_headers(self._constant_of(source), id, time, payload)
-                    self._signer.verify(key, headers["ce_signature"], content, live)
+                    text = in_plain_headers(self._constant_of(source), id, time)
+                    self._signer.verify(key, headers["ce_signature"], text, payload, live)
                 if len(id) > LONGEST_NAME or len(source) > LONGEST_NAME or len(time) > LONGEST_TIME:
                     return self._unpack_attributes(key, payload, headers)
                 meta = as_tuple(Meta, (id, source, _seconds_of(time), _NO_HEADERS, 1, *_NO_MORE))
@@ -370,7 +371,7 @@ class Wire:
         signature = headers.get("ce_signature") if headers else None
         if signature is not None:
             attributes, others = _parted(headers, headers.get("ce_signedheaders", ""))
-            signer.verify(key, signature, in_headers(attributes, others, payload), live)
+            signer.verify(key, signature, in_headers(attributes, others, payload is not None), payload or b"", live)
             attributes.pop("ce_signedheaders", None)
             return self._unpack_with_headers(key, payload, {**attributes, **others})
         if (
@@ -380,7 +381,7 @@ class Wire:
         ):
             signature = payload[len(_SIGNATURE_BEGINS) : len(_SIGNATURE_BEGINS) + WIDTH].decode("ascii", "replace")
             rest = payload[_SIGNATURE_ENDS:]
-            signer.verify(key, signature, in_envelope(rest), live)
+            signer.verify(key, signature, SIGNED_ENVELOPE, rest, live)
             return self._unpack_alone(key, b"{" + rest)
         raise SignatureError(key, "it is not signed, and this bridge has a secret=")
 
