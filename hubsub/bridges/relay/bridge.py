@@ -27,6 +27,7 @@ from .receiver import Receiver
 from .replies import OpenRequests
 from .seen import HubBridges
 from .sender import Sender
+from .signing import Secrets
 from .wire import Wire
 
 if TYPE_CHECKING:
@@ -76,6 +77,8 @@ class Bridge:
         namespace: The first part of every address at the broker; empty to join channels that exist.
         prefix: What the keys begin with here, and not at the broker; all patterns begin with it.
         backoff: How long to wait between attempts to connect.
+        secret: Sign what is sent, and refuse what is not signed with it: a str or bytes that all who take part know, or
+            several, of which the first signs and all are accepted.
         silence: Seconds without a sign of life after which a connection counts as lost; by default three where
             messages are pushed, and five otherwise. A line that moves bytes is alive, however slow; time in which the
             event loop stood still does not count.
@@ -127,6 +130,7 @@ class Bridge:
         namespace: str = "hubsub",
         prefix: KeyLike[Any] = (),
         backoff: Backoff = Backoff(),  # noqa: B008 - immutable
+        secret: Secrets | None = None,
         silence: float | None = None,
     ) -> None:
         self.hub = hub
@@ -155,6 +159,7 @@ class Bridge:
             namespace=namespace,
             prefix=Key.create_from(prefix),
             backoff=backoff,
+            secret=secret,
         )
         self._codec = codec
         self._silence = silence
@@ -180,6 +185,9 @@ class Bridge:
             envelope=plan.envelope,
             headers=features.headers,
             type_of=hub.border.type_of,
+            secret=plan.secret,
+            namespace=plan.namespace,
+            prefix=plan.prefix,
         )
         requests = OpenRequests(self._sender_name)
         name = f"a bridge to {self.adapter!r}"
