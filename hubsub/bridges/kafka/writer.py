@@ -135,6 +135,7 @@ class Writer:
         client = Client.adopt(producer.client, self.line)
         client.cluster.add_listener(self._look_at_partitions)
         producer._sender._request_timeout_ms = REPLICAS_MS
+        producer._message_accumulator._pending_batches = _Batches()
         try:
             async with self.line.patience(silence=CONNECT, most=60.0):
                 await producer.start()
@@ -532,7 +533,10 @@ class _Looks:
         client = self._writer.client
         if client.is_down:
             raise ConnectionError(f"no broker of Kafka answers: {client.why()}") from client.failure
-        accumulator = self._writer._running()._message_accumulator
+        producer = self._writer._running()
+        if producer._sender.sender_task.done():
+            raise ConnectionError("the producer of Kafka has failed")
+        accumulator = producer._message_accumulator
         for topic in {partition.topic for partition in accumulator._batches}:
             self._gone[topic] = 0 if client.cluster.partitions_for_topic(topic) else self._gone.get(topic, 0) + 1
         for partition in list(accumulator._batches):
@@ -546,6 +550,12 @@ class _Looks:
         if self._number >= BUSY and (leader == -1 or (leader is not None and tried >= BUSY_TIMES)):
             why = "it has no leader" if leader == -1 else "it lacks replicas, or room to store anything"
             raise BrokerBusy(f"Kafka takes nothing for {batch.tp.topic}:{batch.tp.partition} just now: {why}")
+
+
+class _Batches(set[Any]):
+    """The driver removes a batch twice that is given up while it waits to be sent again."""
+
+    remove = set.discard
 
 
 def _abandon(accumulator: Any, partition: TopicPartition, error: Exception) -> None:
