@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
 from functools import partial
 from itertools import count
 from typing import Any, Generic, Protocol, TypeVar
@@ -67,20 +67,43 @@ class Handle(Generic[S]):
             source.end()
 
 
-class Waiting(Handle[Source], Generic[V]):
-    """What `next` and `request` return: await it once, or let go of it."""
+class Waiting(Handle[Source], Coroutine[Any, Any, V]):
+    """What `next` and `request` return: await it once, or let go of it.
 
-    __slots__ = ("_future",)
+    It acts like a coroutine where one is wanted, by `asyncio.create_task` say, but for not having to be awaited.
+    """
+
+    __slots__ = ("_future", "_steps")
 
     def __init__(self, source: Source, future: asyncio.Future[V]) -> None:
         self._source = source
         self._future = future
+        self._steps: Generator[Any, Any, V] | None = None
 
-    def __await__(self) -> Generator[Any, None, V]:
+    def __await__(self) -> Generator[Any, Any, V]:
         try:
             return (yield from self._future.__await__())
         finally:
             self._source.end()
+
+    def send(self, value: Any, /) -> Any:
+        """As of a coroutine."""
+        if self._steps is None:
+            self._steps = self.__await__()
+        return self._steps.send(value)
+
+    def throw(self, *error: Any) -> Any:
+        """As of a coroutine."""
+        if self._steps is None:
+            self._steps = self.__await__()
+            next(self._steps, None)  # so that the error is raised where somebody waits
+        return self._steps.throw(*error)
+
+    def close(self) -> None:
+        """Wait no more."""
+        if self._steps is not None:
+            self._steps.close()
+        self._source.end()
 
 
 class Replies(Handle["Many"], AsyncIterator[Any]):
@@ -212,6 +235,7 @@ class Question(Protocol):
     @property
     def is_over(self) -> bool:
         """True if nobody waits for a reply any more."""
+        ...
 
     def expect(self) -> None:
         """A responder has got it: it replies, fails or loses it."""
@@ -440,23 +464,31 @@ class Desk:
         waiter = Next(self._hub, named, self._loop("next"), timeout, where)
         return Waiting(waiter, waiter.future)
 
-    def request(self, key: KeyLike[Any], message: Any, timeout: float | None, local: bool) -> Waiting[Any]:
+    def request(
+        self, key: KeyLike[Any], message: Any, timeout: float | None, local: bool, headers: Mapping[str, str]
+    ) -> Waiting[Any]:
         """As `Hub.request`."""
         timeout = seconds_or_none(timeout, "timeout")
         exact = self._answerable(key, local)
         ticket = One(self, exact, self._loop("request"), timeout)
-        self._ask(ticket, message, local)
+        self._ask(ticket, message, local, headers)
         return Waiting(ticket, ticket.future)
 
     def request_many(
-        self, key: KeyLike[Any], message: Any, timeout: float | None, limit: int | None, local: bool
+        self,
+        key: KeyLike[Any],
+        message: Any,
+        timeout: float | None,
+        limit: int | None,
+        local: bool,
+        headers: Mapping[str, str],
     ) -> Replies:
         """As `Hub.request_many`."""
         limit = count_or_none(limit, "limit", "replies")
         timeout = seconds_or_none(timeout, "timeout")
         exact = self._answerable(key, local)
         ticket = Many(self, exact, self._loop("request_many"), timeout, limit)
-        self._ask(ticket, message, local)
+        self._ask(ticket, message, local, headers)
         return Replies(ticket)
 
     def _answerable(self, key: KeyLike[Any], local: bool) -> Key[Any]:
@@ -481,14 +513,15 @@ class Desk:
             raise NoRunningLoop(self._hub, what) from None
         return life.bind()
 
-    def _ask(self, ticket: Ticket, message: Any, local: bool) -> None:
+    def _ask(self, ticket: Ticket, message: Any, local: bool, headers: Mapping[str, str]) -> None:
         address = ReplyAddress.of((NAMESPACE, "reply", self.name), ticket, is_local=local)
         if not local:
             for target in self._hub._route_of(ticket.key).targets:
                 if target.remote:
                     ticket.expect()  # of nobody knows whom: it ends by its timeout
         try:
-            self._hub.publish_event(Event(ticket.key, message, Meta(correlation=ticket.correlation, reply_to=address)))
+            meta = Meta(headers=headers, correlation=ticket.correlation, reply_to=address)
+            self._hub.publish_event(Event(ticket.key, message, meta))
         except BaseException:
             ticket.end()
             raise

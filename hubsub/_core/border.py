@@ -190,10 +190,10 @@ class Border:
         self._outboxes.append(outbox)
         core._router.observers.append(outbox.observer)
         self._outboxes_changed()
-        self._tell_followers(outbox)
+        self._notify_followers(outbox)
         return outbox
 
-    def _tell_followers(self, outbox: Outbox) -> None:
+    def _notify_followers(self, outbox: Outbox) -> None:
         if outbox.is_wanted:
             for changed in self._core._followers:
                 changed(outbox._patterns)
@@ -208,7 +208,7 @@ class Border:
         core._router.withdraw(outbox, ())
         outbox.closed = True
         notify(outbox._removed())
-        self._tell_followers(outbox)
+        self._notify_followers(outbox)
 
     def _outboxes_changed(self) -> None:
         """Have a message named as it is put where it leaves by several outboxes, the same in all of them."""

@@ -61,13 +61,17 @@ class ConcurrentListener(AsyncListener):
             # An eager task factory runs us inside the publish, before the message is queued.
             await asyncio.sleep(0)
         mailbox, items = self._mailbox, self._mailbox.items
+        popleft = items.popleft
         while items:
             for _ in calls.BURST:
-                if not items:
+                if mailbox.alert:
+                    item: Any = mailbox.take()
+                    if item is None:
+                        break
+                elif items:
+                    item = popleft()
+                else:
                     break
-                item: Any = mailbox.take() if mailbox.alert else items.popleft()
-                if item is None:
-                    break  # whoever was notified of a gap has removed it
                 if calls.are_apart:
                     calls.begin()
                 try:
@@ -77,9 +81,9 @@ class ConcurrentListener(AsyncListener):
                 else:
                     if result is not None:
                         self._handled(item, result)
-                    elif type(item) is Event:
+                    elif mailbox.has_events and type(item) is Event:
                         item.done()
-            calls.end()
+            calls.end(bool(items))
             if task.cancelling():
                 return  # which the call has kept to itself
             if items:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from threading import get_ident
-from typing import Any
+from typing import Any, overload
 
 from ..confirm import Confirmation, Confirmed
+from ..describe import describe
 from ..errors import HubClosed, HubsubError, WrongThread
 from ..event import Event, ListenerFailure
-from ..key import Key, KeyLike, T, publishable
+from ..key import Key, KeyLike, PlainKey, T, publishable
 from ..log import Logger
 from .callables import checked_function, refuse_awaitable
 from .life import Life
@@ -51,7 +52,12 @@ class Exchange:
 
     # Publishing
 
-    def publish(self, key: KeyLike[T], message: T = None) -> int:  # type: ignore[assignment]
+    @overload
+    def publish(self, key: Key[T], message: T = ...) -> int: ...
+    @overload
+    def publish(self, key: PlainKey | str, message: Any = ...) -> int: ...
+
+    def publish(self, key: Any, message: Any = None) -> int:
         """Deliver to every matching subscription, in order of subscription; return how many there are.
 
         Never waits. A listener that raises is logged and counted and hurts no one else. What a listener publishes is
@@ -99,12 +105,15 @@ class Exchange:
 
         For what came from elsewhere and is published here; otherwise as `publish`.
         """
-        key = event[0]
+        try:
+            key, registration = event[0], event.registration
+        except (AttributeError, TypeError, LookupError):
+            raise TypeError(f"publish_event takes a hubsub.Event, not {describe(event)}") from None
         try:
             route = self._router.routes[key]
         except (KeyError, TypeError):
             route = self._route(key)
-        if type(key) is not Key or event.registration is not None:
+        if type(key) is not Key or registration is not None:
             # It came from a confirmed publish: what is told of it concerns that one.
             event = Event(route.key, event[1], event.meta)
         target = route.sole

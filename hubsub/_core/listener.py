@@ -13,10 +13,11 @@ from ..errors import InvalidListener
 from ..event import DeadLetter, Event
 from ..key import Key
 from .callables import is_awaitable, refuse_awaitable
-from .calls import Calls, context_outside
+from .calls import Calls, context_outside, current_call
+from .context import CapturingMailbox, InContext
 from .message_queue import Item, Mailbox, Overflow, as_event
 from .notices import Notices, notify
-from .registration import Bookkeeper, Owner, Registration, Removal, Where
+from .registration import Bookkeeper, CallContext, Owner, Registration, Removal, Where
 from .retry import GivenUp, Retry, Retrying
 
 
@@ -119,19 +120,23 @@ class AsyncListener(Listener):
         maxsize: int,
         overflow: Overflow,
         retry: Retry | None = None,
+        context: CallContext = "listener",
         event: bool = False,
         owner: Bookkeeper | None = None,
         where: Where | None = None,
         once: bool = False,
     ) -> None:
         super().__init__(hub, function, event=event, owner=owner, where=where, once=once)
-        self._mailbox = self.mailbox = Mailbox(maxsize, overflow, self)
+        follows = context == "publisher"
+        self._mailbox = self.mailbox = (CapturingMailbox if follows else Mailbox)(maxsize, overflow, self)
         self._mailbox.wake = self.start
-        self.deliver = self._gate(self._mailbox.put)
-        # What the task calls.
+        # What the task calls, and how.
         self._call: Callable[..., Any] = function
+        if follows:
+            self._call, self._event = InContext(function, event), True
+        self.deliver = self._gate(self._mailbox.put)
         if retry is not None:
-            self._call = Retrying(function, retry, self._time_left, self._give_up)
+            self._call = Retrying(self._call, retry, self._time_left, self._give_up)
         self._context = context_outside()
         self._calls: Calls | None = None  # those of the task
         self._task: asyncio.Task[None] | None = None
@@ -196,6 +201,7 @@ class AsyncListener(Listener):
         function, with_event = self._callee()
         mailbox, items = self._mailbox, self._mailbox.items
         popleft = items.popleft
+        set_call, apart = current_call.set, calls.FEW
         done = Event.done  # looking it up in each event costs as much as half of it
         # What is queued was dropped when it was removed, unless it is winding up.
         while items or not (self.closed or self._stopped):
@@ -204,13 +210,16 @@ class AsyncListener(Listener):
                     item = cast("Item | None", mailbox.take())
                     if item is None:
                         break
+                elif items:
+                    item = popleft()
                 else:
-                    try:
-                        item = popleft()
-                    except LookupError:  # there are no more
-                        break
-                if calls.are_apart:
-                    calls.begin()
+                    break
+                if calls.are_apart:  # what `begin` does, without a call of its own
+                    calls.running = call = object()
+                    set_call(call)
+                    apart -= 1
+                    if not apart:
+                        calls.share()
                 try:
                     if with_event:
                         result = await function(as_event(item))
@@ -222,9 +231,11 @@ class AsyncListener(Listener):
                 else:
                     if result is not None:
                         self._handled(item, result)
-                    elif type(item) is Event and item.confirmed is not None:
+                    elif mailbox.has_events and type(item) is Event and item.confirmed is not None:
                         done(item)
-            calls.end()
+            calls.running, calls.are_apart = None, True
+            # In the middle of many there is less to tell apart.
+            apart = 1 if items else calls.FEW
             if task.cancelling():
                 return  # which the call has kept to itself
             if mailbox.alert:

@@ -31,6 +31,9 @@ class Attachment(Protocol):
     def opened(self) -> None:
         """The hub was started, again perhaps."""
 
+    def arrival(self, key: Key[Any]) -> str | None:
+        """Describe how messages of a key or pattern come by it, and what became of them; None if none do."""
+
     def closing(self) -> None:
         """The hub is about to close: bring it nothing new."""
 

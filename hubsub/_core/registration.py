@@ -21,6 +21,8 @@ from .router import Router
 # Tells of a key and a message whether they are wanted.
 Where: TypeAlias = Callable[[Key[Any], Any], object]
 
+CallContext: TypeAlias = Literal["listener", "publisher"]
+
 Ack: TypeAlias = Literal["auto", "manual"]
 
 logger = Logger("hubsub.listener")
@@ -58,6 +60,8 @@ class AsyncOptions(QueueOptions, total=False):
     """Calls that may run at the same time."""
     retry: Retry | None
     """When a call that failed is tried again."""
+    context: CallContext
+    """Whose context variables it sees: those of its registration, or those of each publish."""
 
 
 class ListenerOptions(AsyncOptions, total=False):

@@ -13,8 +13,8 @@ from ..event import DeadLetter, Event, ListenerFailure
 from ..key import NAMESPACE, PLUS, STAR, Announced, Key, Patterns, as_patterns, escaped
 from .asking import AsyncResponder, Responder
 from .callables import checked_function, checked_listener
+from .checks import choice, member, options_of
 from .checks import count as count_of
-from .checks import member, options_of
 from .concurrency import ConcurrentListener
 from .exchange import Exchange
 from .history import History
@@ -22,7 +22,7 @@ from .life import Life
 from .listener import AsyncListener, Listener
 from .message_queue import Overflow
 from .notices import Notices, notify
-from .registration import AsyncOptions, Bookkeeper, ListenerOptions, QueueOptions, Registration, Where
+from .registration import AsyncOptions, Bookkeeper, CallContext, ListenerOptions, QueueOptions, Registration, Where
 from .retry import Retry
 from .router import Router
 from .routes import Target
@@ -59,7 +59,7 @@ class Registry(Exchange):
         super().__init__(router, life, on_error)
         self.maxsize = count_of(maxsize, "maxsize")
         self.overflow = member(overflow, "overflow", Overflow)
-        self._history = History(self._retention_changed)
+        self._history = History(self._retention_changed, self._origin)
         self._registered: dict[Registration, None] = {}
         self._order = count(1)
         self._watchers = 0  # patterns that may match the hub's own namespace
@@ -108,19 +108,23 @@ class Registry(Exchange):
         *,
         concurrency: int = 1,
         retry: Retry | None = None,
+        context: CallContext = "listener",
         **options: Unpack[QueueOptions],
     ) -> AsyncListener:
         concurrency = count_of(concurrency, "concurrency", "calls")
         if not isinstance(retry, Retry | None):
             raise ValueError(f"retry is a hubsub.Retry, not {describe(retry)}")
+        choice(context, "context", ("listener", "publisher"))
         queue = self._queue(**options)
         if responding:
             if concurrency > 1 or retry is not None:
                 raise InvalidListener(function, "a responder answers one request after the other, and once")
-            return AsyncResponder(self, function, **queue, **common)
+            return AsyncResponder(self, function, context=context, **queue, **common)
         if concurrency == 1:
-            return AsyncListener(self, function, retry=retry, **queue, **common)
-        return ConcurrentListener(self, function, concurrency=concurrency, retry=retry, **queue, **common)
+            return AsyncListener(self, function, retry=retry, context=context, **queue, **common)
+        return ConcurrentListener(
+            self, function, concurrency=concurrency, retry=retry, context=context, **queue, **common
+        )
 
     def _queue(self, maxsize: int | None = None, overflow: Overflow | None = None) -> _Queue:
         """The options of a queue, complete."""
@@ -130,6 +134,10 @@ class Registry(Exchange):
         }
 
     # Adding and removing
+
+    def _origin(self) -> str:
+        """Where messages come from that are published here."""
+        raise NotImplementedError
 
     def _retention_changed(self, pattern: tuple[str, ...]) -> None:
         self._router.forget(pattern)

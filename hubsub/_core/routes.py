@@ -24,10 +24,14 @@ class Target(Protocol):
     responds: bool  # requests are for it
     remote: bool  # it takes messages out of the process
     diverts: Sequence[tuple[str, ...]]  # patterns of which it takes all that is published, from everybody else
-    deliver: Deliver
     mailbox: Any  # its queue, or None
     counted: int  # messages routed to it, as far as routes have told
     missed: int  # of these, the ones that never came
+
+    @property
+    def deliver(self) -> Deliver:
+        """What a publish calls with key and message."""
+        ...
 
     def deliver_event(self, event: Event[Any], bounded: bool = False, /) -> object:
         """Deliver a message with what travels along; return whether it is queued now.
@@ -40,6 +44,7 @@ class Target(Protocol):
 
     def is_on(self, key: tuple[str, ...]) -> bool:
         """True while messages of an exact key are for it."""
+        ...
 
     def _miss(self, key: Key[Any], message: Any) -> None:
         """Stand in its place in a publish that was running when it was removed."""

@@ -14,7 +14,7 @@ from ...codec import Codec
 from ...errors import BridgeClosed, BridgeNotReady, BrokerBusy
 from ...event import Event, ListenerFailure
 from ...hub import Hub
-from ...key import NAMESPACE, Key, KeyLike, Patterns, as_patterns, publishable
+from ...key import NAMESPACE, Key, KeyLike, Patterns, as_patterns, overlaps, publishable
 from ...log import Episode, Logger
 from ..adapter import Adapter, Features, Record
 from ..schemes import adapter_for
@@ -211,7 +211,7 @@ class Bridge:
         if self not in hub.bridges:
             hub.border.attach(self)
         self._shared.bridges.append(self)
-        self._tell_neighbours()
+        self._notify_neighbours()
 
     @property
     def _sender_name(self) -> str:
@@ -330,7 +330,7 @@ class Bridge:
         future = asyncio.get_running_loop().create_future()
         self._waiting.append((condition, future))
         try:
-            self._tell()
+            self._wake_waiters()
             async with asyncio.timeout(timeout):
                 await future
         except TimeoutError:
@@ -338,7 +338,7 @@ class Bridge:
         finally:
             self._waiting.remove((condition, future))
 
-    def _tell(self) -> None:
+    def _wake_waiters(self) -> None:
         """Wake those who wait for something that is so by now, or never will be."""
         for condition, future in self._waiting:
             if future.done():
@@ -356,7 +356,7 @@ class Bridge:
         if state != self._state:
             self._state = state
             self._since = time.time()
-        self._tell()
+        self._wake_waiters()
 
     # Connecting
 
@@ -366,7 +366,7 @@ class Bridge:
         down_since: float | None = None
         bugs = 0
         while True:
-            connection = self._connection = Connection(self._parts, self._timing, down_since, self._tell)
+            connection = self._connection = Connection(self._parts, self._timing, down_since, self._wake_waiters)
             if self._is_stopping:
                 connection.is_stopping = True
             try:
@@ -459,7 +459,25 @@ class Bridge:
                 self._connection.changed()
             self._parts.receiver.durable.changed()
 
-    def _tell_neighbours(self) -> None:
+    def arrival(self, key: Key[Any]) -> str | None:
+        """Describe how messages of a key or pattern come by it, and what became of all that came."""
+        patterns = [pattern for pattern in self.incoming if overlaps(key, pattern)]
+        if not patterns or key[0] == NAMESPACE:
+            return None
+        receiver = self._parts.receiver
+        figures = {
+            "received": receiver.received,
+            "suppressed as duplicates": receiver.duplicates,
+            "own echoes": receiver.echoes,
+            "refused": receiver.undecodable,
+            "dead letters": receiver.durable.dead_letters,
+        }
+        shown = [f"{name} {figure}" for name, figure in figures.items() if figure or name == "received"]
+        place = f"namespace {self._plan.namespace!r}" + (f", prefix {self._plan.prefix!r}" if self._plan.prefix else "")
+        where = ", ".join(map(repr, patterns))
+        return f"a bridge to {self.adapter!r} ({place}), {self._state}, on {where}: {', '.join(shown)}"
+
+    def _notify_neighbours(self) -> None:
         for bridge in self._shared.bridges:
             if bridge is not self:
                 bridge.changed(self.outgoing)
@@ -544,7 +562,7 @@ class Bridge:
         self._is_stopping = True
         if self._connection is not None:
             self._connection.is_stopping = True
-        self._tell()
+        self._wake_waiters()
         sender, durable = self._parts.sender, self._parts.receiver.durable
         was_started = self._living is not None
         if self._living is not None and not self._living.done():
@@ -569,7 +587,7 @@ class Bridge:
         if not self._was_closed_by_hub:
             self._stay_closed()
         self._shared.bridges.remove(self)
-        self._tell_neighbours()
+        self._notify_neighbours()
         grace.ended = loop.time()
         if any(left):
             self._log.warning("%r closed with %d messages unsent and %d unfinished", self, *left)
