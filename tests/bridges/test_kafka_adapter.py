@@ -177,6 +177,15 @@ async def test_the_namespace_is_the_topic_unless_there_is_one(kafka: Kafka, conn
     assert (await read(adapter, 1))[0].lane.topic == topic
 
 
+async def test_what_it_can_do_is_the_same_for_every_link(kafka: Kafka) -> None:
+    adapter = KafkaAdapter(kafka.url)
+    for options in ({}, {"name": "n"}, {"group": "g"}, {"reads": False}):
+        features = adapter.features_for(Link(sender="s", namespace="test", **options))
+        assert features == adapter.features
+        assert features.replay
+        assert features.durable
+
+
 # Where reading begins
 
 
@@ -234,6 +243,43 @@ async def test_a_start_counts_though_nothing_was_handled(kafka: Kafka, connected
     await adapter.close()
     await (await connected(kafka, reads=False)).send(records(1))
     assert payloads(await read(await connected(kafka, **link), 1)) == [1]
+
+
+async def test_a_new_group_begins_with_the_earliest_message_whichever_member_comes_first(
+    kafka: Kafka, connected: Open, topic: str
+) -> None:
+    sender = await connected(kafka, reads=False)
+    await sender.send([Record(Key(str(number)), b"%d" % number, {}, next(numbers)) for number in range(60)])
+    opening = [connected(kafka, group=topic, start="earliest") for _ in range(2)]
+    seen: list[int] = []
+
+    async def consume(adapter: KafkaAdapter) -> None:
+        while len(set(seen)) < 60:
+            batch = await adapter.receive()
+            seen.extend(payloads(batch))
+            await adapter.ack(last(batch))
+
+    members = await asyncio.gather(*opening)
+    await asyncio.gather(*map(consume, members))
+    assert set(seen) == set(range(60))
+
+
+async def test_a_new_group_begins_with_the_earliest_message_of_partitions_that_are_added(
+    kafka: Kafka, connected: Open, admin: AIOKafkaAdminClient, topic: str
+) -> None:
+    await admin.create_topics([NewTopic(topic, 1, 1)])
+    sender = await connected(kafka, reads=False, options={"metadata_max_age_ms": 300})
+    await sender.send(records(0))
+    await admin.create_partitions({topic: NewPartitions(4)})
+    # Before the group exists, and before its members know the partitions.
+    await until(lambda: len(sender._writer._partitions[topic]) == 4)
+    await sender.send([Record(Key(str(number)), b"%d" % number, {}, next(numbers)) for number in range(1, 41)])
+    adapter = await connected(kafka, group=topic, start="earliest", options={"metadata_max_age_ms": 300})
+    assert sorted(payloads(await read(adapter, 41))) == list(range(41))
+    await admin.create_partitions({topic: NewPartitions(6)})
+    await until(lambda: len(sender._writer._partitions[topic]) == 6)
+    await sender.send([Record(Key(str(number)), b"%d" % number, {}, next(numbers)) for number in range(41, 101)])
+    assert sorted(payloads(await read(adapter, 60))) == list(range(41, 101))
 
 
 async def test_what_was_not_handled_comes_again_with_the_next_connection(kafka: Kafka, connected: Open) -> None:

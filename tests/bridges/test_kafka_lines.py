@@ -15,6 +15,7 @@ import pytest
 
 import hubsub
 from brokers import Kafka
+from brokers.fixtures import Private
 from hubsub import Key
 from hubsub.bridges.adapter import Record
 from hubsub.bridges.kafka import KafkaAdapter
@@ -36,6 +37,7 @@ from .kafka_site import (  # fixtures among them
     read,
     receive_for_ever,
     records,
+    slow,
     strict,
     topic,
 )
@@ -83,6 +85,49 @@ async def test_a_frozen_broker_moves_nothing_however_often_it_is_asked(fragile: 
 async def read_nothing(adapter: KafkaAdapter) -> None:
     """Have it read where nothing is."""
     assert await adapter.receive() == []
+
+
+# Slow lines
+
+
+@pytest.mark.parametrize(
+    ("rate", "late", "size"),
+    [(100_000, 0.0, 300_000), (700_000, 0.0, 4_000_000), (0, 0.75, 100_000), (0, 1.5, 20_000), (300_000, 0.3, 500_000)],
+    ids=["0.1 MB/s", "0.7 MB/s", "a round trip of 1.5 s", "a round trip of 3 s", "narrow and long"],
+)
+@pytest.mark.timeout(150)
+async def test_over_a_slow_line_everything_comes_without_an_interruption(
+    fragile: Kafka, connected: Open, topic: str, rate: float, late: float, size: int
+) -> None:
+    async with slow(fragile, rate, late) as line:
+        adapter = await connected(line.url, group=topic, start="earliest", listen=[MINE])
+        number, payload = size // 8_000 or 1, os.urandom(7_900)
+        sent = [Record(Key(str(each)), payload, {}, next(numbers)) for each in range(number)]
+        receiving = asyncio.ensure_future(receive_all(adapter, number + 1))
+        assert await adapter.send([*sent, *control(MINE, 1)]) == {}
+        received = await receiving
+        assert sum(each.is_control for each in received) == 1
+        assert {each.key for each in received if not each.is_control} == {each.key for each in sent}
+
+
+async def receive_all(adapter: KafkaAdapter, number: int) -> list[Any]:
+    received: list[Any] = []
+    while len(received) < number:
+        batch = await adapter.receive()
+        received += batch
+        await adapter.ack(last(batch))
+    return received
+
+
+@pytest.mark.timeout(120)
+async def test_one_message_takes_as_long_as_the_line_needs(private: Private, connected: Open) -> None:
+    broker = await private(Kafka(message_max_bytes=12_000_000))
+    async with slow(broker, 300_000, 0.0) as line:
+        adapter = await connected(line.url, options={"max_request_size": 6_000_000})
+        payload = os.urandom(5_000_000)
+        assert await adapter.send([Record(Key("big"), payload, {}, 1), Record(Key("big"), b"2", {}, 2)]) == {}
+        received = await receive_all(adapter, 2)
+        assert [each.payload for each in received] == [payload, b"2"]
 
 
 # The loop
