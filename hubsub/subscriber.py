@@ -219,13 +219,14 @@ class Subscriber:
         event: bool = False,
         where: Where | None = None,
         once: bool = False,
+        history: int = 0,
     ) -> Listener:
         """Call a plain function right in the publish of every message that matches; as `Hub.add_listener`.
 
         Raises:
             InvalidListener: It is an async function, or cannot be called.
         """
-        return self._add(keys, callback, False, event=event, where=where, once=once)
+        return self._add(keys, callback, False, event=event, where=where, once=once, history=history)
 
     def add_async_listener(
         self,

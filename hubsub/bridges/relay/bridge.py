@@ -275,6 +275,29 @@ class Bridge:
             self._parts.sender.start()
             self._living = loop.create_task(self._live(), name=self._log.name)
 
+    def forked(self) -> None:
+        """Begin anew in a forked process, since the connection is the parent's; with the hub, if it was started there.
+
+        What the parent has is kept as it is: a driver that closed it here would take it off the selector of both.
+        """
+        if self._gone.is_set():
+            return
+        was_started = self._living is not None
+        connection = self._connection
+        _OF_PARENT.append((self._parts, connection, self._living, self._closing, dict(vars(self.adapter))))
+        for task in (self._living, *(() if connection is None else connection.tasks)):
+            if task is not None:
+                task._log_destroy_pending = False  # type: ignore[attr-defined]
+        if (outbox := self._parts.sender.outbox) is not None:
+            outbox.close()
+        self.adapter.forked()
+        self._shared.forked()
+        self._waiting.clear()
+        self._gone = asyncio.Event()
+        self._state = "new"
+        self._open()
+        self._was_closed_by_hub = was_started
+
     def opened(self) -> None:
         """The hub was started again: so is what was closed with it."""
         if self._was_closed_by_hub:
@@ -616,6 +639,9 @@ class Bridge:
                     "%d messages could not be handed back; others get them later", len(tokens), error=error
                 )
 
+
+_OF_PARENT: list[object] = []
+"""What a forked process has of its parent's connections."""
 
 # What only a bug explains: the first at once, the others when they come again and again.
 _CERTAIN_BUGS = (NotImplementedError, NameError, SyntaxError)

@@ -148,6 +148,11 @@ class Connection:
                 self._worked()
 
     @property
+    def tasks(self) -> Sequence[asyncio.Task[None]]:
+        """What goes on for it."""
+        return self._tasks
+
+    @property
     def last_heard(self) -> float:
         """When something was heard last, in seconds since the epoch."""
         return self._last_heard
