@@ -18,9 +18,10 @@ from typing import Any as _Any
 from ._core.asking import Replies
 from ._core.explain import Explanation, Match
 from ._core.history import Retention
+from ._core.listener import Listener
 from ._core.message_queue import Overflow
 from ._core.retry import Retry
-from ._core.subscription import GapSubscription, Listener, SnapshotSubscription, Subscription
+from ._core.subscription import GapSubscription, SnapshotSubscription, Subscription
 from ._core.tap import Tap, Tapped
 from .errors import (
     BridgeClosed,
@@ -36,6 +37,7 @@ from .errors import (
     HistoryUnavailable,
     HubClosed,
     HubsubError,
+    InvalidFunction,
     InvalidKey,
     InvalidListener,
     InvalidPart,
@@ -101,6 +103,7 @@ __all__ = [
     "Hub",
     "HubClosed",
     "HubsubError",
+    "InvalidFunction",
     "InvalidKey",
     "InvalidListener",
     "InvalidPart",
@@ -142,3 +145,22 @@ __all__ = [
     "WrongThread",
     "connect",
 ]
+
+
+def _settle() -> None:
+    """Have public classes say that they are of this package: their pickles survive a move of the module within it."""
+    from typing import ForwardRef
+
+    for name in __all__:
+        kind = globals().get(name)
+        if isinstance(kind, type):
+            # What their annotations name is still where they are written.
+            for field, annotation in vars(kind).get("__annotations__", {}).items():
+                text = annotation.__forward_arg__ if isinstance(annotation, ForwardRef) else annotation
+                if isinstance(text, str):
+                    kind.__annotations__[field] = ForwardRef(text, module=kind.__module__)
+            kind.__module__ = __name__
+
+
+_settle()
+del _settle

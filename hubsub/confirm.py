@@ -60,4 +60,4 @@ def complain(confirmed: Confirmed, error: BaseException) -> None:
 
     It is called by whoever happens to finish, or to drop that message for another: it is no failure of theirs.
     """
-    logger.error("%r failed to hear of a confirmation", confirmed, cause=error)
+    logger.error("%r failed to hear of a confirmation", confirmed, error=error)

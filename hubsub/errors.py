@@ -6,6 +6,7 @@ HubsubError
 │   ├── WildcardPublished             a wildcard was published to
 │   └── InvalidPart                   a part is not a string
 ├── InvalidListener (TypeError)       not callable, or of the wrong kind for the call
+│   └── InvalidFunction (ValueError)  a function that was given as an option: where, on_error, snapshot, …
 ├── UnknownListener (LookupError)     removed, but never added
 ├── UnknownSubscription (LookupError) no subscription of that id or pattern
 ├── HistoryUnavailable (LookupError)  nothing retains what was asked for
@@ -42,16 +43,88 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from typing import Any
 
+from .describe import describe, describe_all, describe_error
+
 
 class HubsubError(Exception):
-    """Base class of every error that hubsub raises on purpose."""
+    """Base class of every error that hubsub raises on purpose.
+
+    Each survives `pickle` and `copy` with its fields and its cause. A copy shares live objects (a hub, a listener, a
+    bridge) with the original; pickled, they become what `repr` shows of them.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Not as exceptions do by default, which calls the class again with nothing but the message.
+        return _made_again, (type(self), _portable(self.args), _portable(_fields(self)), _portable(self.__cause__))
+
+    def __copy__(self) -> Any:
+        return _made_again(type(self), self.args, _fields(self), self.__cause__)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        import copy  # seldom needed
+
+        def deep(value: Any) -> Any:
+            if type(value) in (list, tuple):
+                return type(value)(map(deep, value))
+            return copy.deepcopy(value, memo) if _is_portable(value) else value
+
+        fields = {name: deep(value) for name, value in _fields(self).items()}
+        return _made_again(type(self), deep(self.args), fields, deep(self.__cause__))
+
+
+def _fields(error: HubsubError) -> dict[str, Any]:
+    fields = dict(vars(error))
+    if isinstance(error, ImportError):  # which keeps these two elsewhere
+        fields.update(name=error.name, path=error.path)
+    return fields
+
+
+def _made_again(
+    kind: type[Any], arguments: tuple[Any, ...], fields: dict[str, Any], cause: BaseException | None
+) -> Any:
+    error = kind.__new__(kind, *arguments)
+    error.args = arguments
+    for name, value in fields.items():
+        setattr(error, name, value)
+    if cause is not None:
+        error.__cause__ = cause
+    return error
+
+
+def _portable(value: Any) -> Any:
+    """Return what stands for a value in another process: itself, or else its description."""
+    if type(value) in (list, tuple):
+        return type(value)(map(_portable, value))
+    if type(value) is dict:
+        return {key: _portable(each) for key, each in value.items()}
+    if _is_portable(value):
+        return value
+    return Exception(describe_error(value)) if isinstance(value, BaseException) else describe(value)
+
+
+def _is_portable(value: Any) -> bool:
+    kind = type(value)
+    if value is None or kind in (str, int, float, bool, bytes):
+        return True
+    if kind.__module__.partition(".")[0] == _PACKAGE and not isinstance(value, tuple):
+        return isinstance(value, HubsubError)  # a hub is alive, even if by chance it can be pickled
+    import pickle  # seldom needed
+
+    try:
+        pickle.loads(pickle.dumps(value))  # some can be pickled, and not made again
+    except Exception:
+        return False
+    return True
+
+
+_PACKAGE = __name__.partition(".")[0]
 
 
 class InvalidKey(HubsubError, ValueError):
     """A key or pattern that cannot be used; `key` is what was given."""
 
     def __init__(self, key: object, why: str) -> None:
-        super().__init__(f"{key!r}: {why}")
+        super().__init__(f"{describe(key)}: {why}")
         self.key = key
 
 
@@ -75,7 +148,7 @@ class InvalidPart(InvalidKey):
     """A part of a key is not a string; `part` is the offender."""
 
     def __init__(self, key: object, part: object) -> None:
-        super().__init__(key, f"every part must be a str, and {part!r} is of type {type(part).__name__}")
+        super().__init__(key, f"every part must be a str, and {describe(part)} is of type {type(part).__name__}")
         self.part = part
 
 
@@ -83,15 +156,20 @@ class InvalidListener(HubsubError, TypeError):
     """A listener that cannot be called in the way asked for; `listener` is what was given."""
 
     def __init__(self, listener: object, why: str) -> None:
-        super().__init__(f"{listener!r}: {why}")
+        super().__init__(f"{describe(listener)}: {why}")
         self.listener = listener
+
+
+class InvalidFunction(InvalidListener, ValueError):
+    """A function that was given as an option (`where`, `on_error`, `snapshot`, ...) cannot be called as it is to be."""
 
 
 class UnknownListener(HubsubError, LookupError):
     """The listener to remove was never added to that pattern, or is removed already."""
 
     def __init__(self, listener: object, pattern: object, owner: object) -> None:
-        super().__init__(f"{owner!r} has no listener {listener!r} on {pattern!r}; was it added with another key?")
+        what = f"{describe(owner)} has no listener {describe(listener)} on {describe(pattern)}"
+        super().__init__(f"{what}; was it added with another key?")
         self.listener = listener
         self.pattern = pattern
 
@@ -103,8 +181,8 @@ class UnknownSubscription(HubsubError, LookupError):
     """No subscription has that id, or the one that has it does not hold that pattern."""
 
     def __init__(self, subscription_id: Hashable, owner: object, pattern: object = None) -> None:
-        held = "" if pattern is None else f" on {pattern!r}"
-        super().__init__(f"{owner!r} has no subscription {subscription_id!r}{held}; subscribe first")
+        held = "" if pattern is None else f" on {describe(pattern)}"
+        super().__init__(f"{describe(owner)} has no subscription {describe(subscription_id)}{held}; subscribe first")
         self.subscription_id = subscription_id
         self.pattern = pattern
 
@@ -115,7 +193,7 @@ class HistoryUnavailable(HubsubError, LookupError):
     """History of a pattern that nothing retains; `pattern` is what was asked for."""
 
     def __init__(self, pattern: object) -> None:
-        super().__init__(f"nothing of {pattern!r} is kept; hub.retain(pattern) keeps it from then on")
+        super().__init__(f"nothing of {describe(pattern)} is kept; hub.retain(pattern) keeps it from then on")
         self.pattern = pattern
 
     __str__ = Exception.__str__
@@ -130,7 +208,7 @@ class HubClosed(ClosedError):
 
     def __init__(self, hub: object, closing: bool = False) -> None:
         state = "closing and takes no new subscriptions" if closing else "closed; await hub.start() opens it again"
-        super().__init__(f"{hub!r} is {state}")
+        super().__init__(f"{describe(hub)} is {state}")
         self.hub = hub
 
 
@@ -138,7 +216,7 @@ class SubscriptionClosed(ClosedError):
     """The subscription is closed and everything that it had queued was read."""
 
     def __init__(self, subscription: object) -> None:
-        super().__init__(f"{subscription!r} is closed and has nothing left to read")
+        super().__init__(f"{describe(subscription)} is closed and has nothing left to read")
         self.subscription = subscription
 
 
@@ -147,7 +225,7 @@ class SubscriberTooSlow(SubscriptionClosed):
 
     def __init__(self, subscription: object, maxsize: int) -> None:
         HubsubError.__init__(
-            self, f"{subscription!r} was closed because it was full: {maxsize} messages waited to be read"
+            self, f"{describe(subscription)} was closed because it was full: {maxsize} messages waited to be read"
         )
         self.subscription = subscription
         self.maxsize = maxsize
@@ -157,17 +235,26 @@ class RequestError(HubsubError):
     """A request got no reply; `key` is what was asked."""
 
     def __init__(self, key: object, why: str) -> None:
-        super().__init__(f"{key!r}: {why}")
+        super().__init__(f"{describe(key)}: {why}")
         self.key = key
 
 
 class NoResponders(RequestError):
-    """Nobody is there to answer: nobody responds to that key, or the `reached` responders who did are gone."""
+    """Nobody is there to answer: nobody responds to that key, or the `reached` responders who did are gone.
 
-    def __init__(self, key: object, reached: int = 0) -> None:
-        gone = "who got the request was removed before answering, or was too slow for it"
-        super().__init__(key, gone if reached else "nobody responds to this key; hub.respond(pattern, f) would")
+    `leaves` tells that a bridge carries the key: there may be responders behind it, which `local=False` asks too.
+    """
+
+    def __init__(self, key: object, reached: int = 0, leaves: bool = False) -> None:
+        if reached:
+            why = "whoever got the request was removed before answering, or was too slow for it"
+        elif leaves:
+            why = "nobody in this process responds to this key; local=False also asks where bridges carry it"
+        else:
+            why = "nobody responds to this key; hub.respond(pattern, f) would"
+        super().__init__(key, why)
         self.reached = reached
+        self.leaves = leaves
 
 
 class RequestTimeout(RequestError, TimeoutError):
@@ -190,7 +277,7 @@ class Undelivered(HubsubError):
     """One subscription or listener did not finish with a message; the cause is what it raised, if it did."""
 
     def __init__(self, registration: Any, why: str) -> None:
-        super().__init__(f"{registration!r}: {why}")
+        super().__init__(f"{describe(registration)}: {why}")
         self.registration = registration
         self.why = why
 
@@ -214,8 +301,8 @@ class ConfirmationTimeout(HubsubError, TimeoutError):
     """Somebody has not finished with a confirmed message in time; it stays delivered. `waiting_for` are those."""
 
     def __init__(self, key: object, timeout: float, waiting_for: list[Any]) -> None:
-        names = ", ".join(map(repr, waiting_for))
-        super().__init__(f"{key!r} was not finished within {timeout:g} seconds by {names}")
+        names = describe_all(waiting_for)
+        super().__init__(f"{describe(key)} was not finished within {timeout:g} seconds by {names}")
         self.key = key
         self.timeout = timeout
         self.waiting_for = waiting_for
@@ -255,16 +342,18 @@ class NameTaken(BridgeError):
 class BridgeNotReady(BridgeError, TimeoutError):
     """A bridge was not connected, or had not sent everything, in time. The cause is its last error, if it had one."""
 
-    def __init__(self, bridge: object, timeout: float) -> None:
-        super().__init__(f"{bridge!r} was not ready within {timeout:g} seconds; bridge.health() tells more")
+    def __init__(self, bridge: object, timeout: float, cause: BaseException | None = None) -> None:
+        within = f" within {timeout:g} seconds" if timeout else ""
+        why = "bridge.health() tells more" if cause is None else describe_error(cause)
+        super().__init__(f"{describe(bridge)} was not ready{within}: {why}")
         self.bridge = bridge
 
 
 class BridgeClosed(BridgeError):
-    """The bridge was closed; make another one."""
+    """The bridge was closed; `await bridge.start()`, or entering it, opens it again."""
 
     def __init__(self, bridge: object) -> None:
-        super().__init__(f"{bridge!r} is closed")
+        super().__init__(f"{describe(bridge)} is closed; await bridge.start(), or entering it, opens it again")
         self.bridge = bridge
 
 
@@ -276,7 +365,7 @@ class EncodeError(BridgeError, ValueError):
     """A message that cannot be encoded, and so cannot cross a bridge; `key` is what it was published to."""
 
     def __init__(self, key: object, why: str) -> None:
-        super().__init__(f"{key!r}: {why}")
+        super().__init__(f"{describe(key)}: {why}")
         self.key = key
 
 
@@ -284,7 +373,7 @@ class DecodeError(BridgeError, ValueError):
     """Something came from a broker that cannot be decoded; `key` is what it was published to, `payload` the bytes."""
 
     def __init__(self, key: object, why: str, payload: bytes | None = None) -> None:
-        super().__init__(f"{key!r}: {why}")
+        super().__init__(f"{describe(key)}: {why}")
         self.key = key
         self.payload = payload
 
@@ -293,7 +382,7 @@ class PayloadTooLarge(BridgeError, ValueError):
     """A message of `size` bytes, encoded, where the broker takes `limit`; `key` is what it was published to."""
 
     def __init__(self, key: object, size: int, limit: int) -> None:
-        super().__init__(f"{key!r}: {size} bytes, encoded, and the broker takes at most {limit}")
+        super().__init__(f"{describe(key)}: {size} bytes, encoded, and the broker takes at most {limit}")
         self.key = key
         self.size = size
         self.limit = limit
@@ -303,7 +392,9 @@ class WaitingForItself(HubsubError):
     """An async listener published, and waits to be confirmed, what it would have to handle itself."""
 
     def __init__(self, listener: object, key: object) -> None:
-        super().__init__(f"{listener!r} would wait for itself to handle {key!r}; publish it without waiting")
+        super().__init__(
+            f"{describe(listener)} would wait for itself to handle {describe(key)}; publish it without waiting"
+        )
         self.listener = listener
         self.key = key
 
@@ -316,7 +407,7 @@ class WrongThread(WrongContext):
     """The hub belongs to the thread of its loop; other threads use `publish_threadsafe`."""
 
     def __init__(self, hub: object) -> None:
-        super().__init__(f"{hub!r} runs in another thread; from here use hub.publish_threadsafe(key, message)")
+        super().__init__(f"{describe(hub)} runs in another thread; from here use hub.publish_threadsafe(key, message)")
         self.hub = hub
 
 
@@ -324,7 +415,9 @@ class WrongLoop(WrongContext):
     """The hub is bound to another event loop that is still open."""
 
     def __init__(self, hub: object) -> None:
-        super().__init__(f"{hub!r} is bound to another event loop that is still open; close it, or use a hub for each")
+        super().__init__(
+            f"{describe(hub)} is bound to another event loop that is still open; close it, or use a hub for each"
+        )
         self.hub = hub
 
 
@@ -332,5 +425,7 @@ class NoRunningLoop(WrongContext):
     """This operation needs a running event loop."""
 
     def __init__(self, hub: object, what: str) -> None:
-        super().__init__(f"{what} needs {hub!r} to be on a running event loop; await hub.start() binds it to one")
+        super().__init__(
+            f"{what} needs {describe(hub)} to be on a running event loop; await hub.start() binds it to one"
+        )
         self.hub = hub

@@ -4,115 +4,50 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
-from contextlib import asynccontextmanager, suppress
-from functools import partial
-from inspect import iscoroutinefunction
-from itertools import count
-from threading import get_ident
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Literal,
-    NamedTuple,
-    ParamSpec,
-    Protocol,
-    TypedDict,
-    TypeVar,
-    Unpack,
-    get_args,
-    overload,
-)
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec, Protocol, TypeVar, Unpack, overload
 
-from ._core.asking import AsyncResponder, Desk, Replies, Responder
-from ._core.concurrency import ConcurrentListener
-from ._core.declarations import Declarations, accepts, name_of
+from ._core.asking import Desk, Replies
+from ._core.border import Border
+from ._core.callables import checked_async_function
+from ._core.checks import choice, count, count_or_none, options_of, seconds, seconds_or_none
+from ._core.declarations import Declarations
 from ._core.explain import Explanation, explain
-from ._core.history import History, Retention
+from ._core.history import Retention
 from ._core.life import Life
-from ._core.message_queue import Mailbox, Overflow, as_tuple
-from ._core.outbox import Attachment, Outbox, Postmark
-from ._core.retry import Retry
+from ._core.listener import AsyncListener, Listener
+from ._core.message_queue import Mailbox, Overflow
+from ._core.registration import Ack, ListenerOptions, QueueOptions, SubscribeOptions, Where
+from ._core.registry import Registry, decorated, predicate
 from ._core.router import Router
-from ._core.routes import Observer, Route
-from ._core.subscription import (
-    Ack,
-    AsyncListener,
-    AsyncOptions,
-    Bookkeeper,
-    GapSubscription,
-    Listener,
-    ListenerOptions,
-    Queue,
-    QueueOptions,
-    Registration,
-    SnapshotSubscription,
-    SubscribeOptions,
-    Subscription,
-    Where,
-)
+from ._core.routes import Target
+from ._core.subscription import GapSubscription, Queue, SnapshotSubscription, Subscription
 from ._core.tap import Tap
 from .confirm import Confirmation, Confirmed
-from .errors import (
-    ConfirmationTimeout,
-    DeliveryError,
-    HubClosed,
-    HubsubError,
-    InvalidListener,
-    NoRunningLoop,
-    Undelivered,
-    WaitingForItself,
-    WrongThread,
-)
-from .event import DeadLetter, Event, Gap, ListenerFailure, Meta
-from .key import (
-    NAMESPACE,
-    PLUS,
-    STAR,
-    Announced,
-    Key,
-    KeyLike,
-    Patterns,
-    T,
-    TypedPatterns,
-    V,
-    as_patterns,
-    escaped,
-    is_subset,
-    overlaps,
-    publishable,
-)
+from .errors import ConfirmationTimeout, DeliveryError, HubClosed, NoRunningLoop, Undelivered, WaitingForItself
+from .event import Event, ListenerFailure
+from .key import NAMESPACE, STAR, Key, KeyLike, Patterns, T, TypedPatterns, V, as_patterns, publishable
 from .log import Logger
 
 if TYPE_CHECKING:
-    from types import FrameType, TracebackType
+    from types import TracebackType
     from typing import Self
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 logger = Logger("hubsub.hub")
-listener_logger = Logger("hubsub.listener")
+
+# What may be said of a subscription, by name.
+SUBSCRIBE_OPTIONS = ("gaps", "history", "snapshot", *SubscribeOptions.__annotations__)
 
 
 class Decorator(Protocol[P]):
     """Takes a function, plain or async, of these parameters and returns it unchanged."""
 
     def __call__(self, function: Callable[P, R], /) -> Callable[P, R]: ...
-
-
-class _Queue(TypedDict):
-    maxsize: int
-    overflow: Overflow
-
-
-class _Common(TypedDict):
-    event: bool
-    where: Where | None
-    once: bool
-    owner: Bookkeeper | None
 
 
 class Stats(NamedTuple):
@@ -140,7 +75,11 @@ class Stats(NamedTuple):
     """Keys of which messages are kept."""
 
 
-class Hub:
+def _of_border(name: str) -> Any:
+    return property(lambda hub: getattr(hub.border, name), doc="As of `border`.")
+
+
+class Hub(Registry):
     """Routes messages from publishers to subscribers by key.
 
     May be made before an event loop runs, at module level say. Publishing to sync listeners never needs a loop; async
@@ -167,120 +106,29 @@ class Hub:
         on_error: Callable[[ListenerFailure], object] | None = None,
         route_cache: int = 100_000,
     ) -> None:
-        if drain < 0:
-            raise ValueError(f"drain is a number of seconds, not {drain!r}")
-        if route_cache < 0:
-            raise ValueError(f"route_cache is a number of keys, not {route_cache!r}")
         self.name = name
-        self.maxsize = _bound(maxsize, "maxsize")
-        self.overflow = Overflow(overflow)
-        self.on_error = on_error
-        self._router: Router[Registration] = Router(route_cache)
-        self._history = History(self._router.forget)
+        cached = count(route_cache, "route_cache", "keys", least=0)
+        life = Life(self, seconds(drain, "drain"), self._bound, self._closing, self._drained, self._ended)
+        super().__init__(
+            Router(cached),
+            life,
+            on_error,
+            maxsize=maxsize,
+            overflow=overflow,
+        )
         self._desk = Desk(self)
-        self.declarations = Declarations()
-        """What messages are declared to be, by pattern."""
-        self._life = Life(self, drain, self._bound, self._closing, self._drained, self._ended)
-        self._registered: dict[Registration, None] = {}
-        self._order = count(1)
-        self._watchers = 0  # patterns that may match the hub's own namespace
-        self._attached: list[Attachment] = []
-        self._outboxes: list[Outbox] = []
-        self._postmark = Postmark(self.mint)
-        self._ids = count(1)
-        self._failed = 0
+        self._declarations = Declarations()
+        self.border = Border(self, self._desk, self._declarations)
+        """For bridges, and whatever else connects the hub to others; users need none of it."""
 
     def __repr__(self) -> str:
         return f"<Hub {self.name!r}>"
 
     # Publishing
 
-    def publish(self, key: KeyLike[T], message: T = None) -> int:  # type: ignore[assignment]
-        """Deliver to every matching subscription, in order of subscription; return how many there are.
-
-        Never waits. A listener that raises is logged and counted and hurts no one else. What a listener publishes is
-        delivered whole before this delivery goes on; what it subscribes does not get this message any more, what it
-        removes is called no more.
-
-        Raises:
-            InvalidKey: Nothing can be published to `key`.
-            HubClosed: The hub is closed.
-            WrongThread: The hub's loop runs in another thread (told where telling costs nothing).
-        """
-        try:
-            route = self._router.routes[key]
-        except (KeyError, TypeError):
-            route = self._route(key)
-        route.published += 1
-        key = route.key
-        for deliver in route:
-            try:
-                deliver(key, message)
-            except BaseException as error:
-                self._deliver_failed(route, deliver, message, error)
-        return route.width
-
     def publish_many(self, pairs: Iterable[tuple[KeyLike[T], T]]) -> int:
         """Publish each (key, message) in turn; return the sum of what `publish` returned."""
         return sum(self.publish(key, message) for key, message in pairs)
-
-    def publish_event(
-        self,
-        event: Event[T],
-        source: Registration | None = None,
-        confirmed: Confirmed | None = None,
-        only: Collection[Registration] | None = None,
-    ) -> int:
-        """Deliver an event with its metadata to every matching subscription but `source`; return how many.
-
-        For bridges and the like, which relay what came from elsewhere; otherwise as `publish`. `confirmed` is called
-        once everybody has finished with it, see `publish_confirmed`: with how many did, and a list of `Undelivered`
-        for the others. That may be before this returns. What it raises is logged. `only` names those who get it,
-        another time say.
-        """
-        key = event[0]
-        try:
-            route = self._router.routes[key]
-        except (KeyError, TypeError):
-            route = self._route(key)
-        if type(key) is not Key or event.registration is not None:
-            # It came from a confirmed publish: what is told of it concerns that one.
-            event = Event(route.key, event[1], event.meta)
-        try:
-            target = route.sole
-        except AttributeError:
-            target = route.sole = route.targets[0] if route.width == len(route.targets) == 1 else None
-        if target is not None and target is not source and only is None:
-            route.published += 1
-        else:
-            targets = route.targets
-            if source is not None and source.diverts:
-                targets = [*targets, *getattr(route, "diverted", ())]
-            if only is not None:
-                targets = [target for target in targets if target in only]
-            target = _only_other(targets, source)
-            if target is None:
-                if confirmed is not None:
-                    return self._deliver_confirmed(targets, event, source, Confirmation(confirmed))
-                return self._deliver(targets, event, source)
-            # The route would count the source, too.
-            target.counted += 1
-            self._router.tally.published += 1
-            self._router.tally.routed += 1
-        # Only one gets it, as so often: it needs no copy, and nothing can change before it is reached.
-        if confirmed is not None:
-            event.confirmed = confirmed
-            event.registration = target
-        interrupt: BaseException | None = None
-        try:
-            if not target.deliver_event(event):
-                event.done()
-        except BaseException as error:
-            event.fail(error, "it failed")
-            interrupt = self._failure(target, *event, error)
-        if interrupt is not None:
-            raise interrupt
-        return 1
 
     async def publish_confirmed(self, key: KeyLike[T], message: T = None, timeout: float | None = 30.0) -> int:  # type: ignore[assignment]
         """Deliver as `publish` does, and wait until everybody has finished with it; return how many did.
@@ -302,6 +150,7 @@ class Hub:
             InvalidKey: Nothing can be published to `key`.
             HubClosed: The hub is closed.
         """
+        timeout = seconds_or_none(timeout, "timeout")
         loop = self._life.bind()
         finished: asyncio.Future[tuple[int, list[Undelivered]]] = loop.create_future()
 
@@ -320,7 +169,7 @@ class Hub:
             async with asyncio.timeout(timeout):
                 async with self._places(route.key, _mailboxes(outboxes)):
                     route = self._route_of(route.key)
-                    self._deliver_confirmed(route.targets, Event(route.key, message), None, confirmation)
+                    self._deliver_confirmed(route.targets, Event(route.key, message), confirmation)
                 waiting_for = []
                 number, failures = await finished
         except TimeoutError:
@@ -341,10 +190,12 @@ class Hub:
             InvalidKey: Nothing can be published to `key`.
             HubClosed: The hub is closed, or is closed while waiting.
         """
+        is_first = False
         try:
             route = self._router.routes[key]
         except (KeyError, TypeError):
             route = self._route(key)
+            is_first = True
         try:
             mailboxes = route.mailboxes
         except AttributeError:
@@ -353,7 +204,7 @@ class Hub:
             if len(mailbox.items) >= mailbox.room:
                 async with self._places(route.key, mailboxes):
                     return self.publish(route.key, message)
-        return self.publish(key, message)
+        return self._publish_first(route, message) if is_first else self.publish(key, message)
 
     @asynccontextmanager
     async def _places(self, key: Key[Any], mailboxes: Iterable[Mailbox]) -> AsyncIterator[None]:
@@ -432,9 +283,10 @@ class Hub:
         **options: Unpack[ListenerOptions],
     ) -> Any:
         """Add the decorated function as a listener and return it unchanged. Options as of `add_listener`."""
+        named = decorated(patterns, "on")
 
         def add(function: Callable[..., object]) -> Callable[..., object]:
-            self._add_listener(patterns, function, is_async(function), event=event, where=where, **options)
+            self._add_listener(named, function, None, event=event, where=where, **options)
             return function
 
         return add
@@ -473,7 +325,7 @@ class Hub:
             InvalidKey: A pattern cannot be subscribed to.
             HubClosed: The hub is closed or closing.
         """
-        return self._add_listener(patterns, function, is_async(function), event=event, where=where, **options)
+        return self._add_listener(patterns, function, None, event=event, where=where, **options)
 
     @overload
     def subscribe(
@@ -533,15 +385,16 @@ class Hub:
             ValueError: `snapshot` is given together with `history` or `gaps`, or an option makes no sense.
         """
         named = as_patterns(patterns)
-        if ack not in ("auto", "manual"):
-            raise ValueError(f"ack is 'auto' or 'manual', not {ack!r}")
-        queue, where = self._queue(**options), _predicate(where)
+        choice(ack, "ack", ("auto", "manual"))
+        options_of(options, SUBSCRIBE_OPTIONS, "subscribe")
+        queue, where = self._queue(**options), predicate(where)
         subscription: Queue[Any]
         if snapshot is None:
             subscription = (GapSubscription if gaps else Subscription)(self, **queue, where=where, ack=ack)
         elif gaps or history:
             raise ValueError("a snapshot takes the place of history and of gaps: choose one")
         else:
+            checked_async_function(snapshot, "snapshot")
             subscription = SnapshotSubscription(self, **queue, where=where, ack=ack, load=snapshot)
         self._add(subscription, named, history)
         return subscription
@@ -576,11 +429,9 @@ class Hub:
         """
         self._life.check_thread()
         named = as_patterns(patterns)
-        _bound(limit, "limit")
-        if max_keys is not None and (not isinstance(max_keys, int) or max_keys < 1):
-            raise ValueError(f"max_keys is a number of keys, at least 1, not {max_keys!r}")
-        if max_age is not None and not max_age > 0:
-            raise ValueError(f"max_age is a number of seconds, not {max_age!r}")
+        limit = count(limit, "limit")
+        max_keys = count_or_none(max_keys, "max_keys", "keys")
+        max_age = seconds_or_none(max_age, "max_age", zero=False)
         if self._keeper not in self._router.observers:
             self._router.observers.append(self._keeper)
         return self._history.retain(named, limit, max_age, max_keys)
@@ -602,7 +453,7 @@ class Hub:
         """
         named = as_patterns(patterns)
         self._history.check(named)
-        return self._history.select(named, _bound(limit, "limit") if limit is not None else None)
+        return self._history.select(named, count_or_none(limit, "limit"))
 
     # Declaring
 
@@ -627,7 +478,7 @@ class Hub:
             ValueError: Another type is declared for the very same keys.
         """
         self._life.check_thread()
-        return self.declarations.declare(pattern, type)
+        return self._declarations.declare(pattern, type)
 
     def declared(self, key: KeyLike[Any]) -> Any:
         """The type that is declared for an exact key; None if none is.
@@ -635,7 +486,7 @@ class Hub:
         Raises:
             InvalidKey: Nothing can be published to `key`.
         """
-        return self.declarations.type_of(publishable(key))
+        return self._declarations.type_of(publishable(key))
 
     # Waiting for one, asking
 
@@ -741,7 +592,7 @@ class Hub:
 
         Args, returns and raises as `add_listener`.
         """
-        return self._add_listener(patterns, function, is_async(function), event=event, responding=True, **options)
+        return self._add_listener(patterns, function, None, event=event, responding=True, **options)
 
     @overload
     def responds(self, patterns: TypedPatterns[T], **options: Unpack[QueueOptions]) -> Decorator[[Key[T], T]]: ...
@@ -756,9 +607,10 @@ class Hub:
 
     def responds(self, patterns: Patterns, *, event: bool = False, **options: Unpack[QueueOptions]) -> Any:
         """Add the decorated function as a responder and return it unchanged. Options as of `respond`."""
+        named = decorated(patterns, "responds")
 
         def add(function: Callable[..., object]) -> Callable[..., object]:
-            self.respond(patterns, function, event=event, **options)
+            self.respond(named, function, event=event, **options)
             return function
 
         return add
@@ -780,9 +632,9 @@ class Hub:
             ValueError: The limit is less than one.
         """
         self._life.check_thread()
-        tap = Tap(self._untap, as_patterns(patterns), _bound(limit, "limit"))
+        tap = Tap(self._untap, as_patterns(patterns), count(limit, "limit"))
         self._router.observers.append(tap._observer)
-        self._watch(tap._patterns, 1)
+        self._observe(tap._patterns, 1)
         return tap
 
     def has_subscribers(self, patterns: Patterns = STAR, local: bool = True) -> bool:
@@ -794,8 +646,7 @@ class Hub:
         named = as_patterns(patterns)
         if any(self._router.matcher.overlaps(pattern) for pattern in named):
             return True
-        leaving = [] if local else [pattern for outbox in self._outboxes for pattern in outbox._patterns]
-        return any(overlaps(pattern, other) for pattern in named for other in leaving)
+        return not local and self.border.leads_out(named)
 
     def patterns(self) -> dict[Key[Any], int]:
         """Every subscribed pattern and how many subscriptions it has."""
@@ -803,7 +654,9 @@ class Hub:
 
     def get_subscriber_queue_sizes(self, key: KeyLike[Any]) -> tuple[int, ...]:
         """The messages pending in each queue that `key` is delivered to, in order of subscription."""
-        return tuple(target.pending for target in self._router.targets(publishable(key)) if target.mailbox is not None)
+        return tuple(
+            target.mailbox.pending for target in self._router.targets(publishable(key)) if target.mailbox is not None
+        )
 
     def get_all_subscriber_queue_sizes(self) -> dict[Key[Any], tuple[int, ...]]:
         """For each pattern that has queues, the messages pending in each of them."""
@@ -814,6 +667,18 @@ class Hub:
                     sizes.setdefault(pattern, []).append(registration.pending)
         return {Key.create_from(pattern): tuple(pending) for pattern, pending in sizes.items()}
 
+    def registrations(
+        self,
+    ) -> tuple[Listener | Subscription[Any] | GapSubscription[Any] | SnapshotSubscription[Any, Any], ...]:
+        """Every listener and subscription that is registered, in order of subscription."""
+        registered: Any = self._registered
+        return tuple(registered)
+
+    @property
+    def bridges(self) -> tuple[Any, ...]:
+        """The bridges of this hub, in the order in which they were made."""
+        return self.border.attached
+
     def explain(self, key: KeyLike[Any]) -> Explanation:
         """Tell who a key leads to, by which pattern, and how they fare; for a pattern, whom it has keys in common with.
 
@@ -823,7 +688,7 @@ class Hub:
         Raises:
             InvalidKey: It can neither be published nor subscribed to.
         """
-        return explain(key, self._router, self._registered, self._outboxes, self._history)
+        return explain(key, self._router, self._registered, self.border.outboxes, self._history)
 
     def busy(self) -> tuple[Listener | Subscription[Any] | GapSubscription[Any], ...]:
         """Who has something to do: async listeners with a call or a message, and subscriptions that are read with one.
@@ -851,95 +716,6 @@ class Hub:
             retained_keys=len(self._history),
         )
 
-    # For bridges
-
-    @property
-    def origin(self) -> str:
-        """Random, for this hub in this process: names where messages come from."""
-        return self._desk.name
-
-    @property
-    def attached(self) -> tuple[Any, ...]:
-        """What lives as long as the hub does: its bridges, in the order in which they were made."""
-        return tuple(self._attached)
-
-    def attach(self, part: Attachment) -> None:
-        """Tell `part` of changes of subscription, and have it closed with the hub, until `detach`."""
-        self._life.check_thread()
-        self._attached.append(part)
-
-    def detach(self, part: Attachment) -> None:
-        """Undo `attach`."""
-        self._attached.remove(part)
-
-    def outbox(
-        self,
-        patterns: Patterns,
-        maxsize: int,
-        shed: Callable[[], bool] = lambda: False,
-        diverts: Sequence[tuple[str, ...]] = (),
-        name: str = "Outbox",
-        take: Callable[[Event[Any]], None] | None = None,
-    ) -> Outbox:
-        """Queue what is published to some patterns, to be carried away; see `Outbox`. `close()` ends it."""
-        self._life.check_thread()
-        outbox = Outbox(
-            self, as_patterns(patterns), _bound(maxsize, "maxsize"), shed, diverts, self._postmark, name, take
-        )
-        self._outboxes.append(outbox)
-        self._router.observers.append(outbox.observer)
-        self._outboxes_changed()
-        return outbox
-
-    def report_error(self, failure: ListenerFailure) -> None:
-        """Tell `on_error` of a failure, if there is one; what it raises is logged."""
-        if self.on_error is not None:
-            try:
-                self.on_error(failure)
-            except Exception as another:
-                logger.error("on_error %r failed", self.on_error, cause=another)
-
-    def report_gap(self, patterns: Patterns, gap: Gap) -> None:
-        """Let everyone know who is subscribed to something of these patterns that messages are missing here.
-
-        In a queue the gap stands behind what is queued; a plain listener's is published at once, as
-        `("Hub", "gap", *pattern)`.
-        """
-        named = as_patterns(patterns)
-        for registration in list(self._registered):
-            if any(overlaps(own, other) for own in registration._patterns for other in named):
-                if registration.mailbox is None:
-                    registration._gap_passed(gap)
-                else:
-                    registration.mailbox.miss(gap)
-
-    def mint(self, meta: Meta | None = None) -> Meta:
-        """Metadata for a message of this hub that has none, or has no name yet."""
-        id = self.mint_id()
-        if meta is None:
-            return Meta(id, self.origin, time.time())
-        return meta._replace(id=id, source=self.origin, time=meta.time or time.time())
-
-    def mint_id(self) -> str:
-        """An id that no other message of this origin has."""
-        return str(next(self._ids))
-
-    def _outboxes_changed(self) -> None:
-        """Have a message named as it is put where it leaves by several outboxes, the same in all of them."""
-        self._postmark.forget()
-        for outbox in self._outboxes:
-            outbox.mark(len(self._outboxes) > 1)
-            self._watch(outbox._patterns, 0)
-
-    def _close_outbox(self, outbox: Outbox) -> None:
-        self._life.check_thread()
-        self._router.observers.remove(outbox.observer)
-        self._outboxes_changed()
-        self._outboxes.remove(outbox)
-        self._silence(outbox, ())
-        outbox.closed = True
-        outbox._removed()
-
     # Life
 
     @property
@@ -956,6 +732,8 @@ class Hub:
             WrongThread: That loop is in another thread.
         """
         self._life.start()
+        for part in self.border.attached:
+            part.opened()
 
     async def close(self) -> None:
         """Drain the async listeners for at most `drain` seconds, then end every task and every subscription.
@@ -976,272 +754,52 @@ class Hub:
     ) -> None:
         await self._life.close(cancelled=isinstance(error, asyncio.CancelledError))
 
-    # Delivering, the rare parts
-
-    def _route_of(self, key: KeyLike[Any]) -> Route:
-        """The route of a key, for whoever is in no hurry."""
-        try:
-            return self._router.routes[key]
-        except (KeyError, TypeError):
-            return self._route(key)
-
-    def _route(self, key: KeyLike[Any]) -> Route:
-        """Make the route of a key that is not in the cache."""
-        life = self._life
-        try:
-            if life.thread != get_ident():
-                life.check_thread()
-            if life.state == "closed":
-                raise HubClosed(self)
-            exact = publishable(key)
-        except HubsubError as error:
-            raise error from None  # nobody wants to read of the look-up that failed first
-        if exact is not key:
-            with suppress(KeyError):
-                return self._router.routes[exact]
-        return self._router.make(exact)
-
-    def _deliver(
-        self,
-        targets: Sequence[Registration],
-        event: Event[Any],
-        source: Registration | None = None,
-        confirmation: Confirmation | None = None,
-    ) -> int:
-        """Deliver an event without a route of its own; for a confirmation, a copy to each."""
-        interrupt: BaseException | None = None
-        delivered = 0
-        newest = targets[-1].order if targets else 0
-        changes = self._router.changes
-        for target in targets:
-            if target is source:
-                continue
-            # Closed meanwhile, or taken off what matches, or closed and subscribed anew.
-            if self._router.changes != changes and (target.order > newest or not target.is_on(event.key)):
-                continue
-            delivered += target.order > 0
-            target.counted += 1
-            try:
-                # Those who are handed it before everybody, to keep or record it, have nothing to finish.
-                if confirmation is None or not (target.order or target.remote):
-                    target.deliver_event(event)
-                else:
-                    _deliver_copy(target, event, confirmation)
-            except BaseException as error:
-                interrupt = self._failure(target, event.key, event.message, error) or interrupt
-        self._router.tally.published += 1
-        self._router.tally.routed += delivered
-        if interrupt is not None:
-            raise interrupt
-        return delivered
-
-    def _deliver_confirmed(
-        self,
-        targets: Sequence[Registration],
-        event: Event[Any],
-        source: Registration | None,
-        confirmation: Confirmation,
-    ) -> int:
-        """Deliver an event, and have everybody tell when it has finished with it."""
-        try:
-            return self._deliver(targets, event, source, confirmation)
-        finally:
-            confirmation.settle(0, [])
-
-    def _deliver_failed(self, route: Route, deliver: Any, message: Any, error: BaseException) -> None:
-        """Report the failure of one place of a route; if it must pass, serve the places after it first."""
-        place = route.place_of(deliver)
-        interrupt = self._failure(route.targets[place], route.key, message, error)
-        if interrupt is None:
-            return
-        for later in range(place + 1, len(route)):
-            try:
-                route[later](route.key, message)
-            except BaseException as another:
-                self._failure(route.targets[later], route.key, message, another)
-        raise interrupt
-
-    def _failure(self, target: Registration, key: Key[Any], message: Any, error: BaseException) -> BaseException | None:
-        """Report what a target raised; return it if it is none of its failures but has to pass."""
-        if isinstance(error, WrongThread):
-            target.missed += 1  # it refused the message
-            return error
-        if not isinstance(error, Exception | asyncio.CancelledError):
-            return error
-        if isinstance(target, Listener):
-            try:
-                self._report(target, key, message, error)
-            except BaseException as another:
-                return another
-        else:
-            logger.error("delivering %r to %r failed", key, target, cause=error)
-        return None
-
-    def _report(self, listener: Listener, key: Key[Any], message: Any, error: BaseException) -> None:
-        """Count, log and pass on a listener's failure."""
-        listener.failed += 1
-        listener.last_error = error
-        self._failed += 1
-        if isinstance(error, RecursionError):
-            # A traceback of a thousand frames tells less than this line.
-            listener_logger.error("listener %r failed on %r: %s", listener.function, key, error)
-        else:
-            listener_logger.error("listener %r failed on %r", listener.function, key, cause=error)
-        self.report_error(ListenerFailure(key, message, listener, error))
-
-    # Observing
-
     def _keeper(self, key: Key[Any], routed: int) -> Any:
         return None if key[0] == NAMESPACE else self._history.keeper(key)
-
-    def _type_checker(self, key: Key[Any], routed: int) -> Any:
-        """An observer that complains of messages which are not what is declared; asked for in debug mode only."""
-        declared = self.declarations.type_of(key)
-        if declared is None:
-            return None
-
-        def check(key: Key[Any], message: Any) -> None:
-            if not accepts(declared, message):
-                what, wanted, where = type(message).__qualname__, name_of(declared), _where_published()
-                logger.error("%r is declared as %s, and a message of type %s is published%s", key, wanted, what, where)
-
-        return Observer(check, lambda event: check(*event))
 
     def _untap(self, tap: Tap) -> None:
         self._life.check_thread()
         self._router.observers.remove(tap._observer)
-        self._watch(tap._patterns, -1)
+        self._observe(tap._patterns, -1)
 
-    def _watch(self, patterns: Sequence[tuple[str, ...]], more: int) -> None:
-        """Make the routes of these patterns anew, since observers of theirs came or went."""
-        self._watchers += more * sum(map(_may_be_meta, patterns))
-        for pattern in patterns:
-            self._router.forget(pattern)
+    # Until the relay uses `hub.border`
 
-    # Subscribing, the inner parts
-
-    def _add_listener(
+    def publish_event(
         self,
-        patterns: Patterns,
-        function: Callable[..., Any],
-        asynchronous: bool,
-        *,
-        event: bool = False,
-        where: Where | None = None,
-        once: bool = False,
-        owner: Bookkeeper | None = None,
-        responding: bool = False,
-        **options: Unpack[AsyncOptions],
-    ) -> Listener:
-        if not callable(function):
-            raise InvalidListener(function, "a listener is a function, or anything that can be called")
-        named = as_patterns(patterns)
-        common: _Common = {"event": event, "where": _predicate(where), "once": once, "owner": owner}
-        listener: Listener
-        if asynchronous:
-            listener = self._async_listener(function, common, responding, **options)
-        elif options:
-            given = " and ".join(options)
-            raise InvalidListener(function, f"{given}: for async listeners; a sync one is called right in the publish")
-        else:
-            listener = (Responder if responding else Listener)(self, function, **common)
-        self._add(listener, named)
-        return listener
+        event: Event[T],
+        source: Any = None,
+        confirmed: Confirmed | None = None,
+        only: Collection[Any] | None = None,
+    ) -> int:
+        if source is None and confirmed is None and only is None:
+            return super().publish_event(event)
+        bounded = confirmed is None and event.meta is not None and event.meta.hops > 0
+        return self.border.relay(event, exclude=source, confirmed=confirmed, only=only, bounded=bounded)
 
-    def _async_listener(
-        self,
-        function: Callable[..., Any],
-        common: _Common,
-        responding: bool,
-        *,
-        concurrency: int = 1,
-        retry: Retry | None = None,
-        **options: Unpack[QueueOptions],
-    ) -> AsyncListener:
-        if not isinstance(concurrency, int) or concurrency < 1:
-            raise ValueError(f"concurrency is a number of calls, at least 1, not {concurrency!r}")
-        if not isinstance(retry, Retry | None):
-            raise ValueError(f"retry is a hubsub.Retry, not {retry!r}")
-        queue = self._queue(**options)
-        if responding:
-            if concurrency > 1 or retry is not None:
-                raise InvalidListener(function, "a responder answers one request after the other, and once")
-            return AsyncResponder(self, function, **queue, **common)
-        if concurrency == 1:
-            return AsyncListener(self, function, retry=retry, **queue, **common)
-        return ConcurrentListener(self, function, concurrency=concurrency, retry=retry, **queue, **common)
+    publish_event.__doc__ = Registry.publish_event.__doc__
 
-    def _queue(self, maxsize: int | None = None, overflow: Overflow | None = None) -> _Queue:
-        """The options of a queue, complete."""
-        return {
-            "maxsize": self.maxsize if maxsize is None else _bound(maxsize, "maxsize"),
-            "overflow": self.overflow if overflow is None else Overflow(overflow),
-        }
+    @property
+    def declarations(self) -> Declarations:
+        """As `border.type_of`."""
+        return self._declarations
 
-    def _add(self, registration: Registration, patterns: Sequence[tuple[str, ...]], history: int = 0) -> None:
-        """Register it on these patterns, which it does not hold yet. Nothing is awaited, nothing can fail half-way.
+    @property
+    def attached(self) -> tuple[Any, ...]:
+        """As `bridges`."""
+        return self.border.attached
 
-        The last `history` messages of each key that it did not get so far are replayed to it.
-        """
-        self._life.check_thread()
-        if self._life.state != "open":
-            raise HubClosed(self, closing=self._life.state == "closing")
-        replay: list[Event[Any]] = []
-        if history:
-            _bound(history, "history")
-            self._history.check(patterns)
-            replay = self._history.select(patterns, history, () if registration.closed else registration._patterns)
-            replay = [event for event in replay if registration.wants(event)]
-        if registration.closed:
-            registration._reopened()
-        if registration not in self._registered:
-            self._registered[registration] = None
-            registration.order = next(self._order)
-        if replay and registration.mailbox is not None:
-            registration.mailbox.replay(replay)
-            registration.counted += len(replay)
-        registration._patterns += tuple(patterns)
-        if len(registration._patterns) > 1:
-            self._router.several = True
-        added = [(pattern, self._router.add(pattern, registration)) for pattern in patterns]
-        self._watchers += sum(map(_may_be_meta, patterns))
-        if registration._owner is not None:
-            registration._owner._note(registration, patterns)
-        for part in self._attached:
-            part.changed(patterns)
-        if self._watchers:
-            self._announce("addedSubscriber", added)
+    @property
+    def origin(self) -> str:
+        """As of `border`."""
+        return self.border.origin
 
-    def _remove(self, registration: Registration, patterns: Iterable[tuple[str, ...]] | None = None) -> None:
-        """Take it off these patterns, or off all; off its last one it is closed."""
-        self._life.check_thread()
-        patterns = registration._patterns if patterns is None else tuple(patterns)
-        left = tuple(pattern for pattern in registration._patterns if pattern not in patterns)
-        removed = [(pattern, self._router.remove(pattern, registration)) for pattern in patterns]
-        self._watchers -= sum(map(_may_be_meta, patterns))
-        self._silence(registration, left)
-        if not left:
-            registration.closed = True
-            del self._registered[registration]
-            registration._removed()
-        else:
-            registration._patterns = left
-        if registration._owner is not None:
-            registration._owner._forget(registration, patterns)
-        for part in self._attached:
-            part.changed(patterns)
-        if self._watchers and self._life.state != "closed":
-            self._announce("removedSubscriber", removed)
+    # Not by __getattr__: a class that has one has no fast attributes, and a publish costs a seventh more.
+    attach, detach, outbox = _of_border("attach"), _of_border("detach"), _of_border("outbox")
+    report_error, report_gap = _of_border("report_error"), _of_border("report_gap")
+    mint, mint_id = _of_border("mint"), _of_border("mint_id")
 
-    def _announce(self, what: Announced, changes: Iterable[tuple[tuple[str, ...], int]]) -> None:
-        """Publish the meta-events of a change that has taken effect; build them only for somebody."""
-        for pattern, number in changes:
-            key: Key[Any] = Key(NAMESPACE, what, *escaped(pattern))
-            targets = self._router.observed(key, self._router.targets(key))
-            if targets:
-                message = {"key": Key.create_from(pattern), "currentSubscriberCount": number}
-                self._router.misses += 1
-                self._deliver(targets, Event(key, message))
+    def _close_outbox(self, outbox: Any) -> None:
+        self.border.close_outbox(outbox)
 
     # What its life tells
 
@@ -1249,17 +807,18 @@ class Hub:
         # In debug mode nothing is cached, so that every publish passes the checks of a new key.
         debug = loop.get_debug()
         self._router.remember(not debug)
-        if debug != (self._type_checker in self._router.observers):
-            (self._router.observers.append if debug else self._router.observers.remove)(self._type_checker)
+        checker = self._declarations.observer
+        if debug != (checker in self._router.observers):
+            (self._router.observers.append if debug else self._router.observers.remove)(checker)
         self._router.dismantle_on(loop)
 
     def _closing(self) -> None:
-        for part in self._attached:
+        for part in self.border.attached:
             part.closing()
 
     async def _drained(self) -> None:
         """End what is attached, each by its own deadline."""
-        await asyncio.gather(*(part.close() for part in list(self._attached)), return_exceptions=True)
+        await asyncio.gather(*(part.close() for part in self.border.attached), return_exceptions=True)
 
     async def _ended(self) -> None:
         """End every subscription, and drop what the async listeners could not handle in time."""
@@ -1276,110 +835,6 @@ class Hub:
             logger.warning("%r closed with %d messages that its async listeners had not handled", self, abandoned)
         await self._router.clear()
 
-    # What the registrations tell
 
-    def _tell(self, what: Announced, registration: Registration, message: Any, keys: Iterable[Key[Any]] | None) -> None:
-        """Publish a meta-event about a registration to everyone else; not about messages that are such themselves."""
-        if not self._watchers or (keys is not None and all(key[0] == NAMESPACE for key in keys)):
-            return
-        for pattern in registration._patterns:
-            key: Key[Any] = Key(NAMESPACE, what, *escaped(pattern))
-            others = [target for target in self._router.targets(key) if target is not registration]
-            targets = self._router.observed(key, others)
-            if targets:
-                self._router.misses += 1
-                self._deliver(targets, Event(key, message))
-
-    def _bury(self, letter: DeadLetter) -> None:
-        """Publish what a listener has given up; not messages of the namespace, or it might never end."""
-        if not self._watchers or letter.key[0] == NAMESPACE or self._life.state == "closed":
-            return
-        key: Key[Any] = Key(NAMESPACE, "deadLetter", *letter.key)
-        targets = self._router.observed(key, self._router.targets(key))
-        if targets:
-            self._router.misses += 1
-            self._deliver(targets, Event(key, letter))
-
-    def _silence(self, registration: Registration, left: Iterable[tuple[str, ...]]) -> None:
-        """Overwrite the place of what was closed in the routes of running publishes.
-
-        A publish runs while one of its listeners closes something: it is a frame on this very stack. Looking for it
-        there is what allows the loop in `publish` to read no flag and leave no trace. `left` are the patterns that the
-        registration keeps.
-        """
-        frame: FrameType | None = sys._getframe(1)
-        while frame is not None:
-            if frame.f_code is _PUBLISH:
-                running = frame.f_locals
-                route: Route | None = running.get("route")
-                if running["self"] is not self or route is None or registration not in route.targets:
-                    pass
-                elif not any(is_subset(route.key, pattern) for pattern in left):
-                    route[route.targets.index(registration)] = registration._miss
-            frame = frame.f_back
-
-
-_PUBLISH = Hub.publish.__code__
-
-
-def is_async(function: object) -> bool:
-    """True if calling `function` makes a coroutine: a coroutine function, a partial of one, or such a `__call__`."""
-    while isinstance(function, partial):
-        function = function.func
-    return iscoroutinefunction(function) or iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
-
-
-def _bound(number: int, name: str) -> int:
-    if not isinstance(number, int) or number < 1:
-        raise ValueError(f"{name} is a number of messages, at least 1, not {number!r}")
-    return number
-
-
-def _predicate(where: Where | None) -> Where | None:
-    if where is not None and not callable(where):
-        raise ValueError(f"where is a function of key and message, not {where!r}")
-    return where
-
-
-def _only_other(targets: Sequence[Registration], source: Registration | None) -> Registration | None:
-    """The one subscription that a message of `source` goes to, if there are no others."""
-    if len(targets) == 2 and source in targets:
-        other = targets[targets[0] is source]
-    elif len(targets) == 1 and targets[0] is not source:
-        other = targets[0]
-    else:
-        return None
-    return other if other.order else None
-
-
-def _deliver_copy(target: Registration, event: Event[Any], confirmation: Confirmation) -> None:
-    copy: Event[Any] = as_tuple(Event, event)
-    if event.meta is not None:
-        copy.meta = event.meta
-    confirmation.hand_out(copy, target)
-    try:
-        if not target.deliver_event(copy):
-            copy.done()
-    except BaseException as error:
-        copy.fail(error, "it failed")
-        raise
-
-
-def _where_published() -> str:
-    """The line outside of this package that is publishing, to be read in a log."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
-        frame = frame.f_back
-    return "" if frame is None else f" by {frame.f_code.co_filename}:{frame.f_lineno}"
-
-
-def _may_be_meta(pattern: tuple[str, ...]) -> bool:
-    """True if it may match what the hub announces: otherwise nobody has to be looked for at each announcement."""
-    return pattern[0] in _META[0] and (len(pattern) == 1 or pattern[1] in _META[1])
-
-
-_META = ((NAMESPACE, STAR, PLUS), (*get_args(Announced), STAR, PLUS))
-
-
-def _mailboxes(targets: Iterable[Registration]) -> tuple[Mailbox, ...]:
+def _mailboxes(targets: Iterable[Target]) -> tuple[Mailbox, ...]:
     return tuple(box for target in targets if (box := target.mailbox) is not None)

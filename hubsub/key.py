@@ -68,7 +68,9 @@ class Key(tuple[str, ...], Generic[T]):
 
     def is_subset_of(self, other: str | Iterable[str]) -> bool:
         """True exactly if every publishable key that this pattern matches is matched by `other` too."""
-        return is_subset(self, Key.create_from(other))
+        if type(other) is not Key:
+            other = (other,) if isinstance(other, str) else tuple(other)
+        return is_subset(self, other)
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -193,7 +195,11 @@ def is_subset(narrow: tuple[str, ...], wide: tuple[str, ...]) -> bool:
             return False
     elif len(narrow) != len(wide) or narrow[-1] == STAR:
         return False
-    return all(mask in (STAR, PLUS) or part == mask for part, mask in zip(narrow, wide, strict=False))
+    # A plain loop: a generator takes three times as long. Nor would strict=False be free.
+    for part, mask in zip(narrow, wide):  # noqa: B905, SIM110
+        if part != mask and mask != STAR and mask != PLUS:
+            return False
+    return True
 
 
 def overlaps(one: tuple[str, ...], other: tuple[str, ...]) -> bool:

@@ -6,44 +6,217 @@ logwood that nobody configured refuses to make loggers, so it is left alone unti
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
+import time
 import traceback
-from typing import Any
+from typing import TYPE_CHECKING
+
+from .describe import Description, describe, describe_error
+
+if TYPE_CHECKING:
+    from types import FrameType, TracebackType
+
+_PACKAGE = __name__.partition(".")[0]
+# Shown as they are; anything else is described first, so that no `repr` of a user's can break a handler.
+_PLAIN = (int, float, Description)
 
 
 class Logger:
-    """A logger of that name in whichever back end is in use."""
+    """A logger of that name in whichever back end is in use. What it is given and what a handler raises hurts nobody.
+
+    Each method logs one line: `values` fill the `%` places of `message`, and the traceback of `error` is shown with
+    it. Records of the standard module have the error in `exc_info`, and the place of whoever called this package; in a
+    task of the package's own, the place in it that logged.
+    """
 
     __slots__ = ("name",)
 
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def warning(self, message: str, *values: object) -> None:
-        """Log one line; `values` fill the `%` places of `message`."""
-        self._log("warning", message, values)
+    def debug(self, message: str, *values: object, error: BaseException | None = None) -> None:
+        """Log what helps to follow how something came about."""
+        self._log(logging.DEBUG, message, values, error)
 
-    def error(self, message: str, *values: object, cause: BaseException | None = None) -> None:
-        """Log one line and, below it, the traceback of `cause`."""
-        if cause is not None:
-            message += "\n%s"
-            values += ("".join(traceback.format_exception(cause)).rstrip(),)
-        self._log("error", message, values)
+    def info(self, message: str, *values: object, error: BaseException | None = None) -> None:
+        """Log what is worth knowing, and in order."""
+        self._log(logging.INFO, message, values, error)
 
-    def _log(self, level: str, message: str, values: tuple[object, ...]) -> None:
+    def warning(self, message: str, *values: object, error: BaseException | None = None) -> None:
+        """Log what somebody should look at."""
+        self._log(logging.WARNING, message, values, error)
+
+    def error(self, message: str, *values: object, error: BaseException | None = None) -> None:
+        """Log what failed."""
+        self._log(logging.ERROR, message, values, error)
+
+    def _log(self, level: int, message: str, values: tuple[object, ...], error: BaseException | None) -> None:
         try:
-            getattr(self._backend(), level)(message, *values)
+            # Whoever configured logwood has imported it: asking sys.modules spares an import, and works without it.
+            state = sys.modules.get("logwood.state")
+            if state is not None and state.config_called:
+                self._log_with_logwood(level, message, _shown(values), error)
+                return
+            logger = logging.getLogger(self.name)
+            if logger.isEnabledFor(level):
+                exc_info = None if error is None else _exc_info(error)
+                logger.log(level, message, *_shown(values), exc_info=exc_info, stacklevel=_stacklevel())
         except RecursionError:
             raise  # there is room for it further up
-        except Exception:
+        except (Exception, asyncio.CancelledError):
             # As the standard module does with most errors of its handlers: say so, and hurt nobody.
             if sys.stderr is not None:
                 traceback.print_exc()
 
-    def _backend(self) -> Any:
-        # Who configured logwood has imported it: asking sys.modules spares an import, and works without logwood.
-        state = sys.modules.get("logwood.state")
-        if state is not None and state.config_called:
-            return sys.modules["logwood"].get_logger(self.name)
-        return logging.getLogger(self.name)
+    def _log_with_logwood(
+        self, level: int, message: str, values: tuple[object, ...], error: BaseException | None
+    ) -> None:
+        if error is not None:
+            # As an argument: it may have % signs.
+            message += "\n%s"
+            values += ("".join(traceback.format_exception(*_exc_info(error))).rstrip(),)
+        method = logging.getLevelName(level).lower()
+        getattr(sys.modules["logwood"].get_logger(self.name), method)(message, *values)
+
+
+class Episode:
+    """Logs trouble that goes on as a few lines: the first of a kind at once, its repeats as a number.
+
+    One lives as long as the trouble that it tells of: an outage, a full queue. A kind is a message, unformatted, and
+    the type of its error. A repeat is logged again, with how many were left out, no sooner than `every` seconds after
+    the last line of its kind; what was left out when the episode ends is logged then. There is no timer and no task.
+
+    >>> outage = Episode(Logger("hubsub.bridge.docs"))
+    >>> outage.warning("%r is not connected", "bridge")     # logged
+    True
+    >>> outage.warning("%r is not connected", "bridge")     # counted
+    False
+    >>> outage.end()        # logs that it came once more, and begins anew
+    2
+    >>> outage.end()        # there was nothing: logs nothing
+    0
+
+    A relay makes one, calls `warning` or `error` at each failed attempt, and `end` when the connection is up:
+
+        if outage.end():
+            logger.info("%r is connected again", self)
+
+    Args:
+        logger: Where the lines go.
+        every: Seconds between two lines of a kind.
+    """
+
+    __slots__ = ("_kinds", "_logger", "every")
+
+    # Kinds told apart; more of them are logged as one.
+    MOST_KINDS = 32
+
+    def __init__(self, logger: Logger, every: float = 60.0) -> None:
+        self._logger = logger
+        self.every = every
+        self._kinds: dict[tuple[str, type | None], _Kind] = {}
+
+    @property
+    def is_on(self) -> bool:
+        """True if something was logged or counted since it began."""
+        return bool(self._kinds)
+
+    def warning(self, message: str, *values: object, error: BaseException | None = None) -> bool:
+        """Log it as a warning, or count it; return whether it was logged."""
+        return self._tell(logging.WARNING, message, values, error)
+
+    def error(self, message: str, *values: object, error: BaseException | None = None) -> bool:
+        """Log it as an error, or count it; return whether it was logged."""
+        return self._tell(logging.ERROR, message, values, error)
+
+    def end(self) -> int:
+        """Log what was counted only, and begin anew; return how often there was trouble, 0 for never."""
+        kinds, self._kinds = self._kinds, {}
+        for kind in kinds.values():
+            if kind.left_out:
+                self._logger._log(kind.level, f"{kind.message} (%d more like it)", (*kind.values, kind.left_out), None)
+        return sum(kind.count for kind in kinds.values())
+
+    def _tell(self, level: int, message: str, values: tuple[object, ...], error: BaseException | None) -> bool:
+        named = (message, type(error) if error is not None else None)
+        kind = self._kinds.get(named)
+        if kind is None and len(self._kinds) >= self.MOST_KINDS:
+            kind = next(reversed(self._kinds.values()))
+        at = time.monotonic()
+        if kind is None:
+            kind = self._kinds[named] = _Kind(level, message)
+        elif at - kind.logged < self.every:
+            # Shown now, since an episode should keep nothing alive.
+            kind.message, kind.values = message, _shown(values)
+            kind.count += 1
+            kind.left_out += 1
+            return False
+        kind.count += 1
+        kind.logged = at
+        if kind.left_out:
+            message, values = f"{message} (%d more like it)", (*values, kind.left_out)
+            kind.left_out = 0
+        self._logger._log(level, message, values, error)
+        return True
+
+
+class _Kind:
+    """One kind of trouble in an episode."""
+
+    __slots__ = ("count", "left_out", "level", "logged", "message", "values")
+
+    def __init__(self, level: int, message: str) -> None:
+        self.level = level
+        self.message = message
+        self.values: tuple[object, ...] = ()
+        self.count = 0
+        self.left_out = 0
+        self.logged = 0.0
+
+
+def _shown(values: tuple[object, ...]) -> tuple[object, ...]:
+    """Values of a line as what cannot fail when it is formatted."""
+    return tuple(map(_show, values))
+
+
+def _show(value: object) -> object:
+    if type(value) in _PLAIN:
+        return value
+    if type(value) is str:
+        return value if len(value) <= 10_000 else f"{value[:10_000]}…"
+    return Description(describe_error(value) if isinstance(value, BaseException) else describe(value))
+
+
+def _exc_info(error: BaseException) -> tuple[type[BaseException], BaseException, TracebackType | None]:
+    """What to log of an error: itself, or where that cannot be formatted, a stand-in with its traceback."""
+    try:
+        # Without its frames this is cheap, and finds what would break the handler later.
+        "".join(traceback.TracebackException(type(error), error, None, limit=0).format())
+    except (Exception, asyncio.CancelledError):
+        stand_in = Exception(f"a {type(error).__name__}, whose text cannot be formatted")
+        return Exception, stand_in, error.__traceback__
+    return type(error), error, error.__traceback__
+
+
+def _stacklevel() -> int:
+    """How far above `Logger._log` the place is that called this package, as the standard module counts.
+
+    In a task of our own there is none, only the event loop: then it is the place in the package that logs.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    level = own = 0
+    while frame is not None:
+        module = frame.f_globals.get("__name__", "")
+        if module != "logging":
+            package = module.partition(".")[0]
+            level += 1
+            if package == _PACKAGE:
+                own = own or (level if module != __name__ else 0)
+            elif package in ("asyncio", "threading", "concurrent"):
+                break
+            elif package != "contextlib":
+                return level
+        frame = frame.f_back
+    return max(own, 1)

@@ -5,18 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Hashable, Iterable
 from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
-from ._core.subscription import (
-    AsyncListener,
-    Listener,
-    ListenerOptions,
-    Registration,
-    Removal,
-    Subscription,
-    Where,
-)
-from .errors import HubsubError, InvalidListener, UnknownListener, UnknownSubscription
+from ._core.listener import AsyncListener, Listener
+from ._core.registration import ListenerOptions, Registration, Removal, Where
+from ._core.registry import decorated
+from ._core.subscription import Subscription
+from .errors import HubsubError, UnknownListener, UnknownSubscription
 from .event import Event
-from .hub import Decorator, Hub, is_async
+from .hub import Decorator, Hub
 from .key import Key, Patterns, T, TypedPatterns, as_patterns
 
 if TYPE_CHECKING:
@@ -135,8 +130,6 @@ class Subscriber:
         Raises:
             InvalidListener: It is an async function, or cannot be called.
         """
-        if is_async(callback):
-            raise InvalidListener(callback, "this is an async function; add it with add_async_listener or add_listener")
         return self._add(keys, callback, False, event=event, where=where, once=once)
 
     def add_async_listener(
@@ -164,7 +157,7 @@ class Subscriber:
         **options: Unpack[ListenerOptions],
     ) -> Listener:
         """Add a function, plain or async, which it is being told by looking; as `Hub.add_listener`."""
-        return self._add(keys, callback, is_async(callback), event=event, where=where, **options)
+        return self._add(keys, callback, None, event=event, where=where, **options)
 
     @overload
     def on(
@@ -198,9 +191,10 @@ class Subscriber:
         **options: Unpack[ListenerOptions],
     ) -> Any:
         """Add the decorated function as a listener and return it unchanged."""
+        named = decorated(keys, "on")
 
         def add(function: Callable[..., object]) -> Callable[..., object]:
-            self._add(keys, function, is_async(function), event=event, where=where, **options)
+            self._add(named, function, None, event=event, where=where, **options)
             return function
 
         return add
@@ -257,7 +251,7 @@ class Subscriber:
         self,
         keys: Patterns,
         callback: Callable[..., object],
-        asynchronous: bool,
+        asynchronous: bool | None,
         *,
         event: bool = False,
         where: Where | None = None,

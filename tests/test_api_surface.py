@@ -3,8 +3,10 @@
 import ast
 import graphlib
 import inspect
+import pickle
 import re
 import sys
+import typing
 from collections.abc import Iterator
 from pathlib import Path
 from types import FunctionType, ModuleType
@@ -19,7 +21,7 @@ from hubsub import errors, event
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "hubsub"
 
-GROUND = {"errors", "log", "key", "confirm", "event"}
+GROUND = {"errors", "describe", "log", "key", "confirm", "event"}
 CONTRACT = {"bridges.adapter", "bridges.address"}
 PUBLIC = {"__init__", "bridges"}
 
@@ -62,7 +64,7 @@ def room_of(module: str) -> str:
         return "ground"
     if module in CONTRACT:
         return "contract"
-    if module in ("hub", "publisher", "subscriber"):
+    if module in ("hub", "publisher", "subscriber", "loop", "utils", "logging_compat"):
         return "face"
     return max((room for room in ROOMS if f"{module}.".startswith(f"{room}.")), key=len)
 
@@ -117,7 +119,8 @@ def test_what_the_package_shows_is_all_public() -> None:
 
 @pytest.mark.parametrize("module", [errors, event])
 def test_every_error_and_all_that_travels_is_public(module: ModuleType) -> None:
-    defined = {name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__}
+    source = ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))
+    defined = {node.name for node in source.body if isinstance(node, ast.ClassDef)}
     assert {name for name in defined if name[0] != "_"} <= set(hubsub.__all__)
 
 
@@ -129,6 +132,15 @@ def test_the_reference_documents_what_is_public() -> None:
     assert sorted(documented) == sorted([*hubsub.__all__, *kit, *bridges])
 
 
+PUBLIC_CLASSES = [kind for name in hubsub.__all__ if isinstance(kind := vars(hubsub).get(name), type)]
+
+
+@pytest.mark.parametrize("kind", PUBLIC_CLASSES)
+def test_a_public_class_is_pickled_by_its_public_name_and_keeps_its_annotations(kind: type) -> None:
+    assert b"chubsub\n" + kind.__name__.encode() in pickle.dumps(kind, protocol=0)
+    assert typing.get_type_hints(kind) is not None
+
+
 @pytest.mark.parametrize(
     ("module", "name"),
     [(module, name) for module in (hubsub, hubsub.bridges, hubsub.testing) for name in module.__all__],
@@ -136,7 +148,9 @@ def test_the_reference_documents_what_is_public() -> None:
 def test_whatever_is_public_says_what_it_promises(module: ModuleType, name: str) -> None:
     kind = getattr(module, name)
     assert inspect.getdoc(kind)
-    members = vars(kind) if isinstance(kind, type) else {}
+    # What it has from a base class of ours is public, too.
+    bases = [base for base in kind.__mro__ if base.__module__.startswith("hubsub")] if isinstance(kind, type) else []
+    members = {member: value for base in reversed(bases) for member, value in vars(base).items()}
     for member, value in members.items():
         if member[0] != "_" and isinstance(value, FunctionType | property | classmethod):
             # What an override promises may stand in what it overrides.

@@ -23,6 +23,7 @@ from hubsub import (
     RemoteError,
     RequestError,
     RequestTimeout,
+    WaitingForItself,
     WildcardPublished,
 )
 
@@ -462,20 +463,65 @@ async def test_a_publisher_asks_under_its_prefix(hub: Hub) -> None:
     assert await Publisher(hub, "shop").request("price", "tea", timeout=1) == (("shop", "price"), "tea")
 
 
-async def test_what_came_from_elsewhere_is_answered_under_its_reply_key(hub: Hub) -> None:
+async def test_a_reply_address_that_somebody_made_up_leads_nowhere(hub: Hub) -> None:
     async def respond_async(key: Key[Any], message: Any) -> float:
         return 1 / message
 
-    hub.respond("plain", lambda key, message: 1 / message)
-    hub.respond("async", respond_async)
-    for name in ("plain", "async"):
-        for message, reply, headers in ((2, 0.5, {}), (0, None, {"error": "ZeroDivisionError('division by zero')"})):
-            waiting = hub.next(("Hub", "reply", "bridge"))
-            meta = Meta(reply_to=Key("Hub", "reply", "bridge"), correlation="c7")
-            hub.publish_event(Event(Key(name), message, meta))
-            event = await waiting
-            assert event.message == reply
-            assert event.meta == Meta(correlation="c7", headers=headers)
+    replies: list[Any] = []
+    for address in (
+        ("Hub", "reply", "bridge"),
+        ("admin", "shutdown"),
+        ("Hub", "addedSubscriber", "x"),
+        ("Hub", "reply", "*"),
+    ):
+        hub.add_listener(address, lambda key, message: replies.append(message))
+        hub.respond("plain", lambda key, message: 1 / message)
+        hub.respond("async", respond_async)
+        replies.clear()  # meta-events
+        for name in ("plain", "async"):
+            for message in (2, 0):
+                meta = Meta(reply_to=Key.create_from(address), correlation="c7")
+                hub.publish_event(Event(Key(name), message, meta))
+            await settled()
+    assert replies == []
+
+
+async def test_a_local_request_is_answered_by_nobody_who_guesses_its_correlation(hub: Hub) -> None:
+    never: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    hub.respond(("auth", "check"), lambda key, message: never)
+    request = hub.request(("auth", "check"), timeout=0.2)
+    for number in range(10):
+        for address in (None, Key("Hub", "reply", hub.border.origin)):
+            meta = Meta(correlation=f"{hub.border.origin}-{number}", reply_to=address)
+            hub.publish_event(Event(Key("Hub", "reply", hub.border.origin), "granted", meta))
+            hub.publish_event(Event(Key("auth", "check"), "granted", meta))
+    with pytest.raises(RequestTimeout):
+        await request
+
+
+async def test_a_responder_that_asks_itself_is_told_so_at_once(hub: Hub) -> None:
+    async def ask_again(key: Key[Any], message: Any) -> Any:
+        if message == "one":
+            return await hub.request(key, "two", timeout=30)
+        replies = hub.request_many(key, "two", timeout=30)
+        return [reply async for reply in replies], [type(error) for error in replies.errors]
+
+    listener = hub.respond("a", ask_again)
+    with pytest.raises(RemoteError) as caught:
+        await hub.request("a", "one", timeout=30)
+    assert isinstance(caught.value.__cause__, WaitingForItself)
+    assert listener.failed == 1
+    assert await hub.request("a", "many", timeout=30) == ([], [WaitingForItself])
+
+
+async def test_whoever_asks_is_told_that_a_bridge_leads_further(hub: Hub) -> None:
+    with pytest.raises(NoResponders, match="respond"):
+        hub.request("a")
+    outbox = hub.border.outbox("a", 10)
+    with pytest.raises(NoResponders, match="local=False") as caught:
+        hub.request("a")
+    assert caught.value.leaves
+    outbox.close()
 
 
 async def test_thousands_of_requests_leave_nothing_behind(hub: Hub) -> None:

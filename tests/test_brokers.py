@@ -273,6 +273,13 @@ def test_the_port_of_a_broker_that_is_down_is_given_to_nobody_else() -> None:
         broker.close()
 
 
+def test_a_broker_that_nobody_closes_leaves_no_port_open() -> None:
+    broker = Broker()
+    [reserved] = broker._reserved
+    del broker
+    assert reserved.fileno() == -1
+
+
 # The proxy
 
 

@@ -14,7 +14,8 @@ from conftest import assert_nothing_left
 from test_queue import settled
 
 from hubsub import Hub, Key, Overflow, Snapshot, SnapshotSubscription, SubscriptionClosed
-from hubsub._core.subscription import Queue, Registration
+from hubsub._core.registration import Registration
+from hubsub._core.subscription import Queue
 
 CUT: Any = object()  # instead of a result
 

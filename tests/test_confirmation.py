@@ -304,7 +304,9 @@ async def test_the_callback_form_tells_without_a_task(hub: Hub) -> None:
     tasks = len(asyncio.all_tasks())
     for number in range(4):
         event = Event(Key("a"), number, Meta(id=str(number)))
-        hub.publish_event(event, source, lambda finished, failures: told.append((finished, len(failures))))
+        hub.border.relay(
+            event, exclude=source, confirmed=lambda finished, failures: told.append((finished, len(failures)))
+        )
     assert len(asyncio.all_tasks()) == tasks + 1  # the listener's own
     await settled()
     assert told == [(0, 1), (1, 0), (0, 1), (1, 0)]
@@ -316,7 +318,7 @@ async def test_the_callback_of_a_publish_to_sync_listeners_comes_before_it_retur
     told: list[Any] = []
     hub.add_listener("a", lambda key, message: told.append("called"))
     hub.retain("a")
-    hub.publish_event(Event(Key("a"), 1), confirmed=lambda finished, failures: told.append(finished))
+    hub.border.relay(Event(Key("a"), 1), confirmed=lambda finished, failures: told.append(finished))
     assert told == ["called", 1]
     assert await Publisher(hub, "a").publish_confirmed("b", 1) == 0
 
@@ -331,9 +333,9 @@ async def test_a_callback_that_raises_hurts_nobody(hub: Hub, caplog: pytest.LogC
 
     listener = hub.add_listener("a", handle)
     for message in range(4):
-        assert hub.publish_event(Event(Key("a"), message), confirmed=broken) == 1
+        assert hub.border.relay(Event(Key("a"), message), confirmed=broken) == 1
     hub.add_listener("a", lambda key, message: None)
-    assert hub.publish_event(Event(Key("a"), 4), confirmed=broken) == 2
+    assert hub.border.relay(Event(Key("a"), 4), confirmed=broken) == 2
     await settled()
     assert caplog.text.count("failed to hear of a confirmation") == 5
     assert (listener.delivered, listener.failed, listener.closed) == (5, 1, False)
@@ -347,7 +349,7 @@ async def test_an_event_that_is_published_again_has_a_fate_of_its_own(hub: Hub, 
     told: list[Any] = []
     event = Event(Key("a"), 1, Meta(id="7"))
     for attempt in "xy":
-        hub.publish_event(event, confirmed=lambda finished, failures, attempt=attempt: told.append((attempt, finished)))
+        hub.border.relay(event, confirmed=lambda finished, failures, attempt=attempt: told.append((attempt, finished)))
     first = await subscription.consume()
     first.fail()
     first.done()  # too late, and no word on the second
@@ -396,13 +398,13 @@ async def test_the_figures_are_those_of_a_plain_publish(hub: Hub, overflow: Over
     plain = figures(lambda number: hub.publish(key, number))
     assert figures(lambda number: hub.publish_event(Event(key, number))) == plain
     assert figures(lambda number: hub.publish_event(Event(key, number, Meta()))) == plain
-    assert figures(lambda number: hub.publish_event(Event(key, number), confirmed=lambda *_: told.append(_))) == plain
+    assert figures(lambda number: hub.border.relay(Event(key, number), confirmed=lambda *_: told.append(_))) == plain
     assert len(told) == 4
 
 
 async def test_metadata_comes_with_a_confirmed_message(hub: Hub) -> None:
     subscription = hub.subscribe("a")
-    hub.publish_event(Event(Key("a"), 1, Meta(id="7")), confirmed=lambda finished, failures: None)
+    hub.border.relay(Event(Key("a"), 1, Meta(id="7")), confirmed=lambda finished, failures: None)
     assert (await subscription.consume()).meta == Meta(id="7")
 
 

@@ -164,7 +164,7 @@ def test_beyond_max_keys_the_key_that_was_silent_longest_goes() -> None:
 
 
 def test_what_is_too_old_is_not_replayed_and_goes(monkeypatch: pytest.MonkeyPatch) -> None:
-    from hubsub import history as module
+    from hubsub._core import history as module
 
     clock = [1000.0]
     monkeypatch.setattr(module, "now", lambda: clock[0])

@@ -961,7 +961,7 @@ def test_an_interrupt_in_where_passes_after_the_others_were_served(kind: type[Ba
     def interrupt(key: Key[Any], message: Any) -> bool:
         raise kind
 
-    listener = hub.add_listener("a", seen.append, where=interrupt)
+    listener = hub.add_listener("a", seen.append, event=True, where=interrupt)
     hub.add_listener("a", lambda key, message: seen.append(message))
     with pytest.raises(kind):
         hub.publish("a", 1)

@@ -1,8 +1,19 @@
 """Logging goes through logwood where it is installed and configured, else through the standard module."""
 
+import logging
 import subprocess
 import sys
 import textwrap
+from collections import deque
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hubsub import Hub, Key
+from hubsub.describe import MOST, describe, describe_error
+from hubsub.log import Episode, Logger
 
 PROGRAM = """
     import asyncio, sys
@@ -64,3 +75,222 @@ def test_without_logwood_the_standard_module_is_used() -> None:
 def test_importing_hubsub_imports_no_logwood() -> None:
     program = "import hubsub, sys; assert 'logwood' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+# Records, as users of the standard module expect them
+
+
+class Unprintable(Exception):
+    """Neither `str` nor `repr` of it works."""
+
+    def __str__(self) -> str:
+        raise KeyError("no text")
+
+    __repr__ = __str__
+
+
+# Everything that a traceback cannot be made of, or not without care.
+UNFORMATTABLE = [
+    SyntaxError("x", ("f", "line", 1, 5)),
+    SyntaxError("x", ("f", 1, "a", "line", None, "b")),  # type: ignore[arg-type]
+    Unprintable(),
+    ExceptionGroup("several", [SyntaxError("x", ("f", "line", 1, 5))]),
+    ValueError([[1] * 300_000]),
+]
+
+
+def fail(error: BaseException) -> Any:
+    """A listener that raises this."""
+
+    def broken(key: Key[Any], message: Any) -> None:
+        raise error
+
+    return broken
+
+
+def test_the_record_of_a_failure_has_the_error_itself(caplog: pytest.LogCaptureFixture) -> None:
+    hub, error = Hub(), ValueError("no text of mine in the message")
+    hub.add_listener("a", fail(error))
+    hub.publish("a")
+    [record] = caplog.records
+    assert record.exc_info is not None
+    assert record.exc_info[:2] == (ValueError, error)
+    assert "no text of mine" not in record.getMessage()
+
+
+def test_the_record_of_a_failure_names_the_line_that_published(caplog: pytest.LogCaptureFixture) -> None:
+    hub = Hub()
+    hub.add_listener("a", fail(ValueError()))
+    hub.publish("a")
+    [record] = caplog.records
+    assert (record.pathname, record.funcName) == (
+        __file__,
+        "test_the_record_of_a_failure_names_the_line_that_published",
+    )
+
+
+async def test_the_record_of_an_async_failure_names_a_line_of_the_package(caplog: pytest.LogCaptureFixture) -> None:
+    async def broken(key: Key[Any], message: Any) -> None:
+        raise ValueError
+
+    async with Hub() as hub:
+        hub.add_listener("a", broken)
+        hub.publish("a")
+    [record] = caplog.records
+    assert Path(record.pathname).is_relative_to(Path(sys.modules["hubsub"].__file__ or "").parent)
+    assert record.filename != "log.py"
+
+
+@pytest.mark.parametrize("error", UNFORMATTABLE, ids=lambda error: type(error).__name__)
+def test_an_error_that_cannot_be_formatted_hurts_nobody_and_is_logged(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    hub, got = Hub(), list[Any]()
+    listener = hub.add_listener("a", fail(error))
+    hub.add_listener("a", lambda key, message: got.append(message))
+    assert [hub.publish("a", 1), hub.publish("a", 2)] == [2, 2]
+    assert got == [1, 2]
+    assert (listener.failed, listener.closed) == (2, False)
+    for record in caplog.records:
+        assert "Traceback" in logging.Formatter().format(record)
+
+
+@pytest.mark.parametrize("error", UNFORMATTABLE, ids=lambda error: type(error).__name__)
+async def test_an_async_listener_survives_an_error_that_cannot_be_formatted(error: Exception) -> None:
+    async def broken(key: Key[Any], message: Any) -> None:
+        raise error
+
+    async with Hub() as hub:
+        listener = hub.add_listener("a", broken)
+        hub.publish_many([("a", 1), ("a", 2)])
+    assert listener.failed == 2
+
+
+def test_a_handler_that_raises_hurts_nobody(capfd: pytest.CaptureFixture[str]) -> None:
+    class Broken(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise OSError("disk full")
+
+    hub, handler = Hub(), Broken()
+    hub.add_listener("a", fail(ValueError()))
+    logging.getLogger("hubsub").addHandler(handler)
+    try:
+        assert hub.publish("a") == 1
+    finally:
+        logging.getLogger("hubsub").removeHandler(handler)
+    assert "disk full" in capfd.readouterr().err
+
+
+def test_lines_below_the_level_are_not_made(caplog: pytest.LogCaptureFixture) -> None:
+    shown: list[int] = []
+
+    class Watched:
+        def __repr__(self) -> str:
+            shown.append(1)
+            return "watched"
+
+    logger = Logger("hubsub.hub")
+    with caplog.at_level(logging.INFO, "hubsub"):
+        logger.debug("%r", Watched())
+        assert shown == []
+        logger.info("%r", Watched())
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [("INFO", "watched")]
+
+
+# Descriptions
+
+
+class Recursive:
+    """Its repr never ends."""
+
+    def __repr__(self) -> str:
+        return repr([self])
+
+
+@pytest.mark.parametrize(
+    "thing",
+    [
+        [1] * 300_000,
+        [[1] * 300_000] * 300_000,
+        deque(range(300_000)),
+        dict.fromkeys(range(300_000)),
+        frozenset(range(300_000)),
+        Key(*"ab" * 5_000),
+        "x" * 300_000,
+        10**300_000,
+        partial(print, [1] * 300_000),
+        partial(partial(print, 1), [1] * 300_000).__call__,
+        ["x" * 300_000].append,
+        [Unprintable()],
+        Unprintable(),
+        Recursive(),
+        type("Loud", (), {"__repr__": lambda self: "x" * 300_000})(),
+        type("Wrong", (), {"__repr__": lambda self: 5})(),
+    ],
+    ids=lambda thing: type(thing).__name__,
+)
+def test_a_description_is_bounded_and_never_fails(thing: Any) -> None:
+    assert 0 < len(describe(thing)) <= MOST + 1
+
+
+def test_a_description_of_what_is_small_is_its_repr() -> None:
+    for thing in (
+        ("a",),
+        (),
+        [1, "b"],
+        {"a": {1, 2}},
+        set(),
+        frozenset(),
+        deque([1]),
+        "it's",
+        b"x",
+        None,
+        1.5,
+        Key("a"),
+    ):
+        assert describe(thing) == repr(thing)
+
+
+def test_an_error_is_described_by_its_type_and_text() -> None:
+    assert describe_error(KeyError("x")) == "KeyError: 'x'"
+    assert describe_error(TimeoutError()) == "TimeoutError"
+    assert describe_error(Unprintable()) == "Unprintable, whose text cannot be formatted"
+
+
+# Episodes
+
+
+def test_an_episode_logs_the_first_of_a_kind_and_how_often_it_came_again(caplog: pytest.LogCaptureFixture) -> None:
+    outage = Episode(Logger("hubsub.bridge.x"))
+    for attempt in range(3):
+        assert outage.warning("not connected: attempt %d", attempt) is (attempt == 0)
+    assert outage.error("not connected: attempt %d", 9, error=OSError("refused"))
+    assert outage.is_on
+    assert outage.end() == 4
+    assert not outage.is_on
+    assert outage.end() == 0
+    assert [record.getMessage() for record in caplog.records] == [
+        "not connected: attempt 0",
+        "not connected: attempt 9",
+        "not connected: attempt 2 (2 more like it)",
+    ]
+
+
+def test_an_episode_that_goes_on_is_logged_again_after_its_time(caplog: pytest.LogCaptureFixture) -> None:
+    episode = Episode(Logger("hubsub.hub"), every=0)
+    assert episode.warning("full")
+    episode.every = 1e6
+    assert not episode.warning("full")
+    assert not episode.warning("full")
+    episode.every = 0
+    assert episode.warning("full")
+    assert episode.end() == 4
+    assert [record.getMessage() for record in caplog.records] == ["full", "full (2 more like it)"]
+
+
+def test_an_episode_tells_a_bounded_number_of_kinds_apart(caplog: pytest.LogCaptureFixture) -> None:
+    episode = Episode(Logger("hubsub.hub"))
+    for number in range(1000):
+        episode.warning(f"kind {number}")
+    assert episode.end() == 1000
+    assert len(caplog.records) <= Episode.MOST_KINDS + 1

@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Generator, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
+from functools import partial
 from itertools import count
 from typing import Any, Generic, Protocol, TypeVar
 
-from ..errors import HubClosed, NoResponders, NoRunningLoop, RemoteError, RequestTimeout
+from ..describe import describe, name_of_callable
+from ..errors import HubClosed, NoResponders, NoRunningLoop, RemoteError, RequestTimeout, WaitingForItself
 from ..event import Event, Meta
 from ..key import NAMESPACE, Key, KeyLike, Patterns, as_patterns
+from .callables import awaitable, checked_function, discard, is_awaitable, refuse_awaitable, truth
+from .checks import count_or_none, seconds_or_none
+from .listener import AsyncListener, Listener
 from .message_queue import Overflow
-from .routes import Observer, Route
-from .subscription import AsyncListener, Listener, Owner, Registration
+from .registration import Owner, Registration, Removal
+from .routes import Route
 
 V = TypeVar("V")
 
@@ -91,8 +95,12 @@ class Replies(Handle["Many"], AsyncIterator[Any]):
         self._source = source
 
     @property
-    def errors(self) -> list[RemoteError]:
-        """The failures of responders so far, in the order in which they came."""
+    def errors(self) -> list[Exception]:
+        """The failures so far, in the order in which they came.
+
+        Each is a `RemoteError`, or tells why somebody could not be asked or understood: an `EncodeError`, a
+        `DecodeError`, `WaitingForItself`.
+        """
         return self._source.errors
 
     def close(self) -> None:
@@ -145,13 +153,13 @@ class Next(Registration):
     def _deliver(self, key: Key[Any], message: Any) -> None:
         self.deliver_event(Event(key, message))
 
-    def deliver_event(self, event: Event[Any]) -> bool:
+    def deliver_event(self, event: Event[Any], bounded: bool = False, /) -> bool:
         self._hub._life.check_thread()
         # Nobody who waits for anything at all means the announcement of the waiting.
         if self.future.done() or (self._adding and event.key[0] == NAMESPACE):
             return False
         try:
-            if self._where is not None and not self._where(*event):
+            if self._where is not None and not truth(self._where(*event), self._where, "where"):
                 return False
         except Exception as error:
             _fail(self.future, error)
@@ -197,24 +205,69 @@ def _fail(future: asyncio.Future[Any], error: Exception) -> None:
 
 
 class Question(Protocol):
-    """What a responder answers, once: by one of these."""
+    """A request, as whoever answers it sees it."""
+
+    @property
+    def is_over(self) -> bool:
+        """True if nobody waits for a reply any more."""
+
+    def expect(self) -> None:
+        """A responder has got it: it replies, fails or loses it."""
 
     def reply(self, reply: Any) -> None: ...
     def fail(self, error: BaseException) -> None: ...
-    def lose(self) -> None:
-        """It will not be answered."""
+    def lose(self, error: Exception | None = None) -> None:
+        """A responder that has got it will not answer; for that reason, if there is one that the asker should know."""
+
+    def take(self, reply: Any) -> None:
+        """A reply has come from elsewhere, perhaps one of several."""
+
+    def take_error(self, error: Exception) -> None:
+        """An error has come from elsewhere, perhaps one of several."""
+
+
+class ReplyAddress(Key[Any]):
+    """Where the reply to a request goes: whoever answers finds the request itself here.
+
+    Only the hub and its bridges make them. A key of the same parts that came from elsewhere leads nowhere, so nobody
+    can have a reply published where he likes, or answer what he was not asked.
+    """
+
+    request: Question
+    is_local: bool
+    """The request is for this process: bridges carry it as a message that nobody answers."""
+
+    @classmethod
+    def of(cls, parts: tuple[str, ...], request: Question, *, is_local: bool = False) -> ReplyAddress:
+        """The address of a request."""
+        address = tuple.__new__(cls, parts)
+        address.request = request
+        address.is_local = is_local
+        return address
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Key, tuple(self)
+
+
+def question_of(event: Event[Any]) -> Question | None:
+    """What there is to answer, if an event is a request that somebody waits for."""
+    address = None if event.meta is None else event.meta.reply_to
+    if type(address) is not ReplyAddress or address.request.is_over:
+        return None
+    return address.request
 
 
 class Ticket:
-    """A request of this hub while it is open: who answers finds it by the correlation in the metadata."""
+    """A request of this hub while it is open."""
 
-    __slots__ = ("_desk", "_owed", "_timer", "correlation", "key", "loop", "reached")
+    __slots__ = ("_desk", "_owed", "_timer", "correlation", "key", "loop", "reached", "reason")
 
     def __init__(self, desk: Desk, key: Key[Any], loop: asyncio.AbstractEventLoop, timeout: float | None) -> None:
         self._desk = desk
         self.key = key
         self.loop = loop
         self.reached = 0
+        self.reason: Exception | None = None  # why somebody whom it reached will not answer
         self._owed = 1  # answers that are still to come; one stands for the delivery itself
         self._timer = None if timeout is None else loop.call_later(timeout, self.time_out, timeout)
         self.correlation = desk.register(self)
@@ -223,14 +276,18 @@ class Ticket:
     def is_over(self) -> bool:
         return self.correlation not in self._desk.tickets
 
-    def owe(self) -> None:
-        """A responder has got it."""
+    def expect(self) -> None:
         self._owed += 1
         self.reached += 1
 
-    def lose(self) -> None:
+    def lose(self, error: Exception | None = None) -> None:
         self._owed -= 1
-        if not self._owed and not self.is_over:
+        if self.is_over:
+            return
+        if error is not None:
+            self.reason = error
+            self.learn(error)
+        if not self._owed:
             self.all_answered()
 
     def reply(self, reply: Any) -> None:
@@ -240,7 +297,7 @@ class Ticket:
 
     def fail(self, error: BaseException) -> None:
         if not self.is_over:
-            remote = RemoteError(self.key, repr(error))
+            remote = RemoteError(self.key, describe(error))
             remote.__cause__ = error
             self.take_error(remote)
         self.lose()
@@ -254,9 +311,12 @@ class Ticket:
         """A reply has come."""
         raise NotImplementedError
 
-    def take_error(self, error: RemoteError) -> None:
+    def take_error(self, error: Exception) -> None:
         """An error has come."""
         raise NotImplementedError
+
+    def learn(self, error: Exception) -> None:
+        """Somebody whom it reached cannot answer, but others may."""
 
     def all_answered(self) -> None:
         """No other answer can come."""
@@ -290,7 +350,7 @@ class One(Ticket):
         self.end()
 
     def all_answered(self) -> None:
-        self.take_error(NoResponders(self.key, self.reached))
+        self.take_error(self.reason or NoResponders(self.key, self.reached))
 
     def time_out(self, timeout: float) -> None:
         self.take_error(RequestTimeout(self.key, timeout))
@@ -308,7 +368,7 @@ class Many(Ticket):
         self, desk: Desk, key: Key[Any], loop: asyncio.AbstractEventLoop, timeout: float | None, limit: int | None
     ) -> None:
         self.replies: deque[Any] = deque()
-        self.errors: list[RemoteError] = []
+        self.errors: list[Exception] = []
         self.limit = limit
         self.news = asyncio.Event()
         self.closed: HubClosed | None = None
@@ -322,7 +382,10 @@ class Many(Ticket):
                 self.end()
         self._tell()
 
-    def take_error(self, error: RemoteError) -> None:
+    def take_error(self, error: Exception) -> None:
+        self.errors.append(error)
+
+    def learn(self, error: Exception) -> None:
         self.errors.append(error)
 
     def all_answered(self) -> None:
@@ -344,44 +407,15 @@ class Many(Ticket):
             self.news.set()
 
 
-class Elsewhere:
-    """A request that came with a key to publish the reply to: over a bridge."""
-
-    __slots__ = ("_hub", "_reply_to", "_correlation")
-
-    def __init__(self, hub: Asked, reply_to: Key[Any], correlation: str | None) -> None:
-        self._hub = hub
-        self._reply_to = reply_to
-        self._correlation = correlation
-
-    def reply(self, reply: Any) -> None:
-        self._publish(reply, Meta(correlation=self._correlation))
-
-    def fail(self, error: BaseException) -> None:
-        self._publish(None, Meta(correlation=self._correlation, headers={"error": repr(error)}))
-
-    def lose(self) -> None:
-        pass  # who asked has a timeout
-
-    def _publish(self, reply: Any, meta: Meta) -> None:
-        with suppress(HubClosed):
-            self._hub.publish_event(Event(self._reply_to, reply, meta))
-
-
-def _ignore(key: Key[Any], message: Any) -> None:
-    """Nobody waits for a reply that has no metadata."""
-
-
 class Desk:
     """The open requests of a hub, and how they are made."""
 
-    __slots__ = ("_hub", "_inbox", "_name", "_numbers", "_process", "tickets")
+    __slots__ = ("_hub", "_name", "_numbers", "_process", "tickets")
 
     def __init__(self, hub: Asked) -> None:
         self._hub = hub
         self._name = ""
         self._process = 0
-        self._inbox: Observer | None = None  # where replies from elsewhere come
         self._numbers = count(1)
         self.tickets: dict[str, Ticket] = {}
 
@@ -393,40 +427,20 @@ class Desk:
             self._name = os.urandom(12).hex()
         return self._name
 
-    @property
-    def address(self) -> Key[Any]:
-        """Where replies to its requests are published."""
-        return Key(NAMESPACE, "reply", self.name)
-
-    def _listen(self) -> Key[Any]:
-        """Take in the replies that come from elsewhere; return where to."""
-        address = self.address
-        if self._inbox is None:
-            self._inbox = Observer(_ignore, self._replied)
-            self._hub._router.observers.append(lambda key, routed: self._inbox if key == self.address else None)
-            self._hub._router.forget(address)
-        return address
-
-    def _replied(self, event: Event[Any]) -> None:
-        ticket = self.ticket_of(event)
-        if ticket is None or event.meta is None:
-            return  # too late
-        error = event.meta.headers.get("error")
-        if error is None:
-            ticket.take(event.message)
-        else:
-            ticket.take_error(RemoteError(ticket.key, error))
-
     def next(
         self, patterns: Patterns, timeout: float | None, where: Callable[[Key[Any], Any], object] | None
     ) -> Waiting[Event[Any]]:
         """As `Hub.next`."""
         named = as_patterns(patterns)
+        timeout = seconds_or_none(timeout, "timeout")
+        if where is not None:
+            checked_function(where, "where", "key", "message")
         waiter = Next(self._hub, named, self._loop("next"), timeout, where)
         return Waiting(waiter, waiter.future)
 
     def request(self, key: KeyLike[Any], message: Any, timeout: float | None, local: bool) -> Waiting[Any]:
         """As `Hub.request`."""
+        timeout = seconds_or_none(timeout, "timeout")
         exact = self._answerable(key, local)
         ticket = One(self, exact, self._loop("request"), timeout)
         self._ask(ticket, message, local)
@@ -436,8 +450,8 @@ class Desk:
         self, key: KeyLike[Any], message: Any, timeout: float | None, limit: int | None, local: bool
     ) -> Replies:
         """As `Hub.request_many`."""
-        if limit is not None and limit < 1:
-            raise ValueError(f"limit is a number of replies, at least 1, not {limit!r}")
+        limit = count_or_none(limit, "limit", "replies")
+        timeout = seconds_or_none(timeout, "timeout")
         exact = self._answerable(key, local)
         ticket = Many(self, exact, self._loop("request_many"), timeout, limit)
         self._ask(ticket, message, local)
@@ -446,8 +460,9 @@ class Desk:
     def _answerable(self, key: KeyLike[Any], local: bool) -> Key[Any]:
         """Return an exact key that somebody responds to, or may do so where it leads by a bridge."""
         route = self._hub._route_of(key)
-        if not any(target.responds for target in route.targets) and (local or not self._leaves(route)):
-            raise NoResponders(route.key)
+        leaves = self._leaves(route)
+        if not any(target.responds for target in route.targets) and (local or not leaves):
+            raise NoResponders(route.key, leaves=leaves)
         return route.key
 
     @staticmethod
@@ -465,33 +480,23 @@ class Desk:
         return life.bind()
 
     def _ask(self, ticket: Ticket, message: Any, local: bool) -> None:
-        reply_to = None
-        if not local and self._leaves(self._hub._route_of(ticket.key)):
-            reply_to = self._listen()
-            ticket.owe()  # to nobody knows whom: it ends by its timeout
+        address = ReplyAddress.of((NAMESPACE, "reply", self.name), ticket, is_local=local)
+        if not local:
+            for target in self._hub._route_of(ticket.key).targets:
+                if target.remote:
+                    ticket.expect()  # of nobody knows whom: it ends by its timeout
         try:
-            self._hub.publish_event(Event(ticket.key, message, Meta(correlation=ticket.correlation, reply_to=reply_to)))
+            self._hub.publish_event(Event(ticket.key, message, Meta(correlation=ticket.correlation, reply_to=address)))
         except BaseException:
             ticket.end()
             raise
         ticket.lose()
 
     def register(self, ticket: Ticket) -> str:
-        """Keep a ticket, until it ends, under the correlation that is returned."""
+        """Keep a ticket, until it ends, under the name that is returned."""
         correlation = f"{self.name}-{next(self._numbers)}"
         self.tickets[correlation] = ticket
         return correlation
-
-    def ticket_of(self, event: Event[Any]) -> Ticket | None:
-        """The open request of this hub that an event is, if it is one."""
-        return None if event.meta is None else self.tickets.get(event.meta.correlation)  # type: ignore[arg-type]
-
-    def question(self, event: Event[Any]) -> Question | None:
-        """What there is to answer, if an event is a request that somebody waits for."""
-        ticket = self.ticket_of(event)
-        if ticket is None and event.meta is not None and event.meta.reply_to is not None:
-            return Elsewhere(self._hub, event.meta.reply_to, event.meta.correlation)
-        return ticket
 
     def close(self) -> None:
         """Let nobody wait any more."""
@@ -503,22 +508,49 @@ class Desk:
 
 
 class Responder(Listener):
-    """A plain function whose return value is the reply."""
+    """A plain function whose return value is the reply; if that has to be awaited, a task of its own awaits it."""
 
-    __slots__ = ()
+    __slots__ = ("_awaited",)
 
-    _hub: Asked
     responds = True
 
+    def __init__(self, hub: Owner, function: Callable[..., object], **options: Any) -> None:
+        super().__init__(hub, function, **options)
+        self._awaited = Awaited(hub, self)
+
+    def remove(self) -> Removal:
+        tasks = self._awaited.others()
+        super().remove()
+        return Removal(tasks)
+
+    remove.__doc__ = Listener.remove.__doc__
+
+    def _removed(self) -> None:
+        self._awaited.stop()
+
+    @property
+    def is_busy(self) -> bool:
+        """True while something that it returned is being awaited, other than by the call that asks."""
+        return self._awaited.is_busy
+
+    def returned(self, event: Event[Any], result: object, /) -> None:
+        """What it returned to a message that is no request has to run, too, if it is a coroutine."""
+        if is_awaitable(result) and not isinstance(result, Waiting | asyncio.Future):
+            self._watch()
+            self._awaited.start_task(result).add_done_callback(partial(self._ended, event))
+
+    def _ended(self, event: Event[Any], task: asyncio.Task[Any]) -> None:
+        if not (task.cancelled() and self.closed):
+            error = asyncio.CancelledError() if task.cancelled() else task.exception()
+            if error is not None:
+                self._hub._report(self, *event, error)
+
     def _take(self, event: Event[Any]) -> None:
-        desk = self._hub._desk
-        ticket = desk.ticket_of(event)
-        if ticket is not None:
-            ticket.owe()
-        question = ticket or desk.question(event)
+        question = question_of(event)
         if question is None:
-            self._called_with(event)
+            super()._take(event)
             return
+        question.expect()
         try:
             reply = self._called_with(event)
         except (Exception, asyncio.CancelledError) as error:
@@ -529,6 +561,13 @@ class Responder(Listener):
             raise
         if isinstance(reply, Waiting | asyncio.Future):
             self._reply_later(question, reply, event)
+        elif is_awaitable(reply):
+            try:
+                task = self._awaited.start_task(reply)
+            except Exception as error:
+                question.fail(error)
+                raise
+            self._reply_later(question, task, event)
         else:
             question.reply(reply)
 
@@ -539,11 +578,115 @@ class Responder(Listener):
             error = asyncio.CancelledError() if future.cancelled() else future.exception()
             if error is None:
                 question.reply(future.result())
+            elif future.cancelled() and self.closed:
+                question.lose()
             else:
                 question.fail(error)
                 self._hub._report(self, *event, error)
 
         (reply._future if isinstance(reply, Waiting) else reply).add_done_callback(done)
+
+
+class Awaited:
+    """What a plain responder returned and what has to be awaited, each in a task.
+
+    The hub waits for them when it is closed, as for those of async listeners, and then cancels them.
+    """
+
+    __slots__ = ("_hub", "_quiet", "_responder", "_tasks")
+
+    pending = 0
+
+    def __init__(self, hub: Owner, responder: Responder) -> None:
+        self._hub = hub
+        self._responder = responder
+        self._tasks: dict[asyncio.Task[Any], None] = {}
+        self._quiet: list[asyncio.Future[None]] = []
+
+    def start_task(self, result: Any) -> asyncio.Task[Any]:
+        """Await something in a task.
+
+        Raises:
+            InvalidListener: Nothing comes of awaiting it: it is a generator.
+            NoRunningLoop: There is no loop to do that.
+        """
+        if not isinstance(result, Awaitable):
+            refuse_awaitable(result, self._responder.function)
+        life = self._hub._life
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            discard(result)
+            raise NoRunningLoop(self._hub, "to await what a responder returned") from None
+        life.bind()
+        name = f"hubsub responder {name_of_callable(self._responder.function)}"
+        task = loop.create_task(_await(result), name=name)
+        self._tasks[task] = None
+        life.running[self] = None
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.pop(task, None)
+        if not self._tasks:
+            self._hub._life.running.pop(self, None)
+        for future in self._quiet:
+            if not future.done():
+                future.set_result(None)
+        self._quiet.clear()
+
+    def others(self) -> list[asyncio.Task[Any]]:
+        """The tasks, but not one in which this is called."""
+        try:
+            own = asyncio.current_task()
+        except RuntimeError:
+            own = None
+        return [task for task in self._tasks if task is not own and not task.get_loop().is_closed()]
+
+    # What the life of the hub asks
+
+    @property
+    def closed(self) -> bool:
+        """True once the responder was removed."""
+        return self._responder.closed
+
+    @property
+    def is_busy(self) -> bool:
+        """True while something is being awaited, other than by the call that asks."""
+        return bool(self.others())
+
+    def is_caller(self) -> bool:
+        """True inside one of the tasks."""
+        return len(self.others()) < len(self._tasks)
+
+    def start(self) -> None:
+        """A task starts by itself."""
+
+    def hasten(self) -> None:
+        """No task waits to try again."""
+
+    def stop(self) -> list[asyncio.Task[Any]]:
+        """Cancel the tasks, but not one in which this is called; return them."""
+        others = self.others()
+        for task in others:
+            task.cancel()
+        return others
+
+    def reset(self) -> None:
+        """Forget the tasks of a loop that was closed under them."""
+        self._tasks = {task: None for task in self._tasks if not task.get_loop().is_closed()}
+        if self._tasks:
+            self._hub._life.running[self] = None
+
+    def quiet(self) -> asyncio.Future[None]:
+        """A future that is done when one of the tasks has ended; then look again."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._quiet.append(future)
+        return future
+
+
+async def _await(result: Awaitable[V]) -> V:
+    return await result
 
 
 class AsyncResponder(AsyncListener):
@@ -554,26 +697,34 @@ class AsyncResponder(AsyncListener):
     _hub: Asked
     responds = True
 
-    def deliver_event(self, event: Event[Any]) -> bool:
-        ticket = self._hub._desk.ticket_of(event)
-        if ticket is not None:
-            ticket.owe()
+    def deliver_event(self, event: Event[Any], bounded: bool = False, /) -> bool:
+        question = question_of(event)
+        if question is None:
+            return super().deliver_event(event, bounded)
+        question.expect()
+        if self.is_caller():
+            # It waits for the reply within the very call behind which the request would wait.
+            question.lose(WaitingForItself(self, event.key))
+            meta = event.meta and event.meta._replace(reply_to=None)
+            return super().deliver_event(Event(event[0], event[1], meta), bounded)
         dropped = self._mailbox.dropped
-        is_queued = super().deliver_event(event)
-        if ticket is not None and self._mailbox.dropped > dropped and self.overflow in REFUSING:
-            ticket.lose()
+        is_queued = super().deliver_event(event, bounded)
+        if self._mailbox.dropped > dropped and self.overflow in REFUSING:
+            question.lose()
         return is_queued
 
     def _callee(self) -> tuple[Callable[..., Any], bool]:
         return self._answer, True
 
     async def _answer(self, event: Event[Any]) -> None:
-        question = self._hub._desk.question(event)
+        question = question_of(event)
         if question is None:
             await self._called_with(event)
             return
         try:
             reply = await self._called_with(event)
+            while is_awaitable(reply):
+                reply = await awaitable(reply, self.function, "a responder")
         except BaseException as error:
             task = self._task
             leaked = isinstance(error, asyncio.CancelledError) and task is not None and not task.cancelling()
@@ -588,9 +739,9 @@ class AsyncResponder(AsyncListener):
         queued = [] if self._winding_up else self._mailbox.queued()
         super()._removed()
         for event in queued:
-            ticket = self._hub._desk.ticket_of(event)
-            if ticket is not None:
-                ticket.lose()
+            question = question_of(event)
+            if question is not None:
+                question.lose()
 
 
 # These drop what is being put: then it is known at once that nobody will answer.

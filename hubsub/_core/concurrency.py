@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextvars import ContextVar
 from typing import Any
 
 from ..event import Event
+from .calls import Calls
+from .listener import AsyncListener
 from .message_queue import as_event
-from .subscription import AsyncListener, Owner, logger
-
-# The task of the call that is running, also in the tasks that the call started.
-_worker: ContextVar[asyncio.Task[None] | None] = ContextVar("hubsub_worker", default=None)
+from .registration import Owner, logger
 
 
 class ConcurrentListener(AsyncListener):
@@ -28,7 +26,7 @@ class ConcurrentListener(AsyncListener):
     ) -> None:
         super().__init__(hub, function, **options)
         self._concurrency = concurrency
-        self._workers: dict[asyncio.Task[None], None] = {}
+        self._workers: dict[asyncio.Task[None], Calls] = {}
         self._mailbox.wake = self._wake
 
     def _tasks(self) -> tuple[asyncio.Task[None], ...]:
@@ -45,33 +43,38 @@ class ConcurrentListener(AsyncListener):
         loop = self._hub._life.bind_for(self)
         if loop is None:
             return
+        calls = Calls(loop)
         # Not the context itself: what one call sets is not for the others.
-        self._workers[self._spawn(loop, self._work(), self._context.copy())] = None
+        self._workers[self._spawn(loop, self._work(calls), self._context.copy())] = calls
         self._arm()
 
     def _arm(self) -> None:
         self._mailbox.wake = self._wake if len(self._workers) < self._concurrency else None
 
-    async def _work(self) -> None:
+    async def _work(self, calls: Calls) -> None:
         task = asyncio.current_task()
         assert task is not None
         if task not in self._workers:
             # An eager task factory runs us inside the publish, before the message is queued.
             await asyncio.sleep(0)
-        _worker.set(task)
         mailbox, items = self._mailbox, self._mailbox.items
         while items:
-            for _ in self.BURST:
+            for _ in calls.BURST:
                 if not items:
                     break
                 item: Any = mailbox.take() if mailbox.alert else items.popleft()
+                if calls.are_apart:
+                    calls.begin()
                 try:
                     result = await (self._call(as_event(item)) if self._event else self._call(*item))
                 except BaseException as error:
                     self._failed(item, error, task)
                 else:
-                    if type(item) is Event:
+                    if result is not None:
                         self._handled(item, result)
+                    elif type(item) is Event:
+                        item.done()
+            calls.end()
             if items:
                 await asyncio.sleep(0)
         if mailbox.alert:
@@ -100,7 +103,7 @@ class ConcurrentListener(AsyncListener):
         """Forget the tasks of a loop that was closed under them; start anew if something is queued."""
         life = self._hub._life
         # When the hub was opened again during a call, that one goes on.
-        self._workers = {task: None for task in self._workers if task.get_loop() is life.loop}
+        self._workers = {task: calls for task, calls in self._workers.items() if task.get_loop() is life.loop}
         if self._workers:
             life.running[self] = None
         self._arm()
@@ -118,8 +121,11 @@ class ConcurrentListener(AsyncListener):
 
     def _others(self) -> list[asyncio.Task[None]]:
         """The tasks but for the one whose call this is."""
-        own = _worker.get()
-        return [task for task in self._workers if task is not own]
+        return [task for task, calls in self._workers.items() if not calls.is_caller()]
+
+    def is_caller(self) -> bool:
+        """True inside one of its calls that are running, and in the tasks that this call has started."""
+        return any(calls.is_caller() for calls in self._workers.values())
 
     # What the hub asks
 

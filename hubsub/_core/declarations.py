@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 import types
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, is_typeddict
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, is_typeddict
 
 from ..key import NAMESPACE, PLUS, STAR, Key, KeyLike, as_patterns
+from ..log import Logger
 from .matcher import Matcher
+from .routes import Observer
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+logger = Logger("hubsub.hub")
 
 Pattern = tuple[str, ...]
 
@@ -66,6 +74,22 @@ class Declarations:
         # No two are equally specific: they would have the same literal parts, and be the same.
         return self._types[min(forms, key=_width)] if forms else None
 
+    def observer(self, key: Key[Any], routed: int) -> Observer | None:
+        """An observer that complains of messages which are not what is declared for an exact key; None if nothing is.
+
+        For debug mode only.
+        """
+        declared = self.type_of(key)
+        if declared is None:
+            return None
+
+        def check(key: Key[Any], message: Any) -> None:
+            if not accepts(declared, message):
+                what, wanted, where = type(message).__qualname__, name_of(declared), _where_published()
+                logger.error("%r is declared as %s, and a message of type %s is published%s", key, wanted, what, where)
+
+        return Observer(check, lambda event: check(*event))
+
     def items(self) -> list[tuple[Key[Any], Any]]:
         """Every pattern with its type, in the order of declaration."""
         return [(Key.create_from(form), type) for form, type in self._types.items()]
@@ -114,3 +138,12 @@ def accepts(type: Any, value: Any) -> bool:
         return isinstance(value, types.NoneType if type is None else origin or type)
     except TypeError:
         return True
+
+
+def _where_published() -> str:
+    """The line outside of this package that is publishing, to be read in a log."""
+    frame: FrameType | None = sys._getframe(1)
+    package = __name__.partition(".")[0]
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == package:
+        frame = frame.f_back
+    return "" if frame is None else f" by {frame.f_code.co_filename}:{frame.f_lineno}"

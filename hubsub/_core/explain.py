@@ -6,11 +6,14 @@ from collections.abc import Callable, Iterable
 from heapq import nlargest
 from typing import Any, NamedTuple, cast
 
+from ..describe import describe, name_of_callable
 from ..key import PLUS, STAR, Key, KeyLike, as_patterns, is_subset, overlaps
 from .history import History
+from .listener import Listener
 from .outbox import Outbox
+from .registration import Registration
 from .router import Router
-from .subscription import GapSubscription, Listener, Registration, Subscription
+from .subscription import GapSubscription, Subscription
 
 Pattern = tuple[str, ...]
 
@@ -38,10 +41,10 @@ class Match(NamedTuple):
         function = getattr(self.subscription, "function", None)
         who = getattr(self.subscription, "name", type(self.subscription).__name__)
         if function is not None:
-            who += f" {getattr(function, '__qualname__', function)}"
+            who += f" {name_of_callable(function)}"
         troubles = ("pending", "dropped", "superseded", "failed")
         figures = [f"delivered {self.delivered}", *(f"{name} {n}" for name in troubles if (n := getattr(self, name)))]
-        error = "" if self.last_error is None else f"; last error: {self.last_error!r}"
+        error = "" if self.last_error is None else f"; last error: {describe(self.last_error)}"
         return f"{who} {where}: {', '.join(figures)}{error}"
 
 
@@ -82,7 +85,7 @@ class Explanation(NamedTuple):
 
 def explain(
     key: KeyLike[Any],
-    router: Router[Registration],
+    router: Router[Any],
     registered: Iterable[Registration],
     outboxes: Iterable[Registration],
     history: History,

@@ -86,6 +86,11 @@ class History:
     def __len__(self) -> int:
         return len(self._kept)
 
+    @property
+    def patterns(self) -> list[Pattern]:
+        """Patterns of which messages are kept."""
+        return [pattern for retention in self._retentions for pattern in retention.patterns]
+
     def keys(self) -> KeysView[Key[Any]]:
         """The keys of which messages are kept."""
         return self._kept.keys()

@@ -20,8 +20,8 @@ logger = Logger("hubsub.hub")
 class Runner(Protocol):
     """What needs a task: an async listener."""
 
-    closed: bool
-
+    @property
+    def closed(self) -> bool: ...
     @property
     def pending(self) -> int: ...
     @property

@@ -120,24 +120,26 @@ class Mailbox:
 
     # Putting
 
-    def put_event(self, event: Event[Any]) -> None:
-        """Put an event with what travels with it."""
+    def put_event(self, event: Event[Any], bounded: bool = False) -> None:
+        """Put an event with what travels with it; `bounded` says that there must be room for it under `GROW`, too."""
         if self.wake is not None:
             self.wake()
         items = self.items
         if type(items) is deque and len(items) < self.maxsize:
             items.append(event)
-        elif not self._put_specially(event):
+        elif not self._put_specially(event, bounded):
             return
         if len(items) > self._watermark:
             self._grown()
 
-    def _put_specially(self, event: Event[Any]) -> bool:
+    def _put_specially(self, event: Event[Any], bounded: bool) -> bool:
         """Put an event that another one may have to give way to, or that is dropped; return whether it was not."""
         key, items = event[0], self.items
         if isinstance(items, Latest) and key in items:
             self._supersede(items[key])
-        elif len(items) >= self.maxsize and self._is_bounded(event) and not self._make_room(key):
+        elif (
+            len(items) >= self.maxsize and (bounded or self.overflow is not Overflow.GROW) and not self._make_room(key)
+        ):
             event.fail(why="dropped, its queue was full")
             return False
         if isinstance(items, Latest):
@@ -145,15 +147,6 @@ class Mailbox:
         else:
             items.append(event)
         return True
-
-    def _is_bounded(self, event: Event[Any]) -> bool:
-        """True if there must be room for an event: under every policy but `GROW`, and for what a bridge brings.
-
-        A broker does not wait for a slow consumer, and its messages must not fill the memory. Those which a bridge
-        holds until they are finished, it bounds itself.
-        """
-        from_bridge = event.meta is not None and event.meta.hops > 0
-        return self.overflow is not Overflow.GROW or (from_bridge and event.confirmed is None)
 
     def replay(self, events: list[Event[Any]]) -> None:
         """Have these read before everything else."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
-from ..event import Event, Gap, Meta
+from ..event import Event, Gap
 from ..key import NAMESPACE, Key, is_subset
 from .message_queue import Item, Mailbox, Overflow
-from .subscription import Owner, Queue
+from .registration import Owner
+from .subscription import Queue
 
 Pattern = tuple[str, ...]
 
@@ -18,6 +19,9 @@ class Attachment(Protocol):
 
     def changed(self, patterns: Iterable[Pattern]) -> None:
         """Subscriptions of these came or went."""
+
+    def opened(self) -> None:
+        """The hub was started, again perhaps."""
 
     def closing(self) -> None:
         """The hub is about to close: bring it nothing new."""
@@ -35,7 +39,7 @@ class HeldMailbox(Mailbox):
         shed: Called to drop the oldest message of those that were taken; returns whether there was one.
     """
 
-    __slots__ = ("_held", "_is_full", "_shed", "limit")
+    __slots__ = ("_held", "_is_full", "_shed", "limit", "put_item")
 
     def __init__(self, maxsize: int, owner: Any, shed: Callable[[], bool]) -> None:
         super().__init__(maxsize, Overflow.DROP_OLDEST, owner, gaps=True)
@@ -54,7 +58,17 @@ class HeldMailbox(Mailbox):
             if len(items) > self._watermark:
                 self._grown()
 
+        def put_item(item: Any) -> None:
+            if self.wake is not None:
+                self.wake()
+            if len(items) >= self.maxsize:
+                self._make_room(item[0])
+            append(item)
+            if len(items) > self._watermark:
+                self._grown()
+
         self.put = put
+        self.put_item = put_item
         # So that taking always passes by here: what was taken counts from that very moment.
         self.alert = True
 
@@ -92,31 +106,36 @@ class HeldMailbox(Mailbox):
         return True
 
 
-class Postmark:
-    """Gives a message the same name in every outbox of a hub.
+class SharedId:
+    """Gives a message the same id in every outbox of a hub.
 
-    A publish puts it into one after the other: the first one names it, the others find the name.
+    A publish puts it into one after the other, always in the order of their numbers: the first one names it. So what is
+    put under a higher number than before, and is the same key and message, is the same publish. Equal values are often
+    the same object, in Python; but the next publish begins with a lower number, or with the same.
     """
 
-    __slots__ = ("_event", "_marked", "_mint")
+    __slots__ = ("_id", "_key", "_last", "_message", "_mint")
 
-    def __init__(self, mint: Callable[[Meta | None], Meta]) -> None:
+    def __init__(self, mint: Callable[[], str]) -> None:
         self._mint = mint
-        self._event: Event[Any] | None = None
-        self._marked: set[Outbox] = set()
+        self._last = 0
+        self._id = ""
+        self._key: Key[Any] | None = None
+        self._message: Any = None
 
-    def mark(self, outbox: Outbox, key: Key[Any], message: Any, meta: Meta | None) -> Event[Any]:
-        """The message with its name."""
-        event = self._event
-        if event is None or event[1] is not message or event[0] is not key or outbox in self._marked:
-            event = self._event = Event(key, message, self._mint(meta))
-            self._marked.clear()
-        self._marked.add(outbox)
-        return Event(key, message, event.meta)
+    def of(self, number: int, key: Key[Any], message: Any) -> str:
+        """The id of what is just being put into the outbox of that number."""
+        if number <= self._last or message is not self._message or key is not self._key:
+            self._id = self._mint()
+            self._key, self._message = key, message
+        self._last = number
+        return self._id
 
     def forget(self) -> None:
         """The outboxes are others now."""
-        self._event = None
+        self._last = 0
+        self._id = ""
+        self._key = self._message = None
 
 
 class Outbox(Queue[Event[Any] | Gap]):
@@ -131,12 +150,13 @@ class Outbox(Queue[Event[Any] | Gap]):
         maxsize: The bound, in messages, of those queued and those held together; beyond it the oldest goes.
         shed: Called to drop the oldest message of those that were taken and are held.
         diverts: What a plain publish brings goes nowhere else; it comes back from the broker, to somebody.
-        postmark: Names messages that leave by several outboxes.
+        shared_id: Names messages that leave by several outboxes.
         name: Says what carries them away.
         take: Takes each message right in the publish, instead of it being queued.
     """
 
     _gaps = True
+    is_subscription = False
     remote = True
 
     def __init__(
@@ -146,7 +166,7 @@ class Outbox(Queue[Event[Any] | Gap]):
         maxsize: int,
         shed: Callable[[], bool],
         diverts: Sequence[Pattern],
-        postmark: Postmark,
+        shared_id: SharedId,
         name: str,
         take: Callable[[Event[Any]], None] | None,
     ) -> None:
@@ -154,10 +174,10 @@ class Outbox(Queue[Event[Any] | Gap]):
         self._mailbox = self.mailbox = HeldMailbox(maxsize, self, shed)
         self.deliver = self._mailbox.put
         self._patterns = tuple(patterns)
-        self._postmark = postmark
+        self._shared_id = shared_id
         self.name = name
         """What carries the messages away."""
-        self._marks = False
+        self._number = 0  # among several outboxes; 0 if it is the only one, which leaves naming to whoever sends
         self._take_now_by = take
         self.diverts = tuple(diverts)
         """Patterns of which a plain publish brings everything here, and nowhere else."""
@@ -178,21 +198,31 @@ class Outbox(Queue[Event[Any] | Gap]):
             is_subset(key, pattern) for pattern in self._patterns if not internal or pattern[0] == NAMESPACE
         )
 
-    def mark(self, marks: bool) -> None:
-        """Name what is put from now on, or leave that to whoever sends it."""
-        self._marks = marks
-        self.deliver = self._put if marks or self._take_now_by is not None else self._mailbox.put
+    def number(self, number: int) -> None:
+        """Be one of several from now on, of that number; or with 0 the only one: then whoever sends names messages."""
+        self._number = number
+        if self._take_now_by is not None:
+            self.deliver = self._put_now
+        else:
+            self.deliver = self._put_named if number else self._mailbox.put
 
-    def _put(self, key: Key[Any], message: Any) -> None:
+    def _put_named(self, key: Key[Any], message: Any) -> None:
+        # Three in a tuple: key, message, id. An event with metadata would cost more than all the rest.
+        item = (key, message, self._shared_id.of(self._number, key, message))
+        self._mailbox.put_item(item)  # type: ignore[attr-defined]
+
+    def _put_now(self, key: Key[Any], message: Any) -> None:
         self.deliver_event(Event(key, message))
 
-    def deliver_event(self, event: Event[Any]) -> bool:
-        """As `Registration.deliver_event`."""
+    def deliver_event(self, event: Event[Any], bounded: bool = False, /) -> bool:
+        """As `Target.deliver_event`."""
         meta = event.meta
-        if self._marks and (meta is None or meta.id is None):
-            marked = self._postmark.mark(self, event[0], event[1], meta)
-            marked.confirmed, marked.registration = event.confirmed, event.registration
-            event = marked
+        if self._number and (meta is None or meta.id is None):
+            key, message = event[0], event[1]
+            meta = self._hub.mint(meta)._replace(id=self._shared_id.of(self._number, key, message))  # type: ignore[attr-defined]
+            named = Event(key, message, meta)
+            named.confirmed, named.registration = event.confirmed, event.registration
+            event = named
         if self._take_now_by is None:
             self._mailbox.put_event(event)
         else:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..key import Key
+from .callables import refuse_awaitable
+from .checks import count, factor_of, seconds
 
 if TYPE_CHECKING:
     from typing import Self
@@ -47,13 +48,9 @@ class Retry(_Figures):
         jitter: bool = True,
         on: type[BaseException] | tuple[type[BaseException], ...] = (Exception,),
     ) -> Self:
-        if not isinstance(attempts, int) or attempts < 1:
-            raise ValueError(f"attempts is a number of calls, at least 1, not {attempts!r}")
-        for name, seconds in (("backoff", backoff), ("maximum", maximum)):
-            if not 0 <= seconds < math.inf:
-                raise ValueError(f"{name} is a number of seconds, not {seconds!r}")
-        if not 1 <= factor < math.inf:
-            raise ValueError(f"factor is a number, at least 1, not {factor!r}")
+        attempts = count(attempts, "attempts", "calls")
+        backoff, maximum = seconds(backoff, "backoff"), seconds(maximum, "maximum")
+        factor = factor_of(factor, "factor")
         for kind in on if isinstance(on, tuple) else (on,):
             if not (isinstance(kind, type) and issubclass(kind, Exception | asyncio.CancelledError)):
                 raise ValueError(f"on is made of classes of exceptions, and {kind!r} is none")
@@ -104,7 +101,7 @@ class Retrying:
         while True:
             attempts += 1
             try:
-                await self._function(*arguments)
+                refuse_awaitable(await self._function(*arguments), self._function)
                 return None
             except (Exception, asyncio.CancelledError) as error:
                 if isinstance(error, asyncio.CancelledError) and task.cancelling():

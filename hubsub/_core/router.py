@@ -9,9 +9,9 @@ from typing import Any, Generic, TypeVar
 
 from ..key import Key, is_subset
 from .matcher import Matcher
-from .routes import Route, RouteCache, Tally
+from .routes import Route, RouteCache, Tally, Target
 
-R = TypeVar("R")  # what keys lead to: registrations, which have an `order`, a `deliver` and a count of `counted`
+R = TypeVar("R", bound=Target)  # what keys lead to
 
 
 class Router(Generic[R]):
@@ -96,6 +96,7 @@ class Router(Generic[R]):
         route.width = width
         route.key = key
         route.targets = targets
+        route.sole = targets[0] if width == len(targets) == 1 else None
         route.published = 0
         self.misses += 1
         if self.caching:

@@ -6,10 +6,36 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from itertools import chain, islice
-from typing import Any
+from typing import Any, Protocol
 
 from ..event import Event
 from ..key import PLUS, STAR, Deliver, Key
+
+
+class Target(Protocol):
+    """What may stand in a route: a registration, an observer, or an outbox."""
+
+    order: int  # of subscription
+    is_subscription: bool  # counted in what `publish` returns
+    responds: bool  # requests are for it
+    remote: bool  # it takes messages out of the process
+    diverts: Sequence[tuple[str, ...]]  # patterns of which it takes all that is published, from everybody else
+    deliver: Deliver
+    mailbox: Any  # its queue, or None
+    counted: int  # messages routed to it, as far as routes have told
+    missed: int  # of these, the ones that never came
+
+    def deliver_event(self, event: Event[Any], bounded: bool = False, /) -> object:
+        """Deliver a message with what travels along; return whether it is queued now.
+
+        `bounded` says that a queue which may grow beyond its bound has to make room for it instead.
+        """
+
+    def returned(self, event: Event[Any], result: object, /) -> None:
+        """Judge what `deliver` returned to the first publish along a route, unless that was None."""
+
+    def is_on(self, key: tuple[str, ...]) -> bool:
+        """True while messages of an exact key are for it."""
 
 
 class Route(list[Deliver]):
@@ -20,16 +46,17 @@ class Route(list[Deliver]):
     publishes, and `fold` adds them to its targets when somebody asks or when the route is given up.
     """
 
-    __slots__ = ("_failures", "diverted", "key", "mailboxes", "published", "sole", "targets", "width")
+    __slots__ = ("_failures", "diverted", "key", "mailboxes", "others", "published", "sole", "targets", "width")
 
-    # No __init__: without one it is made in C, in half the time. Who makes a route sets the first four.
+    # No __init__: without one it is made in C, in half the time. Who makes a route sets the first five.
     key: Key[Any]
-    targets: Sequence[Any]  # the registrations; the `deliver` of each stands in the same place
+    targets: Sequence[Target]  # the `deliver` of each stands in the same place
     published: int
     width: int  # how many of the targets are subscriptions
+    sole: Target | None  # the only target, if that is a subscription
     mailboxes: Sequence[Any]  # set by the first publish_wait
-    sole: Any  # set by the first publish_event: the only target, if that is a subscription, or None
-    diverted: Sequence[Any]  # set where a bridge takes all: the registrations that get what it brings back
+    diverted: Sequence[Target]  # set where a bridge takes all: the registrations that get what it brings back
+    others: dict[Any, tuple[Sequence[Target], Target | None]]  # set by what is relayed: who gets it, by who does not
 
     def place_of(self, deliver: object) -> int:
         """The place whose call has just failed, given what was called.
@@ -37,7 +64,9 @@ class Route(list[Deliver]):
         A callable may stand in several places. It is taken to fail in each in turn, as what depends on the message
         alone does.
         """
-        places = [place for place, target in enumerate(self.targets) if target.deliver is deliver]
+        # What a target delivers to may have changed since: then its place has what it was.
+        pairs = zip(self.targets, self, strict=True)
+        places = [place for place, (target, each) in enumerate(pairs) if deliver is target.deliver or deliver is each]
         if len(places) == 1:
             return places[0]
         publish, failures = getattr(self, "_failures", (0, 0))
@@ -49,18 +78,26 @@ class Route(list[Deliver]):
 class Observer:
     """Stands first in routes: it is handed each message before that is delivered, and is no subscription."""
 
-    __slots__ = ("counted", "deliver", "deliver_event", "mailbox", "order")
+    __slots__ = ("_observe", "counted", "deliver", "mailbox", "missed", "order")
 
+    is_subscription = False
     responds = False
     remote = False
-    diverts = ()
+    diverts: Sequence[tuple[str, ...]] = ()
 
-    def __init__(self, deliver: Deliver, deliver_event: Callable[[Event[Any]], None]) -> None:
+    def __init__(self, deliver: Deliver, observe: Callable[[Event[Any]], None]) -> None:
         self.deliver = deliver
-        self.deliver_event = deliver_event
-        self.order = 0  # before everybody, and none of those who are counted
-        self.counted = 0
+        self._observe = observe
+        self.order = 0  # before everybody
+        self.counted = self.missed = 0
         self.mailbox = None
+
+    def deliver_event(self, event: Event[Any], bounded: bool = False, /) -> None:
+        """As `Target.deliver_event`."""
+        self._observe(event)
+
+    def returned(self, event: Event[Any], result: object, /) -> None:
+        """It is none of a user's functions."""
 
     def is_on(self, key: tuple[str, ...]) -> bool:
         """It is on whatever leads to it."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from time import time as now
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..describe import describe_all
 from ..event import Event, Meta
 from ..key import Key, is_subset
 from .routes import Observer
@@ -23,7 +24,7 @@ class Tapped(NamedTuple):
     time: float
     """When it was published, in seconds since the epoch."""
     routed: int
-    """How many subscriptions its key led to, the `source` of a `publish_event` among them."""
+    """How many subscriptions its key led to, whoever a bridge left out among them."""
     meta: Meta | None = None
     """What was known of it beyond key and payload."""
 
@@ -103,5 +104,5 @@ class Tap:
         self.close()
 
     def __repr__(self) -> str:
-        patterns = ", ".join(map(repr, self._patterns))
+        patterns = describe_all(self._patterns)
         return f"<Tap {patterns} recorded={len(self._records)}{' closed' if self.closed else ''}>"

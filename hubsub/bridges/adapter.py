@@ -136,7 +136,7 @@ class Link:
     """Where a group, a name without a position, or a reader without a name begins; a number is a time, in seconds since
     the epoch."""
     reads: bool = True
-    """False if nothing is ever received: `Adapter.receive` is not called."""
+    """False if no messages are to be read: `Adapter.receive` then returns control messages only, or is not called."""
     incoming: tuple[Key[Any], ...] = ()
     """All that may come in, none covered by another. A durable broker that matches patterns has exactly these bound
     to the group or name when `connect` returns: what an older configuration bound beyond them is unbound there."""
@@ -145,8 +145,9 @@ class Link:
     window: int = 1000
     """Messages that may be unfinished at a time: what a broker that pushes may send ahead."""
     room: Callable[[], int] = lambda: 1000
-    """For how many messages there is room now. A read asks for no more, over all lanes together, and at least for one;
-    what a group's member has no room for stays with the others."""
+    """For how many messages there is room now. A read asks for no more, over all lanes together; what a group's member
+    has no room for stays with the others. Where control messages come another way than the others, it may be 0: then
+    `receive` waits for control messages only, and for no longer than a second."""
     release: Callable[[Collection[Hashable]], Awaitable[None]] | None = None
     """To be awaited when the broker takes lanes away: it finishes what is in hand of them, within a deadline, and has
     it acknowledged."""
@@ -168,8 +169,14 @@ class Adapter:
     lag: int | None = None
     """Messages at the broker that were not received yet, as of when something was received last; None if unknown."""
     activity: int = 0
-    """Changes whenever bytes have moved over any of its connections, in either direction; see `bytes_moved`. The relay
-    takes a line that moves for alive, however slow it is. Left alone, only what methods return is a sign of life."""
+    """Changes whenever bytes have moved over any of its connections, in either direction; see `bytes_moved`. While it
+    connects, or subscribes, the relay takes a line that moves for alive, however slow it is."""
+    receiving: int | None = None
+    """The same, of what arrives where `receive` reads; None if nobody counts it: then only what `receive` returns is a
+    sign of life."""
+    sending: int | None = None
+    """The same, of what moves where `send` writes; None if nobody counts it: then a call may take as long as its bytes
+    would over a slow line."""
 
     def features_for(self, link: Link) -> Features:
         """Return what it can do for such a link: with a group, say. Asked before anything else, connected or not."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from ..key import Key, is_subset
@@ -16,7 +17,11 @@ class Addresses:
     """Joins the parts of a key with a separator, and escapes in them what the broker cannot hold.
 
     A character is escaped as `%` and the two hexadecimal digits of each byte of its UTF-8 form. So different keys have
-    different addresses; an address that was not made here is read as far as that makes sense.
+    different addresses, and each is read as the key that it was made of.
+
+    A part of an address that was not made here is read as it stands, and written as it stands: whatever comes in under
+    a key can be published and subscribed by that key. Only what looks exactly as if it were made here, `%2F` say where
+    `/` is the separator, is read as that. A `%` is therefore escaped only where it would be read as something else.
 
     Args:
         separator: Between two parts, one character.
@@ -24,16 +29,34 @@ class Addresses:
         allowed: If given, only these characters are written as they are: a set for a regular expression.
         empty: Stands for an empty part, where the broker wants every part to have a character.
         prefix: Put before every address.
+        binary: The broker's names are any bytes, from and to which `to_text` and `to_bytes` lead. Whatever comes can
+            then also be written, be it `allowed` or not, and UTF-8 or not.
+        foreign: The names are those of other programs. Else what hubsub 0.1.0 wrote is read as it was meant: it escaped
+            every `%`, so that `a%25` is the key `a%` too.
     """
 
     def __init__(
-        self, separator: str, *, forbidden: str = "", allowed: str | None = None, empty: str = "", prefix: str = ""
+        self,
+        separator: str,
+        *,
+        forbidden: str = "",
+        allowed: str | None = None,
+        empty: str = "",
+        prefix: str = "",
+        binary: bool = False,
+        foreign: bool = False,
     ) -> None:
         self.separator = separator
         self.prefix = prefix
         self._empty = empty
-        unsafe = f"[^{allowed}]|[%]" if allowed else f"[{re.escape('%' + separator + forbidden)}]"
-        self._unsafe = re.compile(unsafe)
+        meant = re.escape(separator + forbidden)
+        self._unsafe = re.compile(f"[^{allowed}]|[%]" if allowed else f"[%{meant}]")
+        # What the broker cannot hold, and so does not come from it.
+        self._forbidden = re.compile(f"[{meant}]" if binary or not allowed else f"(?!%)[^{allowed}]")
+        self._binary = binary
+        self._foreign = foreign
+        # Halves of surrogate pairs are written as such, not escaped.
+        self._halves = not self._unsafe.search("\ud800")
         self.address = cached(self._address)
         """The address of an exact key."""
         self.key = cached(self._key)
@@ -41,11 +64,57 @@ class Addresses:
 
     def escape(self, part: str) -> str:
         """One part, as it stands in an address."""
+        if part and part != self._empty and not (self._unsafe.search(part) and self._has_to_be_escaped(part)):
+            return part
+        return self._escaped(part)
+
+    def to_bytes(self, address: str) -> bytes:
+        """The bytes of an address, for a broker whose names are any bytes; `to_text` reads them as it was."""
+        try:
+            return address.encode()
+        except UnicodeEncodeError:
+            return address.encode("utf-8", "surrogateescape" if self._is_of_bytes(address) else "surrogatepass")
+
+    def to_text(self, address: bytes) -> str:
+        """The address that some bytes are; a byte that is no UTF-8 stands in it as `surrogateescape` has it."""
+        if self._halves:
+            with suppress(UnicodeDecodeError):
+                return address.decode("utf-8", "surrogatepass")
+        return address.decode("utf-8", "surrogateescape")
+
+    def _is_of_bytes(self, text: str) -> bool:
+        """True if every half of a surrogate pair in it stands for a byte that is no UTF-8."""
+        try:
+            return self.to_text(text.encode("utf-8", "surrogateescape")) == text
+        except UnicodeEncodeError:
+            return False
+
+    def _escaped(self, part: str) -> str:
         if not part:
             return self._empty
         escaped = self._unsafe.sub(_as_hex, part)
         # A part that looks like what stands for an empty one.
         return escaped if escaped != self._empty else "".join(map(_hex_of, part))
+
+    def _has_to_be_escaped(self, part: str) -> bool:
+        """True if it cannot stand in an address, or would be read as something else."""
+        if self._is_impossible(part):
+            return True
+        if "%" not in part or self._escaped(_unescape(part)) != part:
+            return False
+        if not self._foreign:
+            return True
+        # It looks like an escaped one. But is it what was escaped, however often, one that had to be?
+        least = min(len(match[1]) for match in _ESCAPED_AGAIN.finditer(part))
+        part = _ESCAPED_AGAIN.sub(lambda match: "%" + match[1][least:], part)
+        once = _unescape(part)
+        return self._is_impossible(once) and self._escaped(once) == part
+
+    def _is_impossible(self, part: str) -> bool:
+        """True if the broker could not hold it as it is."""
+        if self._forbidden.search(part):
+            return True
+        return self._binary and not self._halves and not self._is_of_bytes(part)
 
     def _address(self, key: Key[Any]) -> str:
         return self.prefix + self.separator.join(map(self.escape, key))
@@ -53,11 +122,21 @@ class Addresses:
     def _key(self, address: str) -> Key[Any] | None:
         if not address.startswith(self.prefix):
             return None
-        parts = address[len(self.prefix) :].split(self.separator)
-        return Key(*(_unescape(part) if part != self._empty else "" for part in parts))
+        return Key(*map(self._part, address[len(self.prefix) :].split(self.separator)))
+
+    def _part(self, text: str) -> str:
+        if text == self._empty:
+            return ""
+        if "%" not in text:
+            return text
+        part = _unescape(text)
+        if self._escaped(part) != text or (self._foreign and not self._has_to_be_escaped(part)):
+            return text
+        return part
 
 
 _ESCAPES = re.compile("(?:%[0-9A-Fa-f]{2})+")
+_ESCAPED_AGAIN = re.compile("%((?:25)*)")
 
 
 def _hex_of(text: str) -> str:
@@ -69,7 +148,7 @@ def _as_hex(match: re.Match[str]) -> str:
 
 
 def _unescape(part: str) -> str:
-    return _ESCAPES.sub(_as_text, part) if "%" in part else part
+    return _ESCAPES.sub(_as_text, part)
 
 
 def _as_text(match: re.Match[str]) -> str:
@@ -79,20 +158,39 @@ def _as_text(match: re.Match[str]) -> str:
         return match[0]
 
 
-def cached(function: Callable[[A], B], most: int = 65536) -> Callable[[A], B]:
-    """`function`, remembering what it returned for the last arguments; forgets all at once when there are too many."""
+LONGEST = 1024
+"""Characters or bytes of the longest argument whose result `cached` keeps."""
+
+
+def cached(function: Callable[[A], B], most: int = 65536, most_size: int = 4 * 1024 * 1024) -> Callable[[A], B]:
+    """`function`, remembering what it returned for the last arguments: texts, bytes, or keys.
+
+    Those longer than `LONGEST` are not kept; at more than `most` of them, or `most_size` characters in all, it forgets
+    them all at once. So whoever sends names of any length and number takes no more memory than that.
+    """
     known: dict[A, B] = {}
+    size = 0
 
     def call(argument: A) -> B:
+        nonlocal size
         try:
             return known[argument]
         except KeyError:
-            if len(known) >= most:
-                known.clear()
-            result = known[argument] = function(argument)
+            result = function(argument)
+            length = _length(argument)
+            if length <= LONGEST:
+                size += length
+                if len(known) >= most or size > most_size:
+                    known.clear()
+                    size = length
+                known[argument] = result
             return result
 
     return call
+
+
+def _length(argument: Any) -> int:
+    return sum(map(len, argument)) if isinstance(argument, tuple) else len(argument)
 
 
 class Copies:

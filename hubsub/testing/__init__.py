@@ -79,7 +79,7 @@ class Recorder:
         for event in self.events:
             if event.key.is_subset_of(pattern) and (message is _ANY or event.message == message):
                 return
-        what = "a message" if message is _ANY else repr(message)
+        what = "a message" if message is _ANY else _text(message)
         raise AssertionError(f"expected {what} of {Key.create_from(pattern)!r}\n{self}")
 
     def close(self) -> None:
@@ -98,7 +98,7 @@ class Recorder:
         left_out = self.tap.forgotten + max(0, len(received) - MOST_LISTED)
         if left_out:
             lines.append(f"  ({left_out} before)")
-        lines += [f"  {event.key!r} {event.message!r}" for event in received[-MOST_LISTED:]]
+        lines += [f"  {event.key!r} {_text(event.message)}" for event in received[-MOST_LISTED:]]
         return "\n".join(lines)
 
 
@@ -116,6 +116,14 @@ async def settle(hub: Hub, timeout: float = 5) -> None:
     if not await _until(lambda: not hub.busy(), timeout, QUIET):
         busy = "".join(f"\n  {each!r}: {each.pending} pending" for each in hub.busy())
         raise AssertionError(f"{hub!r} has not settled within {timeout} s; busy:{busy}")
+
+
+def _text(message: object) -> str:
+    """What a message looks like, also where its `repr` fails."""
+    try:
+        return repr(message)
+    except Exception:
+        return object.__repr__(message)
 
 
 async def _until(condition: Callable[[], bool], timeout: float, times: int = 1) -> bool:

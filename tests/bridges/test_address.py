@@ -1,15 +1,21 @@
 """Keys as addresses, the first of many copies, and what is subscribed at a broker, each against a naive oracle."""
 
+import re
 import string
+from itertools import product
 from typing import Any
 
-from hypothesis import given
+import pytest
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from hubsub import Key
 from hubsub.bridges import Addresses, Copies
-from hubsub.bridges.relay.bridge import _uncovered
+from hubsub.bridges.address import LONGEST, cached
+from hubsub.bridges.redis.pubsub import _ALLOWED
+from hubsub.bridges.redis.stream import ALLOWED
+from hubsub.bridges.relay.plan import uncovered as _uncovered
 
 SCHEMES = [
     Addresses(":"),
@@ -17,7 +23,43 @@ SCHEMES = [
     Addresses(".", allowed=string.ascii_letters, empty="_"),
     Addresses(".", forbidden="*>", prefix="hubsub."),
 ]
-EXACT = st.lists(st.one_of(st.text(), st.sampled_from(["", "%", "%2F", "_", "a.b", ":", "\ud800"])), min_size=1)
+# As the adapters of brokers have them whose names are any bytes.
+BINARY = [
+    Addresses("/", binary=True),
+    Addresses(":", allowed=_ALLOWED, binary=True),
+    Addresses(":", allowed=ALLOWED, prefix="hubsub:0:", binary=True),
+    Addresses(":", allowed=_ALLOWED, binary=True, foreign=True),
+]
+FOREIGN = BINARY[3]
+FORBIDDEN = dict(zip(BINARY, ("", "\r", "\r\n", "\r"), strict=True))
+ODD = [
+    "",
+    "%",
+    "%2F",
+    "%2f",
+    "%25",
+    "%2525",
+    "%41",
+    "%zz",
+    "100%",
+    "_",
+    "a.b",
+    ":",
+    "\r\n",
+    "\ud800",
+    "\udcff",
+    "\udcc3\udca9",
+]
+PARTS = st.one_of(st.text(), st.lists(st.sampled_from([*ODD, *"%2F5fa:/"]), max_size=5).map("".join))
+EXACT = st.lists(PARTS, min_size=1)
+RAW = st.one_of(
+    st.binary(),
+    st.lists(
+        st.sampled_from(
+            [b"%", b"2F", b"3a", b"%41", b"%25", b":", b"/", b"\xff", b"\xc3", b"\xa9", b"\xed\xa0\x80", b"a"]
+        )
+    ).map(b"".join),
+)
 SMALL = st.lists(st.sampled_from("ab*+"), min_size=1, max_size=3).map(lambda parts: Key(*parts))
 KEYS = st.lists(st.sampled_from("abx"), min_size=1, max_size=4).map(lambda parts: Key(*parts))
 
@@ -33,11 +75,114 @@ def test_an_address_has_only_the_characters_that_are_allowed(key: Key[Any]) -> N
     assert not set("+#") & set(SCHEMES[1].address(key))
 
 
-@given(st.text())
-def test_any_address_is_read_as_some_key(address: str) -> None:
-    key = SCHEMES[0].key(address)
+@given(EXACT.map(lambda parts: Key(*parts)), st.sampled_from(BINARY))
+def test_a_key_is_read_from_the_bytes_of_its_address_as_it_was(key: Key[Any], scheme: Addresses) -> None:
+    raw = scheme.to_bytes(scheme.address(key))
+    assert scheme.key(scheme.to_text(raw)) == key
+
+
+def as_it_was_made(part: str, separator: str, forbidden: str = "", surrogates: bool = True) -> str:
+    """A part as hubsub 0.1.0 wrote it."""
+    return "".join(
+        "".join(f"%{byte:02X}" for byte in char.encode("utf-8", "surrogatepass"))
+        if char in "%" + separator + forbidden or (not surrogates and "\ud800" <= char <= "\udfff")
+        else char
+        for char in part
+    )
+
+
+@given(EXACT.map(lambda parts: Key(*parts)))
+def test_what_an_earlier_version_wrote_is_read(key: Key[Any]) -> None:
+    slashes = "/".join(as_it_was_made(part, "/") for part in key)
+    assert BINARY[0].key(slashes) == key
+    assert BINARY[0].key(BINARY[0].to_text(slashes.encode("utf-8", "surrogatepass"))) == key
+    colons = ":".join(as_it_was_made(part, ":", "\r", surrogates=False) for part in key)
+    assert BINARY[1].key(BINARY[1].to_text(colons.encode())) == key
+    colons = ":".join(as_it_was_made(part, ":", "\r\n", surrogates=False) for part in key)
+    assert BINARY[2].key("hubsub:0:" + colons) == key
+
+
+TEXTS = ["".join(chars) for length in range(6) for chars in product("%235A:", repeat=length)]
+
+
+def test_every_short_name_is_read_and_written_as_a_table_of_all_of_them_says() -> None:
+    made = {as_it_was_made(text, ":"): text for text in TEXTS}
+    scheme = BINARY[1]
+    for text in TEXTS:
+        if ":" not in text:
+            # What was made here is read as what it was made of, and all else is taken as it stands.
+            assert scheme.key(text) == (made.get(text, text),)
+            if text not in made:
+                assert scheme.address(Key(text)) == text
+
+
+def test_every_short_foreign_name_has_a_key_of_its_own() -> None:
+    # The shortest first: what has to be escaped is what has a separator, or would be read as what was escaped.
+    made: dict[str, str] = {}
+    for text in TEXTS:
+        if ":" in text or text in made:
+            made[as_it_was_made(text, ":")] = text
+    for text in TEXTS:
+        if ":" not in text:
+            assert FOREIGN.key(text) == (made.get(text, text),)
+            assert FOREIGN.address(Key(made.get(text, text))) == text
+
+
+@given(RAW, st.sampled_from(BINARY))
+def test_what_comes_in_under_a_key_goes_out_under_the_same_name(raw: bytes, scheme: Addresses) -> None:
+    # So hubsub 0.1.0 wrote to Kafka what now stands for bytes that are no UTF-8, which it did not receive.
+    assume(scheme is not BINARY[0] or not re.search(rb"\xed[\xb2\xb3]", raw))
+    address = scheme.to_text(raw)
+    key = scheme.key(scheme.prefix + address)
     assert key is not None
-    assert SCHEMES[0].key(SCHEMES[0].address(key)) == key
+    sep = scheme.separator.encode()
+    again = scheme.to_bytes(scheme.address(key)).removeprefix(scheme.prefix.encode())
+    assert scheme.key(scheme.prefix + scheme.to_text(again)) == key
+    for one, other, part in zip(again.split(sep), raw.split(sep), key, strict=True):
+        # But for what hubsub 0.1.0 would have written, which leads to the same key.
+        earlier = as_it_was_made(part, scheme.separator, FORBIDDEN[scheme], scheme is BINARY[0])
+        assert one == other or (scheme is not FOREIGN and scheme.to_text(other) == earlier)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"battery:100%",
+        b"%",
+        b"a:%zz",
+        b"%2f",
+        b"%3a",
+        b"a%41",
+        b"%FF",
+        b"%C3",
+        b"\xff",
+        b"\xe2\x82",
+        b"\xed\xb3\xbf",
+        b"a\rb",
+        b"%%3A",
+    ],
+)
+def test_a_foreign_name_stays_what_it_is(name: bytes) -> None:
+    for scheme in (FOREIGN, BINARY[1]):
+        key = scheme.key(scheme.to_text(name))
+        assert key is not None
+        assert scheme.to_bytes(scheme.address(key)) == name or (b"%25" in name and scheme is not FOREIGN)
+        assert ":".join(map(scheme.escape, key)) == scheme.address(key)
+
+
+def test_a_foreign_name_reads_as_it_is_written() -> None:
+    for scheme in (FOREIGN, BINARY[1]):
+        assert scheme.key("battery:100%") == ("battery", "100%")
+    assert FOREIGN.key("battery:100%25") == ("battery", "100%25")
+    assert BINARY[1].key("battery:100%25") == ("battery", "100%")
+    assert BINARY[1].key("a%2fb:c%2Fd") == ("a%2fb", "c%2Fd")  # to this scheme a slash is a character like any other
+
+
+@given(st.text(), st.sampled_from(SCHEMES[:2]))
+def test_any_address_is_read_as_some_key(address: str, scheme: Addresses) -> None:
+    key = scheme.key(address)
+    assert key is not None
+    assert scheme.key(scheme.address(key)) == key
 
 
 def test_an_address_of_another_prefix_is_none_of_ours() -> None:
@@ -50,6 +195,27 @@ def test_what_is_subscribed_matches_what_is_wanted_and_nothing_covers_another(pa
     assert set(kept) <= set(patterns)
     assert all(any(pattern.is_subset_of(each) for each in kept) for pattern in patterns)
     assert not any(one.is_subset_of(other) for one in kept for other in kept if one != other)
+
+
+def test_what_is_remembered_is_bounded_in_number_length_and_sum() -> None:
+    calls: list[Any] = []
+
+    def function(argument: Any) -> int:
+        calls.append(argument)
+        return len(calls)
+
+    known = cached(function, most=3, most_size=2 * LONGEST)
+    assert [known("a"), known("a"), known(b"a"), known(Key("a")), known("a")] == [1, 1, 2, 3, 1]
+    known("one more than the most")
+    assert known("a") == 5  # all were forgotten at once
+    calls.clear()
+    for long in ("x" * (LONGEST + 1), b"x" * (LONGEST + 1), Key("x" * LONGEST, "y")):
+        assert known(long) != known(long)
+    calls.clear()
+    texts = [name * LONGEST for name in "pqr"]
+    for text in (*texts, *texts):
+        known(text)
+    assert len(calls) > len(texts)
 
 
 class CopiesMachine(RuleBasedStateMachine):

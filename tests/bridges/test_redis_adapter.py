@@ -110,9 +110,8 @@ PATTERNS = st.lists(PARTS | st.sampled_from("*+"), min_size=1, max_size=4).map(l
 @example(Key("%2A", "%", ":"), "n")
 def test_every_key_has_a_channel_from_which_it_is_read_again(key: Key[Any], namespace: str) -> None:
     addresses = _addresses(namespace, 3)
-    channel = addresses.address(key).encode()
-    assert b"\r" not in channel
-    assert addresses.key(channel.decode()) == key
+    channel = addresses.to_bytes(addresses.address(key))
+    assert addresses.key(addresses.to_text(channel)) == key
 
 
 FEW = st.lists(st.sampled_from(["a", "b", "a*", "[a]", "\\", "", ":", "?"]), min_size=1, max_size=3)
@@ -215,9 +214,7 @@ async def test_without_a_namespace_channels_of_others_are_joined(server: Redis) 
         assert await others.get_message(timeout=None)
         for part in ("*x", "[\\", "%", "a:b"):
             await adapter.send([Record(Key("plain", part), b"")])
-            assert (await others.get_message(timeout=None))[
-                "channel"
-            ] == f"plain:{part.replace('%', '%25').replace('a:', 'a%3A')}".encode()
+            assert (await others.get_message(timeout=None))["channel"] == f"plain:{part.replace('a:', 'a%3A')}".encode()
 
 
 # Folding

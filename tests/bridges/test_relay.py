@@ -402,16 +402,16 @@ async def test_only_what_somebody_wants_is_subscribed_and_nothing_twice(sites: S
 async def test_what_another_bridge_carries_away_is_wanted(sites: Sites) -> None:
     hub = await sites.hub()
     bridge = await sites.bridge(hub, incoming=[("a", "*")])
-    assert bridge.wanted() == []
+    assert bridge._parts.interest.wanted() == []
     other = await sites.bridge(hub, url=sites.url + "-other", outgoing=[("a", "b", "*"), ("c",)])
-    assert bridge.wanted() == [("a", "b", "*")]
+    assert bridge._parts.interest.wanted() == [("a", "b", "*")]
     await other.close()
-    assert bridge.wanted() == []
+    assert bridge._parts.interest.wanted() == []
 
 
 async def test_one_that_is_not_lazy_subscribes_everything(sites: Sites) -> None:
     bridge = await sites.bridge(incoming=[("a", "*"), ("a", "b")], lazy=False)
-    assert bridge.wanted() == [("a", "*")]
+    assert bridge._parts.interest.wanted() == [("a", "*")]
 
 
 # Liveness and gaps

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import tempfile
 import time
+import weakref
 from pathlib import Path
 from typing import Self
 
@@ -159,6 +160,8 @@ class Broker:
         reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         reserved.bind(("127.0.0.1", 0))
         self._reserved.append(reserved)
+        # A test that is skipped may have made a broker which nobody closes.
+        weakref.finalize(self, reserved.close)
         port: int = reserved.getsockname()[1]
         return port
 

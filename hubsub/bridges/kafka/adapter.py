@@ -61,6 +61,7 @@ class KafkaAdapter(Adapter):
             acks="prefix",
             groups=True,
             names=True,
+            replay=True,
             history=True,
             headers=True,
             push=False,
@@ -70,7 +71,7 @@ class KafkaAdapter(Adapter):
         self._topic = self._options.topic
         self._route = route
         self._sources = [checked(source) for source in sources]
-        self._addresses = Addresses("/")
+        self._addresses = Addresses("/", binary=True)
         self._key_of = cached(self._read_key)
         self._key_of_topic: Callable[[str], Key[Any]] = cached(Key)
         self._writer = Writer(self._options, self._topic_of, self._address)
@@ -109,15 +110,10 @@ class KafkaAdapter(Adapter):
         return [checked(self._default_topic)]
 
     def _address(self, key: Key[Any]) -> bytes:
-        return self._addresses.address(key).encode("utf-8", "surrogatepass")
+        return self._addresses.to_bytes(self._addresses.address(key))
 
     def _read_key(self, address: bytes) -> Key[Any]:
-        try:
-            text = address.decode("utf-8", "surrogatepass")
-        except UnicodeDecodeError:
-            # Not one of ours.
-            text = address.decode("utf-8", "backslashreplace")
-        key = self._addresses.key(text)
+        key = self._addresses.key(self._addresses.to_text(address))
         assert key is not None  # there is no prefix
         return key
 

@@ -94,7 +94,7 @@ class RedisAdapter(Adapter):
 
     def _publish_head(self, key: Key[Any]) -> bytes:
         """A command to publish, up to the length of the payload."""
-        address = self._addresses.address(key).encode()
+        address = self._addresses.to_bytes(self._addresses.address(key))
         return b"*3\r\n$7\r\nPUBLISH\r\n$%d\r\n%b\r\n$" % (len(address), address)
 
     # Receiving
@@ -125,7 +125,7 @@ class RedisAdapter(Adapter):
                 self._answered(reply)
 
     def _key_of(self, channel: bytes) -> Key[Any] | None:
-        return self._addresses.key(channel.decode(errors="surrogateescape"))
+        return self._addresses.key(self._addresses.to_text(channel))
 
     # Subscribing
 
@@ -148,7 +148,8 @@ class RedisAdapter(Adapter):
             # Two patterns that Redis does not tell apart: the wider one is meant.
             if glob not in globs or is_subset(globs[glob], pattern):
                 globs[glob] = pattern
-        exact = {self._addresses.address(key).encode(): key for key in patterns if not key.is_wildcard}
+        addresses = self._addresses
+        exact = {addresses.to_bytes(addresses.address(key)): key for key in patterns if not key.is_wildcard}
         new = {glob: pattern for glob, pattern in globs.items() if self._globs.get(glob) != pattern}
         old = {glob: pattern for glob, pattern in self._globs.items() if glob not in globs}
         self._globs = globs
@@ -170,7 +171,7 @@ class RedisAdapter(Adapter):
     def _glob(self, pattern: Key[Any]) -> bytes:
         """The pattern as Redis matches it: `*` there crosses separators, so that more may come than was meant."""
         parts = ("*" if part in (STAR, PLUS) else _literally(self._addresses.escape(part)) for part in pattern)
-        return (_literally(self._addresses.prefix) + self._addresses.separator.join(parts)).encode()
+        return self._addresses.to_bytes(_literally(self._addresses.prefix) + self._addresses.separator.join(parts))
 
     def _answered(self, reply: Any) -> None:
         """Redis has carried out, for one name, what was asked for first, or has refused a whole command."""
@@ -241,8 +242,8 @@ def folded(patterns: Collection[Key[Any]], most: int) -> Collection[Key[Any]]:
 def _addresses(namespace: str, database: int) -> Addresses:
     # Channels are common to all databases, so the number is part of their names. Without a namespace existing channels
     # are joined, whatever they are called.
-    bare = Addresses(":", allowed=_ALLOWED)
-    return Addresses(":", allowed=_ALLOWED, prefix=f"{bare.escape(namespace)}:{database}:") if namespace else bare
+    prefix = f"{Addresses(':', allowed=_ALLOWED).escape(namespace)}:{database}:" if namespace else ""
+    return Addresses(":", allowed=_ALLOWED, prefix=prefix, binary=True, foreign=not namespace)
 
 
 def _literally(text: str) -> str:

@@ -104,6 +104,7 @@ class RedisStreamAdapter(Adapter):
         acks="each",
         groups=True,
         names=True,
+        replay=True,
         history=True,
         headers=True,
         push=False,
@@ -133,7 +134,7 @@ class RedisStreamAdapter(Adapter):
         self._names = None if sources is None else tuple(sources)
         self._maxlen = b"" if maxlen is None else b"%d" % maxlen
         self._lease = lease
-        self._addresses = Addresses(":", allowed=ALLOWED)
+        self._addresses = Addresses(":", allowed=ALLOWED, binary=True)
         self._packed_key = cached(self._pack_key)
         self._key_of = cached(self._read_key)
         self._link: Link | None = None
@@ -302,7 +303,10 @@ class RedisStreamAdapter(Adapter):
 
     def _pack_key(self, key: Key[Any]) -> bytes:
         """The beginning of an entry, as it is sent."""
-        return arguments("key", self._addresses.address(key), "payload")
+        return arguments("key", self._address(key), "payload")
+
+    def _address(self, key: Key[Any]) -> bytes:
+        return self._addresses.to_bytes(self._addresses.address(key))
 
     # Receiving
 
@@ -495,7 +499,7 @@ class RedisStreamAdapter(Adapter):
         return key, payload, values
 
     def _read_key(self, address: bytes) -> Key[Any]:
-        return cast(Key[Any], self._addresses.key(decode(address)))
+        return cast(Key[Any], self._addresses.key(self._addresses.to_text(address)))
 
     # Finished with
 
@@ -528,7 +532,7 @@ class RedisStreamAdapter(Adapter):
                 await self._run(EXTEND, (stream,), self._link.group, self._consumer, *its)
 
     async def bury(self, received: Received, why: str) -> None:
-        fields: list[Any] = ["key", self._addresses.address(received.key), "payload", received.payload or b""]
+        fields: list[Any] = ["key", self._address(received.key), "payload", received.payload or b""]
         for name, value in received.headers.items():
             fields += (name, value)
         fields += ("reason", why, "position", received.position or "", "attempts", received.attempts)

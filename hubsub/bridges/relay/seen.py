@@ -2,73 +2,97 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+from hashlib import blake2b
 from itertools import count
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from weakref import WeakKeyDictionary
 
+from ..._core.ids import is_unguessable
 from ...hub import Hub
 from ...key import Key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-# Names a message: where it comes from, and its id there.
-Id = tuple[str | None, str | None]
+# Names a message within a hub, see `name_of`.
+Name = tuple[Hashable, ...]
 
-# What is known of a message that everybody has finished with.
+# What is known of a message that somebody has handled.
 DONE = object()
 
+MOST_LETTERS = 256
+"""Letters of an id or source that are remembered as they are; of longer ones a digest is."""
 
-class Seen:
-    """Remembers the last messages by source and id: at least `most`, at most twice as many."""
+
+def name_of(source: str | None, id: str, key: Key[Any], bridge: int, lane: Hashable) -> Name:
+    """Return what a message is known by, among all that ever came into a hub.
+
+    An id that nobody can guess names the message wherever it comes in, as long as it is of the same key. Any other one
+    names it only where it came in, by that bridge and lane: whoever can write to one broker could else use up the ids
+    of what is still to come from another.
+    """
+    if source is not None and len(source) > MOST_LETTERS:
+        source = _digest(source)
+    if is_unguessable(id):
+        return source, id, key
+    return source, id if len(id) <= MOST_LETTERS else _digest(id), key, bridge, lane
+
+
+def _digest(text: str) -> str:
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+class SeenWindow:
+    """Remembers the last messages by name: at least `most`, at most twice as many."""
 
     __slots__ = ("_most", "_new", "_old")
 
     def __init__(self, most: int = 65536) -> None:
         self._most = most
         # Two generations: forgetting the older one at once costs nothing for each message.
-        self._new: dict[Id, Any] = {}
-        self._old: dict[Id, Any] = {}
+        self._new: dict[Name, Any] = {}
+        self._old: dict[Name, Any] = {}
 
-    def get(self, id: Id) -> Any:
+    def get(self, name: Name) -> Any:
         """What was noted of a message; None if it was not seen, or a long time ago."""
-        return self._new.get(id) or self._old.get(id)
+        return self._new.get(name) or self._old.get(name)
 
-    def note(self, id: Id, what: Any = DONE) -> None:
-        """Remember a message; `DONE`, or whoever is handling it."""
+    def note(self, name: Name, what: Any = DONE) -> None:
+        """Remember a message; `DONE`, or what is handling it."""
         if len(self._new) >= self._most:
             self._old, self._new = self._new, {}
-        self._new[id] = what
+        self._new[name] = what
 
-    def forget(self, id: Id) -> None:
+    def forget(self, name: Name) -> None:
         """Let it count as not seen."""
-        self._new.pop(id, None)
-        self._old.pop(id, None)
+        self._new.pop(name, None)
+        self._old.pop(name, None)
 
 
 class Neighbour(Protocol):
     """A bridge, as the others of its hub see it."""
 
     @property
-    def leads_out(self) -> Sequence[Key[Any]]:
+    def outgoing(self) -> Sequence[Key[Any]]:
         """Patterns of what it carries away."""
         ...
 
     def changed(self, patterns: Iterable[tuple[str, ...]]) -> None:
-        """Others carry these away now, or no more."""
+        """Others carry these away now, or no longer."""
 
 
-class Shared:
+class HubBridges:
     """What the bridges of one hub share: two bridges, or a ring of them, bring a message once."""
 
     def __init__(self) -> None:
-        self.seen = Seen()
+        self.seen = SeenWindow()
         self.numbers = count(1)
         self.bridges: list[Neighbour] = []
 
-    _of: ClassVar[WeakKeyDictionary[Hub, Shared]] = WeakKeyDictionary()
+    _of: ClassVar[WeakKeyDictionary[Hub, HubBridges]] = WeakKeyDictionary()
 
     @classmethod
-    def of(cls, hub: Hub) -> Shared:
+    def of(cls, hub: Hub) -> HubBridges:
         """That of a hub."""
         return cls._of.setdefault(hub, cls())

@@ -3,110 +3,149 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import count, islice
 from time import time as now
-from typing import Any
+from typing import Any, TypeAlias
 
+from ..._core.asking import ReplyAddress
 from ..._core.message_queue import Hole
 from ..._core.outbox import Outbox
-from ...errors import HubsubError, PayloadTooLarge, SubscriptionClosed
+from ...errors import BridgeError, BrokerBusy, EncodeError, HubsubError, PayloadTooLarge, SubscriptionClosed
 from ...event import Event, Gap, Meta
 from ...hub import Hub
 from ...key import NAMESPACE, Key
-from ..adapter import Adapter, Record
+from ..adapter import Adapter, Features, Record
+from .plan import GAPS, Plan
+from .replies import OpenRequests
 from .wire import BEAT, GAP, MESSAGE, Notice, Wire, time_text
 
-GAPS: Key[Any] = Key(NAMESPACE, "gap")
-"""Where bridges tell each other what their outboxes had to drop."""
-
 FULL = "outbox full"
-"""The reason of such a gap."""
+"""The reason of the gap where an outbox dropped messages."""
+
+Refused: TypeAlias = Callable[[Key[Any], Any, Exception], None]
 
 
-class Parcel:
+class Outgoing:
     """An encoded message on its way."""
 
-    __slots__ = ("key", "record", "size", "ticket", "time")
+    __slots__ = ("address", "blame", "event", "headers", "key", "payload", "sequence", "size", "time")
 
-    def __init__(self, key: Key[Any], record: Record, ticket: Any, time: float) -> None:
+    def __init__(
+        self, key: Key[Any], address: Key[Any], payload: bytes, headers: Mapping[str, str], time: float
+    ) -> None:
         self.key = key
-        self.record = record
+        self.address = address
+        self.payload = payload
+        self.headers = headers
+        self.size = len(payload)
         self.time = time
-        self.ticket = ticket  # the event, if somebody waits to be told of it
-        self.size = len(record.payload)
+        # Set when it is sent for the first time: records are numbered in the order in which they are sent.
+        self.sequence = 0
+        # The event, if somebody waits to be told of it.
+        self.event: Event[Any] | None = None
+        # How often the connection was lost while it was being sent alone.
+        self.blame = 0
+
+    @property
+    def record(self) -> Record:
+        return Record(self.address, self.payload, self.headers, self.sequence)
+
+
+class Omission(Hole):
+    """Stands among what is on its way, where messages were dropped; it leaves as the notice of a gap."""
+
+    __slots__ = ("sequence",)
+
+    def __init__(self) -> None:
+        super().__init__(FULL, 0)
+        # That of the last message dropped, if that was sent before, perhaps in vain. If the broker has it after all, it
+        # has all before it too: then nothing is missing, and the broker takes the notice for one that it has.
+        self.sequence = 0
 
 
 class Sender:
     """Takes messages from an outbox, encodes them at once, and sends them as long as there is a connection.
 
+    Whatever one message does on its way out concerns that message: it is refused, told to whoever waits for it, and
+    what follows is sent. This is the one place where that ends.
+
     Args:
         hub: The hub.
-        outgoing: Patterns of what leaves.
-        diverts: Those of them that go to the broker only.
+        plan: The options.
         wire: Encodes.
-        most: Messages kept, encoded or not.
-        most_bytes: Bytes kept, encoded.
-        max_payload: Bytes that the broker takes in one message.
-        encode_now: Encode in the publish, not in the loop's next turn.
-        prefix: What every key begins with here, and not at the broker.
+        features: What the broker can do.
+        requests: The requests that leave here.
         name: Shown in explanations and logs.
         refused: Told of each message that can never be sent: its key, itself, and why.
     """
 
-    # Messages in one call of the adapter.
+    # Records in one call of the adapter, and bytes of them.
     BATCH = 500
+    BATCH_BYTES = 4 << 20
+    # Seconds that a call should take at most: on a slow line batches become smaller.
+    CALL_SECONDS = 0.5
     # Bridges that a message crosses at most.
     MOST_HOPS = 16
+    # Replies that wait to be sent.
+    MOST_REPLIES = 10_000
+    # Bytes of headers that are not measured: those of a message without metadata of its own have fewer.
+    PLAIN_HEADERS = 4096
 
     def __init__(
         self,
         hub: Hub,
-        outgoing: list[Key[Any]],
-        diverts: list[Key[Any]],
+        plan: Plan,
         wire: Wire,
-        *,
-        most: int,
-        most_bytes: int,
-        max_payload: int | None,
-        encode_now: bool,
-        prefix: Key[Any],
+        features: Features,
+        requests: OpenRequests,
         name: str,
-        refused: Callable[[Key[Any], Any, Exception], None],
+        refused: Refused,
     ) -> None:
-        self._hub = hub
+        self._border = hub.border
+        self._plan = plan
         self._wire = wire
-        self._most = most
-        self._most_bytes = most_bytes
-        self._max_payload = max_payload
-        self._prefix = len(prefix)
+        self._features = features
+        self._max_payload = features.max_payload
+        self._requests = requests
         self._refused = refused
         self._sequence = count(1)
-        self._parcels: deque[Parcel] = deque()
-        self._sending = 0  # of these, the first so many are in the adapter's hands
-        self._urgent: list[Record] = []  # beats
+        self._queue: deque[Outgoing | Omission] = deque()
+        self._messages = 0  # of these
+        self._in_hand = 0  # the first so many are in the adapter's hands
+        self._control: deque[Record] = deque()
+        self._has_beat = False
+        self._most = self.BATCH
+        self._most_bytes = 1 << 20
         self._news: asyncio.Future[None] | None = None
         self._empty: list[asyncio.Future[None]] = []
-        self._lost: Hole | None = None
         self.bytes = 0
         self.sent = 0
         self.unclear = 0
-        self.busy_since: float | None = None
-        """When, by the loop's clock, the send began that is going on."""
+        self.lost_replies = 0
+        self.calls = 0
+        """Calls of the adapter that have begun."""
+        self.bytes_in_hand: int | None = None
+        """Bytes that the call which is going on has to send; None if there is none."""
+        self.progress = 0
+        """Calls of the adapter that have succeeded."""
         self.outbox: Outbox | None = None
-        if outgoing:
-            self.outbox = hub.outbox(outgoing, most, self._shed, diverts, name, self._take if encode_now else None)
+        if plan.outgoing:
+            take = self._take if plan.encode_now else None
+            self.outbox = hub.border.outbox(list(plan.outgoing), plan.outbox, self._shed, plan.diverted, name, take)
 
     @property
     def pending(self) -> int:
-        """Messages that are not sent yet."""
-        return len(self._parcels) + (0 if self.outbox is None else self.outbox.pending)
+        """Messages that are not sent yet, replies among them."""
+        waiting = 0 if self.outbox is None else self.outbox.pending
+        return self._messages + waiting + len(self._control) - self._has_beat
 
     @property
     def oldest(self) -> float | None:
         """When the message was encoded that waits longest, in seconds since the epoch."""
-        return self._parcels[0].time if self._parcels else None
+        return next((each.time for each in self._queue if isinstance(each, Outgoing)), None)
 
     # Packing
 
@@ -122,158 +161,309 @@ class Sender:
             text = time_text(time)
             for event in batch:
                 if isinstance(event, Gap):
-                    self._lose(Hole.of(event._replace(reason=FULL)))
+                    omission = self._omit(len(self._queue))
+                    omission.merge(Hole.of(event._replace(reason=FULL)))
+                    omission.sequence = 0
                 else:
                     self._pack(event, time, text)
             self._packed()
 
     def _take(self, event: Event[Any]) -> None:
         """Encode a message in its publish."""
-        if len(self._parcels) >= self._most:
+        if self._messages >= self._plan.outbox:
             self._shed()
         time = now()
         self._pack(event, time, time_text(time))
         self._packed()
 
     def _packed(self) -> None:
-        while self.bytes > self._most_bytes and self._shed():
+        while self.bytes > self._plan.outbox_bytes and self._shed():
             pass
         self._hold()
-        self._tell()
+        self._wake()
 
     def _pack(self, event: Event[Any], time: float, text: str) -> None:
-        key, message = event
+        key, message = event[0], event[1]
         meta = event.meta
-        ticket = None if event.confirmed is None else event
         try:
             if meta is None:
-                payload, headers = self._wire.pack_plain(key, message, self._hub.mint_id(), text)
-            elif meta.hops >= self.MOST_HOPS:
-                raise HubsubError(f"{key!r} has crossed {meta.hops} bridges; is there a ring of them?")
+                # One that leaves by several bridges has got its name in the publish: the same for all.
+                id = event[2] if len(event) == 3 else self._border.mint_id()
+                payload, headers = self._wire.pack_plain(key, message, id, text)
+                exact = False
             else:
-                payload, headers = self._wire.pack(MESSAGE, key, message, self._outward(meta))
-            size = len(payload)
-            if self._max_payload is not None and size > self._max_payload:
-                raise PayloadTooLarge(key, size, self._max_payload)
+                payload, headers = self._wire.pack(MESSAGE, key, message, self._outward(key, meta))
+                exact = True
+            self._check_size(key, payload, headers, exact)
         except Exception as error:
-            self._refuse(key, message, ticket, error)
+            self._refuse(key, message, event, error)
             return
-        address = Key.create_from(key[self._prefix :]) if self._prefix and key[0] != NAMESPACE else key
-        self._parcels.append(Parcel(key, Record(address, payload, headers, next(self._sequence)), ticket, time))
-        self.bytes += size
+        outgoing = Outgoing(key, self._plan.at_broker(key), payload, headers, time)
+        if event.confirmed is not None or (meta is not None and meta.reply_to is not None):
+            outgoing.event = event
+        self._queue.append(outgoing)
+        self._messages += 1
+        self.bytes += outgoing.size
 
-    def _outward(self, meta: Meta) -> Meta:
+    def _check_size(self, key: Key[Any], payload: bytes, headers: Mapping[str, str], exact: bool) -> None:
+        most = self._max_payload
+        if most is None or (not exact and len(payload) + self.PLAIN_HEADERS <= most):
+            return
+        size = len(payload) + sum(len(name.encode()) + len(value.encode()) for name, value in headers.items())
+        if size > most:
+            raise PayloadTooLarge(key, size, most)
+
+    def _outward(self, key: Key[Any], meta: Meta) -> Meta:
         """What travels with a message that leaves: what came with it, and where it comes from."""
+        if meta.hops >= self.MOST_HOPS:
+            raise HubsubError(f"{key!r} has crossed {meta.hops} bridges; is there a ring of them?")
         if meta.id is None or meta.source is None:
-            meta = self._hub.mint(meta)
-        return meta._replace(hops=meta.hops + 1)
+            meta = self._border.mint(meta)
+        to: Key[Any] | None = None
+        correlation = None
+        if type(meta.reply_to) is ReplyAddress and not meta.reply_to.is_local:
+            request = meta.reply_to.request
+            if self._plan.envelope:
+                to, correlation = self._requests.address, self._requests.open(request)
+            else:
+                request.lose(EncodeError(key, "a bridge with envelope=False does not say whom to reply to"))
+        return meta._replace(hops=meta.hops + 1, reply_to=to, correlation=correlation)
 
-    def _refuse(self, key: Key[Any], message: Any, ticket: Any, error: Exception) -> None:
-        if ticket is not None:
-            ticket.fail(error, "it cannot be sent")
+    def record(self, key: Key[Any], message: Any) -> Record:
+        """The record that a message becomes; it is not sent.
+
+        Raises:
+            EncodeError: It cannot be encoded.
+            PayloadTooLarge: The broker takes no message of that size.
+        """
+        payload, headers = self._wire.pack_plain(key, message, self._border.mint_id(), time_text(now()))
+        self._check_size(key, payload, headers, True)
+        return Record(self._plan.at_broker(key), payload, headers)
+
+    def _refuse(self, key: Key[Any], message: Any, event: Event[Any] | None, error: Exception) -> None:
+        """Give up a message that can never be sent."""
+        if event is not None:
+            _tell(event, error, "it cannot be sent")
         self._refused(key, message, error)
 
     # Bounds
 
     def _shed(self) -> bool:
-        """Drop the oldest message that is not just being sent."""
-        if len(self._parcels) <= self._sending:
+        """Drop the oldest message that is not just being sent; return whether there was one."""
+        queue, at = self._queue, self._in_hand
+        while at < len(queue) and isinstance(queue[at], Omission):
+            at += 1
+        if at == len(queue):
             return False
-        parcel = self._parcels[self._sending]
-        del self._parcels[self._sending]
-        self.bytes -= parcel.size
-        if parcel.ticket is not None:
-            parcel.ticket.fail(why="dropped, the outbox was full")
-        if self._lost is None:
-            self._lost = Hole(FULL, 0)
-        self._lost.add(parcel.key)
+        dropped = queue[at]
+        assert isinstance(dropped, Outgoing)
+        omission = self._omit(at)
+        del queue[at if queue[at] is dropped else at + 1]
+        omission.add(dropped.key)
+        omission.sequence = dropped.sequence
+        self._messages -= 1
+        self.bytes -= dropped.size
+        if dropped.event is not None:
+            _tell(dropped.event, None, "dropped, the outbox was full")
         self._hold()
         return True
 
+    def _omit(self, at: int) -> Omission:
+        """The omission that stands before a place in the queue; a new one if there is none that is not in hand."""
+        before = self._queue[at - 1] if at > self._in_hand else None
+        if isinstance(before, Omission):
+            return before
+        omission = Omission()
+        self._queue.insert(at, omission)
+        return omission
+
     def _hold(self) -> None:
         if self.outbox is not None:
-            self.outbox.hold(len(self._parcels), self.bytes >= self._most_bytes)
-
-    def _lose(self, hole: Hole) -> None:
-        """Have the receivers told, with the next message, of what was dropped."""
-        if self._lost is None:
-            self._lost = hole
-        else:
-            self._lost.merge(hole)
+            self.outbox.hold(self._messages, self.bytes >= self._plan.outbox_bytes)
 
     # Sending
 
-    async def send(self, adapter: Adapter) -> None:
-        """Send what is packed, in order, until the connection is lost, which raises."""
-        loop = asyncio.get_running_loop()
-        parcels = self._parcels
-        while True:
-            if self._lost is not None and parcels:
-                lost, self._lost = self._lost, None
-                try:
-                    await self._hand_over(adapter, [self._notice(lost.gap())], loop)
-                except BaseException:
-                    later, self._lost = self._lost, lost
-                    if later is not None:
-                        self._lose(later)
-                    raise
-            elif self._urgent:
-                urgent, self._urgent = self._urgent, []
-                await self._hand_over(adapter, urgent, loop)
-            elif parcels:
-                await self._send_batch(adapter, loop)
-            else:
-                self._tell_empty()
-                self._news = loop.create_future()
-                await self._news
+    async def send(self, adapter: Adapter, busy: Callable[[BrokerBusy | None], None]) -> None:
+        """Send what is packed, in order, until the connection is lost, which raises.
 
-    async def _send_batch(self, adapter: Adapter, loop: asyncio.AbstractEventLoop) -> None:
-        parcels = self._parcels
-        batch = list(islice(parcels, self.BATCH))
-        self._sending = len(batch)
+        Args:
+            adapter: The connection.
+            busy: Told when the broker takes nothing just now, and with None when it does again.
+        """
+        refusals = 0
+        while True:
+            try:
+                if self._control:
+                    await self._send_control(adapter)
+                if self._queue:
+                    await self._send_batch(adapter)
+                elif not self._control:
+                    self._tell_empty()
+                    self._news = asyncio.get_running_loop().create_future()
+                    await self._news
+                    continue
+            except BrokerBusy as error:
+                busy(error)
+                await asyncio.sleep(random.uniform(0.5, 1.0) * min(5.0, 0.05 * 2 ** min(refusals, 16)))
+                refusals += 1
+            else:
+                if refusals:
+                    refusals = 0
+                    busy(None)
+
+    async def _send_control(self, adapter: Adapter) -> None:
+        batch = list(islice(self._control, self.BATCH))
+        refused = await self._hand_over(adapter, batch)
+        for _ in batch:
+            self._control.popleft()
+        self._has_beat = False
+        for index, error in refused.items():
+            self._refused(batch[index].key, None, error)
+
+    async def _send_batch(self, adapter: Adapter) -> None:
+        first = self._queue[0]
+        if isinstance(first, Omission):
+            await self._send_omission(adapter, first)
+            return
+        batch = self._next_batch(first)
+        if first.blame > 1:
+            # Twice it was alone when the connection was lost. Whether that is its doing, a third time tells: but only
+            # if the connection carries something else just before.
+            await self._hand_over(adapter, [self._control_record(Key(NAMESPACE, "beat", "probe"), BEAT, None)])
+        self._in_hand = len(batch)
         try:
-            refused = await self._hand_over(adapter, [parcel.record for parcel in batch], loop)
-        except BaseException:
-            if not adapter.features.idempotent:
+            began = asyncio.get_running_loop().time()
+            refused = await self._hand_over(adapter, [each.record for each in batch])
+            self._learn_pace(batch, asyncio.get_running_loop().time() - began)
+        except (BrokerBusy, asyncio.CancelledError) as error:
+            if not isinstance(error, BrokerBusy) and not self._features.idempotent:
                 self.unclear += len(batch)
             raise
+        except Exception as error:
+            self._in_hand = 0
+            self._suspect(batch, error)
+            raise
         finally:
-            self._sending = 0
-        for index, parcel in enumerate(batch):
-            parcels.popleft()
-            self.bytes -= parcel.size
-            if refused and index in refused:
-                self._refuse(parcel.key, parcel.record.payload, parcel.ticket, refused[index])
+            self._in_hand = 0
+        if len(refused) == len(batch) > 1:
+            # As a whole, for what one of them did: only what is refused alone counts.
+            self._most = 1
+            return
+        for index, each in enumerate(batch):
+            self._queue.popleft()
+            self._messages -= 1
+            self.bytes -= each.size
+            if index in refused:
+                self._refuse(each.key, each.payload, each.event, refused[index])
             else:
                 self.sent += 1
-                if parcel.ticket is not None:
-                    parcel.ticket.done()
+                if each.event is not None:
+                    each.event.done()
         self._hold()
+        self._most = min(2 * self._most, self.BATCH)
 
-    async def _hand_over(self, adapter: Adapter, records: list[Record], loop: asyncio.AbstractEventLoop) -> Any:
-        self.busy_since = loop.time()
-        try:
-            return await adapter.send(records)
-        finally:
-            self.busy_since = None
+    def _next_batch(self, first: Outgoing) -> list[Outgoing]:
+        """What is sent next, numbered."""
+        batch: list[Outgoing] = []
+        size = 0
+        for each in islice(self._queue, 1 if first.blame else self._most):
+            if isinstance(each, Omission) or (each.blame and each is not first):
+                break
+            size += each.size
+            if batch and size > self._most_bytes:
+                break
+            if not each.sequence:
+                each.sequence = next(self._sequence)
+            batch.append(each)
+        return batch
 
-    def _notice(self, gap: Gap) -> Record:
+    def _learn_pace(self, batch: list[Outgoing], seconds: float) -> None:
+        size = sum(each.size for each in batch)
+        if seconds > self.CALL_SECONDS:
+            self._most_bytes = max(1 << 14, int(size * self.CALL_SECONDS / seconds))
+        elif 2 * size >= self._most_bytes:
+            self._most_bytes = min(self.BATCH_BYTES, 2 * self._most_bytes)
+
+    def _suspect(self, batch: list[Outgoing], error: Exception) -> None:
+        """The connection was lost while these were sent: find out whether one of them costs it."""
+        if not self._features.idempotent:
+            self.unclear += len(batch)
+        if len(batch) > 1:
+            self._most = max(1, len(batch) // 8)
+            return
+        (alone,) = batch
+        alone.blame += 1
+        self._most = 1
+        if alone.blame > 2:
+            self._queue.popleft()
+            self._messages -= 1
+            self.bytes -= alone.size
+            self._hold()
+            why = BridgeError(f"{alone.key!r} costs the connection whenever it is sent: {error}")
+            why.__cause__ = error
+            self._refuse(alone.key, alone.payload, alone.event, why)
+
+    async def _send_omission(self, adapter: Adapter, omission: Omission) -> None:
+        """Have the receivers told of what was dropped, in its place."""
         assert self.outbox is not None
-        return self._record(GAPS, GAP, Notice(gap, self.outbox.patterns))
+        gap, at_broker = omission.gap(), self._plan.at_broker
+        gap = gap._replace(keys=None if gap.keys is None else tuple(map(at_broker, gap.keys)))
+        notice = self._control_record(GAPS, GAP, Notice(gap, tuple(map(at_broker, self.outbox.patterns))))
+        records = [notice]
+        if self._features.durable and not self._features.patterns:
+            # Whoever reads a log whole finds it there in its place; the other copy is for the members of groups.
+            if not omission.sequence:
+                omission.sequence = next(self._sequence)
+            records.insert(0, notice._replace(sequence=omission.sequence, is_control=False))
+        self._in_hand = 1
+        try:
+            await self._hand_over(adapter, records)
+        finally:
+            self._in_hand = 0
+        self._queue.popleft()
 
-    def _record(self, key: Key[Any], kind: str, data: Any) -> Record:
-        payload, headers = self._wire.pack(kind, key, data, self._hub.mint())
-        return Record(key, payload, headers, next(self._sequence))
+    async def _hand_over(self, adapter: Adapter, records: list[Record]) -> Mapping[int, Exception]:
+        self.calls += 1
+        self.bytes_in_hand = sum(len(record.payload) for record in records)
+        try:
+            refused = await adapter.send(records)
+        finally:
+            self.bytes_in_hand = None
+        self.progress += 1
+        return refused
+
+    # Control messages
+
+    def _control_record(self, key: Key[Any], kind: str, data: Any) -> Record:
+        payload, headers = self._wire.pack(kind, key, data, self._border.mint())
+        return Record(key, payload, headers, is_control=True)
 
     def beat(self, key: Key[Any]) -> None:
         """Send a sign of life, to come back by `key`."""
-        if not self._urgent:
-            self._urgent.append(self._record(key, BEAT, None))
-            self._tell()
+        if not self._has_beat:
+            self._has_beat = True
+            self._control.appendleft(self._control_record(key, BEAT, None))
+            self._wake()
+
+    def reply(self, to: Key[Any], key: Key[Any], reply: Any, meta: Meta) -> None:
+        """Send the reply to a request of `key`; if it cannot be encoded, an error in its place."""
+        meta = self._border.mint(meta)._replace(hops=1)
+        try:
+            payload, headers = self._wire.pack(MESSAGE, to, reply, meta)
+            self._check_size(to, payload, headers, True)
+        except Exception as error:
+            self._refused(key, reply, error)
+            text = f"the reply cannot be sent: {type(error).__name__}: {error}"[:1000]
+            payload, headers = self._wire.pack(MESSAGE, to, None, meta._replace(headers={"error": text}))
+        if len(self._control) >= self.MOST_REPLIES:
+            self.lost_replies += 1
+            return
+        self._control.append(Record(to, payload, headers, is_control=True))
+        self._wake()
 
     # Waiting
 
-    def _tell(self) -> None:
+    def _wake(self) -> None:
         if self._news is not None and not self._news.done():
             self._news.set_result(None)
 
@@ -291,14 +481,24 @@ class Sender:
             self._empty.append(future)
             await future
 
-    def give_up(self) -> int:
+    def give_up(self, why: str = "the bridge was closed before it was sent") -> int:
         """Fail what was not sent; return how much that is."""
-        left = len(self._parcels) + (0 if self.outbox is None else self.outbox.pending)
-        for parcel in self._parcels:
-            if parcel.ticket is not None:
-                parcel.ticket.fail(why="the bridge was closed before it was sent")
-        self._parcels.clear()
-        self.bytes = 0
+        left = self.pending
+        for each in self._queue:
+            if isinstance(each, Outgoing) and each.event is not None:
+                _tell(each.event, None, why)
+        self._queue.clear()
+        self._control.clear()
+        self._has_beat = False
+        self._messages = self.bytes = 0
         if self.outbox is not None:
             self.outbox.close()
         return left
+
+
+def _tell(event: Event[Any], error: Exception | None, why: str) -> None:
+    """Tell whoever waits for a message to be sent that it is not; who asked, too."""
+    event.fail(error, why)
+    to = None if event.meta is None else event.meta.reply_to
+    if type(to) is ReplyAddress and not to.is_local:
+        to.request.lose(error or HubsubError(f"{event[0]!r}: the request was not sent: {why}"))

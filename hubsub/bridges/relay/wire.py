@@ -15,7 +15,7 @@ from urllib.parse import unquote
 from ...codec import Codec, codec_of
 from ...errors import DecodeError, EncodeError
 from ...event import Gap, Meta
-from ...key import Key
+from ...key import NAMESPACE, Key
 
 MESSAGE = "hubsub.message"
 """The type of what was published; any type that is not ours is a message too."""
@@ -138,7 +138,8 @@ class Wire:
         """
         codec = self.codec if kind == MESSAGE else _JSON_CODEC
         data = _encoded(codec, key, _notice_data(message) if kind == GAP else message)
-        if not self.envelope and kind == MESSAGE:
+        # A reply without metadata would be nobody's.
+        if not self.envelope and kind == MESSAGE and key[0] != NAMESPACE:
             return data, {**meta.headers, "content-type": codec.content_type} if self.headers else {}
         try:
             attributes, others = self._attributes(kind, codec, meta)

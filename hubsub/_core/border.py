@@ -1,0 +1,213 @@
+"""What bridges, and whatever else connects a hub to others, need of it: `hub.border`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any
+
+from ..confirm import Confirmation, Confirmed
+from ..event import Event, Gap, ListenerFailure, Meta
+from ..key import Key, Patterns, as_patterns, overlaps
+from .asking import Desk
+from .checks import count as count_of
+from .declarations import Declarations
+from .ids import Ids
+from .outbox import Attachment, Outbox, SharedId
+from .registry import Registry
+from .routes import Route, Target
+
+
+class Border:
+    """What enters a hub from elsewhere, what leaves it, and what lives as long as it does.
+
+    The hub has one, `hub.border`; users of a hub need none of it. An object and not another base class of the hub, so
+    that its names are none of the hub's.
+
+    - the way in: `relay` delivers a message that came from elsewhere, `report_gap` says that some did not come,
+      `report_error` hands a failure to the hub's `on_error`;
+    - the way out: `outbox` queues what leaves, `mint` and `mint_id` name it, `origin` says where from, `type_of` what
+      its keys are declared to be;
+    - living with the hub: `attach`, `detach`, and `attached`, which is `hub.bridges` for users.
+    """
+
+    def __init__(self, core: Registry, desk: Desk, declarations: Declarations) -> None:
+        self._core = core
+        self._desk = desk
+        self._declarations = declarations
+        self._attached: list[Attachment] = []
+        self._outboxes: list[Outbox] = []
+        self._ids = Ids()
+        self._shared_id = SharedId(self._ids.mint)
+        self.mint_id: Callable[[], str] = self._ids.mint
+        """Returns an id that no other message has, and that nobody can guess."""
+
+    # The way in
+
+    def relay(
+        self,
+        event: Event[Any],
+        *,
+        exclude: Target | None = None,
+        confirmed: Confirmed | None = None,
+        only: Collection[Target] | None = None,
+        bounded: bool = False,
+    ) -> int:
+        """Deliver a message that came from elsewhere, with its metadata; return how many subscriptions get it.
+
+        Args:
+            event: What came.
+            exclude: Who does not get it: the outbox through which it must not leave again. With one that diverts, also
+                those get it whom a plain publish passes by.
+            confirmed: Called once everybody has finished with it, see `Hub.publish_confirmed`: with how many did, and
+                a list of `Undelivered` for the others. That may be before this returns. What it raises is logged.
+            only: Those who get it, another time say; otherwise everybody whom its key leads to.
+            bounded: Queues that may grow beyond their bound make room for it instead, as under `DROP_OLDEST`: whoever
+                sends does not wait for a slow consumer, and must not fill the memory. Not for what is confirmed, since
+                of that there is no more than is unfinished.
+
+        Raises:
+            InvalidKey: Nothing can be published to its key.
+            HubClosed: The hub is closed.
+        """
+        core = self._core
+        key = event[0]
+        route = core._route_of(key)
+        if type(key) is not Key or event.registration is not None:
+            # It came from a confirmed publish: what is told of it concerns that one.
+            event = Event(route.key, event[1], event.meta)
+        try:
+            targets, sole = route.others[exclude]
+        except (AttributeError, KeyError):
+            targets, sole = _others(route, exclude)
+        if only is not None:
+            targets = [target for target in targets if target in only]
+            sole = targets[0] if len(targets) == 1 and targets[0].is_subscription else None
+        if sole is None:
+            if confirmed is None:
+                return core._deliver(targets, event, None, bounded)
+            return core._deliver_confirmed(targets, event, Confirmation(confirmed))
+        # The route would count everybody.
+        sole.counted += 1
+        tally = core._router.tally
+        tally.published += 1
+        tally.routed += 1
+        return core._deliver_to_one(sole, event, confirmed, bounded)
+
+    def report_gap(self, patterns: Patterns, gap: Gap) -> None:
+        """Let everyone know who is subscribed to something of these patterns that messages are missing here.
+
+        In a queue the gap stands behind what is queued; a plain listener's is published at once, as
+        `("Hub", "gap", *pattern)`.
+        """
+        named = as_patterns(patterns)
+        for registration in list(self._core._registered):
+            if any(overlaps(own, other) for own in registration._patterns for other in named):
+                if registration.mailbox is None:
+                    registration._gap_passed(gap)
+                else:
+                    registration.mailbox.miss(gap)
+
+    def report_error(self, failure: ListenerFailure) -> None:
+        """Tell the hub's `on_error` of a failure, if there is one; what it raises is logged."""
+        self._core._report_error(failure)
+
+    # The way out
+
+    @property
+    def origin(self) -> str:
+        """Random, for this hub in this process: names where messages come from."""
+        return self._desk.name
+
+    def mint(self, meta: Meta | None = None) -> Meta:
+        """Metadata for a message of this hub that has none, or has no name yet."""
+        id = self.mint_id()
+        if meta is None:
+            return Meta(id, self.origin, time.time())
+        return meta._replace(id=id, source=self.origin, time=meta.time or time.time())
+
+    def wanted(self) -> list[Key[Any]]:
+        """Patterns of what somebody here wants: subscriptions, and what is retained; a tap is a bystander."""
+        subscribed = [pattern for pattern, _ in self._core._router.matcher.counts()]
+        return [*map(Key.create_from, subscribed), *map(Key.create_from, self._core._history.patterns)]
+
+    def type_of(self, key: tuple[str, ...]) -> Any:
+        """What messages of an exact key are declared to be; None if nothing is."""
+        return self._declarations.type_of(key)
+
+    @property
+    def outboxes(self) -> tuple[Outbox, ...]:
+        """The open outboxes, in the order in which they were made."""
+        return tuple(self._outboxes)
+
+    def outbox(
+        self,
+        patterns: Patterns,
+        maxsize: int,
+        shed: Callable[[], bool] = lambda: False,
+        diverts: Sequence[tuple[str, ...]] = (),
+        name: str = "Outbox",
+        take: Callable[[Event[Any]], None] | None = None,
+    ) -> Outbox:
+        """Queue what is published to some patterns, to be carried away; see `Outbox`. `close()` ends it."""
+        core = self._core
+        core._life.check_thread()
+        named = as_patterns(patterns)
+        outbox = Outbox(core, named, count_of(maxsize, "maxsize"), shed, diverts, self._shared_id, name, take)
+        self._outboxes.append(outbox)
+        core._router.observers.append(outbox.observer)
+        self._outboxes_changed()
+        return outbox
+
+    def close_outbox(self, outbox: Outbox) -> None:
+        """What `Outbox.close` does."""
+        core = self._core
+        core._life.check_thread()
+        core._router.observers.remove(outbox.observer)
+        self._outboxes_changed()
+        self._outboxes.remove(outbox)
+        core._silence(outbox, ())
+        outbox.closed = True
+        outbox._removed()
+
+    def _outboxes_changed(self) -> None:
+        """Have a message named as it is put where it leaves by several outboxes, the same in all of them."""
+        self._shared_id.forget()
+        for number, outbox in enumerate(self._outboxes, 1):
+            outbox.number(number if len(self._outboxes) > 1 else 0)
+            self._core._observe(outbox._patterns, 0)
+
+    def leads_out(self, patterns: Iterable[tuple[str, ...]]) -> bool:
+        """True if some key of these patterns leaves by an outbox."""
+        leaving = [pattern for outbox in self._outboxes for pattern in outbox._patterns]
+        return any(overlaps(pattern, other) for pattern in patterns for other in leaving)
+
+    # Living with the hub
+
+    @property
+    def attached(self) -> tuple[Any, ...]:
+        """What lives as long as the hub does: its bridges, in the order in which they were made."""
+        return tuple(self._attached)
+
+    def attach(self, part: Attachment) -> None:
+        """Tell `part` of changes of subscription, and have it closed with the hub, until `detach`."""
+        self._core._life.check_thread()
+        self._attached.append(part)
+        self._core._followers.append(part.changed)
+
+    def detach(self, part: Attachment) -> None:
+        """Undo `attach`."""
+        self._attached.remove(part)
+        self._core._followers.remove(part.changed)
+
+
+def _others(route: Route, exclude: Target | None) -> tuple[Sequence[Target], Target | None]:
+    """Work out whom the messages go to but for `exclude`, and who is the only one of them; note both in the route."""
+    targets = [target for target in route.targets if target is not exclude]
+    if exclude is not None and exclude.diverts:
+        targets += getattr(route, "diverted", ())
+    sole = targets[0] if len(targets) == 1 and targets[0].is_subscription else None
+    others: dict[Any, tuple[Sequence[Target], Target | None]] = getattr(route, "others", {})
+    others[exclude] = targets, sole
+    route.others = others
+    return targets, sole

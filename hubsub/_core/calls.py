@@ -1,0 +1,62 @@
+"""Whose call is running: an async listener's call, and whatever it has started, must not wait for that very call."""
+
+from __future__ import annotations
+
+import asyncio
+from contextvars import Context, ContextVar, copy_context
+
+# The call of an async listener in which this runs. Tasks, timers and callbacks inherit it from whoever made them.
+_inside: ContextVar[object] = ContextVar("hubsub_inside", default=None)
+
+
+def context_outside() -> Context:
+    """A copy of the context, for what does not belong to the call that runs."""
+    context = copy_context()
+    if _inside.get() is not None:
+        context.run(_inside.set, None)
+    return context
+
+
+class Calls:
+    """The calls of one task of an async listener, one after the other.
+
+    What a call has started is part of it as long as that call runs, and no longer. So each call has an identity, which
+    it hands on. Giving it one takes 0.2 µs, nearly half of what a call costs that does not suspend. Hence the calls of
+    a burst beyond the first few share one until the loop has had a turn: before that, nothing that they may have
+    started can run.
+    """
+
+    __slots__ = ("_loop", "_until_shared", "are_apart", "running")
+
+    # Messages handled before the loop gets a turn, if handling them does not suspend.
+    BURST = range(256)
+    FEW = 8
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.running: object = None
+        self.are_apart = True
+        """True while every call is to `begin`."""
+        self._until_shared = self.FEW
+        self._loop = loop
+
+    def begin(self) -> None:
+        """Another call begins, with an identity of its own."""
+        self.running = call = object()
+        _inside.set(call)
+        self._until_shared -= 1
+        if not self._until_shared:
+            self.are_apart = False
+            self._loop.call_soon(self._turned)
+
+    def _turned(self) -> None:
+        self.are_apart = True  # until the burst ends
+
+    def end(self) -> None:
+        """For now no call runs: a burst is over."""
+        self.running = None
+        self.are_apart = True
+        self._until_shared = self.FEW
+
+    def is_caller(self) -> bool:
+        """True inside the call that runs, and in what it has started."""
+        return self.running is not None and _inside.get() is self.running

@@ -1,0 +1,307 @@
+"""The whole path of a message: publishing it, delivering it, what failed, and removing in the middle of it."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from threading import get_ident
+from typing import TYPE_CHECKING, Any
+
+from ..confirm import Confirmation, Confirmed
+from ..errors import HubClosed, HubsubError, WrongThread
+from ..event import Event, ListenerFailure
+from ..key import Key, KeyLike, T, is_subset, publishable
+from ..log import Logger
+from .callables import checked_function, refuse_awaitable
+from .life import Life
+from .listener import Listener
+from .message_queue import as_tuple
+from .registration import Registration
+from .router import Router
+from .routes import Route, Target
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+logger = Logger("hubsub.hub")
+listener_logger = Logger("hubsub.listener")
+
+
+class Exchange:
+    """Delivers what is published along the routes of its router.
+
+    The first of the floors of a hub. They are base classes and not parts of it, since to hand a call on costs a
+    publish as much as a quarter of all it does.
+    """
+
+    def __init__(
+        self, router: Router[Target], life: Life, on_error: Callable[[ListenerFailure], object] | None
+    ) -> None:
+        self._on_error: Callable[[ListenerFailure], object] | None = None
+        self.on_error = on_error
+        self._router = router
+        self._life = life
+        self._failed = 0
+
+    @property
+    def on_error(self) -> Callable[[ListenerFailure], object] | None:
+        """Called with a `ListenerFailure` when a listener raises; a plain function, or None."""
+        return self._on_error
+
+    @on_error.setter
+    def on_error(self, function: Callable[[ListenerFailure], object] | None) -> None:
+        self._on_error = None if function is None else checked_function(function, "on_error", "failure")
+
+    # Publishing
+
+    def publish(self, key: KeyLike[T], message: T = None) -> int:  # type: ignore[assignment]
+        """Deliver to every matching subscription, in order of subscription; return how many there are.
+
+        Never waits. A listener that raises is logged and counted and hurts no one else. What a listener publishes is
+        delivered whole before this delivery goes on; what it subscribes does not get this message any more, what it
+        removes is called no more.
+
+        Raises:
+            InvalidKey: Nothing can be published to `key`.
+            HubClosed: The hub is closed.
+            WrongThread: The hub's loop runs in another thread (told where telling costs nothing).
+        """
+        try:
+            route = self._router.routes[key]
+        except (KeyError, TypeError):
+            pass
+        else:
+            route.published += 1
+            key = route.key
+            for deliver in route:
+                try:
+                    deliver(key, message)
+                except BaseException as error:
+                    self._deliver_failed(route, route.place_of(deliver), message, error)
+            return route.width
+        return self._publish_first(self._route(key), message)
+
+    def _publish_first(self, route: Route, message: Any) -> int:
+        """Publish as the first of a route, and look at what plain listeners return.
+
+        To look each time would cost every publish: see `callables`.
+        """
+        route.published += 1
+        key = route.key
+        for place, deliver in enumerate(route):
+            try:
+                returned = deliver(key, message)
+                if returned is not None:
+                    route.targets[place].returned(Event(key, message), returned)
+            except BaseException as error:
+                self._deliver_failed(route, place, message, error)
+        return route.width
+
+    def publish_event(self, event: Event[T]) -> int:
+        """Deliver an event with its metadata to every matching subscription; return how many there are.
+
+        For what came from elsewhere and is published here; otherwise as `publish`.
+        """
+        key = event[0]
+        try:
+            route = self._router.routes[key]
+        except (KeyError, TypeError):
+            route = self._route(key)
+        if type(key) is not Key or event.registration is not None:
+            # It came from a confirmed publish: what is told of it concerns that one.
+            event = Event(route.key, event[1], event.meta)
+        target = route.sole
+        if target is None:
+            return self._deliver(route.targets, event)
+        # Only one gets it, as so often: it needs no copy, and nothing can change before it is reached.
+        route.published += 1
+        try:
+            target.deliver_event(event)
+        except BaseException as error:
+            interrupt = self._failure(target, *event, error)
+        else:
+            return 1
+        if interrupt is not None:
+            raise interrupt
+        return 1
+
+    def _announce(self, key: Key[Any], message: Any, but: Target | None = None) -> None:
+        """Publish a meta-event to everybody but one."""
+        targets = [target for target in self._router.targets(key) if target is not but]
+        targets = self._router.observed(key, targets)
+        if targets:
+            self._router.misses += 1
+            self._deliver(targets, Event(key, message))
+
+    # Finding the way, where it is not remembered
+
+    def _route_of(self, key: KeyLike[Any]) -> Route:
+        """The route of a key, for whoever is in no hurry."""
+        try:
+            return self._router.routes[key]
+        except (KeyError, TypeError):
+            return self._route(key)
+
+    def _route(self, key: KeyLike[Any]) -> Route:
+        """Make the route of a key that is not in the cache."""
+        life = self._life
+        try:
+            if life.thread != get_ident():
+                life.check_thread()
+            if life.state == "closed":
+                raise HubClosed(self)
+            exact = publishable(key)
+        except HubsubError as error:
+            raise error from None  # nobody wants to read of the look-up that failed first
+        if exact is not key:
+            with suppress(KeyError):
+                return self._router.routes[exact]
+        return self._router.make(exact)
+
+    # Delivering with what travels along: to one, and to everybody else
+
+    def _deliver_to_one(
+        self, target: Target, event: Event[Any], confirmed: Confirmed | None = None, bounded: bool = False
+    ) -> int:
+        """Deliver an event, which needs no copy for that, to the only one who gets it."""
+        if confirmed is not None:
+            event.confirmed = confirmed
+            event.registration = target
+        interrupt: BaseException | None = None
+        try:
+            if not target.deliver_event(event, bounded):
+                event.done()
+        except BaseException as error:
+            event.fail(error, "it failed")
+            interrupt = self._failure(target, *event, error)
+        if interrupt is not None:
+            raise interrupt
+        return 1
+
+    def _deliver(
+        self,
+        targets: Sequence[Target],
+        event: Event[Any],
+        confirmation: Confirmation | None = None,
+        bounded: bool = False,
+    ) -> int:
+        """Deliver an event without a route of its own; for a confirmation, a copy to each."""
+        interrupt: BaseException | None = None
+        delivered = 0
+        newest = targets[-1].order if targets else 0
+        changes = self._router.changes
+        for target in targets:
+            # Closed meanwhile, or taken off what matches, or closed and subscribed anew.
+            if self._router.changes != changes and (target.order > newest or not target.is_on(event.key)):
+                continue
+            delivered += target.is_subscription
+            target.counted += 1
+            try:
+                # Those who are handed it before everybody, to keep or record it, have nothing to finish.
+                if confirmation is not None and (target.is_subscription or target.remote):
+                    _deliver_copy(target, event, confirmation)
+                else:
+                    target.deliver_event(event, bounded)
+            except BaseException as error:
+                interrupt = self._failure(target, event.key, event.message, error) or interrupt
+        self._router.tally.published += 1
+        self._router.tally.routed += delivered
+        if interrupt is not None:
+            raise interrupt
+        return delivered
+
+    def _deliver_confirmed(self, targets: Sequence[Target], event: Event[Any], confirmation: Confirmation) -> int:
+        """Deliver an event, and have everybody tell when it has finished with it."""
+        try:
+            return self._deliver(targets, event, confirmation)
+        finally:
+            confirmation.settle(0, [])
+
+    # What failed
+
+    def _deliver_failed(self, route: Route, place: int, message: Any, error: BaseException) -> None:
+        """Report the failure of one place of a route; if it must pass, serve the places after it first."""
+        interrupt = self._failure(route.targets[place], route.key, message, error)
+        if interrupt is None:
+            return
+        for later in range(place + 1, len(route)):
+            try:
+                route[later](route.key, message)
+            except BaseException as another:
+                self._failure(route.targets[later], route.key, message, another)
+        raise interrupt
+
+    def _failure(self, target: Target, key: Key[Any], message: Any, error: BaseException) -> BaseException | None:
+        """Report what a target raised; return it if it is none of its failures but has to pass."""
+        if isinstance(error, WrongThread):
+            target.missed += 1  # it refused the message
+            return error
+        if not isinstance(error, Exception | asyncio.CancelledError):
+            return error
+        if isinstance(target, Listener):
+            try:
+                self._report(target, key, message, error)
+            except BaseException as another:
+                return another
+        else:
+            logger.error("delivering %r to %r failed", key, target, error=error)
+        return None
+
+    def _report(self, listener: Listener, key: Key[Any], message: Any, error: BaseException) -> None:
+        """Count, log and pass on a listener's failure."""
+        listener.failed += 1
+        listener.last_error = error
+        self._failed += 1
+        if isinstance(error, RecursionError):
+            # A traceback of a thousand frames tells less than this line.
+            listener_logger.error("listener %r failed on %r: %s", listener.function, key, error)
+        else:
+            listener_logger.error("listener %r failed on %r", listener.function, key, error=error)
+        self._report_error(ListenerFailure(key, message, listener, error))
+
+    def _report_error(self, failure: ListenerFailure) -> None:
+        """Tell `on_error` of a failure, if there is one; what it raises is logged."""
+        on_error = self._on_error
+        if on_error is not None:
+            try:
+                refuse_awaitable(on_error(failure), on_error)
+            except (Exception, asyncio.CancelledError) as another:
+                logger.error("on_error %r failed", on_error, error=another)
+
+    # Removing in the middle
+
+    def _silence(self, registration: Registration, left: Iterable[tuple[str, ...]]) -> None:
+        """Overwrite the place of what was closed in the routes of running publishes.
+
+        A publish runs while one of its listeners closes something: it is a frame on this very stack. Looking for it
+        there is what allows the loop in `publish` to read no flag and leave no trace. `left` are the patterns that the
+        registration keeps.
+        """
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None:
+            if frame.f_code in _PUBLISH:
+                running = frame.f_locals
+                route: Route | None = running.get("route")
+                if running["self"] is not self or route is None or registration not in route.targets:
+                    pass
+                elif not any(is_subset(route.key, pattern) for pattern in left):
+                    route[route.targets.index(registration)] = registration._miss
+            frame = frame.f_back
+
+
+_PUBLISH = (Exchange.publish.__code__, Exchange._publish_first.__code__)
+
+
+def _deliver_copy(target: Target, event: Event[Any], confirmation: Confirmation) -> None:
+    copy: Event[Any] = as_tuple(Event, event)
+    if event.meta is not None:
+        copy.meta = event.meta
+    confirmation.hand_out(copy, target)
+    try:
+        if not target.deliver_event(copy):
+            copy.done()
+    except BaseException as error:
+        copy.fail(error, "it failed")
+        raise

@@ -1,0 +1,76 @@
+"""Ids of messages: none comes twice, and nobody can guess one."""
+
+from __future__ import annotations
+
+import os
+from itertools import count
+from typing import ClassVar
+from weakref import WeakSet
+
+COUNTED = 5
+"""Bytes of an id that count."""
+RANDOM = 8
+"""Bytes of an id that are random."""
+WIDTH = COUNTED + RANDOM
+DIGITS = "0123456789abcdef"
+
+# As many are made at once as the last byte of the count has values.
+LAST = bytes(range(256))
+
+
+class Ids:
+    """Mints ids: 26 hexadecimal digits, of which 10 count up and 16 are random.
+
+    None is minted twice, in a fork neither. Whoever knows all so far knows nothing of the next one.
+    """
+
+    __slots__ = ("__weakref__", "_made", "_numbers")
+
+    _all: ClassVar[WeakSet[Ids]] = WeakSet()
+
+    def __init__(self) -> None:
+        self._numbers = count()
+        self._made: list[str] = []
+        Ids._all.add(self)
+
+    def mint(self) -> str:
+        """Return a new id."""
+        try:
+            return self._made.pop()
+        except IndexError:
+            self._made = _batch(next(self._numbers))
+            return self._made.pop()
+
+    @classmethod
+    def forget(cls) -> None:
+        """Use nothing that is made already."""
+        for ids in list(cls._all):
+            ids._made = []
+
+
+# The parent process has the same random bits, and will use them.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=Ids.forget)
+
+
+def _batch(number: int) -> list[str]:
+    """The ids of a batch, the last one first.
+
+    Column by column, and text only at the end: made one by one, an id would cost three times as much.
+    """
+    size = len(LAST)
+    columns = bytearray(WIDTH * size)
+    head = (number % 256 ** (COUNTED - 1)).to_bytes(COUNTED - 1, "big")
+    for column, byte in enumerate(head):
+        if byte:
+            columns[column::WIDTH] = bytes((byte,)) * size
+    columns[COUNTED - 1 :: WIDTH] = LAST[::-1]
+    random = os.urandom(RANDOM * size)
+    for column in range(RANDOM):
+        columns[COUNTED + column :: WIDTH] = random[column * size : (column + 1) * size]
+    return columns.hex("-", WIDTH).split("-")
+
+
+def is_unguessable(id: str) -> bool:
+    """True if it has the form of what `Ids` mints, which nobody can know before they have seen it."""
+    return len(id) == 2 * WIDTH and not id.strip(DIGITS)

@@ -1,0 +1,375 @@
+"""Listeners: called with each message, right in the publish or by a task of their own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from contextvars import Context
+from functools import partial
+from typing import Any, cast
+
+from ..describe import name_of_callable
+from ..errors import InvalidListener
+from ..event import DeadLetter, Event
+from ..key import Key
+from .callables import is_awaitable, refuse_awaitable
+from .calls import Calls, context_outside
+from .message_queue import Item, Mailbox, Overflow, as_event
+from .registration import Bookkeeper, Owner, Registration, Removal, Where, logger
+from .retry import Retry, Retrying
+
+
+class Listener(Registration):
+    """A callable that is called with each message, right in the publish. `remove()` ends it."""
+
+    __slots__ = ("_event", "_watched", "failed", "function", "last_error")
+
+    def __init__(
+        self,
+        hub: Owner,
+        function: Callable[..., object],
+        *,
+        event: bool = False,
+        owner: Bookkeeper | None = None,
+        where: Where | None = None,
+        once: bool = False,
+    ) -> None:
+        deliver = partial(_call_with_event, function) if event else function
+        super().__init__(hub, deliver, owner=owner, where=where, once=once)
+        self._watched = False
+        self._event = event
+        self.function = function
+        """The callable."""
+        self.failed = 0
+        """Calls that raised."""
+        self.last_error: BaseException | None = None
+        """What the last of them raised."""
+
+    def _take(self, event: Event[Any]) -> None:
+        result = self.function(event) if self._event else self.function(*event)
+        if result is not None:
+            self.returned(event, result)
+
+    def returned(self, event: Event[Any], result: object, /) -> None:
+        """Judge what the function returned to a call that was no async listener's.
+
+        Raises:
+            InvalidListener: It would have to be awaited, which nobody does.
+        """
+        if is_awaitable(result):
+            self._watch()
+            refuse_awaitable(result, self.function)
+
+    def _watch(self) -> None:
+        """Look from now on at everything that the function returns, which doubles what a call costs."""
+        if not self._watched:
+            self._watched = True
+            self.deliver = self._gate(self._deliver_watched)
+            for pattern in self._patterns:
+                self._hub._router.forget(pattern)
+
+    def _deliver_watched(self, key: Key[Any], message: Any) -> None:
+        self._take(Event(key, message))
+
+    def _called_with(self, event: Event[Any]) -> Any:
+        """What calling the function with an event returns."""
+        return self.function(event) if self._event else self.function(*event)
+
+    def remove(self) -> Removal:
+        """Remove it at once: it is called no more, what it had queued is dropped, a call in progress is cancelled.
+
+        Returns an awaitable that ends when its task has. From inside its own call neither is that call cancelled nor
+        waited for. Removing twice is safe.
+        """
+        if not self.closed:
+            self._hub._remove(self)
+        return Removal()
+
+
+def _call_with_event(function: Callable[[Event[Any]], object], key: Key[Any], message: Any) -> object:
+    return function(Event(key, message))
+
+
+class AsyncListener(Listener):
+    """An async callable with a queue and one task, which calls it in order, one message at a time.
+
+    The task starts with the first message and runs in a copy of the context of the registration.
+    """
+
+    __slots__ = ("_call", "_calls", "_context", "_idle", "_mailbox", "_quiet", "_stopped", "_task", "_winding_up")
+
+    def __init__(
+        self,
+        hub: Owner,
+        function: Callable[..., Awaitable[object]],
+        *,
+        maxsize: int,
+        overflow: Overflow,
+        retry: Retry | None = None,
+        event: bool = False,
+        owner: Bookkeeper | None = None,
+        where: Where | None = None,
+        once: bool = False,
+    ) -> None:
+        super().__init__(hub, function, event=event, owner=owner, where=where, once=once)
+        self._mailbox = self.mailbox = Mailbox(maxsize, overflow, self)
+        self._mailbox.wake = self.start
+        self.deliver = self._gate(self._mailbox.put)
+        # What the task calls.
+        self._call: Callable[..., Any] = function
+        if retry is not None:
+            self._call = Retrying(function, retry, self._in_haste, self._give_up)
+        self._context = context_outside()
+        self._calls: Calls | None = None  # those of the task
+        self._task: asyncio.Task[None] | None = None
+        self._idle: asyncio.Future[None] | None = None
+        self._quiet: list[asyncio.Future[None]] = []
+        self._stopped = False  # the hub is closed: the task ends after the call in progress
+        self._winding_up = False  # it was too slow, or used up: it handles what is queued, and nothing after that
+
+    def remove(self) -> Removal:
+        tasks = self._tasks()
+        if self._winding_up:
+            self._hub._life.check_thread()
+            self._winding_up = False
+            self._removed()
+        super().remove()
+        return Removal() if self.is_caller() else Removal(tasks)
+
+    remove.__doc__ = Listener.remove.__doc__
+
+    def is_caller(self) -> bool:
+        """True inside a call of its that is running, and in the tasks that this call has started."""
+        return self._calls is not None and self._calls.is_caller()
+
+    # The task
+
+    def start(self) -> None:
+        """Start the task, if there is a loop to start it on."""
+        loop = self._hub._life.bind_for(self)
+        if loop is None:
+            return  # the hub starts it once a loop runs
+        self._mailbox.wake = None
+        self._calls = calls = Calls(loop)
+        self._task = self._spawn(loop, self._run(calls), self._context)
+
+    def _spawn(
+        self, loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, None], context: Context
+    ) -> asyncio.Task[None]:
+        """A task for its calls, whose end it is told of."""
+        task = loop.create_task(coroutine, name=f"hubsub listener {name_of_callable(self.function)}", context=context)
+        # The hub knows its tasks: one that is left behind, by a loop that never runs again, needs no complaint.
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
+        # Not a clause in the task itself: cancelled before its first step, a task runs nothing of it.
+        task.add_done_callback(self._ended)
+        return task
+
+    async def _run(self, calls: Calls) -> None:
+        if self._task is None:
+            # An eager task factory runs us inside the publish, before the message is queued.
+            await asyncio.sleep(0)
+        task = self._task
+        assert task is not None
+        loop = task.get_loop()
+        function, with_event = self._callee()
+        mailbox, items = self._mailbox, self._mailbox.items
+        popleft = items.popleft
+        done = Event.done  # looking it up in each event costs as much as half of it
+        # What is queued was dropped when it was removed, unless it is winding up.
+        while items or not (self.closed or self._stopped):
+            for _ in calls.BURST:
+                if mailbox.alert:
+                    item = cast("Item | None", mailbox.take())
+                    if item is None:
+                        break
+                else:
+                    try:
+                        item = popleft()
+                    except LookupError:  # there are no more
+                        break
+                if calls.are_apart:
+                    calls.begin()
+                try:
+                    if with_event:
+                        result = await function(as_event(item))
+                    else:
+                        key, message = item
+                        result = await function(key, message)
+                except BaseException as error:
+                    self._failed(item, error, task)
+                else:
+                    if result is not None:
+                        self._handled(item, result)
+                    elif type(item) is Event and item.confirmed is not None:
+                        done(item)
+            calls.end()
+            if mailbox.alert:
+                mailbox.take_gap()
+            if items:
+                await asyncio.sleep(0)
+            elif not (self.closed or self._stopped):
+                await self._sleep(loop)
+
+    def _handled(self, item: Item, result: object) -> None:
+        """A call has returned something: what it returned may have to be awaited, and then it has done nothing yet."""
+        given_up = isinstance(result, BaseException) and isinstance(self._call, Retrying)
+        try:
+            refuse_awaitable(result, self.function)
+        except InvalidListener as error:
+            if type(item) is Event:
+                item.fail(error, "it failed")
+            self._hub._report(self, item[0], item[1], error)
+        else:
+            if type(item) is not Event:
+                pass
+            elif given_up:
+                item.fail(cast(BaseException, result), "it failed, and was given up")
+            else:
+                item.done()
+
+    def _failed(self, item: Item, error: BaseException, task: asyncio.Task[None]) -> None:
+        """A call has raised: report it, unless the task is being ended."""
+        leaked = isinstance(error, asyncio.CancelledError) and not task.cancelling()
+        if type(item) is Event:
+            failed = leaked or isinstance(error, Exception)
+            item.fail(error, "it failed" if failed else "its call was cut short")
+        # A cancellation may leak out of something that the listener awaited: that is a failure like any other.
+        if not leaked and not isinstance(error, Exception):
+            raise error
+        self._hub._report(self, item[0], item[1], error)
+
+    def _callee(self) -> tuple[Callable[..., Any], bool]:
+        """What the task calls, and whether with an event."""
+        return self._call, self._event
+
+    def _called_with(self, event: Event[Any]) -> Any:
+        return self._call(event) if self._event else self._call(*event)
+
+    async def _sleep(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._idle = loop.create_future()
+        self._mailbox.wake = self._wake
+        self._tell_quiet()
+        try:
+            await self._idle
+        finally:
+            self._idle = None
+
+    def _wake(self) -> None:
+        self._hub._life.check_thread()
+        idle = self._idle
+        if idle is None or idle.get_loop().is_closed():
+            self.reset()
+            self.start()
+            return
+        self._mailbox.wake = None
+        if not idle.done():
+            idle.set_result(None)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if self._task is not task:
+            return  # left behind by a loop that was closed under it
+        self._task = self._calls = None
+        self._mailbox.wake = self.start
+        self._tell_quiet()
+        if self.closed:
+            self._let_go()
+        if not self._hub._life.task_ended(self, task.get_loop()):
+            logger.warning("the task of %r was ended from outside; the listener is removed", self)
+            self.remove()
+        elif self._stopped:
+            self._stopped = False
+            if self._mailbox.items and self._hub._life.state == "open":
+                self.start()  # the hub was opened again during the last call
+
+    def reset(self) -> None:
+        """Forget the task of a loop that was closed under it; start anew if something is queued."""
+        self._stopped = False
+        life = self._hub._life
+        if self._task is not None and self._task.get_loop() is life.loop:
+            # The hub was opened again during the last call: after that it goes on, in order.
+            life.running[self] = None
+            return
+        self._task = self._calls = self._idle = None
+        self._mailbox.wake = self.start
+        if self._mailbox.items:
+            self.start()
+
+    def stop(self) -> list[asyncio.Task[None]]:
+        """End the task, but not from inside its own call; return it if it is to be waited for."""
+        task = self._task
+        if task is None:
+            return []
+        if self.is_caller():
+            self._stopped = True
+            if self._idle is not None:
+                self._wake()  # the call is over, but not a task that it started
+            return []
+        task.cancel()
+        return [task]
+
+    def _tasks(self) -> tuple[asyncio.Task[None], ...]:
+        return () if self._task is None else (self._task,)
+
+    def _too_slow(self) -> None:
+        self._winding_up = True
+        self._hub._remove(self)
+
+    def _use_up(self) -> None:
+        self._hub._life.check_thread()
+        self._too_slow()
+
+    def _removed(self) -> None:
+        if self._winding_up:
+            return
+        self._let_go()
+        self._hub._life.unstarted.pop(self, None)
+        self.hasten()
+        self._end_calls()
+
+    def _let_go(self) -> None:
+        self._mailbox.drop_all()
+        self._mailbox.close()
+
+    def _end_calls(self) -> None:
+        """End the task, at once unless this is its own call."""
+        task = self._task
+        if task is None:
+            return
+        if self._idle is not None:
+            self._wake()
+        elif not self.is_caller():
+            task.cancel()
+
+    # Trying again
+
+    def hasten(self) -> None:
+        """Let no failed call wait for another attempt."""
+        if isinstance(self._call, Retrying):
+            self._call.hasten()
+
+    def _in_haste(self) -> bool:
+        return (self.closed and not self._winding_up) or self._hub._life.state != "open"
+
+    def _give_up(self, key: Key[Any], message: Any, error: BaseException, attempts: int) -> None:
+        self._hub._report(self, key, message, error)
+        self._hub._bury(DeadLetter(key, message, error, attempts))
+
+    # What the hub asks
+
+    @property
+    def is_busy(self) -> bool:
+        """True while a call runs or messages are queued for it, but inside of its own call."""
+        return self._task is not None and (self._idle is None or bool(self._mailbox.items)) and not self.is_caller()
+
+    def quiet(self) -> asyncio.Future[None]:
+        """A future that is done when it has handled everything for now, or has ended."""
+        assert self._task is not None
+        future = self._task.get_loop().create_future()
+        self._quiet.append(future)
+        return future
+
+    def _tell_quiet(self) -> None:
+        for future in self._quiet:
+            if not future.done():
+                future.set_result(None)
+        self._quiet.clear()

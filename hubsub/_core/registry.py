@@ -1,0 +1,245 @@
+"""Who is registered with a hub: adding, removing, their order, and announcing both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import count
+from typing import Any, TypedDict, Unpack, get_args
+
+from ..describe import describe
+from ..errors import HubClosed, InvalidListener
+from ..event import DeadLetter, Event, ListenerFailure
+from ..key import NAMESPACE, PLUS, STAR, Announced, Key, Patterns, as_patterns, escaped
+from .asking import AsyncResponder, Responder
+from .callables import checked_function, checked_listener
+from .checks import count as count_of
+from .checks import member, options_of
+from .concurrency import ConcurrentListener
+from .exchange import Exchange
+from .history import History
+from .life import Life
+from .listener import AsyncListener, Listener
+from .message_queue import Overflow
+from .registration import AsyncOptions, Bookkeeper, ListenerOptions, QueueOptions, Registration, Where
+from .retry import Retry
+from .router import Router
+from .routes import Target
+
+
+class _Queue(TypedDict):
+    maxsize: int
+    overflow: Overflow
+
+
+class _Common(TypedDict):
+    event: bool
+    where: Where | None
+    once: bool
+    owner: Bookkeeper | None
+
+
+# What may be said of a listener, by name.
+LISTENER_OPTIONS = ("event", "where", *ListenerOptions.__annotations__)
+
+
+class Registry(Exchange):
+    """Keeps the registrations of a hub, and makes the listeners among them."""
+
+    def __init__(
+        self,
+        router: Router[Target],
+        life: Life,
+        on_error: Callable[[ListenerFailure], object] | None,
+        *,
+        maxsize: int,
+        overflow: Overflow,
+    ) -> None:
+        super().__init__(router, life, on_error)
+        self.maxsize = count_of(maxsize, "maxsize")
+        self.overflow = member(overflow, "overflow", Overflow)
+        self._history = History(self._retention_changed)
+        self._registered: dict[Registration, None] = {}
+        self._order = count(1)
+        self._watchers = 0  # patterns that may match the hub's own namespace
+        # Called with the patterns of which registrations came or went.
+        self._followers: list[Callable[[Iterable[tuple[str, ...]]], None]] = []
+
+    # Making listeners
+
+    def _add_listener(
+        self,
+        patterns: Patterns,
+        function: Callable[..., Any],
+        asynchronous: bool | None,
+        *,
+        event: bool = False,
+        where: Where | None = None,
+        once: bool = False,
+        owner: Bookkeeper | None = None,
+        responding: bool = False,
+        **options: Unpack[AsyncOptions],
+    ) -> Listener:
+        looks_async = checked_listener(function, event=event)
+        if asynchronous is None:
+            asynchronous = looks_async
+        elif looks_async and not asynchronous:
+            raise InvalidListener(function, "this is an async function; add it with add_async_listener or add_listener")
+        options_of(options, LISTENER_OPTIONS, "a listener")
+        named = as_patterns(patterns)
+        common: _Common = {"event": event, "where": predicate(where), "once": once, "owner": owner}
+        listener: Listener
+        if asynchronous:
+            listener = self._async_listener(function, common, responding, **options)
+        elif options:
+            given = " and ".join(options)
+            raise InvalidListener(function, f"{given}: for async listeners; a sync one is called right in the publish")
+        else:
+            listener = (Responder if responding else Listener)(self, function, **common)
+        self._add(listener, named)
+        return listener
+
+    def _async_listener(
+        self,
+        function: Callable[..., Any],
+        common: _Common,
+        responding: bool,
+        *,
+        concurrency: int = 1,
+        retry: Retry | None = None,
+        **options: Unpack[QueueOptions],
+    ) -> AsyncListener:
+        concurrency = count_of(concurrency, "concurrency", "calls")
+        if not isinstance(retry, Retry | None):
+            raise ValueError(f"retry is a hubsub.Retry, not {describe(retry)}")
+        queue = self._queue(**options)
+        if responding:
+            if concurrency > 1 or retry is not None:
+                raise InvalidListener(function, "a responder answers one request after the other, and once")
+            return AsyncResponder(self, function, **queue, **common)
+        if concurrency == 1:
+            return AsyncListener(self, function, retry=retry, **queue, **common)
+        return ConcurrentListener(self, function, concurrency=concurrency, retry=retry, **queue, **common)
+
+    def _queue(self, maxsize: int | None = None, overflow: Overflow | None = None) -> _Queue:
+        """The options of a queue, complete."""
+        return {
+            "maxsize": self.maxsize if maxsize is None else count_of(maxsize, "maxsize"),
+            "overflow": self.overflow if overflow is None else member(overflow, "overflow", Overflow),
+        }
+
+    # Adding and removing
+
+    def _retention_changed(self, pattern: tuple[str, ...]) -> None:
+        self._router.forget(pattern)
+        for changed in self._followers:
+            changed((pattern,))
+
+    def _add(self, registration: Registration, patterns: Sequence[tuple[str, ...]], history: int = 0) -> None:
+        """Register it on these patterns, which it does not hold yet. Nothing is awaited, nothing can fail half-way.
+
+        The last `history` messages of each key that it did not get so far are replayed to it.
+        """
+        self._life.check_thread()
+        if self._life.state != "open":
+            raise HubClosed(self, closing=self._life.state == "closing")
+        replay: list[Event[Any]] = []
+        if history:
+            history = count_of(history, "history")
+            self._history.check(patterns)
+            replay = self._history.select(patterns, history, () if registration.closed else registration._patterns)
+            replay = [event for event in replay if registration.wants(event)]
+        if registration.closed:
+            registration._reopened()
+        if registration not in self._registered:
+            self._registered[registration] = None
+            registration.order = next(self._order)
+        if replay and registration.mailbox is not None:
+            registration.mailbox.replay(replay)
+            registration.counted += len(replay)
+        registration._patterns += tuple(patterns)
+        if len(registration._patterns) > 1:
+            self._router.several = True
+        added = [(pattern, self._router.add(pattern, registration)) for pattern in patterns]
+        self._watchers += sum(map(_may_be_meta, patterns))
+        if registration._owner is not None:
+            registration._owner._note(registration, patterns)
+        for changed in self._followers:
+            changed(patterns)
+        if self._watchers:
+            self._announce_changes("addedSubscriber", added)
+
+    def _remove(self, registration: Registration, patterns: Iterable[tuple[str, ...]] | None = None) -> None:
+        """Take it off these patterns, or off all; off its last one it is closed."""
+        self._life.check_thread()
+        patterns = registration._patterns if patterns is None else tuple(patterns)
+        left = tuple(pattern for pattern in registration._patterns if pattern not in patterns)
+        removed = [(pattern, self._router.remove(pattern, registration)) for pattern in patterns]
+        self._watchers -= sum(map(_may_be_meta, patterns))
+        self._silence(registration, left)
+        if not left:
+            registration.closed = True
+            del self._registered[registration]
+            registration._removed()
+        else:
+            registration._patterns = left
+        if registration._owner is not None:
+            registration._owner._forget(registration, patterns)
+        for changed in self._followers:
+            changed(patterns)
+        if self._watchers and self._life.state != "closed":
+            self._announce_changes("removedSubscriber", removed)
+
+    def _observe(self, patterns: Sequence[tuple[str, ...]], more: int) -> None:
+        """Make the routes of these patterns anew, since observers of theirs came or went."""
+        self._watchers += more * sum(map(_may_be_meta, patterns))
+        for pattern in patterns:
+            self._router.forget(pattern)
+
+    # Announcing
+
+    def _announce_changes(self, what: Announced, changes: Iterable[tuple[tuple[str, ...], int]]) -> None:
+        """Publish the meta-events of a change that has taken effect."""
+        for pattern, number in changes:
+            message = {"key": Key.create_from(pattern), "currentSubscriberCount": number}
+            self._announce(Key(NAMESPACE, what, *escaped(pattern)), message)
+
+    def _tell(self, what: Announced, registration: Registration, message: Any, keys: Iterable[Key[Any]] | None) -> None:
+        """Publish a meta-event about a registration to everyone else; not about messages that are such themselves."""
+        if not self._watchers or (keys is not None and all(key[0] == NAMESPACE for key in keys)):
+            return
+        for pattern in registration._patterns:
+            self._announce(Key(NAMESPACE, what, *escaped(pattern)), message, but=registration)
+
+    def _bury(self, letter: DeadLetter) -> None:
+        """Publish what a listener has given up; not messages of the namespace, or it might never end."""
+        if self._watchers and letter.key[0] != NAMESPACE and self._life.state != "closed":
+            self._announce(Key(NAMESPACE, "deadLetter", *letter.key), letter)
+
+
+def decorated(patterns: Patterns, decorator: str) -> list[tuple[str, ...]]:
+    """Return the patterns that a decorator is given, which may be the function instead.
+
+    Raises:
+        InvalidListener: It is.
+        InvalidKey: A pattern cannot be subscribed to.
+    """
+    if callable(patterns):
+        raise InvalidListener(patterns, f"name what to listen to, @hub.{decorator}(pattern)")
+    return as_patterns(patterns)
+
+
+def predicate(where: Where | None) -> Where | None:
+    """Return what is given as `where=`.
+
+    Raises:
+        InvalidFunction: It is no plain function of key and message.
+    """
+    return None if where is None else checked_function(where, "where", "key", "message")
+
+
+def _may_be_meta(pattern: tuple[str, ...]) -> bool:
+    """True if it may match what the hub announces: otherwise nobody has to be looked for at each announcement."""
+    return pattern[0] in _META[0] and (len(pattern) == 1 or pattern[1] in _META[1])
+
+
+_META = ((NAMESPACE, STAR, PLUS), (*get_args(Announced), STAR, PLUS))

@@ -1,0 +1,482 @@
+"""One connection of a bridge: made for it, and thrown away with it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Coroutine, Hashable, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+from ...errors import BrokerBusy
+from ...event import Gap
+from ...key import NAMESPACE, Key
+from ...log import Logger
+from ..adapter import Adapter, Features, Link, Loss, Received
+from .durable import tokens_of
+from .interest import Interest
+from .plan import GAPS, Plan
+from .receiver import Receiver
+from .replies import OpenRequests
+from .sender import Sender
+
+V = TypeVar("V")
+
+
+class Timing(NamedTuple):
+    """Seconds of a connection. Silence is time in which the loop ran, and nothing moved."""
+
+    connect: float
+    """Silence while it connects or subscribes, after which that is given up."""
+    ack_every: float
+    """Between two calls that acknowledge."""
+    tick: float
+    """Between two looks at whether it lives."""
+    silent: float
+    """Silence after which a sign of life is asked for, where messages come unasked."""
+    deaf: float
+    """Silence after which such a connection counts as lost."""
+    deaf_pulling: float
+    """The same where messages are asked for."""
+    stuck: float
+    """Silence after which a call that sends counts as lost."""
+
+
+class Parts(NamedTuple):
+    """What a bridge is made of, for as long as it is open; connections come and go."""
+
+    plan: Plan
+    adapter: Adapter
+    features: Features
+    sender: Sender
+    receiver: Receiver
+    interest: Interest
+    requests: OpenRequests
+    log: Logger
+    beat: Key[Any]
+    """By which a sign of life comes back."""
+
+
+class Silence:
+    """How long something that goes on has shown no sign of life, in seconds in which the loop ran."""
+
+    __slots__ = ("_sign", "seconds")
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._sign: object = None
+
+    def listen(self, sign: object, step: float) -> float:
+        """So much time has passed; `sign` is the same as before if nothing was heard meanwhile."""
+        if sign == self._sign:
+            self.seconds += step
+        else:
+            self._sign = sign
+            self.seconds = 0.0
+        return self.seconds
+
+
+class Connection:
+    """Connects, subscribes, reads, sends and acknowledges, until something of that fails.
+
+    Whatever ends it is raised by `run`: there is no other place where the trouble of a connection ends. Every state
+    that it can be in is watched.
+
+    Args:
+        parts: What it connects.
+        timing: How patient it is.
+        down_since: When the connection before it was lost, in seconds since the epoch; None if there was none.
+        synced: Called whenever everything is subscribed that was wanted a moment ago.
+    """
+
+    # Messages that are held while it subscribes.
+    MOST_HELD = 10_000
+    # Bytes per second of the slowest line that is expected, and bytes that the kernels on both sides may hold.
+    SLOWEST = 64 * 1024
+    BUFFERED = 1 << 20
+
+    def __init__(self, parts: Parts, timing: Timing, down_since: float | None, synced: Callable[[], None]) -> None:
+        self._parts = parts
+        self._timing = timing
+        self._down_since = down_since
+        self._synced = synced
+        self._adapter = parts.adapter
+        # A link that stores or shares has control messages only where its adapter says how.
+        apart = type(parts.adapter).listen is not Adapter.listen
+        self._controls_apart = apart
+        self._has_control = apart or not (parts.features.durable or parts.plan.group)
+        self._pings = type(parts.adapter).ping is not Adapter.ping
+        self._tasks: list[asyncio.Task[None]] = []
+        self._reader: asyncio.Task[None] | None = None
+        self._phase: str | None = "connecting"
+        self._is_reading = False
+        self._reads = 0  # calls of `receive` that have returned
+        self._pinging = False
+        self._pongs = 0
+        self._wants_ping = asyncio.Event()
+        self._held: deque[Received | Loss] = deque()
+        self._overran = False
+        self._subscribed: dict[Key[Any], None] = {}
+        self._stale = asyncio.Event()
+        self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._last_heard = time.time()
+        self._round_trip = 0.0
+        self._progress = parts.sender.progress
+        self._worked: Callable[[], None] | None = None
+        self._reads_when_up = 0
+        self.has_worked = False
+        """It was of use: something was sent, or heard. Coming up is not yet working."""
+        self.is_up = False
+        """Everything that was wanted is subscribed, once at least."""
+        self.is_stale = True
+        """What is subscribed at the broker is not what is wanted."""
+        self.is_stopping = False
+        """Nothing is read any more but control messages."""
+        self.is_ending = False
+        """There will be no other connection."""
+        self.is_leaving = False
+        """The connection is being let go of."""
+
+    def _judge(self, *, is_sound: bool) -> None:
+        """Notice when it is of use: when something was sent, or was heard and nothing waits to be sent."""
+        if not self.has_worked and self.is_up:
+            sent = self._parts.sender.progress > self._progress
+            self.has_worked = sent or (self._reads_when_up < self._reads and is_sound)
+            if self.has_worked and self._worked is not None:
+                self._worked()
+
+    @property
+    def last_heard(self) -> float:
+        """When something was heard last, in seconds since the epoch."""
+        return self._last_heard
+
+    # Its life
+
+    async def run(
+        self,
+        sender: str,
+        came_up: Callable[[], None],
+        worked: Callable[[], None],
+        busy: Callable[[BrokerBusy | None], None],
+    ) -> None:
+        """Connect, and go on until the connection is lost, which raises.
+
+        Args:
+            sender: Names the bridge in this process.
+            came_up: Called when everything that is wanted is subscribed.
+            worked: Called when it has been of use.
+            busy: Told when the broker takes nothing just now, and with None when it does again.
+        """
+        parts = self._parts
+        self._worked = worked
+        try:
+            self._start(self._watch(), "watching")
+            await self._finish(self._adapter.connect(self._link(sender)), "connecting")
+            parts.receiver.connected(self._adapter)
+            if parts.features.push or parts.plan.incoming or self._listens:
+                self._reader = self._start(self._read(), "reading")
+            await self._finish(self._join(), "subscribing")
+            self._phase = None
+            self._tell_gap()
+            self.is_up = True
+            self._reads_when_up = self._reads
+            came_up()
+            held, self._held = list(self._held), deque()
+            parts.receiver.receive(held)
+            sending = self._start(parts.sender.send(self._adapter, busy), "sending")
+            self._start(self._reconcile(), "following subscriptions")
+            if parts.features.acks != "none":
+                self._start(self._acknowledge(), "acknowledging")
+            try:
+                await self._first_to_end([])
+            finally:
+                self._judge(is_sound=not sending.done())
+        finally:
+            await self._leave()
+
+    def _link(self, sender: str) -> Link:
+        parts = self._parts
+        return parts.plan.link(sender, parts.features, self._control, self._room, self._release)
+
+    @property
+    def _listens(self) -> bool:
+        return self._has_control and bool(self._control)
+
+    @property
+    def _control(self) -> tuple[Key[Any], ...]:
+        """Keys of control messages for this connection."""
+        plan, features = self._parts.plan, self._parts.features
+        keys = [self._parts.beat] if features.push else []
+        if plan.incoming:
+            keys.append(GAPS)
+        if plan.outgoing:
+            keys.append(self._parts.requests.address)
+        return tuple(keys)
+
+    def _start(self, coroutine: Coroutine[Any, Any, None], what: str) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(coroutine, name=f"{what} of {type(self._adapter).__name__}")
+        self._tasks.append(task)
+        return task
+
+    async def _finish(self, coroutine: Coroutine[Any, Any, None], what: str) -> None:
+        """Wait for a step, unless something else ends first."""
+        self._phase = what
+        task = self._start(coroutine, what)
+        await self._first_to_end([task])
+        self._tasks.remove(task)
+
+    async def _first_to_end(self, may_end: Collection[asyncio.Task[None]]) -> None:
+        """Wait until a task ends; raise why, unless it may."""
+        everything: list[asyncio.Future[None]] = [*self._tasks, self._lost]
+        done, _ = await asyncio.wait(everything, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            if task not in may_end:
+                task.result()
+        for task in may_end:
+            if task.done():
+                task.result()
+                return
+        raise ConnectionError("the connection has ended")
+
+    async def _leave(self) -> None:
+        """Let go of the connection; the reader ends with it."""
+        self.is_leaving = True
+        for task in self._tasks:
+            if task is not self._reader or not self._is_reading:
+                task.cancel()
+        adapter = self._adapter
+        closing = asyncio.ensure_future(adapter.close() if self.is_ending else adapter.lost())
+        tasks = [closing, *self._tasks]
+        _, stuck = await asyncio.wait(tasks, timeout=self._timing.connect)
+        for task in stuck:
+            self._parts.log.error("%r does not end, and is cancelled", task)
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if not self._lost.done():
+            self._lost.set_exception(ConnectionError("the connection has ended"))
+        self._lost.exception()
+        if not closing.cancelled() and (error := closing.exception()) is not None:
+            self._parts.log.warning("letting go of %r failed: %s", adapter, error)
+
+    async def call(self, coroutine: Coroutine[Any, Any, V]) -> V:
+        """Wait for a call of the adapter on somebody's behalf: whoever gives up waiting hurts nobody else.
+
+        Raises:
+            ConnectionError: The connection was lost meanwhile.
+        """
+        task = asyncio.ensure_future(coroutine)
+        task.add_done_callback(lambda task: task.cancelled() or task.exception())
+        try:
+            waiting: list[asyncio.Future[Any]] = [task, self._lost]
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                raise ConnectionError("the connection was lost")
+            return task.result()
+        except (ConnectionError, EOFError) as error:
+            # It is found out here first: everybody else is to know.
+            if not self._lost.done():
+                self._lost.set_exception(error)
+            raise
+
+    # Reading
+
+    def _room(self) -> int:
+        if self.is_stopping or self._parts.interest.is_idle:
+            return 0
+        room = self._parts.receiver.durable.room if self._parts.features.durable else self._parts.plan.window
+        return room if self.is_up else max(0, min(room, self._parts.plan.window - len(self._held)))
+
+    async def _read(self) -> None:
+        """The one reader: it is never cancelled while it waits, but ends with the connection."""
+        adapter, receiver = self._adapter, self._parts.receiver
+        # What it still returns when the connection is lost may fill the window, which nothing would empty.
+        while not self.is_leaving:
+            while not self._controls_apart and not self._room() and self._parts.features.durable:
+                await receiver.durable.progress()
+            self._is_reading = True
+            try:
+                batch = await adapter.receive()
+            finally:
+                self._is_reading = False
+                self._reads += 1
+                self._last_heard = time.time()
+            if not batch:
+                if not self._room():
+                    await asyncio.sleep(0)
+            elif self.is_stopping:
+                await self._turn_away(batch)
+            elif self.is_up:
+                receiver.receive(batch)
+            else:
+                self._hold(batch)
+
+    def _hold(self, batch: Sequence[Received | Loss]) -> None:
+        """Keep what comes while it subscribes: that the messages before it are missing has to be told first."""
+        receiver, durable = self._parts.receiver, self._parts.features.durable
+        for received in batch:
+            if isinstance(received, Received) and received.key[0] == NAMESPACE and received.token is None:
+                receiver.receive([received])
+                continue
+            self._held.append(received)
+            if len(self._held) > self.MOST_HELD and not durable:
+                # Nobody waits for what is not read: then the broker would drop everything, or us.
+                self._held.popleft()
+                self._overran = True
+
+    async def _turn_away(self, batch: Sequence[Received | Loss]) -> None:
+        """Bring in control messages only, and give the rest back."""
+        control = [each for each in batch if isinstance(each, Received) and each.key[0] == NAMESPACE]
+        self._parts.receiver.receive(control)
+        tokens = tokens_of([each for each in batch if each not in control])
+        if tokens and self._parts.plan.group is not None:
+            await self._adapter.hand_back(tokens)
+
+    def _tell_gap(self) -> None:
+        """Tell of what may be missing between the connection before and this one."""
+        features, now = self._parts.features, time.time()
+        if not self._parts.plan.incoming or features.durable:
+            return
+        if self._down_since is not None and not features.resumes:
+            self._parts.receiver.report(Gap("disconnected", None, self._down_since, now, None))
+        elif self._overran:
+            self._parts.receiver.report(Gap("too much while subscribing", None, self._last_heard, now, None))
+
+    # Liveness
+
+    async def _watch(self) -> None:
+        """See to it that the connection is alive, in whatever state it is.
+
+        Time in which the loop stood still is nobody's silence: of a step between two looks no more counts than two
+        ticks.
+        """
+        loop, timing, adapter, sender = asyncio.get_running_loop(), self._timing, self._adapter, self._parts.sender
+        step, read, sent, ping = Silence(), Silence(), Silence(), Silence()
+        push = self._parts.features.push
+        last = loop.time()
+        while True:
+            await asyncio.sleep(timing.tick)
+            now = loop.time()
+            passed = min(now - last, 2 * timing.tick)
+            last = now
+            self._judge(is_sound=not sender.pending)
+            if self._phase is not None:
+                silent = step.listen((self._phase, adapter.activity, len(self._subscribed)), passed)
+                if silent > timing.connect:
+                    raise ConnectionError(f"nothing was heard for {timing.connect:g} s while {self._phase}")
+            size = sender.bytes_in_hand
+            silent = sent.listen((sender.calls, size is None, adapter.sending), passed)
+            if size is not None and silent > (most := self._patience(size)):
+                raise ConnectionError(f"nothing moved for {most:.1f} s of what is being sent")
+            if self._phase == "connecting":
+                continue
+            slack = 2 * self._round_trip
+            silent = read.listen((self._reads, self._is_reading, adapter.receiving, self._pongs), passed)
+            hears = self._is_reading and (not push or self._listens)
+            if hears:
+                deaf = (timing.deaf if push else timing.deaf_pulling) + slack
+                if silent > deaf:
+                    raise ConnectionError(f"nothing was heard for {deaf:.1f} s")
+                if push and silent > timing.silent:
+                    sender.beat(self._parts.beat)
+            elif silent > timing.silent and self._pings:
+                self._wants_ping.set()
+            silent = ping.listen((self._pinging, self._pongs, adapter.activity), passed)
+            if self._pinging and silent > timing.stuck + slack:
+                raise ConnectionError(f"no answer for {timing.stuck + slack:.1f} s")
+
+    def _patience(self, size: int) -> float:
+        """Seconds without a sign in which so many bytes may be on their way over a slow line."""
+        if self._adapter.sending is not None:
+            size = min(size, self.BUFFERED)
+        return self._timing.stuck + 2 * self._round_trip + size / self.SLOWEST
+
+    async def _answer_pings(self) -> None:
+        """Ask for a sign of life whenever one is wanted."""
+        while True:
+            await self._wants_ping.wait()
+            self._wants_ping.clear()
+            await self._ping()
+
+    async def _ping(self) -> None:
+        self._pinging = True
+        try:
+            await self._adapter.ping()
+        finally:
+            self._pinging = False
+        self._pongs += 1
+        self._last_heard = time.time()
+
+    # Subscriptions at the broker
+
+    async def _join(self) -> None:
+        """Have everything that is wanted sent from now on, and before that, what was asked for of earlier."""
+        loop, parts = asyncio.get_running_loop(), self._parts
+        began = loop.time()
+        if self._pings:
+            await self._ping()
+            self._start(self._answer_pings(), "asking for life")
+        elif self._listens:
+            await self._adapter.listen(self._control)
+        self._round_trip = min(30.0, loop.time() - began)
+        if self._pings and self._listens:
+            await self._adapter.listen(self._control)
+        await self.sync()
+        await parts.receiver.begin_with_history(self._adapter)
+
+    def changed(self) -> None:
+        """What is wanted may be other patterns now."""
+        if self._parts.features.patterns:
+            self.is_stale = True
+            self._stale.set()
+
+    async def sync(self) -> None:
+        """Have the broker send what is wanted, and no more."""
+        adapter, interest, at_broker = self._adapter, self._parts.interest, self._parts.plan.at_broker
+        while True:
+            self.is_stale = False
+            if not self._parts.features.patterns:
+                return
+            wanted = dict.fromkeys(map(at_broker, interest.wanted()))
+            added = [key for key in wanted if key not in self._subscribed]
+            removed = [key for key in self._subscribed if key not in wanted and not interest.is_lasting]
+            # First what is new, then what is old: what moves from one to the other is not missed meanwhile.
+            try:
+                if added:
+                    await adapter.subscribe(added)
+                    self._subscribed.update(dict.fromkeys(added))
+                if removed:
+                    await adapter.unsubscribe(removed)
+                    for key in removed:
+                        del self._subscribed[key]
+            except BaseException:
+                self.is_stale = True
+                raise
+            if not self.is_stale:
+                return
+
+    async def _reconcile(self) -> None:
+        while True:
+            await self._stale.wait()
+            self._stale.clear()
+            begun = time.thread_time()
+            await self.sync()
+            self._parts.receiver.durable.wake()
+            self._synced()
+            # Looking at many patterns takes time: most of it is left to others.
+            await asyncio.sleep(2 * (time.thread_time() - begun))
+
+    # Acknowledging
+
+    async def _acknowledge(self) -> None:
+        durable, adapter = self._parts.receiver.durable, self._adapter
+        lease = self._parts.features.lease
+        extended = time.monotonic()
+        while True:
+            await asyncio.sleep(self._timing.ack_every)
+            await durable.acknowledge(adapter)
+            if lease is not None and time.monotonic() - extended > lease / 3:
+                extended = time.monotonic()
+                await adapter.extend(durable.tokens)
+
+    async def _release(self, lanes: Collection[Hashable]) -> None:
+        await self._parts.receiver.durable.release(lanes, self._adapter, self._timing.connect)

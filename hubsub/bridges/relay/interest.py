@@ -1,0 +1,60 @@
+"""What a bridge wants of its broker: all that is incoming, or of that, what somebody here wants."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from ...hub import Hub
+from ...key import Key, meet, overlaps
+from ..adapter import Features
+from .plan import Plan, uncovered
+from .seen import HubBridges, Neighbour
+
+
+class Interest:
+    """Which patterns are to be subscribed at the broker.
+
+    Subscribers, listeners, retentions and the other bridges of the hub want something; a tap is a bystander. What a
+    durable broker keeps for a subscription is no question of who listens just now: there it is all that is incoming.
+
+    Args:
+        hub: The hub.
+        plan: The options.
+        features: What the broker can do.
+        shared: What the bridges of the hub share.
+        owner: The bridge, which is none of the others.
+    """
+
+    def __init__(self, hub: Hub, plan: Plan, features: Features, shared: HubBridges, owner: Neighbour) -> None:
+        self._hub = hub
+        self._incoming = plan.incoming
+        self.is_lasting = features.durable
+        """What is subscribed stays subscribed."""
+        self._is_lazy = plan.lazy and not features.durable
+        # Reading pauses while nobody is there for what may not be missed.
+        self._waits_for_somebody = plan.lazy and features.durable and plan.keeps_position
+        self._shared = shared
+        self._owner = owner
+
+    def concerns(self, patterns: Iterable[tuple[str, ...]]) -> bool:
+        """True if something that may come in is among these patterns."""
+        return any(overlaps(pattern, into) for pattern in patterns for into in self._incoming)
+
+    def wanted(self) -> list[Key[Any]]:
+        """What is to be subscribed at the broker, none covered by another."""
+        if not self._incoming:
+            return []
+        if not self._is_lazy:
+            return uncovered(self._incoming)
+        pairs = ((own, into) for own in self._by_somebody() for into in self._incoming)
+        return uncovered([both for own, into in pairs if (both := meet(own, into)) is not None])
+
+    @property
+    def is_idle(self) -> bool:
+        """True while nobody is there for messages that wait at the broker until somebody is."""
+        return self._waits_for_somebody and not self.concerns(self._by_somebody())
+
+    def _by_somebody(self) -> list[Key[Any]]:
+        others = [key for bridge in self._shared.bridges if bridge is not self._owner for key in bridge.outgoing]
+        return [*self._hub.border.wanted(), *others]

@@ -1,0 +1,160 @@
+"""The options of a bridge, checked once, and handed on whole."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+from ...key import NAMESPACE, Key, Patterns, as_patterns, is_subset, overlaps
+from ..adapter import Features, Link
+
+Unclaimed: TypeAlias = Literal["hold", "ack", "dead-letter"]
+Start: TypeAlias = Literal["new", "earliest"] | float
+
+GAPS: Key[Any] = Key(NAMESPACE, "gap")
+"""Where bridges tell each other what their outboxes had to drop."""
+
+
+class Backoff(NamedTuple):
+    """How long a bridge waits between attempts to connect: a random time up to a bound that doubles."""
+
+    first: float = 0.05
+    """Seconds, the first bound."""
+    most: float = 0.7
+    """Seconds, the largest bound in the first minute of an interruption."""
+    later: float = 10.0
+    """Seconds, the largest bound after that."""
+
+    def bound(self, attempt: int, elapsed: float) -> float:
+        """The longest wait before the attempt of this number, from 0, so many seconds after the first."""
+        most = self.most if elapsed < 60 else self.later
+        return min(most, self.first * 2.0 ** min(attempt, 32))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a bridge was told to do. Its fields are the options of `Bridge`."""
+
+    outgoing: tuple[Key[Any], ...]
+    incoming: tuple[Key[Any], ...]
+    group: str | None
+    name: str | None
+    start: Start | None
+    history: int
+    history_scan: int
+    lazy: bool
+    ordered: bool | None
+    envelope: bool
+    encode_now: bool
+    outbox: int
+    outbox_bytes: int
+    window: int
+    window_bytes: int
+    attempts: int
+    retry_pause: float
+    unclaimed: Unclaimed | None
+    namespace: str
+    prefix: Key[Any]
+    backoff: Backoff
+
+    @property
+    def keeps_position(self) -> bool:
+        """True if the broker keeps a position for it: then nothing may be missed."""
+        return self.group is not None or self.name is not None
+
+    @property
+    def diverted(self) -> list[Key[Any]]:
+        """What of the outgoing goes to the broker only, to come back to one member of the group."""
+        if self.group is None:
+            return []
+        return [key for key in self.outgoing if any(is_subset(key, other) for other in self.incoming)]
+
+    def at_broker(self, pattern: Key[Any]) -> Key[Any]:
+        """A key or pattern of this side as it is called at the broker."""
+        if not self.prefix or pattern[0] == NAMESPACE:
+            return pattern
+        return Key.create_from(pattern[len(self.prefix) :])
+
+    def link(
+        self,
+        sender: str,
+        features: Features,
+        control: tuple[Key[Any], ...] = (),
+        room: Callable[[], int] | None = None,
+        release: Callable[[Collection[Hashable]], Awaitable[None]] | None = None,
+    ) -> Link:
+        """What an adapter is told; features are those that it has at best."""
+        start = self.start
+        if start is None:
+            # Whatever was there before the first member was meant for a group.
+            start = "earliest" if self.group is not None and features.replay else "new"
+        return Link(
+            sender=sender,
+            namespace=self.namespace,
+            group=self.group,
+            name=self.name,
+            start=start,
+            reads=bool(self.incoming) or features.push,
+            incoming=tuple(map(self.at_broker, uncovered(self.incoming))),
+            control=control,
+            window=self.window,
+            room=room or (lambda: self.window),
+            release=release,
+        )
+
+    def check(self, adapter: str, features: Features) -> None:
+        """Refuse what contradicts itself, or what the broker cannot do.
+
+        Raises:
+            ValueError: With the option, and what would do.
+        """
+        if not self.outgoing and not self.incoming:
+            raise ValueError("a bridge carries something: name outgoing, incoming or both")
+        for pattern in (*self.outgoing, *self.incoming):
+            if pattern[0] == NAMESPACE:
+                raise ValueError(f"{pattern!r}: the hub's own namespace does not cross bridges")
+            if self.prefix and (pattern[: len(self.prefix)] != self.prefix or len(pattern) == len(self.prefix)):
+                raise ValueError(f"{pattern!r} does not begin with the prefix {self.prefix!r}, and go on after it")
+        if self.group is not None and self.name is not None:
+            raise ValueError("a group keeps its own position: choose group or name")
+        for wanted, can, what in (
+            (self.group is not None, features.groups, "groups"),
+            (self.name is not None, features.names, "named positions"),
+            (self.history, features.history, "history"),
+            (self.start not in (None, "new"), features.replay, "messages from before"),
+        ):
+            if wanted and not can:
+                raise ValueError(f"{adapter} has no {what}")
+        if self.group is not None:
+            self._check_group()
+
+    def _check_group(self) -> None:
+        for out in self.outgoing:
+            if not any(is_subset(out, each) for each in self.incoming):
+                for into in self.incoming:
+                    if overlaps(out, into):
+                        raise ValueError(
+                            f"with a group, what goes out comes back to one of its members: {out!r} overlaps "
+                            f"{into!r} only in part; make one cover the other"
+                        )
+
+
+def named(*several: Patterns | None) -> tuple[Key[Any], ...]:
+    """The patterns of several arguments, each once."""
+    patterns = [
+        pattern for patterns in several if patterns is not None and patterns != [] for pattern in as_patterns(patterns)
+    ]
+    return tuple(dict.fromkeys(map(Key.create_from, patterns)))
+
+
+def uncovered(patterns: Sequence[Key[Any]]) -> list[Key[Any]]:
+    """Those of the patterns that none of the others covers; not those of the hub's own namespace."""
+    unique = list(dict.fromkeys(pattern for pattern in patterns if pattern[0] != NAMESPACE))
+    wide = [pattern for pattern in unique if pattern.is_wildcard]
+    kept: list[Key[Any]] = []
+    for pattern in wide:
+        if not any(is_subset(pattern, other) for other in kept):
+            kept = [other for other in kept if not is_subset(other, pattern)] + [pattern]
+    exact = [pattern for pattern in unique if not pattern.is_wildcard]
+    return kept + [key for key in exact if not any(is_subset(key, other) for other in kept)]
