@@ -1,7 +1,7 @@
 """Brokers in this process that do what no landed one does, to be harmed like real ones.
 
-Durable queues that are bound to patterns, as of RabbitMQ; groups without durability, as of NATS; sessions that outlive a
-connection, as of MQTT.
+Durable queues that are bound to patterns, as of RabbitMQ; groups without durability, as of NATS; sessions that outlive
+a connection, as of MQTT.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What happens to brokers and lines: each adapter survives all of it, with a real broker, plain, named and in a group."""
+"""What happens to brokers and lines is survived by each adapter, with a real broker: plain, named and in a group."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ async def private() -> AsyncIterator[Private]:
 
 
 class Expendable:
-    """Brokers that tests may kill, freeze and configure, one test after the other, as long as each leaves them whole."""
+    """Brokers that tests may kill and freeze, one test after the other, as long as each leaves them whole."""
 
     def __init__(self) -> None:
         self._brokers: dict[type[Broker], Broker] = {}

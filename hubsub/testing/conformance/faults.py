@@ -112,7 +112,6 @@ async def a_broker_that_is_restarted_between_messages(broker: Broker, **options:
         for _ in range(2):
             broker.kill()
             await it.is_down()
-            await it.is_down(it.sender)
             await broker.start()
             await it.settle()
         it.check(episodes=2)

@@ -159,7 +159,7 @@ class Scene:
         missing = self.confirmed - set(received)
         if self.keeps:
             assert not missing, f"{len(missing)} were confirmed and lost, {sorted(missing)[:10]} among them"
-            assert not self.receiver.gaps
+            assert not self.receiver.gaps, f"there are gaps, and nothing was lost: {self.receiver.gaps}"
         else:
             expected = episodes if gaps is None else gaps
             assert len(self.receiver.gaps) == expected, f"{len(self.receiver.gaps)} gaps, where {expected} are due"
