@@ -298,14 +298,20 @@ class DeliveryError(HubsubError, ExceptionGroup[Undelivered]):
 
 
 class ConfirmationTimeout(HubsubError, TimeoutError):
-    """Somebody has not finished with a confirmed message in time; it stays delivered. `waiting_for` are those."""
+    """Somebody has not finished with a confirmed message in time; it stays delivered.
 
-    def __init__(self, key: object, timeout: float, waiting_for: list[Any]) -> None:
+    `waiting_for` are those who have not, and `failures` is an `Undelivered` for each of the others that has failed.
+    """
+
+    def __init__(
+        self, key: object, timeout: float, waiting_for: list[Any], failures: Sequence[Undelivered] = ()
+    ) -> None:
         names = describe_all(waiting_for)
         super().__init__(f"{describe(key)} was not finished within {timeout:g} seconds by {names}")
         self.key = key
         self.timeout = timeout
         self.waiting_for = waiting_for
+        self.failures = failures
 
 
 class BridgeError(HubsubError):

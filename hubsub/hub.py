@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from ._core.asking import Desk, Replies
@@ -19,13 +19,15 @@ from ._core.history import Retention
 from ._core.life import Life
 from ._core.listener import AsyncListener, Listener
 from ._core.message_queue import Mailbox, Overflow
+from ._core.notices import Notices, notify
 from ._core.registration import Ack, ListenerOptions, QueueOptions, SubscribeOptions, Where
 from ._core.registry import Registry, decorated, predicate
+from ._core.room import publish_with_room
 from ._core.router import Router
-from ._core.routes import Target
+from ._core.routes import Route
 from ._core.subscription import GapSubscription, Queue, SnapshotSubscription, Subscription
 from ._core.tap import Tap
-from .confirm import Confirmation, Confirmed
+from .confirm import Confirmation
 from .errors import ConfirmationTimeout, DeliveryError, HubClosed, NoRunningLoop, Undelivered, WaitingForItself
 from .event import Event, ListenerFailure
 from .key import NAMESPACE, STAR, Key, KeyLike, Patterns, T, TypedPatterns, V, as_patterns, publishable
@@ -73,10 +75,6 @@ class Stats(NamedTuple):
     """Routes made."""
     retained_keys: int
     """Keys of which messages are kept."""
-
-
-def _of_border(name: str) -> Any:
-    return property(lambda hub: getattr(hub.border, name), doc="As of `border`.")
 
 
 class Hub(Registry):
@@ -162,19 +160,22 @@ class Hub(Registry):
         for target in route.targets:
             if isinstance(target, AsyncListener) and target.is_caller():
                 raise WaitingForItself(target, route.key)
+
+        def deliver() -> int:
+            route = self._route_of(key)
+            return self._deliver_confirmed(route.targets, Event(route.key, message), confirmation)
+
         confirmation = Confirmation(confirmed)
         outboxes = [target for target in route.targets if target.remote]
         waiting_for: list[Any] = outboxes
         try:
             async with asyncio.timeout(timeout):
-                async with self._places(route.key, _mailboxes(outboxes)):
-                    route = self._route_of(route.key)
-                    self._deliver_confirmed(route.targets, Event(route.key, message), confirmation)
+                await publish_with_room(route.key, partial(self._outgoing_queues, route.key), self._life.bind, deliver)
                 waiting_for = []
                 number, failures = await finished
         except TimeoutError:
             waiting_for = waiting_for or confirmation.waiting_for
-            raise ConfirmationTimeout(route.key, timeout or 0, waiting_for) from None
+            raise ConfirmationTimeout(route.key, timeout or 0, waiting_for, confirmation.failures) from None
         if failures:
             error = DeliveryError(f"{route.key!r} was not finished by everybody", failures)
             error.finished = number
@@ -199,27 +200,23 @@ class Hub(Registry):
         try:
             mailboxes = route.mailboxes
         except AttributeError:
-            mailboxes = route.mailboxes = _mailboxes(route.targets)
+            mailboxes = _mailboxes(route)
         for mailbox in mailboxes:
             if len(mailbox.items) >= mailbox.room:
-                async with self._places(route.key, mailboxes):
-                    return self.publish(route.key, message)
+                return await self._publish_with_room(route.key, message)
         return self._publish_first(route, message) if is_first else self.publish(key, message)
 
-    @asynccontextmanager
-    async def _places(self, key: Key[Any], mailboxes: Iterable[Mailbox]) -> AsyncIterator[None]:
-        """Hold a place in each of these that is full."""
-        # Everyone takes places in order of subscription, so that no two wait for each other.
-        held: list[Mailbox] = []
-        try:
-            for mailbox in mailboxes:
-                if not mailbox.has_room(key):
-                    await mailbox.place(self._life.bind())
-                    held.append(mailbox)
-            yield
-        finally:
-            for mailbox in held:
-                mailbox.give_back()
+    def _publish_with_room(self, key: Key[Any], message: Any) -> Awaitable[int]:
+        return publish_with_room(
+            key,
+            lambda: _mailboxes(self._route_of(key)),
+            self._life.bind,
+            lambda: self._publish_first(self._route_of(key), message),  # the route may be new
+        )
+
+    def _outgoing_queues(self, key: Key[Any]) -> list[Mailbox]:
+        """The queues by which the messages of an exact key leave."""
+        return [target.mailbox for target in self._route_of(key).targets if target.remote]
 
     def publish_threadsafe(self, key: KeyLike[T], message: T = None) -> concurrent.futures.Future[int]:  # type: ignore[assignment]
         """Publish from any thread, through the hub's loop, in order for each thread.
@@ -762,45 +759,6 @@ class Hub(Registry):
         self._router.observers.remove(tap._observer)
         self._observe(tap._patterns, -1)
 
-    # Until the relay uses `hub.border`
-
-    def publish_event(
-        self,
-        event: Event[T],
-        source: Any = None,
-        confirmed: Confirmed | None = None,
-        only: Collection[Any] | None = None,
-    ) -> int:
-        if source is None and confirmed is None and only is None:
-            return super().publish_event(event)
-        bounded = confirmed is None and event.meta is not None and event.meta.hops > 0
-        return self.border.relay(event, exclude=source, confirmed=confirmed, only=only, bounded=bounded)
-
-    publish_event.__doc__ = Registry.publish_event.__doc__
-
-    @property
-    def declarations(self) -> Declarations:
-        """As `border.type_of`."""
-        return self._declarations
-
-    @property
-    def attached(self) -> tuple[Any, ...]:
-        """As `bridges`."""
-        return self.border.attached
-
-    @property
-    def origin(self) -> str:
-        """As of `border`."""
-        return self.border.origin
-
-    # Not by __getattr__: a class that has one has no fast attributes, and a publish costs a seventh more.
-    attach, detach, outbox = _of_border("attach"), _of_border("detach"), _of_border("outbox")
-    report_error, report_gap = _of_border("report_error"), _of_border("report_gap")
-    mint, mint_id = _of_border("mint"), _of_border("mint_id")
-
-    def _close_outbox(self, outbox: Any) -> None:
-        self.border.close_outbox(outbox)
-
     # What its life tells
 
     def _bound(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -824,17 +782,24 @@ class Hub(Registry):
         """End every subscription, and drop what the async listeners could not handle in time."""
         self._desk.close()
         abandoned = 0
+        notices: Notices = []
         for registration in list(self._registered):
             if not registration.lasting:
                 self._remove(registration)
         # Those that handle what is queued and then end are registered no more, but still run.
         for listener in dict.fromkeys([*self._registered, *self._life.running]):
             if isinstance(listener, AsyncListener):
-                abandoned += listener._mailbox.drop_all()
+                abandoned += listener._mailbox.drop_all(notices)
+        notify(notices)
         if abandoned:
             logger.warning("%r closed with %d messages that its async listeners had not handled", self, abandoned)
         await self._router.clear()
 
 
-def _mailboxes(targets: Iterable[Target]) -> tuple[Mailbox, ...]:
-    return tuple(box for target in targets if (box := target.mailbox) is not None)
+def _mailboxes(route: Route) -> Sequence[Mailbox]:
+    """The queues that a route leads to, remembered."""
+    try:
+        return route.mailboxes
+    except AttributeError:
+        route.mailboxes = tuple(box for target in route.targets if (box := target.mailbox) is not None)
+        return route.mailboxes

@@ -9,7 +9,7 @@ from ._core.listener import AsyncListener, Listener
 from ._core.registration import ListenerOptions, Registration, Removal, Where
 from ._core.registry import decorated
 from ._core.subscription import Subscription
-from .errors import HubsubError, UnknownListener, UnknownSubscription
+from .errors import UnknownListener, UnknownSubscription
 from .event import Event
 from .hub import Decorator, Hub
 from .key import Key, Patterns, T, TypedPatterns, as_patterns
@@ -70,15 +70,16 @@ class Subscriber:
         """
         patterns = as_patterns(key)
         subscription = self._subscriptions.get(subscription_id)
+        is_new = subscription is None
         if subscription is None:
             subscription = Subscription(self.hub, self.hub.maxsize, self.hub.overflow)
         new = [pattern for pattern in patterns if subscription.closed or pattern not in subscription._patterns]
         self._subscriptions[subscription_id] = subscription
         try:
             self.hub._add(subscription, new, history)
-        except HubsubError:
-            if not subscription._patterns:
-                del self._subscriptions[subscription_id]
+        except BaseException:
+            if is_new and (subscription.closed or not subscription._patterns):
+                self._subscriptions.pop(subscription_id, None)
             raise
         return subscription
 

@@ -2,7 +2,10 @@
 
 import asyncio
 import copy
+import gc
 import pickle
+from collections.abc import Iterator
+from contextlib import aclosing, contextmanager, suppress
 from typing import Any
 
 import anyio
@@ -20,6 +23,7 @@ from hubsub import (
     Overflow,
     Publisher,
     Retry,
+    Snapshot,
     Undelivered,
     WaitingForItself,
 )
@@ -100,7 +104,183 @@ async def test_two_workers_on_one_subscription_do_not_confirm_each_others_messag
     assert [await task for task in publishing] == [1, 1, 1]
 
 
-async def test_consume_shares_one_place_and_wait_for_around_a_read_changes_nothing(hub: Hub) -> None:
+async def test_two_workers_over_one_snapshot_subscription_do_not_confirm_each_others_messages(hub: Hub) -> None:
+    async def load() -> int:
+        return 0
+
+    subscription = hub.subscribe("a", snapshot=load)
+    first, second = aiter(subscription), aiter(subscription)
+    assert await anext(first) == Snapshot(0)
+    publishing = [asyncio.create_task(hub.publish_confirmed("a", number)) for number in range(3)]
+    await settled()
+    for worker, expected in ((first, 0), (second, 1), (second, 2)):
+        assert await anext(worker) == (("a",), expected)
+    await settled()
+    assert [task.done() for task in publishing] == [False, True, False]
+    with subscription:
+        pass
+    assert [await task for task in publishing] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("batches", [False, True])
+async def test_two_tasks_that_consume_do_not_confirm_each_others_messages(hub: Hub, batches: bool) -> None:
+    subscription = hub.subscribe("a")
+    steps = [asyncio.Event() for _ in range(2)]
+    handled: list[Any] = []
+
+    async def work(step: asyncio.Event) -> None:
+        while True:
+            event = (await subscription.get_batch(1))[0] if batches else await subscription.consume()
+            await step.wait()
+            step.clear()
+            handled.append(event.message)
+
+    workers = [asyncio.create_task(work(step)) for step in steps]
+    publishing = [asyncio.create_task(hub.publish_confirmed("a", number)) for number in range(4)]
+    await settled()
+    for _ in range(2):  # the second one goes on alone
+        steps[1].set()
+        await settled()
+    assert handled == [1, 2]
+    assert [task.done() for task in publishing] == [False, True, True, False]
+    steps[0].set()
+    steps[1].set()
+    assert [await task for task in publishing] == [1, 1, 1, 1]
+    for worker in workers:
+        worker.cancel()
+
+
+@pytest.mark.parametrize("snapshot", [False, True])
+async def test_leaving_the_loop_by_break_or_return_finishes_what_is_in_hand(hub: Hub, snapshot: bool) -> None:
+    async def load() -> int:
+        return 0
+
+    subscription: Any = hub.subscribe("a", snapshot=load) if snapshot else hub.subscribe("a")
+    if snapshot:
+        await subscription.consume()
+
+    async def by_return() -> int:
+        async for _, message in subscription:
+            return int(message)
+        raise AssertionError
+
+    for number in range(50):
+        publishing = asyncio.create_task(hub.publish_confirmed("a", number))
+        if number % 2:
+            assert await by_return() == number
+        else:
+            async for _, message in subscription:
+                with subscription_is_open(subscription):
+                    if message == number:
+                        break
+        assert await asyncio.wait_for(publishing, 5) == 1
+    assert len(subscription._hands) == 0
+
+
+@contextmanager
+def subscription_is_open(subscription: Any) -> Iterator[None]:
+    assert not subscription.closed
+    yield
+
+
+@pytest.mark.parametrize("how", ["raise", "call", "await", "cancel"])
+async def test_leaving_the_loop_by_an_exception_fails_what_is_in_hand(hub: Hub, how: str) -> None:
+    subscription = hub.subscribe("a")
+
+    def fail() -> None:
+        raise ValueError
+
+    async def fail_later() -> None:
+        await asyncio.sleep(0)
+        raise ValueError
+
+    async def work() -> None:
+        with suppress(ValueError):
+            async for _ in subscription:
+                match how:
+                    case "raise":
+                        raise ValueError
+                    case "call":
+                        fail()
+                    case "await":
+                        await fail_later()
+                    case "cancel":
+                        await asyncio.Event().wait()
+
+    publishing = asyncio.create_task(hub.publish_confirmed("a"))
+    working = asyncio.create_task(work())
+    await settled()
+    if how == "cancel":
+        working.cancel()
+    await asyncio.wait([working])
+    assert await failing(asyncio.wait_for(publishing, 5)) == ["its consumer failed"]
+    assert subscription._hands is not None
+    assert len(subscription._hands) == 0
+
+
+async def test_an_iterator_that_is_closed_has_finished_with_what_it_had_in_hand(hub: Hub) -> None:
+    subscription = hub.subscribe("a")
+    publishing = asyncio.create_task(hub.publish_confirmed("a"))
+    async with aclosing(aiter(subscription)) as iterator:  # type: ignore[type-var]
+        await anext(iterator)
+    assert await publishing == 1
+
+
+async def test_an_iterator_that_the_garbage_collector_finds_has_failed(hub: Hub) -> None:
+    subscription = hub.subscribe("a")
+    publishing = asyncio.create_task(hub.publish_confirmed("a"))
+    cycle: list[Any] = [aiter(subscription)]
+    cycle.append(cycle)
+    await anext(cycle[0])
+    del cycle
+    await asyncio.to_thread(gc.collect)
+    assert await failing(asyncio.wait_for(publishing, 5)) == ["its consumer failed"]
+
+
+async def test_a_task_that_fails_has_failed_what_it_had_consumed(hub: Hub) -> None:
+    subscription = hub.subscribe("a")
+
+    async def work() -> None:
+        await subscription.consume()
+        raise ValueError("in the task")
+
+    publishing = asyncio.create_task(hub.publish_confirmed("a"))
+    working = asyncio.create_task(work())
+    with pytest.raises(DeliveryError) as caught:
+        await publishing
+    assert [repr(failure.__cause__) for failure in caught.value.exceptions] == ["ValueError('in the task')"]
+    with pytest.raises(ValueError, match="in the task"):
+        await working
+
+
+async def test_what_a_task_that_has_ended_consumed_is_finished_by_whoever_asks_next(hub: Hub) -> None:
+    subscription = hub.subscribe("a")
+    for number in range(3):
+        publishing = asyncio.create_task(hub.publish_confirmed("a", number))
+        assert (await asyncio.create_task(subscription.consume())).message == number
+        await settled()
+        assert not publishing.done()
+        asking = asyncio.create_task(subscription.consume())
+        assert await publishing == 1
+        asking.cancel()
+        await settled()
+
+
+async def test_messages_that_are_taken_are_finished_when_more_are_asked_for(hub: Hub) -> None:
+    subscription = hub.subscribe("a")
+    publishing = [asyncio.create_task(hub.publish_confirmed("a", number)) for number in range(3)]
+    await settled()
+    assert [message for _, message in subscription.take(2)] == [0, 1]
+    await settled()
+    assert [task.done() for task in publishing] == [False] * 3
+    subscription.take(1)
+    await settled()
+    assert [task.done() for task in publishing] == [True, True, False]
+    assert subscription.take(1) == []
+    assert await publishing[2] == 1
+
+
+async def test_wait_for_around_a_read_changes_nothing(hub: Hub) -> None:
     subscription = hub.subscribe("a")
     publishing = asyncio.create_task(hub.publish_confirmed("a", 1))
     assert (await asyncio.wait_for(subscription.consume(), 5)).message == 1
@@ -263,9 +443,20 @@ async def test_a_timeout_ends_the_waiting_and_not_the_delivery(hub: Hub) -> None
         await hub.publish_confirmed("a", 1, timeout=0.01)
     assert isinstance(caught.value, TimeoutError)
     assert len(caught.value.waiting_for) == 1
+    assert list(caught.value.failures) == []
     gate.set()
     await settled()
     assert seen == [1]
+
+
+async def test_a_timeout_keeps_the_failures_that_are_known(hub: Hub) -> None:
+    broken = hub.add_listener("a", lambda key, message: 1 / 0)
+    subscription = hub.subscribe("a")
+    with pytest.raises(ConfirmationTimeout) as caught:
+        await hub.publish_confirmed("a", 1, timeout=0.01)
+    assert caught.value.waiting_for == [subscription]
+    [failure] = caught.value.failures
+    assert (failure.registration, type(failure.__cause__)) == (broken, ZeroDivisionError)
 
 
 async def test_waiting_for_oneself_is_told_at_once(hub: Hub) -> None:

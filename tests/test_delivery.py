@@ -5,6 +5,9 @@ import gc
 import logging
 import weakref
 from collections import Counter
+from collections.abc import Callable
+from contextlib import nullcontext
+from time import thread_time
 from typing import Any
 
 import pytest
@@ -16,8 +19,10 @@ from test_key import KEYS, PATTERNS, naive
 
 import hubsub
 from hubsub import Event, Hub, Key, ListenerFailure, Meta
+from hubsub._core.matcher import Matcher
 from hubsub._core.router import Router
 from hubsub._core.routes import RouteCache
+from hubsub._core.wide import WideRoutes
 
 
 def under_x(parts: st.SearchStrategy[tuple[str, ...]]) -> st.SearchStrategy[tuple[str, ...]]:
@@ -700,6 +705,7 @@ class HubMachine(RuleBasedStateMachine):
         trigger = self.hub.add_listener([key], removes)
         trigger.order = self.live[matching[position]].order - 0.5 if position < len(matching) else trigger.order  # type: ignore[assignment]
         self.hub._router.swap()
+        self.hub._router._wide.clear()
         self.hub.publish(key)
         self.expected.update(n for place, n in enumerate(matching) if n != victim or place < position)
         trigger.remove()
@@ -719,6 +725,235 @@ class HubMachine(RuleBasedStateMachine):
 
 TestHubMachine = HubMachine.TestCase
 TestHubMachine.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+
+
+class WideMachine(HubMachine):
+    """The same with every route treated as a wide one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.least, WideRoutes.LEAST = WideRoutes.LEAST, 1
+
+    def teardown(self) -> None:
+        WideRoutes.LEAST = self.least
+        super().teardown()
+
+
+TestWideMachine = WideMachine.TestCase
+TestWideMachine.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+
+
+# Removing in the middle of a delivery
+
+
+@pytest.mark.parametrize("cache", ["there", "none", "swapped", "dismantled"])
+async def test_a_removal_by_another_greenlet_is_seen_by_a_suspended_publish(cache: str) -> None:
+    greenlet = pytest.importorskip("greenlet")
+    hub, seen = Hub(route_cache=0 if cache == "none" else 100), []
+    await hub.start()
+    here = greenlet.getcurrent()
+    for key in ("a", ("a", "b"), ("a", "c")):
+        hub.add_listener(key, lambda key, message: here.switch())
+        first = hub.add_listener(key, lambda key, message: seen.append("first"))
+        hub.add_listener(key, lambda key, message: seen.append("second"))
+        other = greenlet.greenlet(lambda key=key: hub.publish(key))
+        other.switch()
+        if cache in ("swapped", "dismantled"):
+            hub._router.swap()
+        while cache == "dismantled" and hub._router.retired:
+            hub._router._dismantle_some(1)
+        first.remove()
+        assert seen == []
+        other.switch()
+        assert (seen, first.delivered, other.dead) == (["second"], 0, True)
+        seen.clear()
+    await hub.close()
+
+
+async def test_two_publishes_that_are_suspended_and_go_on_in_any_order_see_a_removal() -> None:
+    greenlet = pytest.importorskip("greenlet")
+    hub, seen = Hub(), []
+    here = greenlet.getcurrent()
+    hub.add_listener("a", lambda key, message: here.switch())
+    last = hub.add_listener("a", lambda key, message: seen.append(message))
+    others = [greenlet.greenlet(lambda number=number: hub.publish("a", number)) for number in range(2)]
+    for other in others:
+        other.switch()
+    others[0].switch()
+    last.remove()
+    others[1].switch()
+    assert (seen, last.delivered) == ([0], 1)
+
+
+@pytest.mark.parametrize("failing", range(5))
+@pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt])
+@pytest.mark.parametrize("width", range(1, 5))
+@pytest.mark.parametrize("alike", ["f", "fg", "fgh"])
+def test_what_fails_is_known_where_one_function_stands_in_several_places(
+    any_hub: Hub, failing: int, kind: type[BaseException], width: int, alike: str
+) -> None:
+    seen: list[int] = []
+
+    def make() -> Callable[[Key[Any], Any], None]:
+        def function(key: Key[Any], message: Any) -> None:
+            seen.append(len(seen))
+            if len(seen) - 1 == failing or failing == 4:
+                raise kind
+
+        return function
+
+    functions = [make() for _ in alike]
+    listeners = [any_hub.add_listener("a", functions[place % len(alike)]) for place in range(width)]
+    reported: list[Any] = []
+    any_hub.on_error = lambda failure: reported.append((failure.listener, len(seen)))
+    for _ in range(2):
+        seen.clear()
+        with pytest.raises(kind) if kind is KeyboardInterrupt and (failing == 4 or failing < width) else nullcontext():
+            assert any_hub.publish("a") == width
+        assert seen == list(range(width))
+    expected = [2 * (kind is ValueError and failing in (place, 4)) for place in range(width)]
+    assert [listener.failed for listener in listeners] == expected
+    # Each before the next one is called.
+    assert reported == 2 * [(each, place + 1) for place, each in enumerate(listeners) if expected[place]]
+    assert [listener.delivered for listener in listeners] == [2] * width
+
+
+def test_a_removal_in_the_middle_knows_its_place_among_the_same_functions(any_hub: Hub) -> None:
+    seen: list[Any] = []
+
+    def listen(key: Key[Any], message: Any) -> None:
+        seen.append(message)
+        if message == len(seen):
+            listeners[2].remove()
+            raise ValueError
+
+    listeners = [any_hub.add_listener("a", listen) for _ in range(4)]
+    assert any_hub.publish("a", 2) == 4
+    assert [listener.failed for listener in listeners] == [0, 1, 0, 0]
+    assert [listener.delivered for listener in listeners] == [1, 1, 0, 1]
+    assert seen == [2, 2, 2]
+
+
+def test_what_a_failure_that_is_reported_removes_is_called_no_more(any_hub: Hub) -> None:
+    seen: list[Any] = []
+
+    def listen(key: Key[Any], message: Any) -> None:
+        seen.append(message)
+        raise ValueError
+
+    any_hub.on_error = lambda failure: listeners[2].remove()
+    listeners = [any_hub.add_listener("a", listen) for _ in range(3)]
+    assert any_hub.publish("a", 1) == 3
+    assert [listener.failed for listener in listeners] == [1, 1, 0]
+    assert seen == [1, 1]
+
+
+def test_a_listener_that_removes_itself_and_fails_is_the_one_that_failed(any_hub: Hub) -> None:
+    def listen(key: Key[Any], message: Any) -> None:
+        if not listeners[message].closed:
+            listeners[message].remove()
+            raise ValueError
+
+    listeners = [any_hub.add_listener("a", listen) for _ in range(3)]
+    any_hub.publish("a", 0)
+    assert [listener.failed for listener in listeners] == [1, 0, 0]
+
+
+async def test_what_is_removed_after_a_swap_is_called_no_more_in_the_running_publish(hub: Hub) -> None:
+    seen: list[Any] = []
+
+    def change(key: Key[Any], message: Any) -> None:
+        if message == "now":
+            hub.add_listener(("*",), lambda key, message: None)  # swaps them all
+            last.remove()
+            exact.remove()
+
+    hub.add_listener(("a", "*"), change)
+    last = hub.add_listener(("a", "*"), lambda key, message: seen.append(message))
+    exact = hub.add_listener(("a", "7"), lambda key, message: seen.append(message))
+    for number in range(1000):
+        hub.publish(("a", str(number)))
+    seen.clear()
+    hub.publish(("a", "7"), "now")
+    assert seen == []
+
+
+def test_a_removal_in_the_innermost_of_nested_publishes_whose_routes_were_all_given_up(any_hub: Hub) -> None:
+    seen: list[Any] = []
+
+    def nest(key: Key[Any], message: int) -> None:
+        any_hub.add_listener(key, lambda key, message: None)  # gives this route up
+        if message:
+            any_hub.publish(("k", str(message)), message - 1)
+        else:
+            last.remove()
+
+    any_hub.add_listener(("k", "*"), nest)
+    last = any_hub.add_listener(("k", "*"), lambda key, message: seen.append(message))
+    any_hub.publish(("k", "9"), 8)
+    assert (seen, last.accepted) == ([], 0)
+
+
+def test_one_that_was_subscribed_anew_in_the_middle_does_not_hide_another_that_is_removed(any_hub: Hub) -> None:
+    subscriber = hubsub.Subscriber(any_hub, "s")
+    seen: list[Any] = []
+
+    def change(key: Key[Any], message: Any) -> None:
+        subscriber.unsubscribe("a", "first")
+        subscriber.subscribe("a", "first")
+        last.remove()
+
+    any_hub.add_listener("a", change)
+    subscriber.subscribe("a", "zeroth")
+    subscriber.subscribe("a", "first")
+    last = any_hub.add_listener("a", lambda key, message: seen.append(message))
+    any_hub.publish("a")
+    assert seen == []
+
+
+@pytest.mark.parametrize("patterns", ["one", "many"])
+def test_removing_inside_a_publish_costs_the_same_however_many_are_removed(patterns: str) -> None:
+    def cost(number: int) -> float:
+        hub = Hub()
+        took = 0.0
+
+        def remove(key: Key[Any], message: Any) -> None:
+            nonlocal took
+            began = thread_time()
+            subscriber.remove_all_listeners()
+            took = thread_time() - began
+
+        hub.add_listener("a", remove)
+        subscriber = hubsub.Subscriber(hub, "s")
+        for each in range(number):
+            subscriber.add_listener("a" if patterns == "one" else ("b", str(each)), lambda key, message: None)
+        assert hub.publish("a") == (number + 1 if patterns == "one" else 1)
+        return took / number
+
+    # It was eight times as much for eight times as many.
+    assert min(cost(8000) for _ in range(3)) < 3 * min(cost(1000) for _ in range(3))
+
+
+def test_one_of_very_many_that_leaves_or_joins_costs_the_next_publish_no_look_at_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hub = Hub()
+    seen: list[Any] = []
+    number = WideRoutes.LEAST + 10
+    listeners = [hub.add_listener("a", lambda key, message, each=each: seen.append(each)) for each in range(number)]
+    tap = hub.tap("a")
+    hub.publish("a")
+    listeners[7].remove()
+    hub.add_listener("*", lambda key, message: seen.append(message))
+    gone = weakref.ref(listeners.pop(7).function)
+    gc.collect()
+    assert gone() is None
+    seen.clear()
+    monkeypatch.setattr(Matcher, "match", None)  # it is not asked
+    assert hub.publish("a", "last") == number
+    assert seen == [*range(7), *range(8, number), "last"]
+    assert [record.routed for record in tap.records] == [number, number]
+    assert all(listener.delivered == 2 for listener in listeners)
 
 
 # What users of the first days ran into

@@ -484,7 +484,7 @@ def test_demo_on_a_terminal_shows_the_others(start: Start, redis: Redis) -> None
 async def test_silent_peer_is_forgotten_unless_it_is_the_broker_that_is_silent(
     hub: hubsub.Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hubsub.bridges.relay.bridge import adapter_for
+    from hubsub.bridges import adapter_for
     from hubsub.cli import demo_bridge
 
     demos = demo_bridge.Demos(hub, "", adapter_for("memory://silent"))

@@ -22,6 +22,7 @@ from hubsub import (
     Snapshot,
     SnapshotSubscription,
     Subscriber,
+    UnknownSubscription,
 )
 
 
@@ -274,6 +275,96 @@ async def test_a_cancelled_read_of_a_replay_loses_nothing(hub: Hub) -> None:
         assert (await subscription.consume()).message == expected
 
 
+@pytest.mark.parametrize("history", [-1, True, 1.5, "all"])
+async def test_a_history_that_makes_no_sense_leaves_nothing_half_done(hub: Hub, history: Any) -> None:
+    hub.retain("a")
+    subscriber = Subscriber(hub, "s")
+    for subscribe in (hub.subscribe, subscriber.subscribe):
+        with pytest.raises(ValueError, match="history"):
+            subscribe("a", history=history)  # type: ignore[operator]
+    assert hub.patterns() == {}
+    with pytest.raises(UnknownSubscription):
+        subscriber.consume()
+    subscription = subscriber.subscribe("b")
+    with pytest.raises(ValueError, match="history"):
+        subscriber.subscribe("a", history=history)
+    assert subscription.patterns == (("b",),)
+
+
+@pytest.mark.parametrize("kind", [ValueError, asyncio.CancelledError])
+async def test_what_where_raises_in_a_replay_is_a_failure_of_that_subscription(
+    hub: Hub, kind: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    hub.retain("a", limit=9)
+    for number in range(4):
+        hub.publish("a", number)
+
+    def where(key: Key[Any], message: int) -> bool:
+        if message == 1:
+            raise kind("one")
+        return message != 2
+
+    subscription = hub.subscribe("a", history=9, where=where)
+    assert await read(subscription) == [0, 3]
+    assert (subscription.accepted, subscription.filtered, subscription.delivered) == (2, 2, 2)
+    assert "one" in caplog.text
+
+
+async def test_an_interrupt_of_where_in_a_replay_passes_and_leaves_nothing_half_done(hub: Hub) -> None:
+    hub.retain("a")
+    hub.publish("a", 1)
+
+    def where(key: Key[Any], message: int) -> bool:
+        raise KeyboardInterrupt
+
+    subscriber = Subscriber(hub, "s")
+    with pytest.raises(KeyboardInterrupt):
+        hub.subscribe("a", history=1, where=where)
+    assert hub.patterns() == {}
+    assert not subscriber._subscriptions
+
+
+async def test_what_where_publishes_in_a_replay_comes_after_the_replay(hub: Hub) -> None:
+    hub.retain("a", limit=9)
+    for number in range(3):
+        hub.publish("a", number)
+
+    def where(key: Key[Any], message: int) -> bool:
+        if message < 10:
+            hub.publish("a", message + 10)
+        return True
+
+    subscription = hub.subscribe("a", history=9, where=where)
+    assert await read(subscription) == [0, 1, 2, 10, 11, 12]
+
+
+async def test_a_replay_wakes_as_many_consumers_as_there_are_messages(hub: Hub) -> None:
+    hub.retain(("b", "*"), limit=9)
+    for number in range(3):
+        hub.publish(("b", str(number)), number)
+    subscriber = Subscriber(hub, "s")
+    subscriber.subscribe("a")
+    waiting = [asyncio.create_task(subscriber.consume()) for _ in range(4)]
+    await settled()
+    subscriber.subscribe(("b", "*"), history=1)
+    assert [(await asyncio.wait_for(task, 5))[1] for task in waiting[:3]] == [0, 1, 2]
+    assert not waiting[3].done()
+    await subscriber.close()
+
+
+async def test_a_consumer_that_is_cut_as_a_replay_wakes_it_passes_its_turn_on(hub: Hub) -> None:
+    hub.retain("b")
+    hub.publish("b", 1)
+    subscriber = Subscriber(hub, "s")
+    subscriber.subscribe("a")
+    first, second = (asyncio.create_task(subscriber.consume()) for _ in range(2))
+    await settled()
+    subscriber.subscribe("b", history=1)
+    first.cancel()
+    assert (await asyncio.wait_for(second, 5))[1] == 1
+    await subscriber.close()
+
+
 # Snapshots
 
 
@@ -351,6 +442,38 @@ async def test_what_overflows_while_loading_is_discarded_and_loaded_again(
     assert subscription.dropped == 3
     hub.publish(("a", "x"), "x")
     assert (await subscription.get_batch(9)) == [(("a", "x"), "x")]
+
+
+@pytest.mark.parametrize("overflow", [Overflow.GROW, Overflow.DROP_OLDEST, Overflow.DROP_NEWEST, Overflow.LATEST])
+async def test_a_load_that_is_slower_than_the_queue_fills_is_read_all_the_same(
+    hub: Hub, overflow: Overflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SnapshotSubscription, "PAUSES", (0, 0))
+    loads = 0
+
+    async def load() -> int:
+        nonlocal loads
+        loads += 1
+        for number in range(5):  # more than there is room for
+            hub.publish(("a", str(number)), (loads, number))
+            await asyncio.sleep(0)
+        return loads
+
+    subscription = hub.subscribe(("a", "*"), snapshot=load, maxsize=2, overflow=overflow)
+    read: list[Any] = [await asyncio.wait_for(subscription.consume(), 5) for _ in range(4)]
+    assert read[0] == Snapshot(2)
+    snapshots = [each.value for each in read if isinstance(each, Snapshot)]
+    match overflow:
+        case Overflow.GROW:  # nothing is missing
+            assert [each.message for each in read[1:]] == [(2, number) for number in range(3)]
+        case Overflow.DROP_NEWEST:  # what is missing comes after what is there
+            assert [each.message for each in read[1:3]] == [(2, 0), (2, 1)]
+            assert snapshots == [2, 4]
+        case _:
+            assert snapshots == [2, 4, 6, 8]
+    assert subscription.accepted == (
+        subscription.delivered + subscription.pending + subscription.dropped + subscription.superseded
+    )
 
 
 async def test_a_cancelled_or_failed_load_is_repeated_by_the_next_read(hub: Hub) -> None:

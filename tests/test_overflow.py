@@ -1,6 +1,7 @@
 """What a full queue does: nothing is lost silently, and the figures tell what became of every message."""
 
 import asyncio
+import logging
 from collections import OrderedDict
 from typing import Any
 
@@ -10,7 +11,18 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from test_queue import settled
 
-from hubsub import Event, Gap, Hub, InvalidListener, Key, Meta, Overflow, SubscriberTooSlow, SubscriptionClosed
+from hubsub import (
+    Event,
+    Gap,
+    Hub,
+    InvalidListener,
+    Key,
+    Listener,
+    Meta,
+    Overflow,
+    SubscriberTooSlow,
+    SubscriptionClosed,
+)
 
 DROPPING = [Overflow.DROP_OLDEST, Overflow.DROP_NEWEST, Overflow.LATEST]
 
@@ -246,6 +258,170 @@ async def test_a_listener_that_closes_a_subscription_that_overflows_does_no_harm
         assert subscription.accepted == subscription.delivered + subscription.pending + subscription.dropped + (
             subscription.superseded
         )
+
+
+# Whole before notified
+
+
+class Meddler:
+    """Does something to a subscription, once, as soon as it is notified of anything."""
+
+    def __init__(self, hub: Hub, action: str) -> None:
+        self.hub = hub
+        self.action = action
+        self.subscription: Any = None
+        self.calls = 0
+        self.taken: list[Any] = []
+
+    def __call__(self, *_: Any) -> None:
+        self.calls += 1
+        if self.calls > 1:
+            return
+        match self.action:
+            case "publish":
+                self.hub.publish(("a", "meddler"), "meddler")
+            case "publish a lot":
+                for number in range(10):
+                    self.hub.publish(("a", "meddler"), f"meddler {number}")
+            case "take":
+                self.taken += self.subscription.take(1)
+            case "close" if isinstance(self.subscription, Listener):
+                self.subscription.remove()
+            case "close":
+                self.subscription.close()
+
+    def handler(self) -> logging.Handler:
+        """As what handles the lines of a log."""
+        handler = logging.Handler()
+        handler.emit = self  # type: ignore[method-assign]
+        return handler
+
+
+def whole(registration: Any) -> None:
+    """Bounds hold and figures add up."""
+    box = registration._mailbox
+    assert registration.accepted == (
+        registration.delivered + registration.pending + registration.dropped + registration.superseded
+    )
+    assert registration.overflow is Overflow.GROW or registration.pending <= registration.maxsize
+    assert sum(hole.before for hole in box._holes) == box._spanned <= len(box.items)
+    assert all(hole.before > 0 for hole in list(box._holes)[1:])
+
+
+@pytest.mark.parametrize("overflow", Overflow)
+@pytest.mark.parametrize("told", ["slowSubscriber", "log"])
+@pytest.mark.parametrize("action", ["publish", "publish a lot", "take", "close"])
+async def test_a_queue_is_whole_before_anyone_is_notified_of_its_overflow(
+    hub: Hub, overflow: Overflow, told: str, action: str
+) -> None:
+    meddler = Meddler(hub, action)
+    if told == "slowSubscriber":
+        hub.add_listener(("Hub", "slowSubscriber", "*"), meddler)
+    subscription = meddler.subscription = hub.subscribe(("a", "*"), maxsize=2, overflow=overflow, gaps=True)
+    handler = meddler.handler()
+    logger = logging.getLogger("hubsub.listener")
+    if told == "log":
+        logger.addHandler(handler)
+    try:
+        for number in range(3):
+            hub.publish(("a", str(number)), number)
+            whole(subscription)
+    finally:
+        logger.removeHandler(handler)
+    assert meddler.calls >= 1
+    read = await drained(subscription)
+    messages = [each for each in read if not isinstance(each, tuple)]
+    numbers = [each for each in messages if isinstance(each, int)]
+    assert numbers == sorted(numbers)
+    assert [each for each in messages if isinstance(each, str)] == messages[len(numbers) :]  # it came later
+    if action != "close" and overflow is not Overflow.CLOSE:
+        gaps = [each[1] for each in read if isinstance(each, tuple)]
+        gaps += [each.count for each in meddler.taken if isinstance(each, Gap)]
+        assert sum(gaps) == subscription.dropped
+    whole(subscription)
+
+
+@pytest.mark.parametrize("overflow", DROPPING)
+@pytest.mark.parametrize("action", ["publish", "publish a lot", "take", "close"])
+async def test_a_queue_is_whole_before_a_gap_is_published(hub: Hub, overflow: Overflow, action: str) -> None:
+    meddler = Meddler(hub, action)
+    gaps: list[int] = []
+    hub.add_listener(("Hub", "gap", "*"), lambda key, gap: (gaps.append(gap.count), meddler()))
+    subscription = meddler.subscription = hub.subscribe(("a", "*"), maxsize=2, overflow=overflow)
+    for number in range(7):
+        hub.publish(("a", str(number)), number)
+    for _ in range(9):
+        subscription.take(2)
+        whole(subscription)
+    if action != "close":
+        assert sum(gaps) == subscription.dropped
+    assert meddler.calls
+    assert subscription.pending == 0
+
+
+@pytest.mark.parametrize("overflow", [Overflow.DROP_OLDEST, Overflow.DROP_NEWEST, Overflow.LATEST, Overflow.CLOSE])
+@pytest.mark.parametrize("action", ["publish", "publish a lot", "take", "close"])
+async def test_a_queue_is_whole_before_it_says_that_a_confirmed_message_was_dropped(
+    hub: Hub, overflow: Overflow, action: str
+) -> None:
+    meddler = Meddler(hub, action)
+    subscription = meddler.subscription = hub.subscribe(("a", "*"), maxsize=1, overflow=overflow, gaps=True)
+    for name in ("x", "y", "x", "y"):
+        hub.border.relay(Event(Key("a", name), name, Meta(id=name)), confirmed=meddler)
+        whole(subscription)
+    subscription.close()
+    await drained(subscription)
+    whole(subscription)
+    assert meddler.calls >= 1
+
+
+@pytest.mark.parametrize("action", ["publish", "publish a lot", "take", "close"])
+async def test_a_queue_is_whole_before_it_says_that_a_message_was_superseded(hub: Hub, action: str) -> None:
+    meddler = Meddler(hub, action)
+    subscription = meddler.subscription = hub.subscribe(("a", "*"), maxsize=3, overflow=Overflow.LATEST)
+    hub.border.relay(Event(Key("a", "meddler"), 1), confirmed=meddler)
+    hub.publish(("a", "meddler"), 2)
+    whole(subscription)
+    expected = {"publish": ["meddler"], "publish a lot": ["meddler 9"], "take": [], "close": [2]}[action]
+    assert await drained(subscription) == expected
+
+
+@pytest.mark.parametrize("concurrency", [1, 2])
+@pytest.mark.parametrize("what", ["slowSubscriber", "gap"])
+async def test_a_listener_that_is_removed_by_whoever_hears_of_its_overflow_is_not_called(
+    hub: Hub, what: str, concurrency: int
+) -> None:
+    called: list[Any] = []
+
+    async def listen(key: Key[Any], message: Any) -> None:
+        called.append(message)
+
+    meddler = Meddler(hub, "close")
+    hub.add_listener(("Hub", what, "*"), meddler)
+    listener = hub.add_listener(("a", "*"), listen, maxsize=2, overflow=Overflow.DROP_OLDEST, concurrency=concurrency)
+    meddler.subscription = listener
+    for number in range(5):
+        hub.publish(("a", "x"), number)
+    await settled()
+    assert (called, meddler.calls) == ([], 1)
+    assert (listener.closed, listener.pending) == (True, 0)
+    whole(listener)
+
+
+async def test_a_subscription_that_was_too_slow_is_closed_before_anyone_hears_of_it(hub: Hub) -> None:
+    heard: list[Any] = []
+
+    def hear(key: Key[Any], message: Any) -> None:
+        heard.append((key[1], subscription.closed, hub.has_subscribers("a")))
+        hub.publish("a", "once more")
+
+    hub.add_listener(("Hub", "slowSubscriber", "*"), hear)
+    hub.add_listener(("Hub", "removedSubscriber", "*"), hear)
+    subscription = hub.subscribe("a", maxsize=1, overflow=Overflow.CLOSE)
+    hub.publish("a", 1)
+    hub.publish("a", 2)
+    assert heard == [("removedSubscriber", True, False), ("slowSubscriber", True, False)]
+    assert (subscription.pending, subscription.dropped) == (1, 1)
 
 
 async def test_metadata_is_neither_lost_nor_given_to_another_message(hub: Hub) -> None:

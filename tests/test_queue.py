@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hubsub import Event, Hub, HubClosed, Key, Meta, SubscriptionClosed
+from hubsub import Event, Gap, Hub, HubClosed, Key, Meta, Overflow, SubscriptionClosed
 
 
 async def settled(turns: int = 5) -> None:
@@ -295,6 +295,222 @@ async def test_publish_wait_is_the_answer_to_a_slow_async_listener(hub: Hub) -> 
     assert listener.peak_pending == 3
 
 
+@pytest.mark.parametrize("overflow", Overflow)
+async def test_publish_wait_looks_again_when_the_last_place_is_free(hub: Hub, overflow: Overflow) -> None:
+    """A plain publish may take a place meanwhile: then it is waited for again, under every policy."""
+    first = hub.subscribe(["k", "first"], maxsize=1, overflow=overflow)
+    last = hub.subscribe("k", maxsize=1)
+    seen: list[Any] = []
+    hub.add_listener("k", lambda key, message: seen.append(message))
+    hub.publish("k", 0)
+    await first.consume()
+    publishing = asyncio.create_task(hub.publish_wait("k", 1))
+    await settled()
+    hub.publish("first", "in between")
+    await last.consume()
+    await settled()
+    assert not publishing.done()
+    assert (seen, first.pending, last.pending) == ([0], 1, 0)
+    assert (await first.consume()).message == "in between"
+    assert await publishing == 3
+    assert (first.dropped, first.superseded, first.closed, first.peak_pending) == (0, 0, False, 1)
+    assert [(await each.consume()).message for each in (first, last)] == [1, 1]
+
+
+async def test_a_queue_that_fills_up_between_the_grant_and_the_publish_is_waited_for_again(hub: Hub) -> None:
+    subscription = hub.subscribe("a", maxsize=1, overflow=Overflow.DROP_NEWEST)
+    hub.publish("a", 0)
+    publishing = asyncio.create_task(hub.publish_wait("a", 2))
+    await settled()
+    assert (await subscription.consume()).message == 0
+    hub.publish("a", 1)  # before the one that waits gets to run
+    await settled()
+    assert not publishing.done()
+    assert [(await subscription.consume()).message for _ in range(2)] == [1, 2]
+    assert await publishing == 1
+    assert subscription.dropped == 0
+
+
+async def test_who_subscribes_while_it_waits_is_waited_for_too(hub: Hub) -> None:
+    first = hub.subscribe("a", maxsize=1)
+    hub.publish("a", 0)
+    publishing = asyncio.create_task(hub.publish_wait("a", 1))
+    await settled()
+    second = hub.subscribe(["a", "b"], maxsize=1, overflow=Overflow.DROP_OLDEST)
+    hub.publish("b", "b")
+    await first.consume()
+    await settled()
+    assert not publishing.done()
+    assert [(await second.consume()).message for _ in range(2)] == ["b", 1]
+    assert await publishing == 2
+
+
+async def test_nobody_overtakes_those_who_are_about_to_publish(hub: Hub) -> None:
+    subscription = hub.subscribe("a", maxsize=3)
+    for _ in range(3):
+        hub.publish("a", "full")
+    publishing = [asyncio.create_task(hub.publish_wait("a", number)) for number in range(2)]
+    await settled()
+    await subscription.get_batch(3)
+    # There is room for a third one, but the first two have not run yet.
+    assert await hub.publish_wait("a", 2) == 1
+    assert [event.message for event in await subscription.get_batch(3)] == [0, 1, 2]
+    await asyncio.gather(*publishing)
+
+
+async def test_whoever_waits_for_another_queue_holds_nobody_up_where_there_is_room(hub: Hub) -> None:
+    stuck, shared = hub.subscribe("a", maxsize=1), hub.subscribe(["a", "b"], maxsize=2)
+    hub.publish("a", 0)
+    waiting = asyncio.create_task(hub.publish_wait("a", 1))
+    await settled()
+    await shared.consume()
+    for number in range(5):
+        await asyncio.wait_for(hub.publish_wait("b", number), 5)
+        assert (await shared.consume()).message == number
+    assert stuck.pending == 1
+    await stuck.consume()
+    assert await waiting == 2
+
+
+async def test_whoever_came_first_stands_first_in_every_line(hub: Hub) -> None:
+    """Else each of two would have the place that the other one lacks, and both would wait for ever."""
+    one, two = (hub.subscribe(["both", name], maxsize=1) for name in ("one", "two"))
+    hub.publish("one", "full")
+    first = asyncio.create_task(hub.publish_wait("both", 1))
+    await settled()
+    hub.publish("two", "full")
+    second = asyncio.create_task(hub.publish_wait("both", 2))
+    await settled()
+    await one.consume()
+    await settled()  # now the first one comes to wait for the second queue
+    for expected in ("full", 1, 2):
+        assert (await asyncio.wait_for(two.consume(), 5)).message == expected
+        await settled()
+        one.take(1)
+    assert await asyncio.gather(first, second) == [2, 2]
+
+
+async def test_a_confirmed_publish_waits_for_room_in_every_outbox_in_one_step(hub: Hub) -> None:
+    outboxes = [hub.border.outbox(patterns, 1, name=name) for patterns, name in ((["k", "a"], "A"), (["k"], "B"))]
+    hub.publish("k", 0)
+    await outboxes[0].consume()
+    outboxes[0].hold(0)
+    publishing = asyncio.create_task(hub.publish_confirmed("k", 1))
+    await settled()
+    hub.publish("a", "in between")
+    await outboxes[1].consume()
+    outboxes[1].hold(0)
+    await settled()
+    assert [outbox.pending for outbox in outboxes] == [1, 0]
+    assert (await outboxes[0].consume()).message == "in between"
+    outboxes[0].hold(0)
+    await settled()
+    assert [outbox.pending for outbox in outboxes] == [1, 1]
+    for outbox in outboxes:
+        event: Any = await outbox.consume()
+        assert not isinstance(event, Gap)
+        event.done()
+    assert await publishing == 2
+    assert [outbox.dropped for outbox in outboxes] == [0, 0]
+    for outbox in outboxes:
+        outbox.close()
+
+
+async def test_a_line_of_a_loop_that_was_closed_holds_nobody_up() -> None:
+    hub = Hub(maxsize=1)
+    subscription = hub.subscribe("a")
+    hub.publish("a", 0)
+
+    def abandon() -> None:
+        loop = asyncio.new_event_loop()
+        task = loop.create_task(hub.publish_wait("a", "never"))
+        loop.run_until_complete(asyncio.sleep(0))
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
+        loop.close()
+
+    await asyncio.to_thread(abandon)
+    second = asyncio.create_task(hub.publish_wait("a", 1))
+    await settled()
+    assert [(await asyncio.wait_for(subscription.consume(), 5)).message for _ in range(2)] == [0, 1]
+    assert await second == 1
+    await hub.close()
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["wait", "wait", "publish", "consume", "consume", "cancel", "turn", "take", "close"]),
+            st.integers(0, 5),
+        ),
+        max_size=60,
+    ),
+    st.lists(st.tuples(st.sampled_from(Overflow), st.integers(1, 3)), min_size=1, max_size=4),
+)
+def test_whatever_competes_publish_wait_goes_to_everyone_in_one_step_or_to_no_one(
+    script: list[tuple[str, int]], queues: list[tuple[Overflow, int]]
+) -> None:
+    async def run() -> None:
+        hub = Hub()
+        keys = [("k", str(number)) for number in range(3)]
+        before: dict[Any, Any] = {}
+        delivered: list[Any] = []
+        waiting: dict[Any, asyncio.Task[int]] = {}
+
+        def figures(key: Any) -> list[Any]:
+            concerned = [each for each in subscriptions if each.is_on(key)]
+            return [(each.dropped, each.closed) for each in concerned]
+
+        def first(key: Key[Any], message: Any) -> None:
+            before[message] = figures(key)
+
+        def last(key: Key[Any], message: Any) -> None:
+            delivered.append(message)
+            if message in waiting:
+                assert figures(key) == before[message]  # nothing was dropped or closed for it
+
+        hub.add_listener(("k", "*"), first)
+        subscriptions = [
+            # Each queue has some of the keys.
+            hub.subscribe([key for place, key in enumerate(keys) if place != number % 3], maxsize=maxsize, overflow=how)
+            for number, (how, maxsize) in enumerate(queues)
+        ]
+        hub.add_listener(("k", "*"), last)
+        for number, (step, choice) in enumerate(script):
+            subscription = subscriptions[choice % len(subscriptions)]
+            match step:
+                case "wait":
+                    waiting[number] = asyncio.create_task(hub.publish_wait(keys[choice % 3], number))
+                case "publish":
+                    hub.publish(keys[choice % 3], number)
+                case "consume" if subscription.pending:
+                    await subscription.consume()
+                case "take":
+                    subscription.take(choice + 1)
+                case "cancel" if waiting:
+                    waiting[sorted(waiting)[choice % len(waiting)]].cancel()
+                case "close" if choice == 0:
+                    subscription.close()
+                case _:
+                    await asyncio.sleep(0)
+        for _ in range(len(waiting) + 1):  # whoever reads on lets everybody through
+            for subscription in subscriptions:
+                subscription.take(100)
+            await settled(3)
+        assert all(task.done() for task in waiting.values())
+        done = [number for number, task in waiting.items() if not task.cancelled()]
+        assert sorted(number for number in delivered if number in waiting) == sorted(done)
+        for subscription in subscriptions:
+            assert subscription._mailbox.line is None
+            assert subscription._mailbox.room == subscription.maxsize
+            assert subscription.accepted == (
+                subscription.delivered + subscription.pending + subscription.dropped + subscription.superseded
+            )
+        await hub.close()
+
+    asyncio.run(run())
+
+
 @settings(deadline=None, max_examples=40)
 @given(
     st.lists(st.sampled_from(["publish", "wait", "consume", "cancel", "turn"]), max_size=60),
@@ -332,7 +548,7 @@ def test_no_interleaving_of_waiting_cancelling_and_consuming_loses_or_doubles(sc
         assert subscription.delivered == len(got)
         assert subscription.pending == 0
         assert subscription._mailbox.room == maxsize
-        assert not subscription._mailbox.alert
+        assert subscription._mailbox.line is None
         for task in consuming:
             task.cancel()
         await hub.close()

@@ -18,6 +18,7 @@ from .callables import awaitable, checked_function, discard, is_awaitable, refus
 from .checks import count_or_none, seconds_or_none
 from .listener import AsyncListener, Listener
 from .message_queue import Overflow
+from .notices import Notices
 from .registration import Owner, Registration, Removal
 from .routes import Route
 
@@ -182,9 +183,10 @@ class Next(Registration):
         if not self.closed:
             self._hub._remove(self)
 
-    def _removed(self) -> None:
+    def _removed(self) -> Notices:
         self._cancel_timer()
         _fail(self.future, HubClosed(self._hub))  # unless it has ended otherwise
+        return []
 
     def _cancel_timer(self) -> None:
         if self._timer is not None:
@@ -525,8 +527,9 @@ class Responder(Listener):
 
     remove.__doc__ = Listener.remove.__doc__
 
-    def _removed(self) -> None:
+    def _removed(self) -> Notices:
         self._awaited.stop()
+        return []
 
     @property
     def is_busy(self) -> bool:
@@ -735,13 +738,11 @@ class AsyncResponder(AsyncListener):
             raise
         question.reply(reply)
 
-    def _removed(self) -> None:
+    def _removed(self) -> Notices:
         queued = [] if self._winding_up else self._mailbox.queued()
-        super()._removed()
-        for event in queued:
-            question = question_of(event)
-            if question is not None:
-                question.lose()
+        notices = super()._removed()
+        questions = map(question_of, queued)
+        return notices + [question.lose for question in questions if question is not None]
 
 
 # These drop what is being put: then it is known at once that nobody will answer.

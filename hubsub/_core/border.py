@@ -13,6 +13,7 @@ from .asking import Desk
 from .checks import count as count_of
 from .declarations import Declarations
 from .ids import Ids
+from .notices import notify
 from .outbox import Attachment, Outbox, SharedId
 from .registry import Registry
 from .routes import Route, Target
@@ -34,9 +35,10 @@ class Border:
     def __init__(self, core: Registry, desk: Desk, declarations: Declarations) -> None:
         self._core = core
         self._desk = desk
-        self._declarations = declarations
         self._attached: list[Attachment] = []
         self._outboxes: list[Outbox] = []
+        self.type_of: Callable[[tuple[str, ...]], Any] = declarations.type_of
+        """Returns what messages of an exact key are declared to be; None if nothing is."""
         self._ids = Ids()
         self._shared_id = SharedId(self._ids.mint)
         self.mint_id: Callable[[], str] = self._ids.mint
@@ -72,7 +74,10 @@ class Border:
         """
         core = self._core
         key = event[0]
-        route = core._route_of(key)
+        try:
+            route = core._router.routes[key]
+        except (KeyError, TypeError):
+            route = core._route(key)
         if type(key) is not Key or event.registration is not None:
             # It came from a confirmed publish: what is told of it concerns that one.
             event = Event(route.key, event[1], event.meta)
@@ -92,7 +97,15 @@ class Border:
         tally = core._router.tally
         tally.published += 1
         tally.routed += 1
-        return core._deliver_to_one(sole, event, confirmed, bounded)
+        if confirmed is not None:
+            return core._deliver_to_one(sole, event, confirmed, bounded)
+        try:
+            sole.deliver_event(event, bounded)
+        except BaseException as error:
+            interrupt = core._failure(sole, *event, error)
+            if interrupt is not None:
+                raise interrupt from None
+        return 1
 
     def report_gap(self, patterns: Patterns, gap: Gap) -> None:
         """Let everyone know who is subscribed to something of these patterns that messages are missing here.
@@ -131,10 +144,6 @@ class Border:
         subscribed = [pattern for pattern, _ in self._core._router.matcher.counts()]
         return [*map(Key.create_from, subscribed), *map(Key.create_from, self._core._history.patterns)]
 
-    def type_of(self, key: tuple[str, ...]) -> Any:
-        """What messages of an exact key are declared to be; None if nothing is."""
-        return self._declarations.type_of(key)
-
     @property
     def outboxes(self) -> tuple[Outbox, ...]:
         """The open outboxes, in the order in which they were made."""
@@ -166,9 +175,9 @@ class Border:
         core._router.observers.remove(outbox.observer)
         self._outboxes_changed()
         self._outboxes.remove(outbox)
-        core._silence(outbox, ())
+        core._router.withdraw(outbox, ())
         outbox.closed = True
-        outbox._removed()
+        notify(outbox._removed())
 
     def _outboxes_changed(self) -> None:
         """Have a message named as it is put where it leaves by several outboxes, the same in all of them."""

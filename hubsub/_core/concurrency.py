@@ -10,6 +10,7 @@ from ..event import Event
 from .calls import Calls
 from .listener import AsyncListener
 from .message_queue import as_event
+from .notices import notify
 from .registration import Owner, logger
 
 
@@ -63,6 +64,8 @@ class ConcurrentListener(AsyncListener):
                 if not items:
                     break
                 item: Any = mailbox.take() if mailbox.alert else items.popleft()
+                if item is None:
+                    break  # whoever was notified of a gap has removed it
                 if calls.are_apart:
                     calls.begin()
                 try:
@@ -89,14 +92,14 @@ class ConcurrentListener(AsyncListener):
         if not task.cancelled() and task.exception() is None:
             self.start()  # for what came since it found nothing more to do
         elif not life.task_ended(self, task.get_loop()):
-            logger.warning("a task of %r was ended from outside; the listener is removed", self)
             self.remove()
+            logger.warning("a task of %r was ended from outside; the listener is removed", self)
         if self._workers:
             life.running[self] = None
         else:
             life.running.pop(self, None)
             if self.closed:
-                self._let_go()
+                notify(self._let_go())
         self._tell_quiet()
 
     def reset(self) -> None:

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import sys
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from threading import get_ident
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..confirm import Confirmation, Confirmed
 from ..errors import HubClosed, HubsubError, WrongThread
 from ..event import Event, ListenerFailure
-from ..key import Key, KeyLike, T, is_subset, publishable
+from ..key import Key, KeyLike, T, publishable
 from ..log import Logger
 from .callables import checked_function, refuse_awaitable
 from .life import Life
 from .listener import Listener
 from .message_queue import as_tuple
-from .registration import Registration
+from .places import Probe
 from .router import Router
 from .routes import Route, Target
-
-if TYPE_CHECKING:
-    from types import FrameType
 
 logger = Logger("hubsub.hub")
 listener_logger = Logger("hubsub.listener")
@@ -79,7 +74,7 @@ class Exchange:
                 try:
                     deliver(key, message)
                 except BaseException as error:
-                    self._deliver_failed(route, route.place_of(deliver), message, error)
+                    self._deliver_failed(route, deliver, message, error)
             return route.width
         return self._publish_first(self._route(key), message)
 
@@ -96,7 +91,7 @@ class Exchange:
                 if returned is not None:
                     route.targets[place].returned(Event(key, message), returned)
             except BaseException as error:
-                self._deliver_failed(route, place, message, error)
+                self._failed_at(route, place, message, error)
         return route.width
 
     def publish_event(self, event: Event[T]) -> int:
@@ -155,10 +150,8 @@ class Exchange:
             exact = publishable(key)
         except HubsubError as error:
             raise error from None  # nobody wants to read of the look-up that failed first
-        if exact is not key:
-            with suppress(KeyError):
-                return self._router.routes[exact]
-        return self._router.make(exact)
+        route = self._router.routes.get(exact)
+        return self._router.make(exact) if route is None else route
 
     # Delivering with what travels along: to one, and to everybody else
 
@@ -221,7 +214,17 @@ class Exchange:
 
     # What failed
 
-    def _deliver_failed(self, route: Route, place: int, message: Any, error: BaseException) -> None:
+    def _deliver_failed(self, route: Route, deliver: Any, message: Any, error: BaseException) -> None:
+        """Find out which place of a route has failed; for the rest see `_failed_at`."""
+        if type(deliver) is Probe:
+            raise error  # it has done the rest
+        places = route.places_of(deliver)
+        if len(places) == 1:
+            self._failed_at(route, places[0], message, error)
+        else:
+            Probe.set(route, places, error, self._failed_at)
+
+    def _failed_at(self, route: Route, place: int, message: Any, error: BaseException) -> None:
         """Report the failure of one place of a route; if it must pass, serve the places after it first."""
         interrupt = self._failure(route.targets[place], route.key, message, error)
         if interrupt is None:
@@ -269,29 +272,6 @@ class Exchange:
                 refuse_awaitable(on_error(failure), on_error)
             except (Exception, asyncio.CancelledError) as another:
                 logger.error("on_error %r failed", on_error, error=another)
-
-    # Removing in the middle
-
-    def _silence(self, registration: Registration, left: Iterable[tuple[str, ...]]) -> None:
-        """Overwrite the place of what was closed in the routes of running publishes.
-
-        A publish runs while one of its listeners closes something: it is a frame on this very stack. Looking for it
-        there is what allows the loop in `publish` to read no flag and leave no trace. `left` are the patterns that the
-        registration keeps.
-        """
-        frame: FrameType | None = sys._getframe(1)
-        while frame is not None:
-            if frame.f_code in _PUBLISH:
-                running = frame.f_locals
-                route: Route | None = running.get("route")
-                if running["self"] is not self or route is None or registration not in route.targets:
-                    pass
-                elif not any(is_subset(route.key, pattern) for pattern in left):
-                    route[route.targets.index(registration)] = registration._miss
-            frame = frame.f_back
-
-
-_PUBLISH = (Exchange.publish.__code__, Exchange._publish_first.__code__)
 
 
 def _deliver_copy(target: Target, event: Event[Any], confirmation: Confirmation) -> None:

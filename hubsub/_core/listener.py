@@ -15,6 +15,7 @@ from ..key import Key
 from .callables import is_awaitable, refuse_awaitable
 from .calls import Calls, context_outside
 from .message_queue import Item, Mailbox, Overflow, as_event
+from .notices import Notices, notify
 from .registration import Bookkeeper, Owner, Registration, Removal, Where, logger
 from .retry import Retry, Retrying
 
@@ -132,7 +133,7 @@ class AsyncListener(Listener):
         if self._winding_up:
             self._hub._life.check_thread()
             self._winding_up = False
-            self._removed()
+            notify(self._removed())
         super().remove()
         return Removal() if self.is_caller() else Removal(tasks)
 
@@ -272,10 +273,10 @@ class AsyncListener(Listener):
         self._mailbox.wake = self.start
         self._tell_quiet()
         if self.closed:
-            self._let_go()
+            notify(self._let_go())
         if not self._hub._life.task_ended(self, task.get_loop()):
-            logger.warning("the task of %r was ended from outside; the listener is removed", self)
             self.remove()
+            logger.warning("the task of %r was ended from outside; the listener is removed", self)
         elif self._stopped:
             self._stopped = False
             if self._mailbox.items and self._hub._life.state == "open":
@@ -311,24 +312,28 @@ class AsyncListener(Listener):
         return () if self._task is None else (self._task,)
 
     def _too_slow(self) -> None:
-        self._winding_up = True
-        self._hub._remove(self)
+        if not self.closed:
+            self._winding_up = True
+            self._hub._remove(self)
 
     def _use_up(self) -> None:
         self._hub._life.check_thread()
         self._too_slow()
 
-    def _removed(self) -> None:
+    def _removed(self) -> Notices:
         if self._winding_up:
-            return
-        self._let_go()
+            return []
+        notices = self._let_go()
         self._hub._life.unstarted.pop(self, None)
         self.hasten()
         self._end_calls()
+        return notices
 
-    def _let_go(self) -> None:
-        self._mailbox.drop_all()
+    def _let_go(self) -> Notices:
+        notices: Notices = []
+        self._mailbox.drop_all(notices)
         self._mailbox.close()
+        return notices
 
     def _end_calls(self) -> None:
         """End the task, at once unless this is its own call."""

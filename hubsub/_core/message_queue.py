@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from contextlib import suppress
 from enum import Enum
-from time import time as now
+from functools import partial
 from typing import Any, Protocol, cast
 
 from ..event import Event, Gap
 from ..key import Deliver, Key
+from .gaps import Hole as Hole
+from .notices import Notices, notify
+from .room import Line
 
 Item = tuple[Key[Any], Any]  # a plain pair, or an `Event` where metadata travels with the message
 
 as_tuple = tuple.__new__
+
+# Stands for a list or deque that nobody has put anything in: most queues never need them.
+_NONE: Any = ()
 
 
 def as_event(item: Item) -> Event[Any]:
@@ -39,11 +46,15 @@ class Overflow(Enum):
     """Drop it and close the subscription: the consumer reads what is queued, then gets `SubscriberTooSlow`."""
 
 
-class Owner(Protocol):
-    """Whoever has a mailbox: what it is told."""
+# Reading them from the class takes a multiple of the time.
+_GROW, _LATEST = Overflow.GROW, Overflow.LATEST
+
+
+class QueueOwner(Protocol):
+    """Whoever has a mailbox. Notified when the mailbox is whole, so it may do anything to it."""
 
     def _overflowing(self, key: Key[Any]) -> None:
-        """An episode of overflow begins with a message of this key."""
+        """An episode of overflow has begun with a message of this key."""
 
     def _gap_passed(self, gap: Gap) -> None:
         """The consumer has come to a gap that it does not want to see."""
@@ -60,17 +71,17 @@ class Mailbox:
     Args:
         maxsize: The bound; `publish_wait` waits for room below it.
         overflow: What becomes of a message beyond it.
-        owner: Is told of overflow.
-        gaps: Give the consumer a `Gap` where messages are missing; else the owner is told.
+        owner: Notified of overflow.
+        gaps: Give the consumer a `Gap` where messages are missing; else the owner is notified.
     """
 
     __slots__ = (
+        "has_events",
         "_holes",
         "_overfull",
         "_owner",
-        "_places",
+        "_peak",
         "_replay",
-        "_reserved",
         "_spanned",
         "_waiters",
         "_watermark",
@@ -80,16 +91,16 @@ class Mailbox:
         "dropped",
         "gaps",
         "items",
+        "line",
         "maxsize",
         "overflow",
-        "peak",
         "put",
         "room",
         "superseded",
         "wake",
     )
 
-    def __init__(self, maxsize: int, overflow: Overflow, owner: Owner, *, gaps: bool = False) -> None:
+    def __init__(self, maxsize: int, overflow: Overflow, owner: QueueOwner, *, gaps: bool = False) -> None:
         self.items: deque[Item] | Latest = Latest() if overflow is Overflow.LATEST else deque()
         self.maxsize = maxsize
         self.overflow = overflow
@@ -99,22 +110,22 @@ class Mailbox:
         self.awaited = False  # somebody has waited for an item
         self.dropped = 0
         self.superseded = 0
-        self.peak = 0
         self.closed = False
+        self.line: Line | None = None  # of those who wait for room
         # Below so many items there is room for publish_wait: none while others wait, so that nobody overtakes.
         self.room = maxsize
         # True while there is more to taking than popping the first item: then the consumer calls `take`.
-        self.alert = False
+        self.alert = True
         self._owner = owner
-        # The first length that nobody has noticed yet: a new peak, or the bound. One comparison for both.
-        self._watermark = 0
+        # The length from which on a put has to say so: a new peak, or the bound. One comparison for both.
+        self._watermark = maxsize
+        self._peak = 0  # as far as `take` has seen it
         self._overfull = False
-        self._replay: deque[Event[Any]] = deque()  # of history: read before everything else, outside of the bound
-        self._holes: deque[Hole] = deque()
+        self.has_events = False  # there may be events among the items, not only plain pairs
+        self._replay: deque[Event[Any]] = _NONE  # of history: read before everything else, outside of the bound
+        self._holes: deque[Hole] = _NONE
         self._spanned = 0  # items before the last hole
-        self._reserved = 0
-        self._places: deque[asyncio.Future[None]] = deque()
-        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._waiters: list[asyncio.Future[None]] = _NONE
         # Closures, not methods: a quarter less for every message through a queue.
         self.put: Deliver = _ENTRANCES[overflow](self)
 
@@ -124,35 +135,92 @@ class Mailbox:
         """Put an event with what travels with it; `bounded` says that there must be room for it under `GROW`, too."""
         if self.wake is not None:
             self.wake()
+        self.has_events = True
         items = self.items
         if type(items) is deque and len(items) < self.maxsize:
             items.append(event)
-        elif not self._put_specially(event, bounded):
-            return
-        if len(items) > self._watermark:
-            self._grown()
-
-    def _put_specially(self, event: Event[Any], bounded: bool) -> bool:
-        """Put an event that another one may have to give way to, or that is dropped; return whether it was not."""
-        key, items = event[0], self.items
-        if isinstance(items, Latest) and key in items:
-            self._supersede(items[key])
-        elif (
-            len(items) >= self.maxsize and (bounded or self.overflow is not Overflow.GROW) and not self._make_room(key)
-        ):
-            event.fail(why="dropped, its queue was full")
-            return False
-        if isinstance(items, Latest):
-            items[key] = event
+            if len(items) > self._watermark:
+                self._grown()
         else:
-            items.append(event)
-        return True
+            self._put_specially(event, bounded)
+
+    def _put_specially(self, item: Item, bounded: bool = True) -> None:
+        """Put an item that may replace another one, or have to find room."""
+        key, items = item[0], self.items
+        if isinstance(items, Latest) and key in items:
+            replaced, items[key] = items[key], item
+            self.superseded += 1
+            if isinstance(replaced, Event):
+                replaced.done()  # nobody needs it any more
+        elif len(items) < self.maxsize or (self.overflow is _GROW and not bounded):
+            self._append(item)
+            if len(items) > self._watermark:
+                self._grown()
+        else:
+            self._put_full(item)
+
+    def _put_full(self, item: Item) -> None:
+        """The queue is full: do with an item what the policy says."""
+        _WHEN_FULL[self.overflow](self, item)
+
+    def _drop_oldest(self, item: Item) -> None:
+        """Put an item in place of the first one."""
+        items = self.items
+        dropped = items.popleft()
+        holes = self._holes
+        hole = holes[0] if holes and not holes[0].before else self._hole_in_front()
+        hole.add(dropped[0])
+        self.dropped += 1
+        if type(items) is deque:
+            items.append(item)
+        else:
+            self._append(item)
+        if not self._overfull or type(dropped) is Event or self.line is not None:
+            self._overflow(item[0], dropped)
+
+    def _drop_newest(self, item: Item) -> None:
+        """Do not put an item."""
+        holes = self._holes
+        hole = holes[-1] if holes and len(self.items) == self._spanned else self._hole_behind()
+        hole.add(item[0])
+        self.dropped += 1
+        if not self._overfull or type(item) is Event:
+            self._overflow(item[0], item)
+
+    def _close(self, item: Item) -> None:
+        """Drop an item, and have the owner closed."""
+        self.dropped += 1
+        self._overflow(item[0], item, self._owner._too_slow)
+
+    def _overflow(self, key: Key[Any], dropped: Item, *first: Callable[[], object]) -> None:
+        """A message of this key found the queue full, and something was dropped: notify whoever it concerns."""
+        notices: Notices = [*first]
+        if isinstance(dropped, Event):
+            notices.append(partial(dropped.fail, why=FULL))
+        self._begin_episode(key, notices)
+        if self.line is not None and self.overflow is _LATEST:
+            self._offer(len(self.line), len(self.line))  # whoever publishes the same needs no room now
+        notify(notices)
+
+    def _append(self, item: Item) -> None:
+        items = self.items
+        if isinstance(items, Latest):
+            items[item[0]] = item
+        else:
+            items.append(item)
 
     def replay(self, events: list[Event[Any]]) -> None:
         """Have these read before everything else."""
+        if not events:
+            return
+        if not self._replay:
+            self._replay = deque()
         self._replay.extend(events)
-        self._hand_out()
-        if events and self.wake is not None:
+        self.has_events = True
+        self.alert = True
+        for _ in events:
+            if self.wake is None:
+                break
             self.wake()
 
     @property
@@ -160,70 +228,66 @@ class Mailbox:
         """Messages that wait to be taken."""
         return len(self.items) + len(self._replay)
 
-    def _supersede(self, item: Item) -> None:
-        self.superseded += 1
-        if type(item) is Event:
-            item.done()  # nobody needs it any more
+    @property
+    def peak(self) -> int:
+        """The most items that were ever queued."""
+        return max(self._peak, len(self.items))
+
+    @property
+    def is_empty(self) -> bool:
+        """True if there is nothing to take, not even a gap."""
+        return not (self.items or self._replay or (self._holes and self.gaps))
 
     def _grown(self) -> None:
-        length = len(self.items)
-        self.peak = max(self.peak, length)
-        self._watermark = min(self.peak, self.maxsize)
-        if length > self.maxsize:
-            self._watermark = self.peak
-            self._begin_episode(cast("deque[Item]", self.items)[-1][0])
+        """There is a new peak, or the bound is exceeded."""
+        # How high the peak is, `take` notes: it is the last to see it.
+        self.alert = True
+        if len(self.items) <= self.maxsize:
+            self._watermark = self.maxsize
+            return
+        self._watermark = sys.maxsize  # until the episode is over
+        notices: Notices = []
+        self._begin_episode(cast("deque[Item]", self.items)[-1][0], notices)
+        notify(notices)
 
-    def _begin_episode(self, key: Key[Any]) -> None:
-        # It ends when the queue is half empty. Ending it at the first free place would tell the owner of every other
+    def _begin_episode(self, key: Key[Any], notices: Notices) -> None:
+        # It ends when the queue is half empty. Ending it at the first free place would notify the owner of every other
         # message of a consumer that keeps up just not quite.
         self.alert = True
         if not self._overfull:
             self._overfull = True
-            self._owner._overflowing(key)
+            notices.append(partial(self._owner._overflowing, key))
 
-    def _make_room(self, key: Key[Any]) -> bool:
-        """The queue is full: do what the policy says; return whether a message of this key may be put now."""
-        return _ROOM_MAKERS[self.overflow](self, key)
-
-    def _drop_oldest(self, newest: Key[Any]) -> bool:
-        """Drop the first item for one of the key `newest`; the hole is where it was, at the front."""
-        item = self.items.popleft()
-        key = item[0]
-        self.dropped += 1
-        if type(item) is Event:
-            item.fail(why="dropped, its queue was full")
+    def _hole_in_front(self) -> Hole:
+        """The hole in front of the first item, after the one before that was dropped."""
         holes = self._holes
-        if not holes or holes[0].before:
-            if holes:
-                self._spanned -= 1
-                holes[0].before -= 1
-            if not holes or holes[0].before:
-                holes.appendleft(Hole(self.overflow.value, 0))
-        hole = holes[0]
-        hole.add(key)
-        if not self._overfull:
-            self._begin_episode(newest)
-        return True
+        if holes:
+            first = holes[0]
+            if not first.before:
+                return first
+            self._spanned -= 1
+            first.before -= 1
+            if not first.before:
+                return first
+        else:
+            holes = self._holes = deque()
+        hole = Hole(self.overflow.value, 0)
+        holes.appendleft(hole)
+        return hole
 
-    def _drop_newest(self, key: Key[Any]) -> bool:
-        """Drop what is being put; the hole is behind the last item."""
-        self.dropped += 1
+    def _hole_behind(self) -> Hole:
+        """The hole behind the last item."""
         holes = self._holes
         between = len(self.items) - self._spanned
-        if between or not holes:
-            holes.append(Hole(self.overflow.value, between))
-            self._spanned += between
-        hole = holes[-1]
-        hole.add(key)
-        if not self._overfull:
-            self._begin_episode(key)
-        return False
-
-    def _give_up(self, key: Key[Any]) -> bool:
-        self.dropped += 1
-        self._begin_episode(key)
-        self._owner._too_slow()
-        return False
+        if holes:
+            if not between:
+                return holes[-1]
+        else:
+            holes = self._holes = deque()
+        hole = Hole(self.overflow.value, between)
+        holes.append(hole)
+        self._spanned += between
+        return hole
 
     # Taking
 
@@ -232,32 +296,71 @@ class Mailbox:
 
         For when `alert` is set; else popping the first of `items` will do.
         """
-        if self._replay:
-            event = self._replay.popleft()
-            self._hand_out()
-            return event
-        gap = self.take_gap()
-        if gap is not None:
-            return gap
-        if not self.items:
-            return None
-        item = self.items.popleft()
-        if self._holes:
-            self._spanned -= 1
-            self._holes[0].before -= 1
-        self._eased()
-        return item
+        while True:
+            if self._replay:
+                event = self._replay.popleft()
+                if not self._replay:
+                    self._replay = _NONE
+                    self._changed()
+                return event
+            if self._holes and not self._holes[0].before:
+                gap = self._take_hole()
+                if self.gaps:
+                    return gap
+                # Whoever is notified of it may change everything: look again.
+                self._owner._gap_passed(gap)
+                continue
+            items = self.items
+            if not items:
+                return None
+            if len(items) > self._peak:
+                self._peak = len(items)
+            item = items.popleft()
+            if self._holes:
+                self._spanned -= 1
+                self._holes[0].before -= 1
+            self._eased(1)
+            return item
 
-    def take_gap(self) -> Gap | None:
-        """If a gap is first, take it: return it if it is wanted, else tell the owner."""
-        if self._replay or not self._holes or self._holes[0].before:
-            return None
+    def take_gap(self) -> None:
+        """Notify the owner of gaps that are first; there is nobody to give them to."""
+        while not self._replay and self._holes and not self._holes[0].before:
+            self._owner._gap_passed(self._take_hole())
+
+    def _take_hole(self) -> Gap:
         gap = self._holes.popleft().gap()
-        self._eased()
-        if self.gaps:
-            return gap
-        self._owner._gap_passed(gap)
-        return None
+        if not self._holes:
+            self._holes = _NONE
+        self._changed()
+        return gap
+
+    def take_many(self, most: int) -> list[Any]:
+        """Take up to so many at once, gaps included."""
+        taken: list[Any] = []
+        while len(taken) < most and self.alert and (self._replay or self._holes):
+            first = self.take()
+            if first is None:
+                break
+            taken.append(first)
+        items = self.items
+        length = len(items)
+        number = min(most - len(taken), length)
+        if not number:
+            return taken
+        if self.alert and length > self._peak:
+            self._peak = length
+        if isinstance(items, Latest) or number < length:
+            popleft = items.popleft
+            several: list[Any] = [popleft() for _ in range(number)]
+        else:
+            several = list(items)
+            items.clear()
+        if self.alert:
+            self._eased(number)
+        if not taken:
+            return several
+        taken += several
+        return taken
 
     @property
     def has_gaps(self) -> bool:
@@ -266,50 +369,63 @@ class Mailbox:
 
     def miss(self, gap: Gap) -> None:
         """Let the consumer know, once it comes there, that messages are missing behind the last one."""
-        holes = self._holes
-        between = len(self.items) - self._spanned
-        hole = Hole.of(gap, between)
-        if between or not holes:
-            holes.append(hole)
-            self._spanned += between
+        number = len(self._holes)
+        hole = self._hole_behind()
+        if len(self._holes) == number:
+            hole.merge(Hole.of(gap))
         else:
-            holes[-1].merge(hole)
+            self._holes[-1] = Hole.of(gap, hole.before)
         self.alert = True
         if self.wake is not None:
             self.wake()
 
     def forget_gaps(self) -> None:
-        """Tell nobody of the gaps so far: whoever consumes makes up for them."""
-        self._holes.clear()
+        """Forget the gaps so far: whoever consumes makes up for them."""
+        self._holes = _NONE
         self._spanned = 0
-        self._hand_out()
+        self._changed()
 
-    def _eased(self) -> None:
-        if self._overfull and len(self.items) <= self.maxsize // 2:
+    def _eased(self, number: int) -> None:
+        """So many items have been taken or dropped."""
+        if self._overfull and self._is_half_empty():
             self._overfull = False
-            self._watermark = min(self.peak, self.maxsize)
-        self._hand_out()
+        self._changed()
+        if self.line is not None:
+            self._offer(number, self.maxsize - len(self.items))
+
+    def _is_half_empty(self) -> bool:
+        return len(self.items) <= self.maxsize // 2
+
+    def _changed(self) -> None:
+        """Work out anew what the fast paths read."""
+        self.room = self.maxsize if self.line is None else 0
+        self.alert = self._overfull or bool(self._holes or self._replay or self.line)
+        if not self._overfull:
+            self._watermark = min(self._peak, self.maxsize)
+            if len(self.items) > self._watermark:
+                self.alert = True
+                self._watermark = self.maxsize
 
     def queued(self) -> list[Event[Any]]:
         """What is queued now, as events."""
         items = self.items
         return [as_event(item) for item in (items.values() if isinstance(items, Latest) else items)]
 
-    def give_up(self, why: str) -> None:
-        """Tell whoever waits for what is queued that nobody will finish with it."""
-        for event in self.queued() if self.items else ():
-            event.fail(why=why)
+    def give_up(self, why: str, notices: Notices) -> None:
+        """Nobody will finish with what is queued: whoever waits for that is notified."""
+        if self.has_events:
+            notices += [partial(event.fail, why=why) for event in self.queued() if event.confirmed is not None]
 
-    def drop_all(self) -> int:
+    def drop_all(self, notices: Notices) -> int:
         """Drop and count what is queued; return how many."""
-        self.give_up("dropped, it was removed or closed")
+        self.give_up("dropped, it was removed or closed", notices)
         count = self.pending
         self.dropped += count
+        self._peak = self.peak
         self.items.clear()
-        self._replay.clear()
-        self._holes.clear()
+        self._replay = self._holes = _NONE
         self._spanned = 0
-        self._eased()
+        self._eased(count)
         return count
 
     async def wait(self, loop: asyncio.AbstractEventLoop, check: Callable[[], None]) -> None:
@@ -319,6 +435,8 @@ class Mailbox:
         """
         self.awaited = True
         waiter = loop.create_future()
+        if not self._waiters:
+            self._waiters = []
         self._waiters.append(waiter)
 
         def wake() -> None:
@@ -330,7 +448,7 @@ class Mailbox:
             await waiter
         except BaseException:
             if waiter.done() and not waiter.cancelled():
-                if self.items:
+                if self.items or self._replay or self._holes:
                     self._wake_one()
             else:
                 with suppress(ValueError):
@@ -338,13 +456,14 @@ class Mailbox:
             raise
 
     def _wake_one(self) -> None:
-        while self._waiters:
-            waiter = self._waiters.popleft()
+        waiters = self._waiters
+        while waiters:
+            waiter = waiters.pop(0)
             # A loop may have been closed under its sleepers.
             if not waiter.done() and not waiter.get_loop().is_closed():
                 waiter.set_result(None)
                 break
-        if not self._waiters:
+        if not waiters:
             self.wake = None
 
     def close(self) -> None:
@@ -352,43 +471,29 @@ class Mailbox:
         self.closed = True
         while self._waiters:
             self._wake_one()
-        self._hand_out()
+        if self.line is not None:
+            self._offer(len(self.line), len(self.line))
 
-    # Places, for publish_wait
+    # Room, for whoever waits to publish
 
-    def has_room(self, key: Key[Any]) -> bool:
-        """True if a message of this key would drop nothing and overtake nobody."""
-        return len(self.items) < self.room or self.closed or (type(self.items) is Latest and key in self.items)
+    def has_room(self, key: Key[Any], ahead: int) -> bool:
+        """True if a message of this key would drop nothing, once so many others are in the queue."""
+        items = self.items
+        return len(items) + ahead < self.maxsize or self.closed or (type(items) is Latest and key in items)
 
-    async def place(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Wait for a place and hold it until `give_back`. First come, first served; a closed mailbox has places."""
-        waiter = loop.create_future()
-        self._places.append(waiter)
-        self._hand_out()
-        try:
-            await waiter
-        except BaseException:
-            if waiter.done() and not waiter.cancelled():
-                self.give_back()
-            else:
-                with suppress(ValueError):
-                    self._places.remove(waiter)
-                self._hand_out()
-            raise
+    def line_changed(self) -> None:
+        """Somebody has joined the line or left it."""
+        self._changed()
+        if self.line is not None:
+            self._offer(1, self.maxsize - len(self.items))
 
-    def give_back(self) -> None:
-        """Release a place."""
-        self._reserved -= 1
-        self._hand_out()
+    def _offer(self, number: int, free: int) -> None:
+        """Of so many free places the last ones are new: grant them to those who wait for them."""
+        assert self.line is not None
+        self.line.offer(free - number, free)
 
-    def _hand_out(self) -> None:
-        while self._places and (self.closed or len(self.items) + self._reserved < self.maxsize):
-            waiter = self._places.popleft()
-            if not waiter.done() and not waiter.get_loop().is_closed():
-                self._reserved += 1
-                waiter.set_result(None)
-        self.room = 0 if self._places else self.maxsize - self._reserved
-        self.alert = self._overfull or bool(self._places or self._holes or self._replay)
+
+FULL = "dropped, its queue was full"
 
 
 class Latest(OrderedDict[Key[Any], Item]):
@@ -400,53 +505,6 @@ class Latest(OrderedDict[Key[Any], Item]):
     def popleft(self) -> Item:
         """Remove and return the first item."""
         return self.popitem(last=False)[1]
-
-
-class Hole:
-    """A gap in the making."""
-
-    __slots__ = ("before", "count", "keys", "reason", "since", "until")
-
-    MOST_KEYS = 64
-
-    def __init__(self, reason: str, before: int) -> None:
-        self.reason = reason
-        self.before = before  # items between it and the hole before it, or the front
-        self.count: int | None = 0
-        self.since = self.until = now()
-        self.keys: dict[Key[Any], None] | None = {}
-
-    @classmethod
-    def of(cls, gap: Gap, before: int = 0) -> Hole:
-        """The hole that `gap` tells of."""
-        hole = cls(gap.reason, before)
-        hole.count, hole.since, hole.until = gap.count, gap.since, gap.until
-        hole.keys = None if gap.keys is None else dict.fromkeys(gap.keys)
-        return hole
-
-    def add(self, key: Key[Any]) -> None:
-        """A message of this key is missing, too."""
-        if self.count is not None:
-            self.count += 1
-        self.until = now()
-        if self.keys is not None and key not in self.keys:
-            self.keys[key] = None
-            if len(self.keys) > self.MOST_KEYS:
-                self.keys = None
-
-    def merge(self, other: Hole) -> None:
-        """All that is missing in `other` is missing here."""
-        if other.reason not in self.reason.split(", "):
-            self.reason += f", {other.reason}"
-        self.count = None if self.count is None or other.count is None else self.count + other.count
-        self.since = min(self.since, other.since)
-        self.until = max(self.until, other.until)
-        keys = None if self.keys is None or other.keys is None else self.keys | other.keys
-        self.keys = None if keys is None or len(keys) > self.MOST_KEYS else keys
-
-    def gap(self) -> Gap:
-        keys = None if self.keys is None else tuple(self.keys)
-        return Gap(self.reason, self.count, self.since, self.until, keys)
 
 
 # The entrances, one made for each mailbox. In each, waking is first: it refuses the wrong thread, and then nothing is
@@ -471,16 +529,17 @@ def _bounded(box: Mailbox) -> Deliver:
     items = cast("deque[Item]", box.items)
     append = items.append
     maxsize = box.maxsize
-    make_room = _ROOM_MAKERS[box.overflow].__get__(box)
+    overflow = _WHEN_FULL[box.overflow]
 
     def put(key: Key[Any], message: Any) -> None:
         if box.wake is not None:
             box.wake()
-        if len(items) >= maxsize and not make_room(key):
-            return
-        append((key, message))
-        if len(items) > box._watermark:
-            box._grown()
+        if len(items) < maxsize:
+            append((key, message))
+            if len(items) > box._watermark:
+                box._grown()
+        else:
+            overflow(box, (key, message))
 
     return put
 
@@ -493,23 +552,19 @@ def _latest(box: Mailbox) -> Deliver:
         if box.wake is not None:
             box.wake()
         if key in items:
-            box._supersede(items[key])
-        elif len(items) >= maxsize:
-            box._drop_oldest(key)
-        items[key] = (key, message)
-        if len(items) > box._watermark:
-            box._grown()
+            replaced, items[key] = items[key], (key, message)
+            box.superseded += 1
+            if type(replaced) is Event:
+                replaced.done()  # nobody needs it any more
+        elif len(items) < maxsize:
+            items[key] = (key, message)
+            if len(items) > box._watermark:
+                box._grown()
+        else:
+            box._drop_oldest((key, message))
 
     return put
 
-
-_ROOM_MAKERS: dict[Overflow, Callable[[Mailbox, Key[Any]], bool]] = {
-    Overflow.GROW: Mailbox._drop_oldest,  # what a bridge brings
-    Overflow.DROP_OLDEST: Mailbox._drop_oldest,
-    Overflow.DROP_NEWEST: Mailbox._drop_newest,
-    Overflow.LATEST: Mailbox._drop_oldest,
-    Overflow.CLOSE: Mailbox._give_up,
-}
 
 _ENTRANCES: dict[Overflow, Callable[[Mailbox], Deliver]] = {
     Overflow.GROW: _growing,
@@ -517,4 +572,12 @@ _ENTRANCES: dict[Overflow, Callable[[Mailbox], Deliver]] = {
     Overflow.DROP_NEWEST: _bounded,
     Overflow.LATEST: _latest,
     Overflow.CLOSE: _bounded,
+}
+
+_WHEN_FULL: dict[Overflow, Callable[[Mailbox, Item], None]] = {
+    Overflow.GROW: Mailbox._drop_oldest,  # of what has to be bounded even so
+    Overflow.DROP_OLDEST: Mailbox._drop_oldest,
+    Overflow.DROP_NEWEST: Mailbox._drop_newest,
+    Overflow.LATEST: Mailbox._drop_oldest,
+    Overflow.CLOSE: Mailbox._close,
 }

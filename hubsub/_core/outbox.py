@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from ..event import Event, Gap
 from ..key import NAMESPACE, Key, is_subset
 from .message_queue import Item, Mailbox, Overflow
+from .notices import Notices, notify
 from .registration import Owner
 from .subscription import Queue
 
@@ -44,6 +45,7 @@ class HeldMailbox(Mailbox):
     def __init__(self, maxsize: int, owner: Any, shed: Callable[[], bool]) -> None:
         super().__init__(maxsize, Overflow.DROP_OLDEST, owner, gaps=True)
         self.limit = maxsize
+        self.has_events = True
         self._held = 0
         self._is_full = False
         self._shed = shed
@@ -52,25 +54,21 @@ class HeldMailbox(Mailbox):
         def put(key: Key[Any], message: Any) -> None:
             if self.wake is not None:
                 self.wake()
-            if len(items) >= self.maxsize:
-                self._make_room(key)
-            append((key, message))
-            if len(items) > self._watermark:
-                self._grown()
+            if len(items) < self.maxsize:
+                append((key, message))
+            else:
+                self._put_full((key, message))
 
         def put_item(item: Any) -> None:
             if self.wake is not None:
                 self.wake()
-            if len(items) >= self.maxsize:
-                self._make_room(item[0])
-            append(item)
-            if len(items) > self._watermark:
-                self._grown()
+            if len(items) < self.maxsize:
+                append(item)
+            else:
+                self._put_full(item)
 
         self.put = put
         self.put_item = put_item
-        # So that taking always passes by here: what was taken counts from that very moment.
-        self.alert = True
 
     def take(self) -> Item | Gap | None:
         """As `Mailbox.take`."""
@@ -81,29 +79,38 @@ class HeldMailbox(Mailbox):
             self.hold(self._held - 1, self._is_full)
         return first
 
+    def take_many(self, most: int) -> list[Any]:
+        """As `Mailbox.take_many`."""
+        taken: list[Any] = []
+        while len(taken) < most and (first := self.take()) is not None:
+            taken.append(first)
+        return taken
+
     def hold(self, number: int, is_full: bool) -> None:
         """So many that were taken are not gone yet; `is_full` says that for other reasons there is no room."""
         self._held = number
         self._is_full = is_full
         self.maxsize = 0 if is_full else self.limit - number
-        self._eased()
+        self._eased(self.limit)
 
-    def _eased(self) -> None:
-        if len(self.items) + self._held <= self.limit // 2:
-            self._overfull = False
-        self._hand_out()
+    def _is_half_empty(self) -> bool:
+        return len(self.items) + self._held <= self.limit // 2
 
-    def _hand_out(self) -> None:
-        super()._hand_out()
+    def _changed(self) -> None:
+        super()._changed()
+        # So that taking always passes by here: what was taken counts from that very moment.
         self.alert = True
 
-    def _make_room(self, key: Key[Any]) -> bool:
+    def _put_full(self, item: Item) -> None:
         if self._held and self._shed():  # which holds again
-            if not self._overfull:
-                self._begin_episode(key)
+            notices: Notices = []
+            self._append(item)
+            self._begin_episode(item[0], notices)
+            notify(notices)
         elif self.items:
-            super()._make_room(key)
-        return True
+            super()._put_full(item)
+        else:
+            self._append(item)
 
 
 class SharedId:
@@ -219,7 +226,7 @@ class Outbox(Queue[Event[Any] | Gap]):
         meta = event.meta
         if self._number and (meta is None or meta.id is None):
             key, message = event[0], event[1]
-            meta = self._hub.mint(meta)._replace(id=self._shared_id.of(self._number, key, message))  # type: ignore[attr-defined]
+            meta = self._hub.border.mint(meta)._replace(id=self._shared_id.of(self._number, key, message))  # type: ignore[attr-defined]
             named = Event(key, message, meta)
             named.confirmed, named.registration = event.confirmed, event.registration
             event = named
@@ -249,4 +256,4 @@ class Outbox(Queue[Event[Any] | Gap]):
     def close(self) -> None:
         """Queue nothing more; what is queued can still be read. Closing twice is safe."""
         if not self.closed:
-            self._hub._close_outbox(self)  # type: ignore[attr-defined]
+            self._hub.border.close_outbox(self)  # type: ignore[attr-defined]

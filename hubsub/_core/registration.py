@@ -14,6 +14,7 @@ from ..log import Logger
 from .callables import truth
 from .life import Life
 from .message_queue import Mailbox, Overflow
+from .notices import Notices
 from .retry import Retry
 from .router import Router
 
@@ -250,8 +251,9 @@ class Registration:
         """Remove it before the message that it was there for is handed over."""
         self._hub._remove(self)
 
-    def _removed(self) -> None:
-        """Let go of what was queued or running; the hub has just removed it."""
+    def _removed(self) -> Notices:
+        """Let go of what was queued or running, being removed; return who is to be notified when that is done."""
+        return []
 
     # What the mailbox tells
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import count
 from typing import Any, TypedDict, Unpack, get_args
 
@@ -20,6 +21,7 @@ from .history import History
 from .life import Life
 from .listener import AsyncListener, Listener
 from .message_queue import Overflow
+from .notices import Notices, notify
 from .registration import AsyncOptions, Bookkeeper, ListenerOptions, QueueOptions, Registration, Where
 from .retry import Retry
 from .router import Router
@@ -143,19 +145,16 @@ class Registry(Exchange):
         if self._life.state != "open":
             raise HubClosed(self, closing=self._life.state == "closing")
         replay: list[Event[Any]] = []
-        if history:
+        if history or history is False:
             history = count_of(history, "history")
             self._history.check(patterns)
             replay = self._history.select(patterns, history, () if registration.closed else registration._patterns)
-            replay = [event for event in replay if registration.wants(event)]
         if registration.closed:
             registration._reopened()
+            self._router.reordered = True
         if registration not in self._registered:
             self._registered[registration] = None
             registration.order = next(self._order)
-        if replay and registration.mailbox is not None:
-            registration.mailbox.replay(replay)
-            registration.counted += len(replay)
         registration._patterns += tuple(patterns)
         if len(registration._patterns) > 1:
             self._router.several = True
@@ -165,29 +164,55 @@ class Registry(Exchange):
             registration._owner._note(registration, patterns)
         for changed in self._followers:
             changed(patterns)
+        if replay:
+            try:
+                self._replay(registration, replay)
+            except BaseException:
+                self._remove(registration, patterns)
+                raise
         if self._watchers:
             self._announce_changes("addedSubscriber", added)
+
+    def _replay(self, registration: Registration, events: Iterable[Event[Any]]) -> None:
+        """Have a new registration begin with what its `where` wants of these; an error in there is its own failure."""
+        wanted = []
+        for event in events:
+            registration.counted += 1
+            try:
+                if registration.wants(event):
+                    wanted.append(event)
+                    continue
+            except BaseException as error:
+                interrupt = self._failure(registration, *event, error)
+                if interrupt is not None:
+                    raise interrupt from None
+            registration.filtered += 1
+        if registration.mailbox is not None:
+            registration.mailbox.replay(wanted)
 
     def _remove(self, registration: Registration, patterns: Iterable[tuple[str, ...]] | None = None) -> None:
         """Take it off these patterns, or off all; off its last one it is closed."""
         self._life.check_thread()
         patterns = registration._patterns if patterns is None else tuple(patterns)
         left = tuple(pattern for pattern in registration._patterns if pattern not in patterns)
+        if left:
+            registration._patterns = left
+        else:
+            registration.closed = True
         removed = [(pattern, self._router.remove(pattern, registration)) for pattern in patterns]
         self._watchers -= sum(map(_may_be_meta, patterns))
-        self._silence(registration, left)
+        self._router.withdraw(registration, left)
+        notices: Notices = []
         if not left:
-            registration.closed = True
             del self._registered[registration]
-            registration._removed()
-        else:
-            registration._patterns = left
+            notices = registration._removed()
         if registration._owner is not None:
             registration._owner._forget(registration, patterns)
         for changed in self._followers:
             changed(patterns)
         if self._watchers and self._life.state != "closed":
-            self._announce_changes("removedSubscriber", removed)
+            notices.append(partial(self._announce_changes, "removedSubscriber", removed))
+        notify(notices)
 
     def _observe(self, patterns: Sequence[tuple[str, ...]], more: int) -> None:
         """Make the routes of these patterns anew, since observers of theirs came or went."""

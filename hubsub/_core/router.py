@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from operator import attrgetter
 from typing import Any, Generic, TypeVar
 
 from ..key import Key, is_subset
 from .matcher import Matcher
 from .routes import Route, RouteCache, Tally, Target
+from .running import Running
+from .wide import WideRoutes
 
 R = TypeVar("R", bound=Target)  # what keys lead to
 
@@ -43,21 +45,47 @@ class Router(Generic[R]):
         self._indexed = False
         self._limit = limit
         self._uncached: list[Route] = []
+        self._running = Running()
+        self._wide = WideRoutes()
         # Asked with each route that is made who is to stand first in it, given the key and how many it leads to.
         self.observers: list[Callable[[Key[Any], int], R | None]] = []
         # Set once a target is on several patterns: only then can a key lead to it more than once.
         self.several = False
+        # Set once the order of a target has changed: routes that are in use may have it where it stood before.
+        self.reordered = False
 
     def add(self, pattern: tuple[str, ...], target: R) -> int:
-        """Let a pattern lead to a target, too; return how many it leads to now."""
+        """Let a pattern lead to a target, too; return how many it leads to now.
+
+        The target says already that it is on it.
+        """
         self.forget(pattern)
+        if self._wide:
+            self._wide.changed(pattern, target)
         return self.matcher.add(pattern, target)
 
     def remove(self, pattern: tuple[str, ...], target: R) -> int:
-        """Let a pattern not lead to a target any more; return how many it still leads to."""
+        """Let a pattern not lead to a target any more; return how many it still leads to.
+
+        The target says already that it is not. A publish that is running comes to it, until it is withdrawn.
+        """
         self.forget(pattern)
+        if self._wide:
+            self._wide.changed(pattern, target)
         self._fold_uncached()  # and let go of it
         return self.matcher.remove(pattern, target)
+
+    def withdraw(self, target: R, left: Collection[tuple[str, ...]]) -> None:
+        """Have publishes that are running come to a target no more, but for keys of the patterns that it has `left`."""
+        if not self._running and not self.retired:
+            return
+        for cache in self.retired:
+            if not cache.is_searched:
+                cache.is_searched = True
+                self._running.note_used(cache.routes.values())
+        for route in self._running.alive():
+            if not left or not any(is_subset(route.key, pattern) for pattern in left):
+                route.withdraw(target, self.reordered)
 
     def targets(self, key: Key[Any]) -> list[R]:
         """Where an exact key leads, in order of subscription, each target once."""
@@ -66,10 +94,11 @@ class Router(Generic[R]):
 
     def observed(self, key: Key[Any], targets: list[R]) -> list[R]:
         """The targets of an exact key, after those who only observe it."""
-        if not self.observers:
-            return targets
-        asked = [observer(key, len(targets)) for observer in self.observers]
-        return [target for target in asked if target is not None] + targets
+        return self._observers_of(key, len(targets)) + targets if self.observers else targets
+
+    def _observers_of(self, key: Key[Any], routed: int) -> list[R]:
+        """Those who observe an exact key that leads to so many."""
+        return [each for observer in self.observers if (each := observer(key, routed)) is not None]
 
     def _in_order(self, targets: list[R]) -> list[R]:
         if self.several:
@@ -79,25 +108,19 @@ class Router(Generic[R]):
 
     def make(self, key: Key[Any]) -> Route:
         """Make the route of an exact key that has none, and remember it."""
-        targets = self.matcher.match(key)
-        if len(targets) > 1:
-            targets = self._in_order(targets)
-        width = len(targets)
-        diverted = None
-        if self.observers:
-            observers = self.observed(key, targets)
-            if _diverts(observers[: len(observers) - width], key):
-                diverted, targets, width = targets, self.observed(key, []), 0
-            else:
-                targets = observers
-        route = Route(map(_deliver_of, targets))
-        if diverted is not None:
-            route.diverted = diverted
-        route.width = width
-        route.key = key
-        route.targets = targets
-        route.sole = targets[0] if width == len(targets) == 1 else None
+        route = self._wide.take(key) if self._wide else None
+        if route is None:
+            targets = self.matcher.match(key)
+            if len(targets) > 1:
+                targets = self._in_order(targets)
+            route = Route(map(_deliver_of, targets))
+            route.key = key
+            route.targets = targets
         route.published = 0
+        route.width = width = len(route)
+        route.sole = route.targets[0] if width == 1 else None
+        if self.observers:
+            self._add_observers(route)
         self.misses += 1
         if self.caching:
             if self.cache.size >= self.cache.limit:
@@ -106,7 +129,26 @@ class Router(Generic[R]):
         else:
             self._fold_uncached()
             self._uncached.append(route)
+            if len(route) > 1:
+                self._running.note((route,))
         return route
+
+    def _add_observers(self, route: Route) -> None:
+        """Put those who observe a route first in it; one that diverts its key takes the place of everybody else."""
+        key = route.key
+        observers: list[Any] = self._observers_of(key, len(route))
+        if not observers:
+            return
+        if any(is_subset(key, pattern) for each in observers for pattern in each.diverts):
+            route.diverted = route.targets
+            observers = self._observers_of(key, 0)
+            route.targets = observers
+            route[:] = map(_deliver_of, observers)
+            route.width = 0
+        else:
+            route.targets[:0] = observers
+            route[:0] = map(_deliver_of, observers)
+        route.sole = None
 
     # Figures
 
@@ -153,6 +195,9 @@ class Router(Generic[R]):
         else:
             for route in touched:
                 self.cache.drop(route)
+                if len(route) > 1:
+                    self._running.note((route,))
+                    self._wide.keep(route)
 
     def swap(self) -> None:
         """Start an empty cache."""
@@ -167,6 +212,9 @@ class Router(Generic[R]):
         except RuntimeError:
             # Nobody has to wait for it: all at once.
             self.fold_all()
+            for cache in self.retired:
+                if not cache.is_searched:
+                    self._running.note_used(cache.routes.values())
             self.retired.clear()
         else:
             self.dismantle_on(loop)
@@ -181,23 +229,28 @@ class Router(Generic[R]):
     def _dismantle(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._dismantling_on is not loop:
             return
-        if self.retired and not self.retired[0].dismantle(self.SLICE):
-            del self.retired[0]
+        if self.retired:
+            self._dismantle_some(self.SLICE)
         if self.retired:
             loop.call_soon(self._dismantle, loop)
         else:
             self._dismantling_on = None
 
+    def _dismantle_some(self, most: int) -> None:
+        """Dismantle so many routes of the cache that was retired first."""
+        cache = self.retired[0]
+        given_up = cache.dismantle(most)
+        if not cache.is_searched:
+            self._running.note(given_up)
+        if cache.is_empty():
+            del self.retired[0]
+
     async def clear(self) -> None:
         """Forget every route."""
         self.swap()
+        self._wide.clear()
         while self.retired:  # noqa: ASYNC110 - not waiting: giving the loop its turns
             await asyncio.sleep(0)
-
-
-def _diverts(observers: Iterable[Any], key: tuple[str, ...]) -> bool:
-    """True if one of them takes what is published to `key` for itself."""
-    return any(is_subset(key, pattern) for each in observers for pattern in each.diverts)
 
 
 _deliver_of: Any = attrgetter("deliver")

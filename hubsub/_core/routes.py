@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import sys
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from itertools import chain, islice
+from operator import attrgetter
 from typing import Any, Protocol
 
 from ..event import Event
 from ..key import PLUS, STAR, Deliver, Key
+
+_by_order: Any = attrgetter("order")
 
 
 class Target(Protocol):
@@ -37,42 +41,79 @@ class Target(Protocol):
     def is_on(self, key: tuple[str, ...]) -> bool:
         """True while messages of an exact key are for it."""
 
+    def _miss(self, key: Key[Any], message: Any) -> None:
+        """Stand in its place in a publish that was running when it was removed."""
+
 
 class Route(list[Deliver]):
     """The callables that a message of one key is delivered to, in order of subscription.
 
-    It is never changed while it is in use but for one thing: the place of what was closed is overwritten.
+    Once it is made, it is never changed but for one thing: the place of what was removed is overwritten.
     Counting each listener's messages would cost every publish a step per listener; so a route counts its own
     publishes, and `fold` adds them to its targets when somebody asks or when the route is given up.
     """
 
-    __slots__ = ("_failures", "diverted", "key", "mailboxes", "others", "published", "sole", "targets", "width")
+    __slots__ = (
+        "__weakref__",
+        "_places",
+        "diverted",
+        "key",
+        "mailboxes",
+        "others",
+        "published",
+        "sole",
+        "targets",
+        "width",
+    )
 
     # No __init__: without one it is made in C, in half the time. Who makes a route sets the first five.
     key: Key[Any]
-    targets: Sequence[Target]  # the `deliver` of each stands in the same place
+    targets: list[Any]  # of `Target`: the `deliver` of each stands in the same place
     published: int
+    _places: dict[int, list[int]]  # set by the first failure: where each callable stands, by its id
     width: int  # how many of the targets are subscriptions
     sole: Target | None  # the only target, if that is a subscription
     mailboxes: Sequence[Any]  # set by the first publish_wait
     diverted: Sequence[Target]  # set where a bridge takes all: the registrations that get what it brings back
     others: dict[Any, tuple[Sequence[Target], Target | None]]  # set by what is relayed: who gets it, by who does not
 
-    def place_of(self, deliver: object) -> int:
-        """The place whose call has just failed, given what was called.
+    def places_of(self, deliver: object) -> Sequence[int]:
+        """The places in which a callable stands, or stood before it was overwritten; all if nobody knows."""
+        try:
+            places = self._places
+        except AttributeError:
+            places = self._places = {}
+            for place, (target, each) in enumerate(zip(self.targets, self, strict=False)):
+                # What a target delivers to may have changed since: then its place has what it was.
+                for callable in {id(target.deliver), id(each)}:
+                    places.setdefault(callable, []).append(place)
+        return places.get(id(deliver)) or range(len(self))
 
-        A callable may stand in several places. It is taken to fail in each in turn, as what depends on the message
-        alone does.
-        """
-        # What a target delivers to may have changed since: then its place has what it was.
-        pairs = zip(self.targets, self, strict=True)
-        places = [place for place, (target, each) in enumerate(pairs) if deliver is target.deliver or deliver is each]
-        if len(places) == 1:
-            return places[0]
-        publish, failures = getattr(self, "_failures", (0, 0))
-        failures = failures + 1 if publish == self.published else 0
-        self._failures = (self.published, failures)
-        return places[failures % len(places)]
+    def find(self, target: Target, reordered: bool = False) -> int | None:
+        """The place of a target; `reordered` says that some may not stand in order any more."""
+        targets = self.targets
+        place = bisect_left(targets, target.order, key=_by_order)
+        while place < len(targets) and targets[place].order == target.order:
+            if targets[place] is target:
+                return place
+            place += 1
+        return next((place for place, each in enumerate(targets) if each is target), None) if reordered else None
+
+    def withdraw(self, target: Target, reordered: bool = False) -> None:
+        """Have the publishes that run along here come to a target no more."""
+        place = self.find(target, reordered)
+        if place is not None:
+            self[place] = target._miss
+
+    def update(self, target: Target) -> None:
+        """Bring a route up to date that nobody runs along, after a target has come to a pattern or gone from it."""
+        place, wanted = self.find(target), target.is_on(self.key)
+        if place is not None and not wanted:
+            del self[place], self.targets[place]
+        elif place is None and wanted:
+            place = bisect_left(self.targets, target.order, key=_by_order)
+            self.insert(place, target.deliver)
+            self.targets.insert(place, target)
 
 
 class Observer:
@@ -102,6 +143,9 @@ class Observer:
     def is_on(self, key: tuple[str, ...]) -> bool:
         """It is on whatever leads to it."""
         return True
+
+    def _miss(self, key: Key[Any], message: Any) -> None:
+        """As `Target._miss`."""
 
 
 class Tally:
@@ -139,7 +183,7 @@ class RouteCache:
             first and publish then, and never need it.
     """
 
-    __slots__ = ("_index", "_limit", "_stale", "_tally", "indexed", "limit", "routes", "size")
+    __slots__ = ("_index", "_limit", "_stale", "_tally", "indexed", "is_searched", "limit", "routes", "size")
 
     # Beyond this many candidates, finding the touched routes costs more than making all of them anew bit by bit.
     MOST_SEARCHED = 5000
@@ -151,6 +195,7 @@ class RouteCache:
         # By length of key, then place, then part: the keys that have this part in this place.
         self._index: dict[int, list[dict[str, list[Key[Any]]]]] = {}
         self.indexed = indexed
+        self.is_searched = False  # for the routes that somebody runs along
         # Keys that are in the index but have no route now. Taking them out would cost more than to pass over them.
         self._stale: dict[Key[Any], None] = {}
         self.limit = self._limit = limit
@@ -179,8 +224,7 @@ class RouteCache:
     def drop(self, route: Route) -> None:
         """Give a route up, having added what it counted; a publish that runs on it runs on."""
         key = route.key
-        if self.routes.pop(key, None) is None:
-            return
+        del self.routes[key]
         if len(key) == 1:
             del self.routes[key[0]]
         self.size -= 1
@@ -238,11 +282,12 @@ class RouteCache:
         for route in self.routes.values():
             self._tally.fold(route)
 
-    def dismantle(self, most: int) -> bool:
-        """Give up to `most` routes up, and as much of the index; return whether more is left."""
+    def dismantle(self, most: int) -> list[Route]:
+        """Give up to `most` routes up, and as much of the index; return these routes."""
         routes = self.routes
-        for _ in range(min(most, len(routes))):
-            self._tally.fold(routes.popitem()[1])
+        given_up = [routes.popitem()[1] for _ in range(min(most, len(routes)))]
+        for route in given_up:
+            self._tally.fold(route)
         self._stale.clear()
         left = most
         for length, places in list(self._index.items()):
@@ -256,4 +301,8 @@ class RouteCache:
                     left -= len(keys) + 1
             if not any(places):
                 del self._index[length]
-        return bool(routes or self._index)
+        return given_up
+
+    def is_empty(self) -> bool:
+        """True if nothing is left of it."""
+        return not (self.routes or self._index)

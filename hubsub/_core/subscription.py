@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
+from ..describe import describe
 from ..errors import SubscriberTooSlow, SubscriptionClosed
 from ..event import Event, Gap, Snapshot
 from ..key import T, V
 from .callables import awaitable
-from .listener import AsyncListener as AsyncListener
-from .listener import Listener as Listener
+from .hands import Hands, left_by_choice
 from .message_queue import Item, Mailbox, Overflow, as_event, as_tuple
-from .registration import Ack as Ack
-from .registration import AsyncOptions as AsyncOptions
-from .registration import Bookkeeper as Bookkeeper
-from .registration import ListenerOptions as ListenerOptions
-from .registration import Owner
-from .registration import QueueOptions as QueueOptions
-from .registration import Registration as Registration
-from .registration import Removal as Removal
-from .registration import SubscribeOptions as SubscribeOptions
-from .registration import Where as Where
+from .notices import Notices, notify
+from .registration import Ack, Owner, Registration, Where
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -44,8 +37,7 @@ class Queue(Registration, Generic[Read]):
     ) -> None:
         self._mailbox = Mailbox(maxsize, overflow, self, gaps=self._gaps)
         self._was_too_slow = False
-        # The confirmed messages in hand, by who has them: each iterator, and `consume` and `get_batch` together.
-        self._hands: dict[object, list[Event[Any]]] = {}
+        self._hands: Hands | None = None  # until there is a confirmed message
         self.ack: Ack = ack
         """How a confirmed publish learns that a message is finished: "auto" or "manual"."""
         super().__init__(hub, self._mailbox.put, mailbox=self._mailbox, where=where)
@@ -62,16 +54,15 @@ class Queue(Registration, Generic[Read]):
         """As `consume`, but a plain tuple unless metadata travels with the message: the fastest way to wait for one."""
         mailbox = self._mailbox
         items = mailbox.items
-        if self._hands:
-            self._let_go_of(self)
+        if self._hands is not None:
+            self._hands.ask(_current_task())
         while True:
             first: Any = items.popleft() if items and not mailbox.alert else mailbox.take()
             if first is not None:
                 if type(first) is Event and first.confirmed is not None:
-                    self._hold(self, first)
+                    self._hold(_current_task(), first)
                 return first
-            if not items:
-                await self._wait()
+            await self._wait()
 
     async def get_batch(self, maximum: int) -> list[Read]:
         """Wait for a message, then return all that are queued, at least one and at most `maximum`.
@@ -80,37 +71,47 @@ class Queue(Registration, Generic[Read]):
             ValueError: `maximum` is less than one.
             SubscriptionClosed: It is closed and everything queued was read.
         """
-        if maximum < 1:
-            raise ValueError(f"a batch holds at least one message, not {maximum!r}")
-        batch: list[Any] = [_presented(await self.consume_pair())]
-        while len(batch) < maximum:
-            first = self._take_now()
-            if first is None:
-                break
-            batch.append(_presented(first))
-        return batch
+        _check_batch(maximum)
+        if self._hands is not None:
+            self._hands.ask(_current_task())
+        while not (batch := self._take_many(maximum, _current_task)):
+            await self._wait()
+        return self._as_read(batch)
 
-    def _take_now(self) -> Item | Gap | None:
-        """Take what can be read without waiting, if anything."""
+    def take(self, maximum: int) -> list[Any]:
+        """Return what is queued, at once: at most `maximum` messages, and none if there are none.
+
+        Each is a plain tuple of key and message, or an `Event` where metadata travels with it, or a `Gap`: the fastest
+        way to read. Asking for messages finishes those of the last `take`. A closed subscription gives what is left.
+
+        Raises:
+            ValueError: `maximum` is less than one.
+        """
+        _check_batch(maximum)
+        if self._hands is not None:
+            self._hands.ask(None)
+        return self._take_many(maximum, _nobody)
+
+    def _take_many(self, maximum: int, reader: Callable[[], object]) -> list[Any]:
         mailbox = self._mailbox
-        items = mailbox.items
-        first = items.popleft() if items and not mailbox.alert else mailbox.take()
-        if type(first) is Event and first.confirmed is not None:
-            self._hold(self, first)
-        return first
+        taken = mailbox.take_many(maximum)
+        if mailbox.has_events:
+            for each in taken:
+                if type(each) is Event and each.confirmed is not None:
+                    self._hold(reader(), each)
+        return taken
 
-    def _hold(self, hand: object, event: Event[Any]) -> None:
+    def _as_read(self, taken: list[Any]) -> list[Read]:
+        if self._mailbox.has_events or self._gaps:
+            return list(map(_presented, taken))
+        return list(map(as_tuple, repeat(Event), taken))  # type: ignore[arg-type]
+
+    def _hold(self, reader: object, event: Event[Any]) -> None:
         """Note that a confirmed message is in somebody's hand."""
         if self.ack == "auto":
-            self._hands.setdefault(hand, []).append(event)
-
-    def _let_go_of(self, hand: object, error: BaseException | None = None) -> None:
-        """Tell that whoever has the messages of a hand has finished with them, or has failed."""
-        for event in self._hands.pop(hand, ()):
-            if error is None:
-                event.done()
-            else:
-                event.fail(error)
+            if self._hands is None:
+                self._hands = Hands()
+            self._hands.hold(reader, event)
 
     async def _wait(self) -> None:
         if self._mailbox.closed:
@@ -133,12 +134,15 @@ class Queue(Registration, Generic[Read]):
             self._hub._remove(self)
 
     def _too_slow(self) -> None:
-        self._was_too_slow = True
-        self._hub._remove(self)
+        if not self.closed:
+            self._was_too_slow = True
+            self._hub._remove(self)
 
-    def _removed(self) -> None:
-        self._mailbox.give_up("closed before it was read")
+    def _removed(self) -> Notices:
+        notices: Notices = []
+        self._mailbox.give_up("closed before it was read", notices)
         self._mailbox.close()
+        return notices
 
     def _reopened(self) -> None:
         super()._reopened()
@@ -151,9 +155,11 @@ class Queue(Registration, Generic[Read]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for hand in list(self._hands):
-            self._let_go_of(hand, error)
-        self.close()
+        try:
+            if self._hands is not None:
+                self._hands.let_go(error)
+        finally:
+            self.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -189,12 +195,13 @@ class SnapshotSubscription(Queue[Event[T] | Snapshot[V]], Generic[T, V]):
     """A `Subscription` that begins with a snapshot of what the messages are about, and repeats it instead of a gap.
 
     `load` runs in the consumer's own step: at the first read, and where a gap is reached. Messages that are published
-    meanwhile wait in the queue; if that overflows they are dropped, and `load` runs once more, after a pause. A message
-    may be part of the snapshot and come after it too, so apply messages idempotently. If `load` raises, or the step
-    is cancelled, the next read loads again.
+    meanwhile wait in the queue; if that overflows they are dropped, and `load` runs once more, after a pause. If the
+    queue overflows again, the snapshot is read all the same, and `load` runs again where messages are missing. A
+    message may be part of the snapshot and come after it too, so apply messages idempotently. If `load` raises, or the
+    step is cancelled, the next read loads again. `take` never loads: until a snapshot is read it returns nothing.
     """
 
-    __slots__ = ("_is_stale", "_load", "_lock")
+    __slots__ = ("_is_stale", "_load", "_lock", "_pause")
 
     _gaps = True
     # Seconds between two loads because of overflow: the first pause, and the longest.
@@ -214,54 +221,116 @@ class SnapshotSubscription(Queue[Event[T] | Snapshot[V]], Generic[T, V]):
         self._load = load
         self._is_stale = True
         self._lock = asyncio.Lock()
+        self._pause: float | None = None  # before the next load, after one that the queue overflowed in
 
     async def consume_pair(self) -> Any:
+        return await self._step(_current_task())
+
+    consume_pair.__doc__ = Queue.consume_pair.__doc__
+
+    async def get_batch(self, maximum: int) -> list[Event[T] | Snapshot[V]]:
+        _check_batch(maximum)
+        batch = [await self._step(_current_task())]
+        if maximum > 1:
+            batch += self._take_many(maximum - 1, _current_task)
+        return self._as_read(batch)
+
+    get_batch.__doc__ = Queue.get_batch.__doc__
+
+    async def _step(self, reader: object) -> Any:
+        """Read what is next, the snapshot included."""
+        if self._hands is not None:
+            self._hands.ask(reader)
         while True:
             if self._is_stale:
                 snapshot = await self._refresh()
                 if snapshot is not None:
                     return snapshot
-            first = await super().consume_pair()
-            if type(first) is not Gap:
+            first = self._mailbox.take()
+            if type(first) is Gap:
+                self._is_stale = True
+            elif first is None:
+                await self._wait()
+            else:
+                if type(first) is Event and first.confirmed is not None:
+                    self._hold(reader, first)
                 return first
-            self._is_stale = True
 
-    consume_pair.__doc__ = Queue.consume_pair.__doc__
-
-    def _take_now(self) -> Item | Gap | None:
-        first = None if self._is_stale else super()._take_now()
-        if type(first) is Gap:
-            self._is_stale = True
-            return None
-        return first
+    def _take_many(self, maximum: int, reader: Callable[[], object]) -> list[Any]:
+        if not self._mailbox.has_gaps:
+            return [] if self._is_stale else super()._take_many(maximum, reader)
+        taken: list[Any] = []
+        while len(taken) < maximum and not self._is_stale:
+            first = super()._take_many(1, reader)
+            if not first:
+                break
+            if type(first[0]) is Gap:
+                self._is_stale = True
+            else:
+                taken += first
+        return taken
 
     async def _refresh(self) -> Snapshot[V] | None:
         """Load; None if another consumer has done so meanwhile."""
         mailbox = self._mailbox
         async with self._lock:
-            pause, longest = self.PAUSES
-            while self._is_stale:
+            first, longest = self.PAUSES
+            for is_last in (False, True):
+                if not self._is_stale:
+                    return None
+                if self._pause is not None:
+                    await asyncio.sleep(self._pause)
                 mailbox.forget_gaps()  # the snapshot replaces them
                 value = await awaitable(self._load(), self._load, "snapshot")
                 if not mailbox.has_gaps and len(mailbox.items) <= mailbox.maxsize:
-                    self._is_stale = False
-                    return Snapshot(value)
-                mailbox.drop_all()
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, longest)
-        return None
+                    self._pause = None
+                    break
+                self._pause = first if self._pause is None else min(2 * self._pause, longest)
+                if is_last:
+                    break  # it would never end: what is missing behind this one is loaded when that is reached
+                notices: Notices = []
+                mailbox.drop_all(notices)
+                notify(notices)
+            self._is_stale = False
+            return Snapshot(value)
 
     def __aiter__(self) -> AsyncIterator[Event[T] | Snapshot[V]]:
         return _StepReader(self)
 
 
-class _Reader(AsyncIterator[Read]):
-    """One `async for` over a subscription."""
+class _Iterator(AsyncIterator[Read]):
+    """One `async for` over a subscription. What it has in hand goes with it, see `docs/confirmation.md`."""
 
-    __slots__ = ("_mailbox", "_subscription")
+    __slots__ = ("_hand", "_subscription")
 
     def __init__(self, subscription: Queue[Read]) -> None:
         self._subscription = subscription
+        self._hand: object = None  # stands for it where it may not be kept alive: once it has had a message in hand
+
+    def _hold(self, event: Event[Any]) -> None:
+        if self._hand is None:
+            self._hand = object()
+        self._subscription._hold(self._hand, event)
+
+    async def aclose(self) -> None:
+        """Finish with what it has in hand, as asking for the next message does."""
+        hands = self._subscription._hands
+        if hands is not None and self._hand is not None:
+            hands.finish(self._hand)
+
+    def __del__(self) -> None:
+        if self._hand is not None and self._subscription._hands is not None:
+            loop = self._subscription._hub._life.loop
+            self._subscription._hands.leave(self._hand, loop, left_by_choice(2))
+
+
+class _Reader(_Iterator[Read]):
+    """The fast one."""
+
+    __slots__ = ("_mailbox",)
+
+    def __init__(self, subscription: Queue[Read]) -> None:
+        super().__init__(subscription)
         self._mailbox = subscription._mailbox
 
     async def __anext__(self) -> Read:
@@ -269,8 +338,8 @@ class _Reader(AsyncIterator[Read]):
         items = mailbox.items
         subscription = self._subscription
         first: Any
-        if subscription._hands:
-            subscription._let_go_of(self)
+        if self._hand is not None and subscription._hands is not None:
+            subscription._hands.finish(self._hand)
         while True:
             if items and not mailbox.alert:
                 first = items.popleft()
@@ -280,25 +349,25 @@ class _Reader(AsyncIterator[Read]):
                 first = mailbox.take()
             if first is not None:
                 if type(first) is Event and first.confirmed is not None:
-                    subscription._hold(self, first)
+                    self._hold(first)
                 return cast(Read, _presented(first))
-            if not items:
-                if mailbox.closed and not subscription._was_too_slow:
-                    raise StopAsyncIteration
-                await subscription._wait()
+            if mailbox.closed and not subscription._was_too_slow:
+                raise StopAsyncIteration
+            await subscription._wait()
 
 
-class _StepReader(AsyncIterator[Read]):
-    """One `async for`, a `consume` a step."""
+class _StepReader(_Iterator[Event[T] | Snapshot[V]], Generic[T, V]):
+    """The one that loads snapshots."""
 
-    __slots__ = ("_subscription",)
+    __slots__ = ()
 
-    def __init__(self, subscription: Queue[Read]) -> None:
-        self._subscription = subscription
+    _subscription: SnapshotSubscription[T, V]
 
-    async def __anext__(self) -> Read:
+    async def __anext__(self) -> Event[T] | Snapshot[V]:
+        if self._hand is None:
+            self._hand = object()
         try:
-            return await self._subscription.consume()
+            return _presented(await self._subscription._step(self._hand))  # type: ignore[no-any-return]
         except SubscriberTooSlow:
             raise
         except SubscriptionClosed:
@@ -307,3 +376,17 @@ class _StepReader(AsyncIterator[Read]):
 
 def _presented(first: Item | Gap | Snapshot[Any]) -> Any:
     return first if type(first) in (Gap, Snapshot) else as_event(cast(Item, first))
+
+
+def _check_batch(maximum: int) -> None:
+    if type(maximum) is not int or maximum < 1:
+        raise ValueError(f"maximum is a number of messages, and a batch holds at least one, not {describe(maximum)}")
+
+
+def _current_task() -> object:
+    """Who is reading, as far as can be told."""
+    return asyncio.current_task()
+
+
+def _nobody() -> None:
+    """Whoever takes messages without waiting may be in no task, or in that of whoever publishes."""

@@ -7,8 +7,10 @@ async with Hub() as hub, Bridge(hub, "redis://localhost:6379", both=[Key("orders
 from ..codec import Codec
 from .adapter import Adapter, Features, Link, Loss, Received, Record, bytes_moved
 from .address import Addresses, Copies
-from .relay.bridge import Bridge, Health, Leftover, connect
+from .relay.bridge import Bridge, connect
+from .relay.health import Health, Leftover
 from .relay.plan import Backoff
+from .schemes import adapter_for
 
 __all__ = [
     "Adapter",
@@ -24,6 +26,7 @@ __all__ = [
     "Loss",
     "Received",
     "Record",
+    "adapter_for",
     "bytes_moved",
     "connect",
 ]

@@ -17,8 +17,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from hubsub import Bridge, BridgeNotReady, Gap, Hub, Key, Overflow
-from hubsub.bridges import Adapter
-from hubsub.bridges.relay.bridge import adapter_for
+from hubsub.bridges import Adapter, adapter_for
 
 # What others may like to know.
 SHARED = [("host", "cpu", "percent"), ("host", "memory", "percent"), ("rate", "*"), ("alert", "*")]

@@ -191,7 +191,7 @@ class FakeLine:
     async def accept(self) -> None:
         self.is_refusing = False
 
-    async def carry(self, way: str, size: int, moved: Callable[[int], None]) -> None:
+    async def carry(self, way: str, size: int, moved: Callable[[str, int], None]) -> None:
         """Return when so many bytes have got through."""
         await asyncio.sleep(self.seconds)
         await self.ways[way].wait()
@@ -200,8 +200,8 @@ class FakeLine:
             await asyncio.sleep(piece / self.rate)
             await self.ways[way].wait()
             size -= piece
-            moved(piece)
-        moved(max(0, size))
+            moved(way, piece)
+        moved(way, max(0, size))
         if self.left is not None:
             self.left -= size
             if self.left <= 0:
@@ -214,7 +214,7 @@ class Fake(Adapter):
     def __init__(self, exchange: Exchange, line: FakeLine | None = None) -> None:
         self.exchange = exchange
         self.line = line or FakeLine(exchange)
-        self.activity = 0
+        self.activity = self.receiving = self.sending = 0
         self.is_dead = False
         """The process that this belongs to has died: nothing of it reaches the broker any more."""
         self._connection: Connection | None = None
@@ -262,8 +262,12 @@ class Fake(Adapter):
                 task.cancel()
             await asyncio.gather(acting, breaking, return_exceptions=True)
 
-    def _moved(self, size: int) -> None:
+    def _moved(self, way: str, size: int) -> None:
         self.activity += size
+        if way == "up":
+            self.sending += size
+        else:
+            self.receiving += size
 
     # The contract
 
@@ -343,11 +347,13 @@ class Fake(Adapter):
             return [missing]
         while not self._arrived(connection):
             connection.news.clear()
-            await connection.news.wait()
-            if connection.broken.is_set() or self.is_dead:
-                raise ConnectionError("the connection is lost")
+            try:
+                async with asyncio.timeout(None if connection.link.room() else 1):
+                    await connection.news.wait()
+            except TimeoutError:
+                return []  # to be asked again, when there is room perhaps
         batch: list[Received | Loss] = []
-        room = max(1, connection.link.room())
+        room = connection.link.room()
         size = 0
         taken: list[int] = []
         later: list[tuple[Entry, bool]] = []
@@ -361,8 +367,6 @@ class Fake(Adapter):
             taken.append(entry.number)
             batch.append(self._received(entry, is_control))
         connection.inbox.extend(later)
-        if later:
-            connection.news.set()
 
         async def carry() -> None:
             await self.line.carry("down", size + 20, self._moved)
@@ -378,9 +382,11 @@ class Fake(Adapter):
         return batch
 
     def _arrived(self, connection: Connection) -> bool:
+        """True if something is there that there is room for."""
         if connection.broken.is_set() or self.is_dead:
             raise ConnectionError("the connection is lost")
-        return bool(connection.inbox)
+        has_room = connection.link.room() > 0
+        return any(is_control or has_room for _, is_control in connection.inbox)
 
     def _received(self, entry: Entry, is_control: bool) -> Received:
         record = entry.record

@@ -13,14 +13,14 @@ import sys
 from itertools import count
 
 from hubsub import Bridge, Hub, Key
-from hubsub.bridges.relay.bridge import adapter_for
+from hubsub.bridges import adapter_for
 
 _, url, namespace = sys.argv
 FROM = Key("from", "+")
 adapter = adapter_for(url)
 hub = Hub()
 bridge = Bridge(hub, adapter, both=FROM, namespace=namespace, start="earliest" if adapter.features.durable else "new")
-origin = hub.origin
+origin = hub.border.origin
 
 child = os.fork()
 me, other = ("parent", "child") if child else ("child", "parent")
@@ -44,7 +44,7 @@ async def main() -> None:
             await asyncio.sleep(0.1)
             publish()
             more -= other in heard
-    print(json.dumps([me, hub.origin, origin, heard]), flush=True)
+    print(json.dumps([me, hub.border.origin, origin, heard]), flush=True)
 
 
 asyncio.run(main())

@@ -11,9 +11,8 @@ import aiokafka.errors
 from brokers.broker import Broker
 from brokers.kafka_server import Kafka
 from brokers.redis_server import Redis
-from hubsub.bridges import Adapter
+from hubsub.bridges import Adapter, adapter_for
 from hubsub.bridges.memory import MemoryAdapter, MemoryBroker
-from hubsub.bridges.relay.bridge import adapter_for
 from hubsub.testing import conformance
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from brokers.kafka_server import Kafka
 from brokers.redis_server import Redis
-from hubsub.bridges.relay.bridge import adapter_for
+from hubsub.bridges import adapter_for
 from hubsub.testing import conformance
 
 checks = pytest.mark.parametrize("check", conformance.CHECKS, ids=lambda check: check.__name__)

@@ -64,7 +64,7 @@ async def test_a_request_that_leaves_by_two_bridges_is_answered_once(sites: Site
 
 
 def two_bridges(hub: Hub) -> list[Any]:
-    return list(hub.attached)
+    return list(hub.bridges)
 
 
 async def test_a_message_goes_round_a_ring_of_three_brokers_once(sites: Sites) -> None:
@@ -96,7 +96,7 @@ async def test_a_message_crosses_one_hub_to_reach_another_and_its_metadata_stays
     await until(lambda: seen)
     meta = seen[0].meta
     assert meta is not None
-    assert (meta.source, meta.hops) == (near.hub.origin, 2)
+    assert (meta.source, meta.hops) == (near.hub.border.origin, 2)
 
 
 async def test_a_message_that_crossed_too_many_bridges_goes_no_further(sites: Sites) -> None:
@@ -124,12 +124,12 @@ async def test_a_message_that_the_broker_doubles_comes_once(sites: Sites) -> Non
 async def test_with_a_group_what_goes_out_is_delivered_by_the_broker_only(sites: Sites) -> None:
     # The memory broker has no groups: what the hub does with it is asked here.
     hub = await sites.hub()
-    outbox = hub.outbox(ALL, 10, diverts=[ALL])
+    outbox = hub.border.outbox(ALL, 10, diverts=[ALL])
     messages = record(hub)
     assert hub.publish("k", 1) == 0
     assert messages == []
     assert [event.message for event in await outbox.get_batch(5) if isinstance(event, Event)] == [1]
-    assert hub.publish_event(Event(Key("k"), 2), source=outbox) == 1
+    assert hub.border.relay(Event(Key("k"), 2), exclude=outbox) == 1
     assert messages == [2]
     outbox.close()
     assert hub.publish("k", 3) == 1
@@ -568,7 +568,7 @@ async def test_a_bridge_closes_in_spite_of_being_cancelled(sites: Sites) -> None
     with pytest.raises(asyncio.CancelledError):
         await task
     assert bridge.health().state == "closed"
-    assert hub.attached == ()
+    assert hub.bridges == ()
 
 
 async def test_others_can_wait_until_a_bridge_is_closed(sites: Sites) -> None:
@@ -621,7 +621,7 @@ async def test_an_unknown_scheme_says_which_are_known(url: str, hub: Hub) -> Non
 async def test_options_that_make_no_sense_are_refused(options: dict[str, Any], complaint: str, hub: Hub) -> None:
     with pytest.raises(ValueError, match=complaint):
         Bridge(hub, "memory://x", **options)
-    assert hub.attached == ()
+    assert hub.bridges == ()
 
 
 async def test_logs_name_the_bridge(sites: Sites, caplog: pytest.LogCaptureFixture) -> None:

@@ -7,20 +7,21 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
-from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..._core.life import outlast
 from ...codec import Codec
-from ...describe import describe_error
-from ...errors import BridgeClosed, BridgeNotReady, BrokerBusy, UnknownScheme
+from ...errors import BridgeClosed, BridgeNotReady, BrokerBusy
 from ...event import Event, ListenerFailure
 from ...hub import Hub
 from ...key import NAMESPACE, Key, KeyLike, Patterns, as_patterns, publishable
 from ...log import Episode, Logger
 from ..adapter import Adapter, Features, Record
+from ..schemes import adapter_for
 from .connection import Connection, Parts, Timing
+from .health import Health, Leftover, State
 from .interest import Interest
+from .outage import Outage
 from .plan import Backoff, Plan, Start, Unclaimed, named
 from .receiver import Receiver
 from .replies import OpenRequests
@@ -31,65 +32,6 @@ from .wire import Wire
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
-
-State = Literal["new", "connecting", "up", "down", "closed", "failed"]
-
-
-class Health(NamedTuple):
-    """How a bridge fares, at a moment."""
-
-    state: State
-    """"failed" if its adapter is broken: then it does not try again, and `last_error` says why."""
-    since: float
-    """When it came to that state, in seconds since the epoch."""
-    last_received: float | None
-    """When something came last, in seconds since the epoch."""
-    outbox_messages: int
-    """Messages that wait to be sent."""
-    outbox_bytes: int
-    """Bytes of those which are encoded."""
-    oldest_age: float | None
-    """Seconds since the one that waits longest was encoded; None if there is none."""
-    sent: int
-    """Messages that the broker has taken."""
-    received: int
-    """Messages that came into the hub."""
-    in_flight: int
-    """Messages that came and are not finished."""
-    lag: int | None
-    """Messages at the broker that had not come when something came last; None if the adapter does not know."""
-    reconnects: int
-    """Connections but for the first."""
-    gaps: int
-    """Gaps that were told to subscribers."""
-    echoes: int
-    """Own messages that came back, and went no further."""
-    duplicates: int
-    """Messages that came again, and went no further."""
-    failures: int
-    """Attempts that ended with a listener's failure."""
-    dead_letters: int
-    """Messages that were given up."""
-    unclaimed: int
-    """Messages that nobody was subscribed to."""
-    undecodable: int
-    """Messages that came and could not be decoded, or not be published here."""
-    unclear: int
-    """Messages that were sent again because nobody knew whether they had been; they may have come twice."""
-    refused: int
-    """Messages that could not be sent at all."""
-    last_error: BaseException | None
-    """Why it is not connected, or was not."""
-
-
-class Leftover(NamedTuple):
-    """What a bridge could not finish before it was closed."""
-
-    unsent: int
-    """Messages that the broker did not get."""
-    unfinished: int
-    """Messages that came and were not handled; a durable broker delivers them again, to another member of a group at
-    once."""
 
 
 class Bridge:
@@ -647,58 +589,6 @@ class Bridge:
 # What only a bug explains: the first at once, the others when they come again and again.
 _CERTAIN_BUGS = (NotImplementedError, NameError, SyntaxError)
 _BUGS = (*_CERTAIN_BUGS, TypeError, AttributeError, AssertionError)
-
-
-class Outage:
-    """An interruption: from the first failure until a connection has been of use. Each is one line in the log.
-
-    Args:
-        log: Where that is.
-        lost: What the first line says.
-        found: What the last one says.
-    """
-
-    def __init__(self, log: Logger, lost: str = "not connected, trying again", found: str = "connected again") -> None:
-        self._log = log
-        self._lost = lost
-        self._found = found
-        self._began: float | None = None
-        self.attempts = 0
-        """How often it was tried in vain."""
-
-    @property
-    def seconds(self) -> float:
-        """How long it has lasted."""
-        return 0.0 if self._began is None else time.monotonic() - self._began
-
-    def failed(self, error: BaseException | None) -> None:
-        """A connection was lost, or did not come about."""
-        if self._began is None:
-            self._began = time.monotonic()
-            self._log.warning("%s: %s", self._lost, "it ended" if error is None else describe_error(error))
-        self.attempts += 1
-
-    def over(self) -> None:
-        """Something was sent or heard."""
-        if self._began is not None:
-            self._log.info("%s after %.1f s, at attempt %d", self._found, self.seconds, self.attempts + 1)
-            self._began = None
-            self.attempts = 0
-
-
-def adapter_for(url: str) -> Adapter:
-    """Return the adapter that a URL names by its scheme, among those which are installed.
-
-    Raises:
-        UnknownScheme: There is none.
-        MissingDriver: The package that it needs is not installed.
-    """
-    scheme, colon, _ = url.partition("://")
-    known = {point.name: point for point in entry_points(group="hubsub.adapters")}
-    if not colon or scheme not in known:
-        raise UnknownScheme(scheme if colon else "", sorted(known))
-    make: Callable[[str], Adapter] = known[scheme].load()
-    return make(url)
 
 
 def _is_being_cancelled() -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Collection, Hashable, Sequence
 from time import time as now
 from typing import Any
 
+from ..._core.ids import is_unguessable
 from ..._core.registration import Registration
 from ...errors import DecodeError, WildcardPublished
 from ...event import Event, Gap, ListenerFailure, Meta
@@ -19,9 +20,12 @@ from ..address import cached
 from .durable import Durable
 from .plan import GAPS, Plan
 from .replies import OpenRequests, address_of_request
-from .seen import HubBridges, name_of
+from .seen import HubBridges, Name, name_of
 from .sender import Sender
 from .wire import GAP, MESSAGE, Wire
+
+# What becomes of the messages of a key.
+PASSES_BY, ENTERS, IS_WILD = range(3)
 
 
 class Receiver:
@@ -74,7 +78,7 @@ class Receiver:
         # A log that is read whole has the notices of gaps in their places.
         self._reads_log = features.durable and not features.patterns and not self._shares
         self._full_key = cached(self._with_prefix) if plan.prefix else None
-        self._may_enter = cached(self._enters)
+        self._entry = cached(self._entry_of)
         self.durable = Durable(plan, features, shared.seen, self._publish, lambda: hub.is_open, log)
         self._has_replayed = False
         self.received = 0
@@ -108,15 +112,15 @@ class Receiver:
         key, payload, headers = received.key, received.payload, received.headers
         if self._full_key is not None:
             key = self._full_key(key)
-        if not self._may_enter(key):
+        if (entry := self._entry(key)) != ENTERS:
+            if entry == IS_WILD:
+                raise WildcardPublished(key)
             if key[0] == NAMESPACE:
                 self._receive_control(received)
             self.durable.skip(received)
             return
         if received.trouble is not None:
             raise received.trouble
-        if STAR in key or PLUS in key:
-            raise WildcardPublished(key)
         if not self._shares and self._wire.is_own(payload, headers):
             self.echoes += 1
             self.durable.skip(received)
@@ -126,19 +130,22 @@ class Receiver:
             self.durable.skip(received)
             return
         meta = self._inward(received, key, meta)
-        name = None if meta.id is None else name_of(meta.source, meta.id, key, self._number, received.lane)
-        if name is not None and (known := self._seen.get(name)) is not None:
-            self.duplicates += 1
-            self._log.debug("%r is a duplicate: its id %r was seen before", key, meta.id)
-            self.durable.again(received, known)
-            return
+        id = meta.id
+        name: Name | None = None
+        if id is not None:
+            # As `name_of`: a call more for each message would be felt.
+            name = (meta.source, id, key) if is_unguessable(id) else (meta.source, id, key, self._number, received.lane)
+            known = self._seen.see(name)
+            if known is not None:
+                self.duplicates += 1
+                self._log.debug("%r is a duplicate: its id %r was seen before", key, id)
+                self.durable.again(received, known)
+                return
         self.received += 1
         event: Event[Any] = Event(key, message, meta)
         if self._features.durable:
             self.durable.begin(received, event, name)
             return
-        if name is not None:
-            self._seen.note(name)
         self._border.relay(event, exclude=self._sender.outbox, bounded=True)
 
     def _publish(self, event: Event[Any], confirmed: Any, only: Collection[Registration] | None) -> None:
@@ -169,8 +176,10 @@ class Receiver:
     def _with_prefix(self, key: Key[Any]) -> Key[Any]:
         return key if key[0] == NAMESPACE else self._plan.prefix + key
 
-    def _enters(self, key: Key[Any]) -> bool:
-        return key[0] != NAMESPACE and any(is_subset(key, pattern) for pattern in self._plan.incoming)
+    def _entry_of(self, key: Key[Any]) -> int:
+        if key[0] == NAMESPACE or not any(is_subset(key, pattern) for pattern in self._plan.incoming):
+            return PASSES_BY
+        return IS_WILD if STAR in key or PLUS in key else ENTERS
 
     # Trouble
 
@@ -216,11 +225,8 @@ class Receiver:
             if received.is_control and self._reads_log:
                 return
             name = None if meta.id is None else name_of(meta.source, meta.id, key, self._number, None)
-            if name is not None:
-                if self._seen.get(name) is not None:
-                    return
-                self._seen.note(name)
-            self._sender_lost(message)
+            if name is None or self._seen.see(name) is None:
+                self._sender_lost(message)
 
     # Gaps
 
@@ -284,9 +290,8 @@ class Receiver:
             if meta.id is not None:
                 lane = lane_of.get(meta.position)
                 name = name_of(meta.source, meta.id, event[0], self._number, lane)
-                if self._seen.get(name) is not None:
+                if self._seen.see(name) is not None:
                     continue
-                self._seen.note(name)
             self.received += 1
             try:
                 self._border.relay(event, exclude=self._sender.outbox, bounded=True)

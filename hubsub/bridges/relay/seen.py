@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from hashlib import blake2b
 from itertools import count
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from weakref import WeakKeyDictionary
@@ -21,9 +20,6 @@ Name = tuple[Hashable, ...]
 # What is known of a message that somebody has handled.
 DONE = object()
 
-MOST_LETTERS = 256
-"""Letters of an id or source that are remembered as they are; of longer ones a digest is."""
-
 
 def name_of(source: str | None, id: str, key: Key[Any], bridge: int, lane: Hashable) -> Name:
     """Return what a message is known by, among all that ever came into a hub.
@@ -32,15 +28,9 @@ def name_of(source: str | None, id: str, key: Key[Any], bridge: int, lane: Hasha
     names it only where it came in, by that bridge and lane: whoever can write to one broker could else use up the ids
     of what is still to come from another.
     """
-    if source is not None and len(source) > MOST_LETTERS:
-        source = _digest(source)
     if is_unguessable(id):
         return source, id, key
-    return source, id if len(id) <= MOST_LETTERS else _digest(id), key, bridge, lane
-
-
-def _digest(text: str) -> str:
-    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    return source, id, key, bridge, lane
 
 
 class SeenWindow:
@@ -57,6 +47,20 @@ class SeenWindow:
     def get(self, name: Name) -> Any:
         """What was noted of a message; None if it was not seen, or a long time ago."""
         return self._new.get(name) or self._old.get(name)
+
+    def see(self, name: Name) -> Any:
+        """Return what was noted of a message; one that was not seen, note as `DONE`, and return None."""
+        new = self._new
+        known = new.get(name)
+        if known is None:
+            if self._old:
+                known = self._old.get(name)
+            if known is None:
+                if len(new) >= self._most:
+                    self._old, self._new = new, {}
+                    new = self._new
+                new[name] = DONE
+        return known
 
     def note(self, name: Name, what: Any = DONE) -> None:
         """Remember a message; `DONE`, or what is handling it."""

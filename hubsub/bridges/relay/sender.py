@@ -22,6 +22,8 @@ from .plan import GAPS, Plan
 from .replies import OpenRequests
 from .wire import BEAT, GAP, MESSAGE, Notice, Wire, time_text
 
+as_tuple = tuple.__new__
+
 FULL = "outbox full"
 """The reason of the gap where an outbox dropped messages."""
 
@@ -31,38 +33,31 @@ Refused: TypeAlias = Callable[[Key[Any], Any, Exception], None]
 class Outgoing:
     """An encoded message on its way."""
 
-    __slots__ = ("address", "blame", "event", "headers", "key", "payload", "sequence", "size", "time")
+    __slots__ = ("blame", "event", "key", "record", "size", "time")
 
-    def __init__(
-        self, key: Key[Any], address: Key[Any], payload: bytes, headers: Mapping[str, str], time: float
-    ) -> None:
+    def __init__(self, key: Key[Any], record: Record, time: float) -> None:
         self.key = key
-        self.address = address
-        self.payload = payload
-        self.headers = headers
-        self.size = len(payload)
+        self.record = record
+        self.size = len(record.payload)
         self.time = time
-        # Set when it is sent for the first time: records are numbered in the order in which they are sent.
-        self.sequence = 0
         # The event, if somebody waits to be told of it.
         self.event: Event[Any] | None = None
         # How often the connection was lost while it was being sent alone.
         self.blame = 0
 
-    @property
-    def record(self) -> Record:
-        return Record(self.address, self.payload, self.headers, self.sequence)
-
 
 class Omission(Hole):
-    """Stands among what is on its way, where messages were dropped; it leaves as the notice of a gap."""
+    """Stands among what is on its way, where messages were dropped; it leaves as the notice of a gap.
+
+    It has the number of the last of them, so that records are numbered in the order in which they are sent. If that one
+    was sent before it was dropped, and the broker has it after all, it has all before it too: then nothing is missing,
+    and the broker takes the notice for a record that it has.
+    """
 
     __slots__ = ("sequence",)
 
     def __init__(self) -> None:
         super().__init__(FULL, 0)
-        # That of the last message dropped, if that was sent before, perhaps in vain. If the broker has it after all, it
-        # has all before it too: then nothing is missing, and the broker takes the notice for one that it has.
         self.sequence = 0
 
 
@@ -109,6 +104,7 @@ class Sender:
         self._wire = wire
         self._features = features
         self._max_payload = features.max_payload
+        self._at_broker = plan.at_broker if plan.prefix else None
         self._requests = requests
         self._refused = refused
         self._sequence = count(1)
@@ -163,7 +159,7 @@ class Sender:
                 if isinstance(event, Gap):
                     omission = self._omit(len(self._queue))
                     omission.merge(Hole.of(event._replace(reason=FULL)))
-                    omission.sequence = 0
+                    omission.sequence = next(self._sequence)
                 else:
                     self._pack(event, time, text)
             self._packed()
@@ -190,24 +186,26 @@ class Sender:
                 # One that leaves by several bridges has got its name in the publish: the same for all.
                 id = event[2] if len(event) == 3 else self._border.mint_id()
                 payload, headers = self._wire.pack_plain(key, message, id, text)
-                exact = False
+                if self._max_payload is not None and len(payload) + self.PLAIN_HEADERS > self._max_payload:
+                    self._check_size(key, payload, headers)
             else:
                 payload, headers = self._wire.pack(MESSAGE, key, message, self._outward(key, meta))
-                exact = True
-            self._check_size(key, payload, headers, exact)
+                self._check_size(key, payload, headers)
         except Exception as error:
             self._refuse(key, message, event, error)
             return
-        outgoing = Outgoing(key, self._plan.at_broker(key), payload, headers, time)
+        address = key if self._at_broker is None else self._at_broker(key)
+        record: Record = as_tuple(Record, (address, payload, headers, next(self._sequence), False))
+        outgoing = Outgoing(key, record, time)
         if event.confirmed is not None or (meta is not None and meta.reply_to is not None):
             outgoing.event = event
         self._queue.append(outgoing)
         self._messages += 1
         self.bytes += outgoing.size
 
-    def _check_size(self, key: Key[Any], payload: bytes, headers: Mapping[str, str], exact: bool) -> None:
+    def _check_size(self, key: Key[Any], payload: bytes, headers: Mapping[str, str]) -> None:
         most = self._max_payload
-        if most is None or (not exact and len(payload) + self.PLAIN_HEADERS <= most):
+        if most is None:
             return
         size = len(payload) + sum(len(name.encode()) + len(value.encode()) for name, value in headers.items())
         if size > most:
@@ -237,7 +235,7 @@ class Sender:
             PayloadTooLarge: The broker takes no message of that size.
         """
         payload, headers = self._wire.pack_plain(key, message, self._border.mint_id(), time_text(now()))
-        self._check_size(key, payload, headers, True)
+        self._check_size(key, payload, headers)
         return Record(self._plan.at_broker(key), payload, headers)
 
     def _refuse(self, key: Key[Any], message: Any, event: Event[Any] | None, error: Exception) -> None:
@@ -260,7 +258,7 @@ class Sender:
         omission = self._omit(at)
         del queue[at if queue[at] is dropped else at + 1]
         omission.add(dropped.key)
-        omission.sequence = dropped.sequence
+        omission.sequence = dropped.record.sequence
         self._messages -= 1
         self.bytes -= dropped.size
         if dropped.event is not None:
@@ -354,7 +352,7 @@ class Sender:
             self._messages -= 1
             self.bytes -= each.size
             if index in refused:
-                self._refuse(each.key, each.payload, each.event, refused[index])
+                self._refuse(each.key, each.record.payload, each.event, refused[index])
             else:
                 self.sent += 1
                 if each.event is not None:
@@ -363,7 +361,7 @@ class Sender:
         self._most = min(2 * self._most, self.BATCH)
 
     def _next_batch(self, first: Outgoing) -> list[Outgoing]:
-        """What is sent next, numbered."""
+        """What is sent next."""
         batch: list[Outgoing] = []
         size = 0
         for each in islice(self._queue, 1 if first.blame else self._most):
@@ -372,8 +370,6 @@ class Sender:
             size += each.size
             if batch and size > self._most_bytes:
                 break
-            if not each.sequence:
-                each.sequence = next(self._sequence)
             batch.append(each)
         return batch
 
@@ -401,7 +397,7 @@ class Sender:
             self._hold()
             why = BridgeError(f"{alone.key!r} costs the connection whenever it is sent: {error}")
             why.__cause__ = error
-            self._refuse(alone.key, alone.payload, alone.event, why)
+            self._refuse(alone.key, alone.record.payload, alone.event, why)
 
     async def _send_omission(self, adapter: Adapter, omission: Omission) -> None:
         """Have the receivers told of what was dropped, in its place."""
@@ -412,8 +408,6 @@ class Sender:
         records = [notice]
         if self._features.durable and not self._features.patterns:
             # Whoever reads a log whole finds it there in its place; the other copy is for the members of groups.
-            if not omission.sequence:
-                omission.sequence = next(self._sequence)
             records.insert(0, notice._replace(sequence=omission.sequence, is_control=False))
         self._in_hand = 1
         try:
@@ -450,7 +444,7 @@ class Sender:
         meta = self._border.mint(meta)._replace(hops=1)
         try:
             payload, headers = self._wire.pack(MESSAGE, to, reply, meta)
-            self._check_size(to, payload, headers, True)
+            self._check_size(to, payload, headers)
         except Exception as error:
             self._refused(key, reply, error)
             text = f"the reply cannot be sent: {type(error).__name__}: {error}"[:1000]

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Collection, Hashable, Mapping, Sequen
 from contextlib import asynccontextmanager, suppress
 from itertools import count
 from os import urandom
-from typing import Any
+from typing import Any, Self
 
 from ... import Key
 from ...bridges import Adapter, Features, Link, Loss, Received, Record
@@ -97,8 +97,17 @@ async def bare(make: Make, namespace: str, *, control: Sequence[Key[Any]] = (), 
             await asyncio.wait_for(reading, TIMEOUT)
 
 
+def _leaves(adapter: Adapter, name: str) -> bool:
+    return getattr(type(adapter), name) is getattr(Adapter, name)
+
+
 class Watched(Adapter):
     """Passes everything on to another adapter, and remembers what was called; subclasses change what they like."""
+
+    def __new__(cls, inner: Adapter) -> Self:
+        # What the other one leaves as it is, this one has to leave as it is, too: bridges look at that.
+        left = {name: getattr(Adapter, name) for name in ("listen", "ping") if _leaves(inner, name)}
+        return super().__new__(type(cls.__name__, (cls,), left) if left else cls)
 
     def __init__(self, inner: Adapter) -> None:
         self.inner = inner
@@ -126,6 +135,16 @@ class Watched(Adapter):
     def activity(self) -> int:  # type: ignore[override]
         """What has moved over the connections of the other one."""
         return self.inner.activity
+
+    @property
+    def receiving(self) -> int | None:  # type: ignore[override]
+        """What has arrived at the other one."""
+        return self.inner.receiving
+
+    @property
+    def sending(self) -> int | None:  # type: ignore[override]
+        """What the other one has sent."""
+        return self.inner.sending
 
     def features_for(self, link: Link) -> Features:
         return self.inner.features_for(link)

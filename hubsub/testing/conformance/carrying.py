@@ -47,7 +47,7 @@ async def metadata_travels_with_a_message(make: Make) -> None:
         plain, event = metas[1], metas[2]
         assert plain is not None
         assert event is not None
-        assert plain.source == one.hub.origin
+        assert plain.source == one.hub.border.origin
         assert plain.id is not None
         assert abs((plain.time or 0) - now()) < 60
         assert plain.hops == 1
@@ -230,5 +230,5 @@ async def what_a_bridge_would_send_can_be_sent_by_hand(make: Make) -> None:
         (event,) = two.events
         assert event.key == ("by", "hand")
         assert event.meta is not None
-        assert event.meta.source == one.hub.origin
+        assert event.meta.source == one.hub.border.origin
         assert one.bridge.health().sent == 0

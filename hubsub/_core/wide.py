@@ -1,0 +1,62 @@
+"""Routes of very many targets, kept to be made anew from when one of these comes or goes."""
+
+from __future__ import annotations
+
+from ..key import Key, is_subset
+from .routes import Route, Target
+
+
+class WideRoutes:
+    """Keeps copies of wide routes that were dropped, without their observers, and brings them up to date.
+
+    Making a route of 50,000 targets anew takes milliseconds, and taking one out of a copy does not. Each is kept until
+    its key is published to, or more has changed than is worth it.
+    """
+
+    # Targets from which on a route is wide.
+    LEAST = 500
+    # Changes of one before it is given up, so that closing all of its targets stays linear.
+    MOST_CHANGES = 16
+    # Routes kept.
+    MOST_KEPT = 16
+
+    __slots__ = ("_changes", "_kept")
+
+    def __init__(self) -> None:
+        self._kept: dict[Key[object], Route] = {}
+        self._changes: dict[Key[object], int] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._kept)
+
+    def keep(self, route: Route) -> None:
+        """Keep a copy of a route that is dropped, if it is wide."""
+        width = route.width
+        if width < self.LEAST or len(self._kept) >= self.MOST_KEPT:
+            return
+        copy = Route(route)
+        copy.targets = route.targets.copy()
+        if width < len(copy):
+            del copy[:-width], copy.targets[:-width]
+        copy.key = route.key
+        self._kept[route.key] = copy
+        self._changes[route.key] = 0
+
+    def changed(self, pattern: tuple[str, ...], target: Target) -> None:
+        """A target has come to a pattern, or gone from it: have the routes that are kept say so."""
+        for key in [key for key in self._kept if is_subset(key, pattern)]:
+            self._changes[key] += 1
+            if self._changes[key] > self.MOST_CHANGES:
+                self.take(key)
+            else:
+                self._kept[key].update(target)
+
+    def take(self, key: Key[object]) -> Route | None:
+        """Hand out what is kept for a key, up to date but for its observers, and keep it no longer."""
+        self._changes.pop(key, None)
+        return self._kept.pop(key, None)
+
+    def clear(self) -> None:
+        """Keep nothing."""
+        self._kept.clear()
+        self._changes.clear()
