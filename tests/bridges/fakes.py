@@ -52,6 +52,13 @@ class Connection:
     heard: float = 0.0
     """When the broker got something from it last."""
 
+    is_leaving: bool = False
+
+    @property
+    def has_room(self) -> bool:
+        """It may be sent another message."""
+        return not self.is_leaving and len(self.unacked) < self.link.window
+
     def push(self, entry: Entry, is_control: bool) -> None:
         self.inbox.append((entry, is_control))
         self.news.set()
@@ -68,7 +75,7 @@ class Queue:
     def pump(self) -> None:
         """Send the next ones to whoever has room."""
         for _ in range(len(self.consumers)):
-            while self.ready and len(self.consumers[0].unacked) < self.consumers[0].link.window:
+            while self.ready and self.consumers[0].has_room:
                 consumer = self.consumers[0]
                 entry = self.ready.popleft()
                 consumer.unacked[entry.number] = entry
@@ -437,8 +444,7 @@ class Fake(Adapter):
             # Those of an earlier connection are delivered again anyway.
             found = [connection.unacked.pop(number, None) for its, number in tokens if its is connection]
             queue = self.exchange.queues[self._queue_name(connection.link)]
-            if give_back:
-                queue.consumers.remove(connection)
+            connection.is_leaving |= give_back
             queue.give_back([entry for entry in found if entry is not None] if give_back else [])
 
         await self._ask(20, settle)

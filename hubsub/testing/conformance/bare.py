@@ -23,6 +23,7 @@ class Bare:
         self.link = link
         self.received: list[Received] = []
         self.losses: list[Loss] = []
+        self.reading: asyncio.Future[None] | None = None
         self._sequence = count(1)
 
     async def send(self, *records: Record) -> Mapping[int, Exception]:
@@ -41,7 +42,13 @@ class Bare:
 
     async def see(self, payload: bytes) -> Received:
         """Wait for a payload; return how it came."""
-        await until(lambda: payload in self.payloads, lambda: f"{payload!r} among {self.payloads[-20:]}")
+
+        def came() -> bool:
+            if self.reading is not None and self.reading.done():
+                self.reading.result()
+            return payload in self.payloads
+
+        await until(came, lambda: f"{payload!r} among {self.payloads[-20:]}")
         return self.received[self.payloads.index(payload)]
 
     async def ack(self) -> None:
@@ -78,11 +85,13 @@ async def bare(make: Make, namespace: str, *, control: Sequence[Key[Any]] = (), 
     adapter = make()
     given: dict[str, Any] = {"sender": f"bare{urandom(6).hex()}", "incoming": (ALL,), "release": release} | options
     link = Link(namespace=namespace, control=tuple(control), **given)
+    it: Bare | None = None
     try:
         async with asyncio.timeout(TIMEOUT):
             await adapter.connect(link)
         it = Bare(adapter, link)
-        reading = asyncio.ensure_future(it.read()) if link.reads else None
+        if link.reads:
+            it.reading = asyncio.ensure_future(it.read())
         async with asyncio.timeout(TIMEOUT):
             if control:
                 await adapter.listen(control)
@@ -91,10 +100,10 @@ async def bare(make: Make, namespace: str, *, control: Sequence[Key[Any]] = (), 
         yield it
     finally:
         await adapter.close()
-    if reading is not None:
-        # Its end was brought about by closing, or before that by an error that the check would have seen.
-        with suppress(Exception):
-            await asyncio.wait_for(reading, TIMEOUT)
+        if it is not None and it.reading is not None:
+            # Its end was brought about by closing, or before that by an error that the check has seen.
+            with suppress(Exception):
+                await asyncio.wait_for(it.reading, TIMEOUT)
 
 
 def _leaves(adapter: Adapter, name: str) -> bool:
@@ -212,4 +221,4 @@ class Gated(Watched):
     async def shut(self) -> None:
         """Lose the connection, and get none before `is_shut` is False."""
         self.is_shut = True
-        await self.inner.close()
+        await self.inner.lost()
