@@ -22,7 +22,7 @@ from . import durable
 from .broker import Broker
 from .hostile import SHAPES
 from .scene import COUNTED, LINES, PATIENCE, Lines, Scene, heal, scene
-from .sites import SOON, Site, sites, until
+from .sites import SOON, sites, until
 from .table import ALL, fault, features_of
 
 # The broker
@@ -136,9 +136,9 @@ async def _kill_often(broker: Broker, times: int, **options: Any) -> None:
         noise = asyncio.ensure_future(_make_noise(it))
         try:
             async with it.publishing():
-                for number in range(times):
+                for _ in range(times):
                     for site in (it.receiver, it.sender):
-                        await _is_up(site, f"for the {number}th time")
+                        await it.is_up(site)
                     await asyncio.sleep(chance.uniform(0, 0.3))
                     broker.kill()
                     await it.is_down()
@@ -153,11 +153,6 @@ async def _kill_often(broker: Broker, times: int, **options: Any) -> None:
             # One that came up and went down again before it was seen has a gap of its own.
             assert len(it.receiver.gaps) >= times
             it.check(episodes=len(it.receiver.gaps))
-
-
-async def _is_up(site: Site, when: str) -> None:
-    """Wait for a bridge: from whatever state it is in, it has to come up."""
-    await site.until(lambda: site.bridge.health().state == "up", f"coming up {when}", PATIENCE)
 
 
 async def _make_noise(it: Scene) -> None:
@@ -191,7 +186,7 @@ async def a_line_that_is_cut(broker: Broker, **options: Any) -> None:
                 await asyncio.sleep(0.3)
                 it.line.cut()
                 await it.is_down()
-                await _is_up(it.receiver, "after the cut")
+                await it.is_up()
         await it.settle()
         it.check(episodes=3)
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from ... import BridgeNotReady, ConfirmationTimeout, DeliveryError, Key
+from ... import ConfirmationTimeout, DeliveryError, Key
 from ...bridges import Features
 from .broker import Broker
 from .sites import SOON, TIMEOUT, Site, Sites, sites, until
@@ -71,6 +71,7 @@ class Scene:
         self.receiver: Site
         self.published: dict[int, float] = {}
         self.confirmed: set[int] = set()
+        self._reconnects: dict[Site, int] = {}
         self._going: set[asyncio.Task[None]] = set()
 
     @property
@@ -128,10 +129,8 @@ class Scene:
     async def settle(self) -> None:
         """Wait until both are connected, everything is confirmed, and what is published now arrives."""
         for site in (self.sender, self.receiver):
-            try:
-                await site.bridge.ready(PATIENCE)
-            except BridgeNotReady as error:
-                raise AssertionError(f"not well again after {PATIENCE:g} s: {site.bridge.health()}") from error
+            await self.is_up(site)
+            await site.bridge.ready(PATIENCE)
         if self._going:
             await asyncio.wait(self._going, timeout=PATIENCE)
         for key in range(3):
@@ -142,9 +141,20 @@ class Scene:
         await until(lambda: not self._going, lambda: f"{len(self._going)} confirmations", PATIENCE)
 
     async def is_down(self, site: Site | None = None) -> None:
-        """Wait until the receiver, or another site, has noticed that its connection is lost."""
+        """Wait until the receiver, or another site, has noticed that its connection is lost, if only for a moment."""
         site = site or self.receiver
-        await site.until(lambda: site.bridge.health().state != "up", "noticing it", PATIENCE)
+
+        def noticed() -> bool:
+            health = site.bridge.health()
+            return health.state != "up" or health.reconnects > self._reconnects.get(site, 0)
+
+        await site.until(noticed, "noticing that its connection is lost", PATIENCE)
+
+    async def is_up(self, site: Site | None = None) -> None:
+        """Wait until the receiver, or another site, is connected, from whatever state it is in."""
+        site = site or self.receiver
+        await site.until(lambda: site.bridge.health().state == "up", "coming up", PATIENCE)
+        self._reconnects[site] = site.bridge.health().reconnects
 
     def check(self, episodes: int = 1, gaps: int | None = None) -> None:
         """Compare what was confirmed with what came.
