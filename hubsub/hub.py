@@ -6,17 +6,17 @@ import asyncio
 import concurrent.futures
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from ._core.asking import Desk, Replies
 from ._core.border import Border
 from ._core.callables import checked_async_function
 from ._core.checks import choice, count, count_or_none, options_of, seconds, seconds_or_none
+from ._core.confirming import publish_until_finished
 from ._core.declarations import Declarations
 from ._core.explain import Explanation, explain
 from ._core.history import Retention
-from ._core.life import Life
+from ._core.life import UNTIL_ENDED, Life
 from ._core.listener import AsyncListener, Listener
 from ._core.message_queue import Mailbox, Overflow
 from ._core.notices import Notices, notify
@@ -27,8 +27,7 @@ from ._core.router import Router
 from ._core.routes import Route
 from ._core.subscription import GapSubscription, Queue, SnapshotSubscription, Subscription
 from ._core.tap import Tap
-from .confirm import Confirmation
-from .errors import ConfirmationTimeout, DeliveryError, HubClosed, NoRunningLoop, Undelivered, WaitingForItself
+from .errors import HubClosed, NoRunningLoop
 from .event import Event, ListenerFailure
 from .key import NAMESPACE, STAR, Key, KeyLike, Patterns, T, TypedPatterns, V, as_patterns, publishable
 from .log import Logger
@@ -105,15 +104,11 @@ class Hub(Registry):
         route_cache: int = 100_000,
     ) -> None:
         self.name = name
-        cached = count(route_cache, "route_cache", "keys", least=0)
-        life = Life(self, seconds(drain, "drain"), self._bound, self._closing, self._drained, self._ended)
-        super().__init__(
-            Router(cached),
-            life,
-            on_error,
-            maxsize=maxsize,
-            overflow=overflow,
+        life = Life(
+            self, seconds(drain, "drain"), self._bound, self._closing, self._drained, self._ended, self._cleared
         )
+        cached = count(route_cache, "route_cache", "keys", least=0)
+        super().__init__(Router(cached), life, on_error, maxsize=maxsize, overflow=overflow)
         self._desk = Desk(self)
         self._declarations = Declarations()
         self.border = Border(self, self._desk, self._declarations)
@@ -148,39 +143,7 @@ class Hub(Registry):
             InvalidKey: Nothing can be published to `key`.
             HubClosed: The hub is closed.
         """
-        timeout = seconds_or_none(timeout, "timeout")
-        loop = self._life.bind()
-        finished: asyncio.Future[tuple[int, list[Undelivered]]] = loop.create_future()
-
-        def confirmed(number: int, failures: list[Undelivered]) -> None:
-            if not finished.done():
-                finished.set_result((number, failures))
-
-        route = self._route_of(key)
-        for target in route.targets:
-            if isinstance(target, AsyncListener) and target.is_caller():
-                raise WaitingForItself(target, route.key)
-
-        def deliver() -> int:
-            route = self._route_of(key)
-            return self._deliver_confirmed(route.targets, Event(route.key, message), confirmation)
-
-        confirmation = Confirmation(confirmed)
-        outboxes = [target for target in route.targets if target.remote]
-        waiting_for: list[Any] = outboxes
-        try:
-            async with asyncio.timeout(timeout):
-                await publish_with_room(route.key, partial(self._outgoing_queues, route.key), self._life.bind, deliver)
-                waiting_for = []
-                number, failures = await finished
-        except TimeoutError:
-            waiting_for = waiting_for or confirmation.waiting_for
-            raise ConfirmationTimeout(route.key, timeout or 0, waiting_for, confirmation.failures) from None
-        if failures:
-            error = DeliveryError(f"{route.key!r} was not finished by everybody", failures)
-            error.finished = number
-            raise error
-        return number
+        return await publish_until_finished(self, key, message, None, timeout)
 
     async def publish_wait(self, key: KeyLike[T], message: T = None) -> int:  # type: ignore[assignment]
         """Deliver as `publish` does, when each full queue has a place: to everyone in one step, or to no one.
@@ -213,10 +176,6 @@ class Hub(Registry):
             self._life.bind,
             lambda: self._publish_first(self._route_of(key), message),  # the route may be new
         )
-
-    def _outgoing_queues(self, key: Key[Any]) -> list[Mailbox]:
-        """The queues by which the messages of an exact key leave."""
-        return [target.mailbox for target in self._route_of(key).targets if target.remote]
 
     def publish_threadsafe(self, key: KeyLike[T], message: T = None) -> concurrent.futures.Future[int]:  # type: ignore[assignment]
         """Publish from any thread, through the hub's loop, in order for each thread.
@@ -692,9 +651,11 @@ class Hub(Registry):
 
         A subscription is read once somebody waited for a message of it, or took one.
         """
-        waiting: Any = self._life.unstarted
-        busy: Any = (each for each in self._registered if each.is_busy or each in waiting)
-        return tuple(busy)
+        life = self._life
+        # Those that were removed, and finish what they have, are registered no more.
+        left = [each for each in (*life.running, *life.unstarted) if isinstance(each, AsyncListener)]
+        everybody: Any = dict.fromkeys([*self._registered, *left])
+        return tuple(each for each in everybody if each.is_busy or (each in life.unstarted and each.pending))
 
     def stats(self) -> Stats:
         """Totals as of now. Costs an addition a remembered route, whatever the number of subscriptions."""
@@ -736,9 +697,10 @@ class Hub(Registry):
         """Drain the async listeners for at most `drain` seconds, then end every task and every subscription.
 
         New subscriptions are refused at once. Async listeners finish what is queued and may publish onward. What is
-        left then is counted as dropped and logged. Consumers may still read what is queued for them; nobody waits for
-        that. Cancelled once, it drains all the same; cancelled again, it stops draining. Closing twice is safe; from
-        inside a listener's own call that call is neither cancelled nor waited for.
+        left then is counted as dropped and logged; calls in progress are cancelled, and have failed. Bridges send what
+        waits. Consumers may still read what is queued for them; nobody waits for that. All of it takes 4 s more than
+        `drain` at most. Cancelled once, it drains all the same; cancelled again, it stops draining. Closing twice is
+        safe; from inside a listener's own call that call is neither cancelled nor waited for.
         """
         await self._life.close(cancelled=False)
 
@@ -775,10 +737,19 @@ class Hub(Registry):
             part.closing()
 
     async def _drained(self) -> None:
-        """End what is attached, each by its own deadline."""
-        await asyncio.gather(*(part.close() for part in self.border.attached), return_exceptions=True)
+        """End what is attached, all of it at once."""
+        closing = {asyncio.ensure_future(part.close()): part for part in self.border.attached}
+        if closing:
+            loop = asyncio.get_running_loop()
+            left = self._life.grace().left - loop.time()
+            done, late = await asyncio.wait(closing, timeout=max(left, UNTIL_ENDED))
+            for task in late:
+                logger.error("%r was closed, but %r does not end in time", self, closing[task])
+            for task in done:
+                if not task.cancelled() and (error := task.exception()) is not None:
+                    logger.error("%r was closed, but closing %r failed", self, closing[task], error=error)
 
-    async def _ended(self) -> None:
+    def _ended(self) -> None:
         """End every subscription, and drop what the async listeners could not handle in time."""
         self._desk.close()
         abandoned = 0
@@ -787,12 +758,15 @@ class Hub(Registry):
             if not registration.lasting:
                 self._remove(registration)
         # Those that handle what is queued and then end are registered no more, but still run.
-        for listener in dict.fromkeys([*self._registered, *self._life.running]):
+        for listener in dict.fromkeys([*self._registered, *self._life.running, *self._life.unstarted]):
             if isinstance(listener, AsyncListener):
-                abandoned += listener._mailbox.drop_all(notices)
+                abandoned += listener.drop(notices)
         notify(notices)
         if abandoned:
-            logger.warning("%r closed with %d messages that its async listeners had not handled", self, abandoned)
+            logger.warning("%r was closed with %d messages that its async listeners had not handled", self, abandoned)
+        self._router.swap()  # a closed hub remembers no route: so nobody publishes along one
+
+    async def _cleared(self) -> None:
         await self._router.clear()
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Coroutine, Hashable, Iterable
 from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
+from ._core.life import outlast
 from ._core.listener import AsyncListener, Listener
 from ._core.registration import ListenerOptions, Registration, Removal, Where
 from ._core.registry import decorated
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Subscriber:
-    """Owns subscriptions and listeners; `close()`, or leaving it as a context manager, removes all of them.
+    """Owns subscriptions and listeners; `close()`, or leaving it as a context manager, ends all of them.
 
     A function that is added twice to one pattern by one subscriber stays one listener. Two subscribers are
     independent of each other.
@@ -32,13 +34,14 @@ class Subscriber:
 
     DEFAULT_SUBSCRIPTION_ID = "default"
 
-    __slots__ = ("_listeners", "_subscriptions", "hub", "id")
+    __slots__ = ("_finishing", "_listeners", "_subscriptions", "hub", "id")
 
     def __init__(self, hub: Hub, id_: str) -> None:
         self.hub = hub
         self.id = id_
         self._subscriptions: dict[Hashable, Subscription[Any]] = {}
         self._listeners: dict[Hashable, dict[tuple[str, ...], Listener]] = {}
+        self._finishing: asyncio.Task[None] | None = None  # what was queued when it was closed
 
     def __repr__(self) -> str:
         return f"<Subscriber {self.id!r} on {self.hub!r}>"
@@ -226,19 +229,43 @@ class Subscriber:
 
     def remove_all_listeners(self) -> Removal:
         """Remove every listener at once, as `Listener.remove`; subscriptions stay."""
+        return Removal.of([listener.remove() for listener in self._all_listeners()])
+
+    def _all_listeners(self) -> dict[Listener, None]:
         listeners = {listener: None for held in self._listeners.values() for listener in held.values()}
         # Those that handle their last message are in no book any more.
         for runner in (*self.hub._life.running, *self.hub._life.unstarted):
             if isinstance(runner, AsyncListener) and runner._owner is self:
                 listeners[runner] = None
-        return Removal.of([listener.remove() for listener in listeners])
+        return listeners
 
     def close(self) -> Removal:
-        """Remove every listener and end every subscription. What is queued in subscriptions can still be read."""
-        removal = self.remove_all_listeners()
+        """End every subscription, and every listener when it has handled what is queued for it.
+
+        At once nothing more is delivered. For what async listeners have queued there are the `drain` seconds that
+        closing the hub gives; then it is dropped, counted and logged, and calls in progress are cancelled, which are
+        failures. What is queued in subscriptions can still be read.
+
+        Returns an awaitable that ends when they have. Inside a call of one of the listeners neither is that call
+        cancelled nor waited for. Closing twice is safe.
+        """
+        return self._close()[1]
+
+    def _close(self) -> tuple[asyncio.Task[None] | None, Removal]:
+        """As `close`; return the task that ends everything, unless that has to go on without being waited for."""
+        listeners = self._all_listeners()
+        runners = [listener for listener in listeners if isinstance(listener, AsyncListener)]
+        for listener in listeners:
+            if isinstance(listener, AsyncListener):
+                listener.wind_up()
+            else:
+                listener.remove()
         for subscription in self._subscriptions.values():
             subscription.close()
-        return removal
+        self._finishing = self.hub._life.finish(runners, self) or self._finishing
+        if any(runner.is_caller() for runner in runners):
+            return None, Removal(task for runner in runners if not runner.is_caller() for task in runner.tasks)
+        return self._finishing, Removal(() if self._finishing is None else (self._finishing,))
 
     async def __aenter__(self) -> Self:
         return self
@@ -246,7 +273,11 @@ class Subscriber:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self.close()
+        finishing, removal = self._close()
+        if finishing is None or finishing.get_loop().is_closed():
+            await removal
+        else:
+            await outlast(finishing, cancelled=isinstance(error, asyncio.CancelledError))
 
     def _add(
         self,

@@ -10,7 +10,7 @@ import textwrap
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import anyio
@@ -18,6 +18,7 @@ import pytest
 from test_queue import settled, until
 
 from hubsub import Hub, HubClosed, Key, NoRunningLoop, Subscriber, WrongLoop, WrongThread
+from hubsub.testing import settle
 
 
 class Recorder:
@@ -112,6 +113,79 @@ def test_a_loop_closed_without_ending_its_tasks_leaves_the_listener_usable() -> 
     assert stuck.seen == [2, 1]
 
 
+async def _makes_a_task() -> None:
+    try:
+        await asyncio.sleep(100)
+    finally:
+        await asyncio.gather(asyncio.sleep(0))
+
+
+async def _makes_tasks_without_end() -> None:
+    try:
+        await asyncio.sleep(100)
+    finally:
+        for _ in range(20):
+            await asyncio.create_task(asyncio.sleep(0.001))
+
+
+async def _swallows_its_cancellation() -> None:
+    with suppress(asyncio.CancelledError):
+        await asyncio.sleep(100)
+    await asyncio.sleep(0.01)
+
+
+async def _publishes_in_the_end() -> None:
+    try:
+        await asyncio.sleep(100)
+    finally:
+        _publishing.publish("a", "bye")
+        await asyncio.sleep(0)
+        _publishing.publish("a", "good bye")
+
+
+_publishing = Hub()
+
+
+@pytest.mark.parametrize("concurrency", [1, 3])
+@pytest.mark.parametrize(
+    "other", [_makes_a_task, _makes_tasks_without_end, _swallows_its_cancellation, _publishes_in_the_end]
+)
+def test_a_listener_outlives_a_run_whatever_other_tasks_do_when_it_ends(other: Any, concurrency: int) -> None:
+    global _publishing
+    hub = _publishing = Hub()
+    seen: list[Any] = []
+
+    async def listen(key: Key[Any], message: Any) -> None:
+        if message == "stuck":
+            await asyncio.Event().wait()
+        seen.append(message)
+
+    listener = hub.add_listener("a", listen, concurrency=concurrency)
+    idle = hub.add_listener("b", Recorder(), concurrency=concurrency)
+
+    async def program() -> None:
+        others = {asyncio.create_task(other()) for _ in range(3)}
+        hub.publish("b", 1)
+        for message in ("stuck",) * concurrency + (1, 2):
+            hub.publish("a", message)
+        await settled()
+        assert not any(task.done() for task in others)
+
+    async def again() -> None:
+        hub.publish("a", 3)
+        hub.publish("b", 2)
+        await settle(hub)
+
+    asyncio.run(program())
+    byes = ["bye"] * 3 + ["good bye"] * 3 if other is _publishes_in_the_end else []
+    assert not listener.closed
+    assert seen == []
+    asyncio.run(again())
+    assert seen == [1, 2, *byes, 3]
+    assert (idle.delivered, idle.closed) == (2, False)
+    assert (listener.failed, listener.dropped, listener.pending) == (concurrency, 0, 0)
+
+
 def test_what_was_published_before_the_loop_is_handled_when_it_runs() -> None:
     hub = Hub()
     recorder = Recorder()
@@ -124,6 +198,34 @@ def test_what_was_published_before_the_loop_is_handled_when_it_runs() -> None:
 
     asyncio.run(program())
     assert recorder.seen == [1]
+
+
+@pytest.mark.parametrize("concurrency", [1, 2])
+def test_what_was_published_before_and_after_the_loop_began_is_handled_in_order(concurrency: int) -> None:
+    hub = Hub()
+    running: list[Any] = []
+    begun: list[Any] = []
+
+    async def listen(key: Key[Any], message: Any) -> None:
+        running.append(message)
+        begun.append(message)
+        assert len(running) <= concurrency
+        await asyncio.sleep(0.001)
+        running.remove(message)
+
+    listener = hub.add_listener("a", listen, concurrency=concurrency)
+
+    async def program() -> None:
+        # The first need of a loop: the hub was not started.
+        for number in (4, 5):
+            hub.publish("a", number)
+        await settle(hub)
+
+    for number in range(4):
+        hub.publish("a", number)
+    asyncio.run(program())
+    assert begun == list(range(6))
+    assert listener.failed == 0
 
 
 def test_a_loop_that_stands_still_goes_on_with_what_was_published_meanwhile() -> None:
@@ -264,23 +366,62 @@ async def test_a_leaked_cancelled_error_is_a_failure_and_ends_nothing(hub: Hub) 
     assert (listener.failed, listener.closed) == (3, False)
 
 
-async def test_a_listener_whose_task_is_cancelled_from_outside_is_unsubscribed(hub: Hub) -> None:
-    started = asyncio.Event()
+async def test_a_listener_whose_task_is_cancelled_from_outside_goes_on_with_the_next_message(
+    hub: Hub, caplog: pytest.LogCaptureFixture
+) -> None:
+    failures: list[Any] = []
+    hub.on_error = failures.append
+    seen: list[Any] = []
 
     async def listen(key: Key[Any], message: Any) -> None:
-        started.set()
-        await asyncio.Event().wait()
+        if message == 0:
+            await asyncio.Event().wait()
+        seen.append(message)
 
     listener = hub.add_listener("a", listen)
-    for _ in range(3):
-        hub.publish("a")
-    await started.wait()
+    for number in range(3):
+        hub.publish("a", number)
+    await settled()
     (task,) = (task for task in asyncio.all_tasks() if "listener" in task.get_name())
     task.cancel()
     await settled()
-    assert listener.closed
-    assert not hub.has_subscribers("a")
-    assert (listener.accepted, listener.delivered, listener.dropped) == (3, 1, 2)
+    assert hub.busy() == (listener,)
+    hub.publish("a", 3)
+    await settle(hub)
+    assert seen == [1, 2, 3]
+    assert not listener.closed
+    assert (listener.accepted, listener.delivered, listener.dropped, listener.failed) == (4, 4, 0, 1)
+    assert [failure.message for failure in failures] == [0]
+    assert caplog.text == ""  # a program may be about to end
+
+
+async def test_closing_does_not_wait_for_a_listener_to_have_rested(hub: Hub) -> None:
+    seen: list[Any] = []
+
+    async def listen(key: Key[Any], message: Any) -> None:
+        if message == 0:
+            asyncio.current_task().cancel()  # type: ignore[union-attr]
+            await asyncio.sleep(0)
+        seen.append(message)
+
+    listener = hub.add_listener("a", listen)
+    for number in range(3):
+        hub.publish("a", number)
+    await until(lambda: listener.failed == 1)
+    await hub.close()
+    assert seen == [1, 2]
+
+
+async def test_a_listener_that_rests_can_be_removed(hub: Hub) -> None:
+    listener = hub.add_listener("a", Recorder(before=lambda: asyncio.Event().wait()))
+    for number in range(3):
+        hub.publish("a", number)
+    await settled()
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        task.cancel()
+    await settled()
+    await listener.remove()
+    assert (listener.delivered, listener.dropped, hub.busy()) == (1, 2, ())
 
 
 async def test_a_listener_yields_to_the_loop_now_and_then(hub: Hub) -> None:
@@ -602,6 +743,142 @@ async def test_cancelling_a_consumer_by_an_anyio_scope_loses_nothing(hub: Hub) -
         scope.cancel()
         event = await subscription.consume()  # it need not wait, so there is nothing to cancel
     assert event.message == 1
+
+
+# Closing, where the loop is closed first
+
+
+def closed_in_the_middle(hub: Hub) -> None:
+    """Begin to close it on a loop that is closed before the hub has drained."""
+
+    async def begin() -> None:
+        await hub.start()
+        hub.publish("a", "stuck")
+        for message in (1, 2):
+            hub.publish("a", message)
+        closing = asyncio.ensure_future(hub.close())
+        closing._log_destroy_pending = False  # type: ignore[attr-defined]
+        await settled()
+        assert not closing.done()
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(begin())
+    loop.close()
+
+
+@pytest.fixture(params=[1, 2], ids=["one at a time", "two at a time"])
+def stuck(request: pytest.FixtureRequest) -> tuple[Hub, list[Any], Any]:
+    """A hub that was closed in the middle, what its listener has seen, and the listener."""
+    hub = Hub(drain=60)
+    seen: list[Any] = []
+
+    async def listen(key: Key[Any], message: Any) -> None:
+        if message == "stuck":
+            await asyncio.Event().wait()
+        seen.append(message)
+
+    listener = hub.add_listener("a", listen, concurrency=request.param, maxsize=100)
+    if request.param == 2:
+        hub.publish("a", "stuck")
+    closed_in_the_middle(hub)
+    return hub, seen, listener
+
+
+def test_a_hub_whose_loop_is_closed_while_it_drains_is_closed(
+    stuck: tuple[Hub, list[Any], Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    hub, seen, listener = stuck
+    assert not hub.is_open
+    with pytest.raises(HubClosed):
+        hub.publish("a")
+    with pytest.raises(HubClosed):
+        hub.subscribe("a")
+    assert (seen, listener.pending, listener.dropped) == ([], 0, 2)
+    assert "closed with 2 messages" in caplog.text
+    gc.collect()
+
+
+@pytest.mark.parametrize("how", ["close", "wait_for", "cancelled"])
+def test_closing_a_hub_whose_loop_was_closed_while_it_drained_returns(
+    stuck: tuple[Hub, list[Any], Any], how: str
+) -> None:
+    hub, _, listener = stuck
+
+    async def close() -> None:
+        if how == "close":
+            await hub.close()
+        elif how == "wait_for":
+            await asyncio.wait_for(hub.close(), 2)
+        else:
+            async with asyncio.timeout(2):
+                await hub.close()
+                closing = asyncio.create_task(hub.close())
+                closing.cancel()
+                await asyncio.wait([closing])
+
+    asyncio.run(close())
+    assert not hub.is_open
+    assert (listener.pending, listener.dropped) == (0, 2)
+
+
+def test_a_hub_whose_loop_was_closed_while_it_drained_can_be_started_again(
+    stuck: tuple[Hub, list[Any], Any],
+) -> None:
+    hub, seen, _ = stuck
+
+    async def again(message: Any) -> None:
+        async with hub:
+            assert hub.publish("a", message) == 1
+
+    for message in (3, 4):
+        asyncio.run(again(message))
+    assert seen == [3, 4]
+    gc.collect()
+
+
+def test_a_closing_that_is_cancelled_before_it_begins_closes_the_hub() -> None:
+    hub = Hub()
+    listener = hub.add_listener("a", Recorder())
+    hub.publish("a", 1)
+
+    async def program() -> None:
+        await hub.start()
+        closing = asyncio.ensure_future(hub.close())
+        await asyncio.sleep(0)
+        for task in asyncio.all_tasks() - {asyncio.current_task(), closing}:
+            task.cancel()
+        await asyncio.wait([closing])
+        assert not hub.is_open
+        await hub.start()
+        hub.publish("a", 2)
+        await hub.close()
+
+    asyncio.run(program())
+    assert listener.pending == 0
+
+
+def test_a_hub_that_closes_on_one_loop_cannot_be_closed_on_another() -> None:
+    hub = Hub(drain=60)
+    hub.add_listener("a", Recorder(before=lambda: asyncio.sleep(0.01)))
+    with asyncio.Runner() as first:
+
+        async def begin() -> "asyncio.Task[None]":
+            hub.publish("a", 1)
+            closing = asyncio.create_task(hub.close())
+            await settled()
+            return closing
+
+        closing = first.run(begin())
+        with asyncio.Runner() as second:
+            again = hub.close()
+            with pytest.raises(WrongLoop):
+                second.run(again)
+
+        async def end() -> None:
+            await closing
+
+        first.run(end())
+    assert not hub.is_open
 
 
 # Threads and loops

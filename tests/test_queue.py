@@ -393,21 +393,21 @@ async def test_whoever_came_first_stands_first_in_every_line(hub: Hub) -> None:
 async def test_a_confirmed_publish_waits_for_room_in_every_outbox_in_one_step(hub: Hub) -> None:
     outboxes = [hub.border.outbox(patterns, 1, name=name) for patterns, name in ((["k", "a"], "A"), (["k"], "B"))]
     hub.publish("k", 0)
-    await outboxes[0].consume()
+    outboxes[0].take(1)
     outboxes[0].hold(0)
     publishing = asyncio.create_task(hub.publish_confirmed("k", 1))
     await settled()
     hub.publish("a", "in between")
-    await outboxes[1].consume()
+    outboxes[1].take(1)
     outboxes[1].hold(0)
     await settled()
     assert [outbox.pending for outbox in outboxes] == [1, 0]
-    assert (await outboxes[0].consume()).message == "in between"
+    assert outboxes[0].take(1)[0][1] == "in between"
     outboxes[0].hold(0)
     await settled()
     assert [outbox.pending for outbox in outboxes] == [1, 1]
     for outbox in outboxes:
-        event: Any = await outbox.consume()
+        [event] = outbox.take(1)
         assert not isinstance(event, Gap)
         event.done()
     assert await publishing == 2

@@ -596,15 +596,14 @@ class Awaited:
     The hub waits for them when it is closed, as for those of async listeners, and then cancels them.
     """
 
-    __slots__ = ("_hub", "_quiet", "_responder", "_tasks")
-
-    pending = 0
+    __slots__ = ("_hub", "_quiet", "_responder", "_tasks", "deadline")
 
     def __init__(self, hub: Owner, responder: Responder) -> None:
         self._hub = hub
         self._responder = responder
         self._tasks: dict[asyncio.Task[Any], None] = {}
         self._quiet: list[asyncio.Future[None]] = []
+        self.deadline: float | None = None
 
     def start_task(self, result: Any) -> asyncio.Task[Any]:
         """Await something in a task.
@@ -649,9 +648,14 @@ class Awaited:
     # What the life of the hub asks
 
     @property
-    def closed(self) -> bool:
-        """True once the responder was removed."""
-        return self._responder.closed
+    def tasks(self) -> tuple[asyncio.Task[Any], ...]:
+        """Those that run."""
+        return tuple(self._tasks)
+
+    @property
+    def is_working(self) -> bool:
+        """True while something is being awaited."""
+        return bool(self._tasks)
 
     @property
     def is_busy(self) -> bool:
@@ -674,6 +678,13 @@ class Awaited:
         for task in others:
             task.cancel()
         return others
+
+    def drop(self, notices: Notices) -> int:
+        """Nothing is queued."""
+        return 0
+
+    def give_up(self, task: asyncio.Task[Any]) -> None:
+        """It goes on in spite of being cancelled; should it fail then, that is reported."""
 
     def reset(self) -> None:
         """Forget the tasks of a loop that was closed under them."""

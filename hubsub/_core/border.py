@@ -13,10 +13,15 @@ from .asking import Desk
 from .checks import count as count_of
 from .declarations import Declarations
 from .ids import Ids
+from .life import Grace
 from .notices import notify
-from .outbox import Attachment, Outbox, SharedId
+from .outbox import Attachment, Outbox, SharedId, Shed
 from .registry import Registry
 from .routes import Route, Target
+
+
+def _nothing() -> None:
+    """Whoever takes looks by himself, and holds nothing."""
 
 
 class Border:
@@ -29,7 +34,7 @@ class Border:
       `report_error` hands a failure to the hub's `on_error`;
     - the way out: `outbox` queues what leaves, `mint` and `mint_id` name it, `origin` says where from, `type_of` what
       its keys are declared to be;
-    - living with the hub: `attach`, `detach`, and `attached`, which is `hub.bridges` for users.
+    - living with the hub: `attach`, `detach`, `grace`, and `attached`, which is `hub.bridges` for users.
     """
 
     def __init__(self, core: Registry, desk: Desk, declarations: Declarations) -> None:
@@ -120,6 +125,9 @@ class Border:
                     registration._gap_passed(gap)
                 else:
                     registration.mailbox.miss(gap)
+        for outbox in self._outboxes:
+            if outbox.wants_gaps and any(overlaps(own, other) for own in outbox._patterns for other in named):
+                outbox.miss(gap)
 
     def report_error(self, failure: ListenerFailure) -> None:
         """Tell the hub's `on_error` of a failure, if there is one; what it raises is logged."""
@@ -140,9 +148,10 @@ class Border:
         return meta._replace(id=id, source=self.origin, time=meta.time or time.time())
 
     def wanted(self) -> list[Key[Any]]:
-        """Patterns of what somebody here wants: subscriptions, and what is retained; a tap is a bystander."""
+        """Patterns of what somebody here wants: subscribed, retained, carried on; a tap is a bystander."""
         subscribed = [pattern for pattern, _ in self._core._router.matcher.counts()]
-        return [*map(Key.create_from, subscribed), *map(Key.create_from, self._core._history.patterns)]
+        carried = [pattern for outbox in self._outboxes if outbox.is_wanted for pattern in outbox._patterns]
+        return [Key.create_from(each) for each in (*subscribed, *self._core._history.patterns, *carried)]
 
     @property
     def outboxes(self) -> tuple[Outbox, ...]:
@@ -153,20 +162,41 @@ class Border:
         self,
         patterns: Patterns,
         maxsize: int,
-        shed: Callable[[], bool] = lambda: False,
+        *,
+        ready: Callable[[], object] = _nothing,
+        shed: Shed = _nothing,
         diverts: Sequence[tuple[str, ...]] = (),
         name: str = "Outbox",
-        take: Callable[[Event[Any]], None] | None = None,
+        named: bool = False,
+        wanted: bool = False,
+        gaps: bool = False,
     ) -> Outbox:
         """Queue what is published to some patterns, to be carried away; see `Outbox`. `close()` ends it."""
         core = self._core
         core._life.check_thread()
-        named = as_patterns(patterns)
-        outbox = Outbox(core, named, count_of(maxsize, "maxsize"), shed, diverts, self._shared_id, name, take)
+        outbox = Outbox(
+            core,
+            as_patterns(patterns),
+            count_of(maxsize, "maxsize"),
+            ready=ready,
+            shed=shed,
+            diverts=diverts,
+            shared_id=self._shared_id,
+            name=name,
+            is_named=named,
+            is_wanted=wanted,
+            gaps=gaps,
+        )
         self._outboxes.append(outbox)
         core._router.observers.append(outbox.observer)
         self._outboxes_changed()
+        self._tell_followers(outbox)
         return outbox
+
+    def _tell_followers(self, outbox: Outbox) -> None:
+        if outbox.is_wanted:
+            for changed in self._core._followers:
+                changed(outbox._patterns)
 
     def close_outbox(self, outbox: Outbox) -> None:
         """What `Outbox.close` does."""
@@ -178,6 +208,7 @@ class Border:
         core._router.withdraw(outbox, ())
         outbox.closed = True
         notify(outbox._removed())
+        self._tell_followers(outbox)
 
     def _outboxes_changed(self) -> None:
         """Have a message named as it is put where it leaves by several outboxes, the same in all of them."""
@@ -203,6 +234,10 @@ class Border:
         self._core._life.check_thread()
         self._attached.append(part)
         self._core._followers.append(part.changed)
+
+    def grace(self) -> Grace:
+        """The time that a part has which is closed now; its `ended` is to be set in the end."""
+        return self._core._life.grace()
 
     def detach(self, part: Attachment) -> None:
         """Undo `attach`."""

@@ -11,7 +11,7 @@ from .calls import Calls
 from .listener import AsyncListener
 from .message_queue import as_event
 from .notices import notify
-from .registration import Owner, logger
+from .registration import Owner
 
 
 class ConcurrentListener(AsyncListener):
@@ -30,7 +30,9 @@ class ConcurrentListener(AsyncListener):
         self._workers: dict[asyncio.Task[None], Calls] = {}
         self._mailbox.wake = self._wake
 
-    def _tasks(self) -> tuple[asyncio.Task[None], ...]:
+    @property
+    def tasks(self) -> tuple[asyncio.Task[None], ...]:
+        """Those that it has."""
         return tuple(self._workers)
 
     # The tasks
@@ -42,8 +44,8 @@ class ConcurrentListener(AsyncListener):
 
     def _wake(self) -> None:
         loop = self._hub._life.bind_for(self)
-        if loop is None:
-            return
+        if loop is None or len(self._workers) >= self._concurrency:
+            return  # the hub starts it once a loop runs, or has just done so
         calls = Calls(loop)
         # Not the context itself: what one call sets is not for the others.
         self._workers[self._spawn(loop, self._work(calls), self._context.copy())] = calls
@@ -78,49 +80,61 @@ class ConcurrentListener(AsyncListener):
                     elif type(item) is Event:
                         item.done()
             calls.end()
+            if task.cancelling():
+                return  # which the call has kept to itself
             if items:
                 await asyncio.sleep(0)
         if mailbox.alert:
             mailbox.take_gap()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        if task not in self._workers:
+        if self._workers.pop(task, None) is None:
             return  # left behind by a loop that was closed under it
-        del self._workers[task]
-        self._arm()
         life = self._hub._life
-        if not task.cancelled() and task.exception() is None:
+        was_cut = task.cancelling() > 0 or task.cancelled() or task.exception() is not None
+        was_told = self._out_of_time or life.state == "closed" or (self.closed and not self._winding_up)
+        if not self._workers:
+            life.running.pop(self, None)
+            self._out_of_time = False
+        self._arm()
+        if not was_cut or (life.state == "closing" and not was_told):
             self.start()  # for what came since it found nothing more to do
-        elif not life.task_ended(self, task.get_loop()):
-            self.remove()
-            logger.warning("a task of %r was ended from outside; the listener is removed", self)
+        elif not was_told:
+            self._rest()
         if self._workers:
             life.running[self] = None
-        else:
-            life.running.pop(self, None)
-            if self.closed:
-                notify(self._let_go())
+        elif self.closed and (was_told or not self._mailbox.items):
+            notify(self._let_go())
         self._tell_quiet()
 
     def reset(self) -> None:
-        """Forget the tasks of a loop that was closed under them; start anew if something is queued."""
+        """Forget the tasks of a loop that was closed under them, and start anew if something is queued."""
         life = self._hub._life
         # When the hub was opened again during a call, that one goes on.
         self._workers = {task: calls for task, calls in self._workers.items() if task.get_loop() is life.loop}
         if self._workers:
             life.running[self] = None
+        else:
+            self._out_of_time = False
         self._arm()
         self.start()
 
     def stop(self) -> list[asyncio.Task[None]]:
-        """End the tasks, but not the one whose call this is; return those that are to be waited for."""
+        """End the tasks, since there is no more time, but not the one whose call this is; return what to wait for."""
+        self._out_of_time = bool(self._workers)
+        return self._cancel_others()
+
+    def _calls_of(self, task: asyncio.Task[None]) -> Calls | None:
+        return self._workers.get(task)
+
+    def _end_calls(self) -> None:
+        self._cancel_others()
+
+    def _cancel_others(self) -> list[asyncio.Task[None]]:
         others = self._others()
         for task in others:
             task.cancel()
         return others
-
-    def _end_calls(self) -> None:
-        self.stop()
 
     def _others(self) -> list[asyncio.Task[None]]:
         """The tasks but for the one whose call this is."""
@@ -131,6 +145,11 @@ class ConcurrentListener(AsyncListener):
         return any(calls.is_caller() for calls in self._workers.values())
 
     # What the hub asks
+
+    @property
+    def is_working(self) -> bool:
+        """True while a call runs or messages are queued."""
+        return bool(self._mailbox.items or self._workers)
 
     @property
     def is_busy(self) -> bool:

@@ -252,12 +252,16 @@ class Exchange:
             logger.error("delivering %r to %r failed", key, target, error=error)
         return None
 
-    def _report(self, listener: Listener, key: Key[Any], message: Any, error: BaseException) -> None:
+    def _report(
+        self, listener: Listener, key: Key[Any], message: Any, error: BaseException, quietly: bool = False
+    ) -> None:
         """Count, log and pass on a listener's failure."""
         listener.failed += 1
         listener.last_error = error
         self._failed += 1
-        if isinstance(error, RecursionError):
+        if quietly:
+            listener_logger.info("a call of listener %r was cancelled, on %r", listener.function, key)
+        elif isinstance(error, RecursionError):
             # A traceback of a thousand frames tells less than this line.
             listener_logger.error("listener %r failed on %r: %s", listener.function, key, error)
         else:

@@ -4,31 +4,84 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable
 from contextlib import nullcontext, suppress
 from threading import get_ident
 from typing import Any, Literal, Protocol, TypeVar
 
+from ..describe import describe
 from ..errors import HubClosed, WrongLoop, WrongThread
 from ..log import Logger
+from .notices import Notices, notify
 
 V = TypeVar("V")
 
 logger = Logger("hubsub.hub")
 
+# Seconds. With the 5 of `Hub(drain=)` they stay below the ten that containers get between SIGTERM and SIGKILL.
+UNTIL_SENT = 2.0
+"""How much longer than the listeners' draining a bridge may take to send and acknowledge."""
+UNTIL_LEFT = 1.5
+"""How long it may take after that to let go of its broker."""
+UNTIL_ENDED = 0.5
+"""How long a call that was cancelled, since there was no more time for it, may take to end."""
+
+REST = 0.1
+"""How long a listener rests whose task was cancelled by somebody else. If that was the end of its loop, what is queued
+waits for the next one: what is begun meanwhile would be cut off, too."""
+
+
+class Grace:
+    """The time that closing gives: what is closed one right after the other, shares it.
+
+    Times are those of the loop's clock.
+    """
+
+    __slots__ = ("began", "drain", "ended")
+
+    # Seconds after which it is another closing.
+    APART = 1.0
+
+    def __init__(self, began: float, drain: float) -> None:
+        self.began = began
+        self.drain = drain
+        self.ended: float | None = None
+
+    def is_over(self, now: float) -> bool:
+        """True if what is closed now has nothing to do with this."""
+        return now > (self.left if self.ended is None else self.ended) + self.APART
+
+    @property
+    def drained(self) -> float:
+        """Until when listeners may finish what is queued."""
+        return self.began + self.drain
+
+    def sent(self, now: float) -> float:
+        """Until when a bridge that is closed now may send and acknowledge."""
+        return max(self.drained, min(now, self.drained) + UNTIL_SENT)
+
+    @property
+    def left(self) -> float:
+        """Until when every bridge has let go of its broker."""
+        return self.drained + UNTIL_SENT + UNTIL_LEFT
+
 
 class Runner(Protocol):
     """What needs a task: an async listener."""
 
+    deadline: float | None
+
     @property
-    def closed(self) -> bool: ...
+    def tasks(self) -> tuple[asyncio.Task[None], ...]: ...
     @property
-    def pending(self) -> int: ...
+    def is_working(self) -> bool: ...
     @property
     def is_busy(self) -> bool: ...
     def is_caller(self) -> bool: ...
     def start(self) -> None: ...
     def stop(self) -> list[asyncio.Task[None]]: ...
+    def drop(self, notices: Notices) -> int: ...
+    def give_up(self, task: asyncio.Task[None]) -> None: ...
     def reset(self) -> None: ...
     def hasten(self) -> None: ...
     def quiet(self) -> asyncio.Future[None]: ...
@@ -37,7 +90,8 @@ class Runner(Protocol):
 class Life:
     """Binds a hub to a loop when it first needs one, and ends its tasks when it is closed.
 
-    When that loop is closed, or the hub was closed, it binds anew.
+    When that loop is closed, or the hub was closed, it binds anew. What belonged to the loop goes with it: also the
+    closing of the hub, if that was under way, and then the hub is closed.
 
     Args:
         hub: Named in logs and errors.
@@ -45,7 +99,8 @@ class Life:
         bound: Called with each loop that is bound.
         closing: Called when the hub begins to close.
         drained: Awaited when the runners have finished, or the time is over.
-        ended: Awaited when the hub is closed, before the tasks are.
+        ended: Called when the hub is closed, before the tasks are.
+        cleared: Awaited last.
     """
 
     def __init__(
@@ -55,21 +110,33 @@ class Life:
         bound: Callable[[asyncio.AbstractEventLoop], None],
         closing: Callable[[], None],
         drained: Callable[[], Awaitable[None]],
-        ended: Callable[[], Awaitable[None]],
+        ended: Callable[[], None],
+        cleared: Callable[[], Awaitable[None]],
     ) -> None:
-        self.state: Literal["open", "closing", "closed"] = "open"
         self.loop: asyncio.AbstractEventLoop | None = None
         self.thread = 0
         self.running: dict[Runner, None] = {}
-        self.unstarted: dict[Runner, None] = {}  # with messages, but without a loop
+        self.unstarted: dict[Runner, None] = {}  # with messages, but without a loop; or resting
+        self.drain = drain
+        self.deadline: float | None = None
+        """While the hub closes, when by the loop's clock the draining ends."""
+        self._grace: Grace | None = None  # of what was closed last
         self._hub = hub
-        self._drain_seconds = drain
+        self._state: Literal["open", "closing", "closed"] = "open"
         self._bound = bound
         self._begin = closing
         self._drained = drained
         self._ended = ended
+        self._cleared = cleared
         self._closing: asyncio.Task[None] | None = None
-        self._loop_is_ending = False
+        self._finishing: set[asyncio.Task[None]] = set()
+
+    @property
+    def state(self) -> Literal["open", "closing", "closed"]:
+        """Whether the hub is open, closing or closed."""
+        if self._closing is not None and self.loop is not None and self.loop.is_closed():
+            self._let_go_of_loop()
+        return self._state
 
     # Binding
 
@@ -83,20 +150,17 @@ class Life:
         loop = asyncio.get_running_loop()
         if loop is self.loop:
             return loop
-        if self.loop is not None and not self.loop.is_closed():
-            raise WrongThread(self._hub) if self.thread != get_ident() else WrongLoop(self._hub)
+        if self.loop is not None:
+            if not self.loop.is_closed():
+                raise WrongThread(self._hub) if self.thread != get_ident() else WrongLoop(self._hub)
+            self._let_go_of_loop()
         self.loop = loop
         self.thread = get_ident()
-        self._loop_is_ending = False
-        self._closing = None
         self._bound(loop)
-        # A loop that was closed without ending its tasks leaves them behind.
-        left, self.running = self.running, {}
+        left = [*self.running, *self.unstarted]
+        self.running, self.unstarted = {}, {}
         for runner in left:
             runner.reset()
-        late, self.unstarted = self.unstarted, {}
-        for runner in late:
-            runner.start()
         return loop
 
     def bind_for(self, runner: Runner) -> asyncio.AbstractEventLoop | None:
@@ -124,18 +188,29 @@ class Life:
         if self.thread != get_ident() and self.loop is not None and not self.loop.is_closed():
             raise WrongThread(self._hub)
 
-    def task_ended(self, runner: Runner, loop: asyncio.AbstractEventLoop) -> bool:
-        """Note that the task of a runner has ended; return whether that is in order."""
+    def _let_go_of_loop(self) -> None:
+        """The loop is closed: what belonged to it is over. The runners forget their tasks when they get another."""
+        self.loop = self._closing = self.deadline = self._grace = None
+        self._finishing.clear()
+        if self._state == "closing":
+            self._state = "closed"
+            self._ended()
+
+    def rest(self, runner: Runner) -> None:
+        """The task of a runner was cancelled, and neither was it removed nor is the hub closing: go on after a while.
+
+        `asyncio.run` cancels every task when it ends. Whether that is so cannot be told from here.
+        """
+        loop = self.loop
         self.running.pop(runner, None)
-        if runner.closed or self.state != "open":
-            return True
-        # asyncio.run cancels every task when it ends: then the listener stays, for the next loop. If only its own
-        # task is being cancelled, somebody meant it.
-        if not self._loop_is_ending:
-            self._loop_is_ending = all(task.cancelling() for task in asyncio.all_tasks(loop))
-        if self._loop_is_ending and runner.pending:
-            self.unstarted[runner] = None
-        return self._loop_is_ending
+        self.unstarted[runner] = None
+        if loop is not None and not loop.is_closed():
+            loop.call_later(REST, self._wake, runner, loop)
+
+    def _wake(self, runner: Runner, loop: asyncio.AbstractEventLoop) -> None:
+        if loop is self.loop and runner in self.unstarted:
+            del self.unstarted[runner]
+            runner.reset()
 
     # Opening and closing
 
@@ -145,10 +220,10 @@ class Life:
         Raises:
             HubClosed: It is just being closed.
         """
-        if self._closing is not None and not self._closing.done():
-            raise HubClosed(self._hub, closing=True)
         self.bind()
-        self.state = "open"
+        if self._closing is not None:
+            raise HubClosed(self._hub, closing=True)
+        self._state = "open"
 
     async def close(self, cancelled: bool) -> None:
         """Drain, then end every task; `cancelled` tells that the caller was cancelled already.
@@ -156,42 +231,143 @@ class Life:
         The work is done by a task of its own: a first cancellation of the caller is kept until it is done, a second
         one cuts the drain short.
         """
-        if self._closing is None or self._closing.done():
-            if self.state == "closed":
-                return
-            loop = self.bind()
-            self.state = "closing"
-            self._closing = loop.create_task(self._drain_and_end(), name=f"closing {self._hub!r}")
+        if self.state == "closed" and self._closing is None:
+            return
+        loop = self.bind()
+        if self._closing is None:
+            self._state = "closing"
+            self._closing = _own_task(loop, self._drain_and_end(), f"closing {describe(self._hub)}")
+            # Cancelled before its first step, a task runs nothing of its function.
+            self._closing.add_done_callback(self._closed)
         elif any(runner.is_caller() for runner in self.running):
             return  # the closing waits for this very call
         await outlast(self._closing, cancelled)
 
-    async def _drain_and_end(self) -> None:
-        try:
-            self._begin()
-            for runner in self.running:
-                runner.hasten()
+    def grace(self) -> Grace:
+        """The time that the closing which begins now has: less, if something was closed right before it."""
+        now = self.bind().time()
+        last = self._grace
+        if last is None or last.is_over(now):
+            last = Grace(now, self.drain)
+        self._grace = grace = Grace(last.began, self.drain)
+        return grace
+
+    def finish(self, runners: Iterable[Runner], who: object) -> asyncio.Task[None] | None:
+        """Give runners which take nothing new the time that closing the hub would give them; then end their tasks.
+
+        Returns the task that does so, if there is anything to wait for. `who` is named in logs.
+        """
+        if self.loop is None or self.loop.is_closed():
+            return None
+        runners = list(runners)
+        for runner in runners:
+            if self.unstarted.pop(runner, self) is None:
+                runner.reset()  # it has rested long enough
+        working = [runner for runner in runners if runner.tasks and runner.deadline is None]
+        if not working:
+            return None
+        # A clock of its own: subscribers that come and go are not parts of one closing.
+        grace = self._grace = Grace(self.loop.time(), self.drain)
+        for runner in working:
+            runner.deadline = grace.drained
+            runner.hasten()
+        task = _own_task(self.loop, self._finish(working, grace, who), f"closing {describe(who)}")
+        self._finishing.add(task)
+        task.add_done_callback(self._finishing.discard)
+        return task
+
+    async def _finish(self, runners: Collection[Runner], grace: Grace, who: object) -> None:
+        async def drain() -> None:
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._drain_seconds):
-                    await self._drain()
-            await self._drained()
-        finally:
-            await self._end()
+                async with asyncio.timeout_at(grace.drained):
+                    for runner in runners:
+                        while runner.is_working:
+                            await runner.quiet()
+
+        async def end() -> None:
+            tasks = self._stop(runners)
+            notices: Notices = []
+            dropped = sum(runner.drop(notices) for runner in runners)
+            notify(notices)
+            if dropped:
+                logger.warning("%r was closed with %d messages that its async listeners had not handled", who, dropped)
+            await self._until_ended(tasks, who)
+            grace.ended = asyncio.get_running_loop().time()
+
+        await _whatever_happens(drain, end)
+
+    async def _drain_and_end(self) -> None:
+        await _whatever_happens(self._drain, self._drained, self._end)
 
     async def _drain(self) -> None:
         """Wait until no runner has anything to do; one may give the others more by publishing onward."""
-        while busy := [runner for runner in self.running if runner.is_busy]:
-            await busy[0].quiet()
+        self.deadline = self.grace().drained
+        self._begin()
+        resting, self.unstarted = self.unstarted, {}
+        for runner in resting:
+            runner.reset()
+        for runner in self.running:
+            runner.hasten()
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(self.deadline):
+                while busy := [runner for runner in self.running if runner.is_busy]:
+                    for runner in busy:
+                        if runner.is_busy:
+                            await runner.quiet()
 
     async def _end(self) -> None:
-        self.state = "closed"
-        tasks = [task for runner in list(self.running) for task in runner.stop()]
-        await self._ended()
-        if tasks:
-            _, stuck = await asyncio.wait(tasks, timeout=max(self._drain_seconds, 1.0))
-            for task in stuck:
-                logger.error("%r closed, but %r goes on in spite of being cancelled", self._hub, task)
-        self.loop = None
+        self._state = "closed"
+        tasks = self._stop(self.running)
+        self._ended()
+        await self._until_ended(tasks, self._hub, self._finishing)
+        await self._cleared()
+
+    def _closed(self, closing: asyncio.Task[None]) -> None:
+        if closing is not self._closing:
+            return  # its loop was closed under it
+        if self._state == "closing":
+            self._state = "closed"
+            self._stop(self.running)
+            self._ended()
+        self.loop = self._closing = self.deadline = self._grace = None
+
+    @staticmethod
+    def _stop(runners: Iterable[Runner]) -> dict[asyncio.Task[None], Runner]:
+        return {task: runner for runner in list(runners) for task in runner.stop()}
+
+    @staticmethod
+    async def _until_ended(
+        tasks: dict[asyncio.Task[None], Runner], who: object, others: Iterable[asyncio.Task[None]] = ()
+    ) -> None:
+        """Wait until what was cancelled has ended, and others with it, but not for ever."""
+        waited_for = {*tasks, *others}
+        if waited_for:
+            _, stuck = await asyncio.wait(waited_for, timeout=UNTIL_ENDED)
+            for task in stuck & tasks.keys():
+                logger.error("%r was closed, but %r goes on in spite of being cancelled", who, task)
+                tasks[task].give_up(task)
+
+
+def _own_task(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+    task = loop.create_task(coroutine, name=name)
+    # If its loop is closed under it, it has nothing more to do, which is nothing to complain of.
+    task._log_destroy_pending = False  # type: ignore[attr-defined]
+    return task
+
+
+async def _whatever_happens(*steps: Callable[[], Awaitable[None]]) -> None:
+    """Await each step, also if the one before it raises or is cancelled; but not if the loop is closed under it."""
+    step, *later = steps
+    try:
+        await step()
+    except GeneratorExit:
+        raise
+    except BaseException:
+        if later:
+            await _whatever_happens(*later)
+        raise
+    if later:
+        await _whatever_happens(*later)
 
 
 async def outlast(task: asyncio.Task[V], cancelled: bool = False) -> V:

@@ -16,8 +16,8 @@ from .callables import is_awaitable, refuse_awaitable
 from .calls import Calls, context_outside
 from .message_queue import Item, Mailbox, Overflow, as_event
 from .notices import Notices, notify
-from .registration import Bookkeeper, Owner, Registration, Removal, Where, logger
-from .retry import Retry, Retrying
+from .registration import Bookkeeper, Owner, Registration, Removal, Where
+from .retry import GivenUp, Retry, Retrying
 
 
 class Listener(Registration):
@@ -97,7 +97,19 @@ class AsyncListener(Listener):
     The task starts with the first message and runs in a copy of the context of the registration.
     """
 
-    __slots__ = ("_call", "_calls", "_context", "_idle", "_mailbox", "_quiet", "_stopped", "_task", "_winding_up")
+    __slots__ = (
+        "_call",
+        "_calls",
+        "_context",
+        "_idle",
+        "_mailbox",
+        "_out_of_time",
+        "_quiet",
+        "_stopped",
+        "_task",
+        "_winding_up",
+        "deadline",
+    )
 
     def __init__(
         self,
@@ -119,17 +131,20 @@ class AsyncListener(Listener):
         # What the task calls.
         self._call: Callable[..., Any] = function
         if retry is not None:
-            self._call = Retrying(function, retry, self._in_haste, self._give_up)
+            self._call = Retrying(function, retry, self._time_left, self._give_up)
         self._context = context_outside()
         self._calls: Calls | None = None  # those of the task
         self._task: asyncio.Task[None] | None = None
         self._idle: asyncio.Future[None] | None = None
         self._quiet: list[asyncio.Future[None]] = []
         self._stopped = False  # the hub is closed: the task ends after the call in progress
-        self._winding_up = False  # it was too slow, or used up: it handles what is queued, and nothing after that
+        self._winding_up = False  # it is removed, but handles what is queued
+        self._out_of_time = False  # the task was cancelled because there was no more time for it
+        self.deadline: float | None = None
+        """When by the loop's clock the winding up ends; None for whenever it is done."""
 
     def remove(self) -> Removal:
-        tasks = self._tasks()
+        tasks = self.tasks
         if self._winding_up:
             self._hub._life.check_thread()
             self._winding_up = False
@@ -138,6 +153,12 @@ class AsyncListener(Listener):
         return Removal() if self.is_caller() else Removal(tasks)
 
     remove.__doc__ = Listener.remove.__doc__
+
+    def wind_up(self) -> None:
+        """Remove it at once, but have it handle what is queued."""
+        if not self.closed:
+            self._winding_up = True
+            self._hub._remove(self)
 
     def is_caller(self) -> bool:
         """True inside a call of its that is running, and in the tasks that this call has started."""
@@ -148,8 +169,8 @@ class AsyncListener(Listener):
     def start(self) -> None:
         """Start the task, if there is a loop to start it on."""
         loop = self._hub._life.bind_for(self)
-        if loop is None:
-            return  # the hub starts it once a loop runs
+        if loop is None or self._task is not None:
+            return  # the hub starts it once a loop runs, or has just done so
         self._mailbox.wake = None
         self._calls = calls = Calls(loop)
         self._task = self._spawn(loop, self._run(calls), self._context)
@@ -204,6 +225,8 @@ class AsyncListener(Listener):
                     elif type(item) is Event and item.confirmed is not None:
                         done(item)
             calls.end()
+            if task.cancelling():
+                return  # which the call has kept to itself
             if mailbox.alert:
                 mailbox.take_gap()
             if items:
@@ -229,15 +252,31 @@ class AsyncListener(Listener):
                 item.done()
 
     def _failed(self, item: Item, error: BaseException, task: asyncio.Task[None]) -> None:
-        """A call has raised: report it, unless the task is being ended."""
-        leaked = isinstance(error, asyncio.CancelledError) and not task.cancelling()
-        if type(item) is Event:
-            failed = leaked or isinstance(error, Exception)
-            item.fail(error, "it failed" if failed else "its call was cut short")
+        """A call has raised: report it, and raise it again if the task is being ended."""
+        is_cut = isinstance(error, asyncio.CancelledError) and task.cancelling() > 0
         # A cancellation may leak out of something that the listener awaited: that is a failure like any other.
-        if not leaked and not isinstance(error, Exception):
-            raise error
-        self._hub._report(self, item[0], item[1], error)
+        is_failure = isinstance(error, Exception | asyncio.CancelledError) and not is_cut
+        if type(item) is Event:
+            if isinstance(error, GivenUp):
+                item.fail(error.__cause__, "it failed, and was given up")
+            else:
+                item.fail(error, "it failed" if is_failure else "its call was cut short")
+        if is_failure:
+            self._hub._report(self, item[0], item[1], error)
+            return
+        if is_cut and not isinstance(error, GivenUp):
+            self._cut_short(item, error)
+        raise error
+
+    def _cut_short(self, item: Item, error: BaseException | None) -> None:
+        """A call was cancelled: a failure, unless it was removal that cancelled it."""
+        if self._out_of_time:
+            late = TimeoutError(f"cut off by closing, which waits {self._hub._life.drain:g} s at most")
+            late.__cause__ = error
+            self._hub._report(self, item[0], item[1], late)
+        elif error is not None and not (self.closed and not self._winding_up):
+            # By somebody else. When a program ends, its loop does so: no reason to complain.
+            self._hub._report(self, item[0], item[1], error, quietly=True)
 
     def _callee(self) -> tuple[Callable[..., Any], bool]:
         """What the task calls, and whether with an event."""
@@ -269,22 +308,35 @@ class AsyncListener(Listener):
     def _ended(self, task: asyncio.Task[None]) -> None:
         if self._task is not task:
             return  # left behind by a loop that was closed under it
+        life = self._hub._life
+        life.running.pop(self, None)
+        was_told = self._stopped or self._out_of_time or life.state == "closed"
         self._task = self._calls = None
-        self._mailbox.wake = self.start
-        self._tell_quiet()
-        if self.closed:
+        self._stopped = self._out_of_time = False
+        if self.closed and (was_told or not (self._winding_up and self._mailbox.items)):
             notify(self._let_go())
-        if not self._hub._life.task_ended(self, task.get_loop()):
-            self.remove()
-            logger.warning("the task of %r was ended from outside; the listener is removed", self)
-        elif self._stopped:
-            self._stopped = False
-            if self._mailbox.items and self._hub._life.state == "open":
-                self.start()  # the hub was opened again during the last call
+        elif life.state == "closing" or (was_told and life.state == "open"):
+            self.reset()  # in the latter case the hub was opened again during the last call
+        elif was_told:
+            self._mailbox.wake = self.start
+        else:
+            self._rest()
+        self._tell_quiet()
+
+    def _rest(self) -> None:
+        self._mailbox.wake = self._stir
+        self._hub._life.rest(self)
+
+    def _stir(self) -> None:
+        """A message comes while it rests: no reason to go on before its time, unless its loop is no more."""
+        life = self._hub._life
+        life.check_thread()
+        if life.loop is None or life.loop.is_closed():
+            self.start()
 
     def reset(self) -> None:
-        """Forget the task of a loop that was closed under it; start anew if something is queued."""
-        self._stopped = False
+        """Forget the task of a loop that was closed under it, and start anew if something is queued."""
+        self._stopped = self._out_of_time = False
         life = self._hub._life
         if self._task is not None and self._task.get_loop() is life.loop:
             # The hub was opened again during the last call: after that it goes on, in order.
@@ -296,32 +348,47 @@ class AsyncListener(Listener):
             self.start()
 
     def stop(self) -> list[asyncio.Task[None]]:
-        """End the task, but not from inside its own call; return it if it is to be waited for."""
+        """End the task, since there is no more time, but not from inside its own call; return what to wait for."""
         task = self._task
         if task is None:
             return []
         if self.is_caller():
             self._stopped = True
-            if self._idle is not None:
-                self._wake()  # the call is over, but not a task that it started
             return []
+        self._out_of_time = True
         task.cancel()
         return [task]
 
-    def _tasks(self) -> tuple[asyncio.Task[None], ...]:
+    def drop(self, notices: Notices) -> int:
+        """Drop and count what is queued; return how many."""
+        return self._mailbox.drop_all(notices)
+
+    def give_up(self, task: asyncio.Task[None]) -> None:
+        """The call that this task is in does not end: it has failed."""
+        calls = self._calls_of(task)
+        frame = getattr(task.get_coro(), "cr_frame", None)
+        if calls is not None and calls.running is not None and frame is not None:
+            self._cut_short(frame.f_locals["item"], None)
+
+    def _calls_of(self, task: asyncio.Task[None]) -> Calls | None:
+        return self._calls if task is self._task else None
+
+    @property
+    def tasks(self) -> tuple[asyncio.Task[None], ...]:
+        """Those that it has."""
         return () if self._task is None else (self._task,)
 
     def _too_slow(self) -> None:
-        if not self.closed:
-            self._winding_up = True
-            self._hub._remove(self)
+        self.wind_up()
 
     def _use_up(self) -> None:
         self._hub._life.check_thread()
-        self._too_slow()
+        self.wind_up()
 
     def _removed(self) -> Notices:
         if self._winding_up:
+            if self._idle is not None and not self._mailbox.items:
+                self._wake()
             return []
         notices = self._let_go()
         self._hub._life.unstarted.pop(self, None)
@@ -348,12 +415,17 @@ class AsyncListener(Listener):
     # Trying again
 
     def hasten(self) -> None:
-        """Let no failed call wait for another attempt."""
+        """There is less time than before: have those who wait for another attempt look how much."""
         if isinstance(self._call, Retrying):
             self._call.hasten()
 
-    def _in_haste(self) -> bool:
-        return (self.closed and not self._winding_up) or self._hub._life.state != "open"
+    def _time_left(self) -> float | None:
+        """Seconds until it must have finished; None for no limit."""
+        life = self._hub._life
+        if (self.closed and not self._winding_up) or life.state == "closed":
+            return 0.0
+        deadlines = [each for each in (self.deadline, life.deadline) if each is not None]
+        return max(0.0, min(deadlines) - asyncio.get_running_loop().time()) if deadlines else None
 
     def _give_up(self, key: Key[Any], message: Any, error: BaseException, attempts: int) -> None:
         self._hub._report(self, key, message, error)
@@ -362,9 +434,14 @@ class AsyncListener(Listener):
     # What the hub asks
 
     @property
+    def is_working(self) -> bool:
+        """True while a call runs or messages are queued for it."""
+        return self._task is not None and (self._idle is None or bool(self._mailbox.items))
+
+    @property
     def is_busy(self) -> bool:
         """True while a call runs or messages are queued for it, but inside of its own call."""
-        return self._task is not None and (self._idle is None or bool(self._mailbox.items)) and not self.is_caller()
+        return self.is_working and not self.is_caller()
 
     def quiet(self) -> asyncio.Future[None]:
         """A future that is done when it has handled everything for now, or has ended."""
@@ -375,6 +452,6 @@ class AsyncListener(Listener):
 
     def _tell_quiet(self) -> None:
         for future in self._quiet:
-            if not future.done():
+            if not future.done() and not future.get_loop().is_closed():
                 future.set_result(None)
         self._quiet.clear()

@@ -1,18 +1,25 @@
-"""What leaves the process: the queue that a bridge reads, and what a bridge is to its hub."""
+"""What leaves the process: the queue of what is to be carried away, and what a bridge is to its hub."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol, TypeAlias
 
-from ..event import Event, Gap
+from ..event import Event, Gap, Meta
 from ..key import NAMESPACE, Key, is_subset
-from .message_queue import Item, Mailbox, Overflow
-from .notices import Notices, notify
-from .registration import Owner
-from .subscription import Queue
+from .gaps import Hole
+from .message_queue import FULL, Overflow
+from .notices import Notices
+from .registration import Owner, Registration
+from .room import Line
 
 Pattern = tuple[str, ...]
+
+# What was published: key and message, and its id if it has one already; or an event with what travels along.
+Item: TypeAlias = tuple[Key[Any], Any] | tuple[Key[Any], Any, str] | Event[Any]
+# Drops a message, and returns what is to be called once everything is whole; None if there is none to drop.
+Shed: TypeAlias = Callable[[], Callable[[], object] | None]
 
 
 class Attachment(Protocol):
@@ -31,86 +38,167 @@ class Attachment(Protocol):
         """The hub's listeners have finished: finish too."""
 
 
-class HeldMailbox(Mailbox):
-    """A mailbox that drops the oldest, and whose bound counts also what was taken from it but is not gone yet.
+class Handover:
+    """Messages on their way from a publish to whoever carries them away, and takes them in the loop's next turn.
+
+    What was taken and is not gone yet counts in the bound: `hold` says how much that is. Beyond the bound the oldest
+    message is dropped, wherever it is.
 
     Args:
-        maxsize: The bound of both together.
-        owner: Is told of overflow.
-        shed: Called to drop the oldest message of those that were taken; returns whether there was one.
+        limit: The bound of both together.
+        shed: Drops the oldest message of those that were taken.
+        ready: Called when there is something to take.
+        check: Refuses the wrong thread.
+        overflowing: Told when an episode of overflow begins, with the key of the message that found no room.
     """
 
-    __slots__ = ("_held", "_is_full", "_shed", "limit", "put_item")
+    __slots__ = (
+        "_check",
+        "_held",
+        "_hole",
+        "_is_overfull",
+        "_overflowing",
+        "_ready",
+        "_shed",
+        "_space",
+        "closed",
+        "dropped",
+        "items",
+        "line",
+        "maxsize",
+        "peak",
+        "room",
+    )
 
-    def __init__(self, maxsize: int, owner: Any, shed: Callable[[], bool]) -> None:
-        super().__init__(maxsize, Overflow.DROP_OLDEST, owner, gaps=True)
-        self.limit = maxsize
-        self.has_events = True
+    overflow: ClassVar = Overflow.DROP_OLDEST
+    superseded: ClassVar = 0
+
+    def __init__(
+        self,
+        limit: int,
+        shed: Shed,
+        ready: Callable[[], object],
+        check: Callable[[], None],
+        overflowing: Callable[[Key[Any]], None],
+    ) -> None:
+        self.maxsize = limit
+        self.items: deque[Item | Gap] = deque()
+        self.line: Line | None = None
+        self.room = self._space = limit
+        self.dropped = self.peak = 0
+        self.closed = False
         self._held = 0
-        self._is_full = False
+        self._hole: Hole | None = None  # what was dropped, before the first item
+        self._is_overfull = False
         self._shed = shed
-        items, append = self.items, self.items.append  # type: ignore[union-attr]
+        self._ready = ready
+        self._check = check
+        self._overflowing = overflowing
 
-        def put(key: Key[Any], message: Any) -> None:
-            if self.wake is not None:
-                self.wake()
-            if len(items) < self.maxsize:
-                append((key, message))
+    @property
+    def pending(self) -> int:
+        """Messages that were not taken yet."""
+        return len(self.items)
+
+    def put(self, item: Item | Gap) -> None:
+        """Put something behind all that is there."""
+        items = self.items
+        if not items:
+            self._check()
+        if len(items) >= self._space:
+            self._put_full(item)
+            return
+        items.append(item)
+        if len(items) == 1:
+            self._ready()
+
+    def _put_full(self, item: Item | Gap) -> None:
+        # Whole before notified: whoever hears of what is dropped may publish, too.
+        dropped: Item | None = None
+        notice: Callable[[], object] | None = None
+        begins = False
+        if type(item) is not Gap:
+            notice = self._shed() if self._held else None
+            if notice is None:
+                dropped = self._drop_oldest()
+            begins, self._is_overfull = not self._is_overfull, True
+        self.items.append(item)
+        if len(self.items) == 1:
+            self._ready()
+        if notice is not None:
+            notice()
+        if type(dropped) is Event:
+            dropped.fail(why=FULL)
+        if begins:
+            self._overflowing(item[0])  # type: ignore[arg-type]
+
+    def _drop_oldest(self) -> Item | None:
+        while self.items:
+            oldest = self.items.popleft()
+            if isinstance(oldest, Gap):
+                self._miss(Hole.of(oldest))
             else:
-                self._put_full((key, message))
+                self.dropped += 1
+                self._miss(Hole(Overflow.DROP_OLDEST.value, 0)).add(oldest[0])
+                return oldest
+        return None
 
-        def put_item(item: Any) -> None:
-            if self.wake is not None:
-                self.wake()
-            if len(items) < self.maxsize:
-                append(item)
-            else:
-                self._put_full(item)
+    def _miss(self, hole: Hole) -> Hole:
+        if self._hole is None:
+            self._hole = hole
+        else:
+            self._hole.merge(hole)
+        return self._hole
 
-        self.put = put
-        self.put_item = put_item
-
-    def take(self) -> Item | Gap | None:
-        """As `Mailbox.take`."""
-        self._held += 1
-        self.maxsize -= 1
-        first = super().take()
-        if first is None or type(first) is Gap:
-            self.hold(self._held - 1, self._is_full)
-        return first
-
-    def take_many(self, most: int) -> list[Any]:
-        """As `Mailbox.take_many`."""
-        taken: list[Any] = []
-        while len(taken) < most and (first := self.take()) is not None:
-            taken.append(first)
+    def take(self, most: int) -> list[Item | Gap]:
+        """Take up to so many of what is there, a gap that stands before them included."""
+        items = self.items
+        taken: list[Item | Gap] = []
+        if self._hole is not None:
+            taken.append(self._hole.gap())
+            self._hole = None
+        taken += [items.popleft() for _ in range(min(most, len(items)))]
+        # They count from this moment on.
+        self.hold(self._held + len(taken), is_full=self._space == 0 and self._held < self.maxsize)
         return taken
 
-    def hold(self, number: int, is_full: bool) -> None:
+    def hold(self, number: int, is_full: bool = False) -> None:
         """So many that were taken are not gone yet; `is_full` says that for other reasons there is no room."""
         self._held = number
-        self._is_full = is_full
-        self.maxsize = 0 if is_full else self.limit - number
-        self._eased(self.limit)
+        self._space = 0 if is_full else max(0, self.maxsize - number)
+        length = len(self.items)
+        self.peak = max(self.peak, number + length)
+        if length + number <= self.maxsize // 2:
+            self._is_overfull = False
+        self._offer()
 
-    def _is_half_empty(self) -> bool:
-        return len(self.items) + self._held <= self.limit // 2
+    # Room, for those who wait for it
 
-    def _changed(self) -> None:
-        super()._changed()
-        # So that taking always passes by here: what was taken counts from that very moment.
-        self.alert = True
+    def has_room(self, key: Key[Any], ahead: int) -> bool:
+        """True if a message would drop nothing, once so many others are here."""
+        return len(self.items) + ahead < self._space or self.closed
 
-    def _put_full(self, item: Item) -> None:
-        if self._held and self._shed():  # which holds again
-            notices: Notices = []
-            self._append(item)
-            self._begin_episode(item[0], notices)
-            notify(notices)
-        elif self.items:
-            super()._put_full(item)
-        else:
-            self._append(item)
+    def line_changed(self) -> None:
+        """Somebody has joined the line or left it."""
+        self._offer()
+
+    def _offer(self) -> None:
+        self.room = self._space if self.line is None else 0
+        if self.line is not None:
+            free = self._space - len(self.items)
+            self.line.offer(0, free)
+
+    def close(self) -> None:
+        """Let nobody wait for room any more."""
+        self.closed = True
+        if self.line is not None:
+            self.line.offer(0, len(self.line))
+
+    def drop_all(self) -> list[Item]:
+        """Drop what is here, and return it."""
+        dropped = [item for item in self.items if not isinstance(item, Gap)]
+        self.items.clear()
+        return dropped
 
 
 class SharedId:
@@ -145,8 +233,8 @@ class SharedId:
         self._key = self._message = None
 
 
-class Outbox(Queue[Event[Any] | Gap]):
-    """Queues what is published to some patterns, for a bridge to carry away.
+class Outbox(Registration):
+    """Stands in the routes of what is to be carried away: by a bridge, or by whatever else leads out of the process.
 
     It is no subscription: what `publish` returns, `has_subscribers` and `patterns` do not count it. The hub's own
     namespace leads to it only by patterns that name it.
@@ -154,15 +242,29 @@ class Outbox(Queue[Event[Any] | Gap]):
     Args:
         hub: The hub.
         patterns: What leaves.
-        maxsize: The bound, in messages, of those queued and those held together; beyond it the oldest goes.
-        shed: Called to drop the oldest message of those that were taken and are held.
+        maxsize: The bound, in messages, of those here and those held together; beyond it the oldest goes.
+        ready: Called when there is something to take, within the publish.
+        shed: Drops the oldest message of those that were taken and are held.
         diverts: What a plain publish brings goes nowhere else; it comes back from the broker, to somebody.
         shared_id: Names messages that leave by several outboxes.
         name: Says what carries them away.
-        take: Takes each message right in the publish, instead of it being queued.
+        is_named: Each message has an id, also where this is the only outbox.
+        is_wanted: What it carries counts as subscribed: bridges that are lazy bring it.
+        gaps: A gap that is reported for its patterns stands among the messages, in its place.
     """
 
-    _gaps = True
+    __slots__ = (
+        "_is_named",
+        "_number",
+        "_patterns",
+        "_shared_id",
+        "diverts",
+        "is_wanted",
+        "name",
+        "queue",
+        "wants_gaps",
+    )
+
     is_subscription = False
     remote = True
 
@@ -171,28 +273,31 @@ class Outbox(Queue[Event[Any] | Gap]):
         hub: Owner,
         patterns: Sequence[Pattern],
         maxsize: int,
-        shed: Callable[[], bool],
+        *,
+        ready: Callable[[], object],
+        shed: Shed,
         diverts: Sequence[Pattern],
         shared_id: SharedId,
         name: str,
-        take: Callable[[Event[Any]], None] | None,
+        is_named: bool,
+        is_wanted: bool,
+        gaps: bool,
     ) -> None:
-        super().__init__(hub, maxsize, Overflow.DROP_OLDEST, ack="manual")
-        self._mailbox = self.mailbox = HeldMailbox(maxsize, self, shed)
-        self.deliver = self._mailbox.put
+        check = hub._life.check_thread
+        self.queue = Handover(maxsize, shed, ready, check, self._overflowing)
+        """What is to be taken."""
+        super().__init__(hub, self.queue.put, mailbox=self.queue)  # type: ignore[arg-type]
         self._patterns = tuple(patterns)
         self._shared_id = shared_id
         self.name = name
         """What carries the messages away."""
+        self._is_named = is_named
         self._number = 0  # among several outboxes; 0 if it is the only one, which leaves naming to whoever sends
-        self._take_now_by = take
         self.diverts = tuple(diverts)
         """Patterns of which a plain publish brings everything here, and nowhere else."""
-
-    @property
-    def maxsize(self) -> int:
-        """The bound of what is queued and what is held, together."""
-        return self._mailbox.limit  # type: ignore[attr-defined,no-any-return]
+        self.is_wanted = is_wanted
+        self.wants_gaps = gaps
+        self.number(0)
 
     def observer(self, key: Key[Any], routed: int) -> Outbox | None:
         """Itself, where an exact key leads to it."""
@@ -208,52 +313,51 @@ class Outbox(Queue[Event[Any] | Gap]):
     def number(self, number: int) -> None:
         """Be one of several from now on, of that number; or with 0 the only one: then whoever sends names messages."""
         self._number = number
-        if self._take_now_by is not None:
-            self.deliver = self._put_now
-        else:
-            self.deliver = self._put_named if number else self._mailbox.put
+        self.deliver = self._put_named if number or self._is_named else self._put
+
+    def _put(self, key: Key[Any], message: Any) -> None:
+        self.queue.put((key, message))
 
     def _put_named(self, key: Key[Any], message: Any) -> None:
         # Three in a tuple: key, message, id. An event with metadata would cost more than all the rest.
-        item = (key, message, self._shared_id.of(self._number, key, message))
-        self._mailbox.put_item(item)  # type: ignore[attr-defined]
-
-    def _put_now(self, key: Key[Any], message: Any) -> None:
-        self.deliver_event(Event(key, message))
+        self.queue.put((key, message, self._shared_id.of(self._number, key, message)))
 
     def deliver_event(self, event: Event[Any], bounded: bool = False, /) -> bool:
         """As `Target.deliver_event`."""
         meta = event.meta
-        if self._number and (meta is None or meta.id is None):
+        if (self._number or self._is_named) and (meta is None or meta.id is None):
             key, message = event[0], event[1]
-            meta = self._hub.border.mint(meta)._replace(id=self._shared_id.of(self._number, key, message))  # type: ignore[attr-defined]
-            named = Event(key, message, meta)
+            named = Event(key, message, self._named(meta, self._shared_id.of(self._number, key, message)))
             named.confirmed, named.registration = event.confirmed, event.registration
             event = named
-        if self._take_now_by is None:
-            self._mailbox.put_event(event)
-        else:
-            self._hub._life.check_thread()
-            self._take_now_by(event)
+        self.queue.put(event)
         return True
+
+    def _named(self, meta: Meta | None, id: str) -> Meta:
+        minted: Meta = self._hub.border.mint(meta)  # type: ignore[attr-defined]
+        return minted._replace(id=id)
+
+    def take(self, maximum: int) -> list[Event[Any] | Gap]:
+        """Take up to so many messages, as events, with the gaps among them; what was taken counts until `hold`."""
+        return [item if isinstance(item, Event | Gap) else self._event(item) for item in self.queue.take(maximum)]
+
+    def _event(self, item: Any) -> Event[Any]:
+        key, message, *id = item
+        return Event(key, message, self._named(None, id[0]) if id else None)
 
     def hold(self, number: int, is_full: bool = False) -> None:
         """So many messages that were taken are not gone yet, and count in the bound."""
-        self._mailbox.hold(number, is_full)  # type: ignore[attr-defined]
+        self.queue.hold(number, is_full)
 
-    def add(self, pattern: Pattern) -> None:
-        """Queue this, too."""
-        if pattern not in self._patterns:
-            self._patterns += (pattern,)
-            self._hub._router.forget(pattern)
-
-    def discard(self, pattern: Pattern) -> None:
-        """Queue this no more."""
-        if pattern in self._patterns:
-            self._patterns = tuple(each for each in self._patterns if each != pattern)
-            self._hub._router.forget(pattern)
+    def miss(self, gap: Gap) -> None:
+        """Messages are missing behind the last one."""
+        self.queue.put(gap)
 
     def close(self) -> None:
-        """Queue nothing more; what is queued can still be read. Closing twice is safe."""
+        """Queue nothing more; what is queued can still be taken. Closing twice is safe."""
         if not self.closed:
             self._hub.border.close_outbox(self)  # type: ignore[attr-defined]
+
+    def _removed(self) -> Notices:
+        self.queue.close()
+        return []

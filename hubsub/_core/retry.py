@@ -66,30 +66,40 @@ class Retry(_Figures):
             longest = min(longest * self.factor, self.maximum)
 
 
+class GivenUp(asyncio.CancelledError):
+    """A message was given up while it waited for another attempt, since its task is being ended.
+
+    The cause is why the last attempt failed; it was reported.
+    """
+
+
 class Retrying:
     """An async function that is called again when it fails; what is given up is told to `give_up` and raises nothing.
 
     Args:
         function: Called with an event, or with key and message.
         retry: How often, and when.
-        in_haste: Tells that no time is left for another attempt.
+        time_left: Tells how many seconds are left for all attempts; None for no limit, 0 for none at all.
         give_up: Called with key, message, error and the number of attempts.
     """
 
-    __slots__ = ("_function", "_give_up", "_in_haste", "_pauses", "_retry")
+    __slots__ = ("_function", "_give_up", "_pauses", "_retry", "_time_left")
+
+    # With fewer seconds left, nothing is tried again: better a dead letter that still finds its readers.
+    TOO_LATE = 0.05
 
     def __init__(
         self,
         function: Callable[..., Awaitable[object]],
         retry: Retry,
-        in_haste: Callable[[], bool],
+        time_left: Callable[[], float | None],
         give_up: Callable[[Key[Any], Any, BaseException, int], None],
     ) -> None:
         self._function = function
         self._retry = retry
-        self._in_haste = in_haste
+        self._time_left = time_left
         self._give_up = give_up
-        self._pauses: dict[asyncio.Future[None], None] = {}
+        self._pauses: dict[asyncio.Future[bool], None] = {}
 
     async def __call__(self, *arguments: Any) -> BaseException | None:
         """Call it until it succeeds; return why it was given up, if it was."""
@@ -108,36 +118,50 @@ class Retrying:
                     raise
                 failure = error
             delay = next(delays, None) if isinstance(failure, self._retry.on) else None
-            if delay is None or self._in_haste():
+            if delay is None:
                 break
             try:
                 await self._pause(delay)
             except asyncio.CancelledError:
                 self._give_up(key, message, failure, attempts)
-                raise
-            if self._in_haste():
+                raise GivenUp from failure
+            left = self._time_left()
+            if left is not None and left < self.TOO_LATE:
                 break
         self._give_up(key, message, failure, attempts)
         return failure
 
     async def _pause(self, seconds: float) -> None:
+        """Wait so long, but no longer than half of the time that is left, so that attempts come while there is some."""
         loop = asyncio.get_running_loop()
-        pause = loop.create_future()
-        timer = loop.call_later(seconds, _end, pause)
+        end = loop.time() + seconds
+        is_over = False
+        while not is_over:
+            now, left = loop.time(), self._time_left()
+            if left is not None:
+                end = min(end, now + left / 2)
+            is_over = await self._sleep(loop, end - now)
+
+    async def _sleep(self, loop: asyncio.AbstractEventLoop, seconds: float) -> bool:
+        """Wait so long; return whether nobody has cut it short."""
+        if seconds <= 0:
+            return True
+        pause: asyncio.Future[bool] = loop.create_future()
+        timer = loop.call_later(seconds, _end, pause, True)
         self._pauses[pause] = None
         try:
-            await pause
+            return await pause
         finally:
             timer.cancel()
             del self._pauses[pause]
 
     def hasten(self) -> None:
-        """End every wait: there is no time for it any more."""
+        """Have those who wait look anew how much time is left."""
         for pause in self._pauses:
             if not pause.get_loop().is_closed():  # one that was closed under it
-                _end(pause)
+                _end(pause, False)
 
 
-def _end(pause: asyncio.Future[None]) -> None:
+def _end(pause: asyncio.Future[bool], is_over: bool) -> None:
     if not pause.done():
-        pause.set_result(None)
+        pause.set_result(is_over)

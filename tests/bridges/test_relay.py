@@ -128,7 +128,7 @@ async def test_with_a_group_what_goes_out_is_delivered_by_the_broker_only(sites:
     messages = record(hub)
     assert hub.publish("k", 1) == 0
     assert messages == []
-    assert [event.message for event in await outbox.get_batch(5) if isinstance(event, Event)] == [1]
+    assert [event.message for event in outbox.take(5) if isinstance(event, Event)] == [1]
     assert hub.border.relay(Event(Key("k"), 2), exclude=outbox) == 1
     assert messages == [2]
     outbox.close()

@@ -95,6 +95,7 @@ class Bridge:
     DEAF = 3.0
     DEAF_PULLING = 5.0
     STUCK = 5.0
+    LEAVE = 1.5
     # How often an error may come that only a bug explains, with nothing sent or heard in between.
     MOST_BUGS = 3
 
@@ -204,7 +205,6 @@ class Bridge:
         self._connections = self._refused_count = 0
         self._last_error: BaseException | None = None
         self._living: asyncio.Task[None] | None = None
-        self._packing: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[Leftover] | None = None
         self._connection: Connection | None = None
         self._is_stopping = False
@@ -272,8 +272,7 @@ class Bridge:
             loop = asyncio.get_running_loop()
             self._become("connecting")
             self._wire.source = self.hub.border.origin  # another one in a fork
-            if self._parts.sender.outbox is not None:
-                self._packing = loop.create_task(self._parts.sender.pack(), name=f"packing of {self._log.name}")
+            self._parts.sender.start()
             self._living = loop.create_task(self._live(), name=self._log.name)
 
     def opened(self) -> None:
@@ -513,11 +512,13 @@ class Bridge:
         if self._connection is not None:
             self._connection.is_stopping = True
 
-    async def close(self, timeout: float = 5.0) -> Leftover:
+    async def close(self, timeout: float | None = None) -> Leftover:
         """Stop reading, finish what is in hand, send what is queued, acknowledge, and let go, within `timeout` seconds.
 
-        What a member of a group could not finish goes to the others at once. Returns what could not be finished; it is
-        logged too. Closing twice is safe.
+        By default it has the time that the hub gives its listeners, `drain`, and if that is over already, because other
+        things were closed right before it, 2 s. Letting go takes another 1.5 s at most. What a member of a group could
+        not finish goes to the others at once. Returns what could not be finished; it is logged too. Closing twice is
+        safe.
         """
         if self._closing is not None:
             # By its hub, perhaps, which else would start it again.
@@ -536,7 +537,10 @@ class Bridge:
         """Wait until it is closed, by whomever."""
         await self._gone.wait()
 
-    async def _close(self, timeout: float) -> Leftover:
+    async def _close(self, timeout: float | None) -> Leftover:
+        loop = asyncio.get_running_loop()
+        grace = self.hub.border.grace()
+        until = grace.sent(loop.time()) if timeout is None else loop.time() + timeout
         self._is_stopping = True
         if self._connection is not None:
             self._connection.is_stopping = True
@@ -545,41 +549,50 @@ class Bridge:
         was_started = self._living is not None
         if self._living is not None and not self._living.done():
             with suppress(TimeoutError):
-                async with asyncio.timeout(timeout):
+                async with asyncio.timeout_at(until):
                     while durable.unfinished and not durable.is_holding:
                         await durable.progress()
                     await sender.flush()
                     while durable.to_ack:
                         await durable.progress()
         await durable.end()
-        await self._hand_back()
+        until = loop.time() + self.LEAVE
+        await self._hand_back(self.LEAVE / 3)
         left = Leftover(sender.give_up(), durable.unfinished)
-        if self._connection is not None:
-            self._connection.is_ending = True
-        for task in (self._living, self._packing):
-            if task is not None:
-                task.cancel()
-                await asyncio.wait([task])
+        await self._let_go(until)
         if was_started:
             # Between two connections there is none to be let go of, but perhaps what outlives them.
             with suppress(Exception):
-                await asyncio.wait_for(self.adapter.close(), self.CONNECT)
+                await asyncio.wait_for(self.adapter.close(), max(0.1, until - loop.time()))
         self._become("closed")
         self._gone.set()
         if not self._was_closed_by_hub:
             self._stay_closed()
         self._shared.bridges.remove(self)
         self._tell_neighbours()
+        grace.ended = loop.time()
         if any(left):
             self._log.warning("%r closed with %d messages unsent and %d unfinished", self, *left)
         return left
 
-    async def _hand_back(self) -> None:
+    async def _let_go(self, until: float) -> None:
+        """End the connection and what goes on beside it, by a time of the loop's clock."""
+        loop = asyncio.get_running_loop()
+        if self._connection is not None:
+            self._connection.is_ending = True
+            self._connection.patience = max(0.1, until - loop.time())
+        if self._living is not None:
+            self._living.cancel()
+            _, stuck = await asyncio.wait([self._living], timeout=max(0.2, until + 0.1 - loop.time()))
+            for task in stuck:
+                self._log.error("%r goes on in spite of being cancelled", task)
+
+    async def _hand_back(self, timeout: float) -> None:
         """Give the others of the group at once what this member will not finish."""
         tokens = self._parts.receiver.durable.tokens
         if tokens and self.group is not None and self._state == "up":
             try:
-                await asyncio.wait_for(self.adapter.hand_back(tokens), self.CONNECT / 5)
+                await asyncio.wait_for(self.adapter.hand_back(tokens), timeout)
             except Exception as error:
                 self._log.warning(
                     "%d messages could not be handed back; others get them later", len(tokens), error=error

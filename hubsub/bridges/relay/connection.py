@@ -134,6 +134,8 @@ class Connection:
         """Nothing is read any more but control messages."""
         self.is_ending = False
         """There will be no other connection."""
+        self.patience = timing.connect
+        """Seconds in which it is to be let go of, when it ends."""
         self.is_leaving = False
         """The connection is being let go of."""
 
@@ -247,7 +249,7 @@ class Connection:
         adapter = self._adapter
         closing = asyncio.ensure_future(adapter.close() if self.is_ending else adapter.lost())
         tasks = [closing, *self._tasks]
-        _, stuck = await asyncio.wait(tasks, timeout=self._timing.connect)
+        _, stuck = await asyncio.wait(tasks, timeout=self.patience)
         for task in stuck:
             self._parts.log.error("%r does not end, and is cancelled", task)
             task.cancel()

@@ -6,14 +6,15 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import count, islice
 from time import time as now
 from typing import Any, TypeAlias
 
 from ..._core.asking import ReplyAddress
-from ..._core.message_queue import Hole
-from ..._core.outbox import Outbox
-from ...errors import BridgeError, BrokerBusy, EncodeError, HubsubError, PayloadTooLarge, SubscriptionClosed
+from ..._core.gaps import Hole
+from ..._core.outbox import Item, Outbox
+from ...errors import BridgeError, BrokerBusy, EncodeError, HubsubError, PayloadTooLarge
 from ...event import Event, Gap, Meta
 from ...hub import Hub
 from ...key import NAMESPACE, Key
@@ -115,6 +116,7 @@ class Sender:
         self._has_beat = False
         self._most = self.BATCH
         self._most_bytes = 1 << 20
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._news: asyncio.Future[None] | None = None
         self._empty: list[asyncio.Future[None]] = []
         self.bytes = 0
@@ -129,8 +131,14 @@ class Sender:
         """Calls of the adapter that have succeeded."""
         self.outbox: Outbox | None = None
         if plan.outgoing:
-            take = self._take if plan.encode_now else None
-            self.outbox = hub.border.outbox(list(plan.outgoing), plan.outbox, self._shed, plan.diverted, name, take)
+            self.outbox = hub.border.outbox(
+                list(plan.outgoing),
+                plan.outbox,
+                ready=self.pack if plan.encode_now else self._pack_soon,
+                shed=self._shed_for_room,
+                diverts=plan.diverted,
+                name=name,
+            )
 
     @property
     def pending(self) -> int:
@@ -145,46 +153,44 @@ class Sender:
 
     # Packing
 
-    async def pack(self) -> None:
-        """Encode what is published, as it comes, connected or not. Ends when the outbox is closed."""
-        assert self.outbox is not None
-        while True:
-            try:
-                batch = await self.outbox.get_batch(self.BATCH)
-            except SubscriptionClosed:
-                return
-            time = now()
-            text = time_text(time)
-            for event in batch:
-                if isinstance(event, Gap):
-                    omission = self._omit(len(self._queue))
-                    omission.merge(Hole.of(event._replace(reason=FULL)))
-                    omission.sequence = next(self._sequence)
-                else:
-                    self._pack(event, time, text)
-            self._packed()
+    def start(self) -> None:
+        """Encode what is published, as it comes, connected or not."""
+        self._loop = asyncio.get_running_loop()
+        if self.outbox is not None and self.outbox.pending:
+            self._pack_soon()
 
-    def _take(self, event: Event[Any]) -> None:
-        """Encode a message in its publish."""
-        if self._messages >= self._plan.outbox:
-            self._shed()
+    def _pack_soon(self) -> None:
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon(self.pack)
+
+    def pack(self) -> None:
+        """Encode what is in the outbox."""
+        outbox = self.outbox
+        assert outbox is not None
         time = now()
-        self._pack(event, time, time_text(time))
-        self._packed()
-
-    def _packed(self) -> None:
-        while self.bytes > self._plan.outbox_bytes and self._shed():
-            pass
+        text = time_text(time)
+        for item in outbox.queue.take(self.BATCH):
+            if isinstance(item, Gap):
+                omission = self._omit(len(self._queue))
+                omission.merge(Hole.of(item._replace(reason=FULL)))
+                omission.sequence = next(self._sequence)
+            else:
+                self._pack(item, time, text)
+        while self.bytes > self._plan.outbox_bytes and (tell := self._shed()) is not None:
+            tell()
         self._hold()
         self._wake()
+        if outbox.pending:
+            self._pack_soon()
 
-    def _pack(self, event: Event[Any], time: float, text: str) -> None:
-        key, message = event[0], event[1]
-        meta = event.meta
+    def _pack(self, item: Item, time: float, text: str) -> None:
+        key, message = item[0], item[1]
+        event = item if isinstance(item, Event) else None
+        meta = None if event is None else event.meta
         try:
             if meta is None:
                 # One that leaves by several bridges has got its name in the publish: the same for all.
-                id = event[2] if len(event) == 3 else self._border.mint_id()
+                id = item[2] if len(item) == 3 else self._border.mint_id()
                 payload, headers = self._wire.pack_plain(key, message, id, text)
                 if self._max_payload is not None and len(payload) + self.PLAIN_HEADERS > self._max_payload:
                     self._check_size(key, payload, headers)
@@ -197,7 +203,7 @@ class Sender:
         address = key if self._at_broker is None else self._at_broker(key)
         record: Record = as_tuple(Record, (address, payload, headers, next(self._sequence), False))
         outgoing = Outgoing(key, record, time)
-        if event.confirmed is not None or (meta is not None and meta.reply_to is not None):
+        if event is not None and (event.confirmed is not None or (meta is not None and meta.reply_to is not None)):
             outgoing.event = event
         self._queue.append(outgoing)
         self._messages += 1
@@ -246,13 +252,16 @@ class Sender:
 
     # Bounds
 
-    def _shed(self) -> bool:
-        """Drop the oldest message that is not just being sent; return whether there was one."""
+    def _shed(self) -> Callable[[], object] | None:
+        """Drop the oldest message that is not just being sent; return what tells whoever waits for it.
+
+        Returns None if there is no such message.
+        """
         queue, at = self._queue, self._in_hand
         while at < len(queue) and isinstance(queue[at], Omission):
             at += 1
         if at == len(queue):
-            return False
+            return None
         dropped = queue[at]
         assert isinstance(dropped, Outgoing)
         omission = self._omit(at)
@@ -261,10 +270,14 @@ class Sender:
         omission.sequence = dropped.record.sequence
         self._messages -= 1
         self.bytes -= dropped.size
-        if dropped.event is not None:
-            _tell(dropped.event, None, "dropped, the outbox was full")
+        return (
+            _nothing if dropped.event is None else partial(_tell, dropped.event, None, "dropped, the outbox was full")
+        )
+
+    def _shed_for_room(self) -> Callable[[], object] | None:
+        tell = self._shed()
         self._hold()
-        return True
+        return tell
 
     def _omit(self, at: int) -> Omission:
         """The omission that stands before a place in the queue; a new one if there is none that is not in hand."""
@@ -488,6 +501,10 @@ class Sender:
         if self.outbox is not None:
             self.outbox.close()
         return left
+
+
+def _nothing() -> None:
+    """Nobody waits for it."""
 
 
 def _tell(event: Event[Any], error: Exception | None, why: str) -> None:

@@ -1,0 +1,105 @@
+"""Publishing that waits until everybody has finished with the message."""
+
+from __future__ import annotations
+
+import asyncio
+from math import inf
+from typing import Any
+
+from ..confirm import Confirmation
+from ..errors import ConfirmationTimeout, DeliveryError, Undelivered, WaitingForItself
+from ..event import Event, Meta
+from ..key import Key, KeyLike
+from .checks import seconds_or_none
+from .exchange import Exchange
+from .listener import AsyncListener
+from .message_queue import as_tuple
+from .room import publish_with_room
+
+
+class Outcome:
+    """What became of one confirmed message; called when that is known."""
+
+    __slots__ = ("failures", "finished", "future")
+
+    def __init__(self) -> None:
+        self.finished: int | None = None  # how many have, once everybody has finished or failed
+        self.failures: list[Undelivered] = []
+        # Made only if somebody has to wait for it: where all listeners are plain, nobody has to.
+        self.future: asyncio.Future[None] | None = None
+
+    def __call__(self, finished: int, failures: list[Undelivered]) -> None:
+        self.finished, self.failures = finished, failures
+        self.wake()
+
+    def wake(self) -> None:
+        """Let nobody wait any longer, known or not."""
+        if self.future is not None and not self.future.done():
+            self.future.set_result(None)
+
+
+async def publish_until_finished(
+    exchange: Exchange, key: KeyLike[Any], message: Any, meta: Meta | None, timeout: float | None
+) -> int:
+    """As `Hub.publish_confirmed`, with what travels along."""
+    if type(timeout) is not float or not 0 <= timeout < inf:
+        timeout = seconds_or_none(timeout, "timeout")
+    loop = exchange._life.bind()
+    route = exchange._route_of(key)
+    key = route.key
+    event: Event[Any] = as_tuple(Event, (key, message))
+    if meta is not None:
+        event.meta = meta
+    outboxes: list[Any] = []
+    for target in route.targets:
+        if target.remote:
+            outboxes.append(target)
+        elif isinstance(target, AsyncListener) and target.is_caller():
+            raise WaitingForItself(target, key)
+    outcome = Outcome()
+    confirmation: Confirmation | None = None
+    left = timeout
+    target = route.sole
+    if target is not None:
+        # It needs no copy: the event is for this one alone.
+        route.published += 1
+        exchange._deliver_to_one(target, event, outcome)
+    else:
+        confirmation = Confirmation(outcome)
+
+        def deliver() -> int:
+            return exchange._deliver_confirmed(exchange._route_of(key).targets, event, confirmation)
+
+        if any(len(outbox.mailbox.items) >= outbox.mailbox.room for outbox in outboxes):
+            began = loop.time()
+            try:
+                async with asyncio.timeout(timeout):
+                    await publish_with_room(key, lambda: _outgoing_queues(exchange, key), exchange._life.bind, deliver)
+            except TimeoutError:
+                raise ConfirmationTimeout(key, timeout or 0, outboxes) from None
+            left = None if timeout is None else max(0.0, began + timeout - loop.time())
+        else:
+            deliver()
+    if outcome.finished is None:
+        # A timer and no asyncio.timeout, which takes as long as the rest of this.
+        outcome.future = loop.create_future()
+        timer = None if left is None else loop.call_later(left, outcome.wake)
+        try:
+            await outcome.future
+        finally:
+            if timer is not None:
+                timer.cancel()
+        if outcome.finished is None:
+            waiting_for = [event.registration] if confirmation is None else confirmation.waiting_for
+            failures = [] if confirmation is None else confirmation.failures
+            raise ConfirmationTimeout(key, timeout or 0, waiting_for, failures)
+    if outcome.failures:
+        error = DeliveryError(f"{key!r} was not finished by everybody", outcome.failures)
+        error.finished = outcome.finished
+        raise error
+    return outcome.finished
+
+
+def _outgoing_queues(exchange: Exchange, key: Key[Any]) -> list[Any]:
+    """The queues by which the messages of an exact key leave."""
+    return [target.mailbox for target in exchange._route_of(key).targets if target.remote]
