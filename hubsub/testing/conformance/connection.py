@@ -180,6 +180,7 @@ async def what_comes_while_it_connects_again_is_not_taken_for_silence(make: Make
             gate.is_shut = False
             for listener in listeners[::2]:
                 listener.remove()
+            await two.until(lambda: two.bridge.health().reconnects > life, "connecting again")  # noqa: B023
             await two.bridge.ready(TIMEOUT)
             await one.hub.publish_confirmed(one_key, life, timeout=TIMEOUT)
             await two.see(life)

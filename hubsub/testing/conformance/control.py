@@ -41,7 +41,9 @@ async def control_messages_reach_whoever_listens_and_nobody_later(make: Make) ->
         for options in ways(make, "replay") if features_of(make).replay else []:
             async with bare(make, those.namespace, start="earliest", **options) as late:
                 assert not {b"1", b"2", b"3"} & set(await _marked(writer, late))
-        assert not {b"1", b"2", b"3"} & set(await _marked(writer, bystander))
+        if features_of(make).durable:
+            # Elsewhere it gets them by a pattern that matches everything; its bridge lets them pass by.
+            assert not {b"1", b"2", b"3"} & set(await _marked(writer, bystander))
 
 
 async def _marked(writer: Bare, reader: Bare) -> list[bytes | None]:

@@ -172,7 +172,7 @@ async def a_dead_letter_that_is_refused_is_told_and_does_not_stay_in_the_way(mak
             again = await those.add(ALL, incoming=ALL, **options)
             await one.hub.publish_confirmed("k", 3, timeout=TIMEOUT)
             await again.see(3)
-            assert again.messages == [3]
+            assert again.messages == [3], f"what was finished with came again: {again.messages}"
 
 
 class _Troubled(Watched):
@@ -212,7 +212,7 @@ async def a_message_that_cannot_be_read_concerns_no_other(make: Make, **options:
             again = await those.add(ALL, incoming=ALL, **options)
             await one.hub.publish_confirmed("k", 4, timeout=TIMEOUT)
             await again.see(4)
-            assert again.messages == [4]
+            assert again.messages == [4], f"what was finished with came again: {again.messages}"
 
 
 class _Replaying(Watched):
