@@ -73,12 +73,36 @@ if _TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
+# What programs written for aiopubsub find in its package, beside the names that are the same.
+_AIOPUBSUB = {
+    "loop": "loop",
+    "utils": "utils",
+    "testing": "testing.mocks",
+    "logging_compat": "logging_compat",
+    "PossibleKey": "_aiopubsub",
+    "ListenerCallback": "_aiopubsub",
+    "ListenerSyncCallback": "_aiopubsub",
+    "ListenerAsyncCallback": "_aiopubsub",
+    "UnreadCallback": "_aiopubsub",
+    "ConsumeQueueNotFoundError": "_aiopubsub",
+}
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
 def __getattr__(name: str) -> _Any:
     # Whoever has no bridge need not wait for their import.
     if name in ("Bridge", "connect"):
         from . import bridges
 
         return getattr(bridges, name)
+    if name in _AIOPUBSUB:
+        import importlib
+
+        module = importlib.import_module(f".{_AIOPUBSUB[name]}", __name__)
+        return getattr(module, name) if _AIOPUBSUB[name] == "_aiopubsub" else globals()[name]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

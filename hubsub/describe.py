@@ -40,7 +40,7 @@ def describe_error(error: BaseException) -> str:
     return f"{kind}: {_cut(text, MOST)}" if text else kind
 
 
-def name_of_callable(function: object) -> str:
+def name_of_callable(function: Any) -> str:
     """Return what a callable is called, without running any code of its own: for the names of tasks."""
     while type(function) is partial:
         function = function.func

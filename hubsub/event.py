@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from contextvars import Context
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
@@ -29,7 +30,7 @@ class Meta(NamedTuple):
     hops: int = 0
     """How many bridges it has crossed."""
     position: object = None
-    """Where it stands in its broker's log, in the broker's own terms."""
+    """Where it stands in its broker's log, in the broker's own terms; of a retained message, in the hub's history."""
     redelivered: bool = False
     """The broker says that it was delivered before."""
     replayed: bool = False
@@ -50,6 +51,8 @@ class Event(tuple[Key[T], T], Generic[T]):
     # Set by a confirmed publish, which is for one registration then. The first word on it is told, and ends this.
     confirmed: Confirmed | None = None
     registration: Any = None
+    # Set where a listener is called in the context of the publish.
+    context: Context | None = None
 
     def __new__(cls, key: Key[T], message: T, meta: Meta | None = None) -> Self:
         event = tuple.__new__(cls, (key, message))

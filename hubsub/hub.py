@@ -5,31 +5,45 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec, Protocol, TypeVar, Unpack, overload
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec, Protocol, TypeGuard, TypeVar, Unpack, overload
 
 from ._core.asking import Desk, Replies
 from ._core.border import Border
-from ._core.callables import checked_async_function
-from ._core.checks import choice, count, count_or_none, options_of, seconds, seconds_or_none
+from ._core.callables import checked_async_function, checked_function
+from ._core.checks import choice, count, count_or_none, headers_of, options_of, seconds, seconds_or_none
 from ._core.confirming import publish_until_finished
 from ._core.declarations import Declarations
+from ._core.direct import DirectSubscribers
 from ._core.explain import Explanation, explain
 from ._core.history import Retention
 from ._core.life import UNTIL_ENDED, Life
 from ._core.listener import AsyncListener, Listener
 from ._core.message_queue import Mailbox, Overflow
 from ._core.notices import Notices, notify
-from ._core.registration import Ack, ListenerOptions, QueueOptions, SubscribeOptions, Where
+from ._core.registration import Ack, ListenerOptions, QueueOptions, Registration, Removal, SubscribeOptions, Where
 from ._core.registry import Registry, decorated, predicate
 from ._core.room import publish_with_room
 from ._core.router import Router
-from ._core.routes import Route
+from ._core.routes import Route, Target
 from ._core.subscription import GapSubscription, Queue, SnapshotSubscription, Subscription
 from ._core.tap import Tap
-from .errors import HubClosed, NoRunningLoop
-from .event import Event, ListenerFailure
-from .key import NAMESPACE, STAR, Key, KeyLike, Patterns, T, TypedPatterns, V, as_patterns, publishable
+from .errors import HubClosed, NoRunningLoop, UnknownListener
+from .event import Event, ListenerFailure, Meta
+from .key import (
+    NAMESPACE,
+    STAR,
+    Key,
+    KeyLike,
+    Patterns,
+    PlainKey,
+    PlainPatterns,
+    T,
+    TypedPatterns,
+    V,
+    as_patterns,
+    publishable,
+)
 from .log import Logger
 
 if TYPE_CHECKING:
@@ -105,11 +119,19 @@ class Hub(Registry):
     ) -> None:
         self.name = name
         life = Life(
-            self, seconds(drain, "drain"), self._bound, self._closing, self._drained, self._ended, self._cleared
+            self,
+            seconds(drain, "drain"),
+            bound=self._bound,
+            closing=self._closing,
+            drained=self._drained,
+            ended=self._ended,
+            cleared=self._cleared,
+            forked=self._forked,
         )
         cached = count(route_cache, "route_cache", "keys", least=0)
         super().__init__(Router(cached), life, on_error, maxsize=maxsize, overflow=overflow)
         self._desk = Desk(self)
+        self._direct = DirectSubscribers()
         self._declarations = Declarations()
         self.border = Border(self, self._desk, self._declarations)
         """For bridges, and whatever else connects the hub to others; users need none of it."""
@@ -123,7 +145,41 @@ class Hub(Registry):
         """Publish each (key, message) in turn; return the sum of what `publish` returned."""
         return sum(self.publish(key, message) for key, message in pairs)
 
-    async def publish_confirmed(self, key: KeyLike[T], message: T = None, timeout: float | None = 30.0) -> int:  # type: ignore[assignment]
+    def publish_with_headers(self, key: KeyLike[T], message: T, headers: Mapping[str, str]) -> int:
+        """Publish as `publish` does, with headers that travel along, also across bridges.
+
+        Consumers and listeners of events find them in `event.meta.headers`. A method of its own, since another argument
+        would cost every plain `publish` up to a tenth.
+
+        Raises:
+            ValueError: A name or a value of a header is no string.
+            InvalidKey: Nothing can be published to `key`.
+            HubClosed: The hub is closed.
+        """
+        return self.publish_event(Event(self._route_of(key).key, message, Meta(headers=headers_of(headers))))
+
+    @overload
+    async def publish_confirmed(
+        self, key: Key[T], message: T = ..., timeout: float | None = 30.0, *, headers: Mapping[str, str] | None = None
+    ) -> int: ...
+    @overload
+    async def publish_confirmed(
+        self,
+        key: PlainKey | str,
+        message: Any = ...,
+        timeout: float | None = 30.0,
+        *,
+        headers: Mapping[str, str] | None = None,
+    ) -> int: ...
+
+    async def publish_confirmed(
+        self,
+        key: Any,
+        message: Any = None,
+        timeout: float | None = 30.0,
+        *,
+        headers: Mapping[str, str] | None = None,
+    ) -> int:
         """Deliver as `publish` does, and wait until everybody has finished with it; return how many did.
 
         Finished has: a sync listener that returned; an async one that returned, the call it is for; a consumer that
@@ -135,6 +191,7 @@ class Hub(Registry):
             key: What to publish to.
             message: What to publish.
             timeout: Seconds to wait; None for no limit. Beyond it the message stays delivered.
+            headers: Travel along, see `publish_with_headers`.
 
         Raises:
             DeliveryError: Somebody failed, dropped it, or was closed; a group that names each.
@@ -143,9 +200,15 @@ class Hub(Registry):
             InvalidKey: Nothing can be published to `key`.
             HubClosed: The hub is closed.
         """
-        return await publish_until_finished(self, key, message, None, timeout)
+        meta = None if headers is None else Meta(headers=headers_of(headers))
+        return await publish_until_finished(self, key, message, meta, timeout)
 
-    async def publish_wait(self, key: KeyLike[T], message: T = None) -> int:  # type: ignore[assignment]
+    @overload
+    async def publish_wait(self, key: Key[T], message: T = ...) -> int: ...
+    @overload
+    async def publish_wait(self, key: PlainKey | str, message: Any = ...) -> int: ...
+
+    async def publish_wait(self, key: Any, message: Any = None) -> int:
         """Deliver as `publish` does, when each full queue has a place: to everyone in one step, or to no one.
 
         First come, first served. With room it does not yield to the loop; cancelled, it has delivered nothing.
@@ -156,7 +219,7 @@ class Hub(Registry):
         """
         is_first = False
         try:
-            route = self._router.routes[key]
+            route = self._routes[key]
         except (KeyError, TypeError):
             route = self._route(key)
             is_first = True
@@ -177,7 +240,12 @@ class Hub(Registry):
             lambda: self._publish_first(self._route_of(key), message),  # the route may be new
         )
 
-    def publish_threadsafe(self, key: KeyLike[T], message: T = None) -> concurrent.futures.Future[int]:  # type: ignore[assignment]
+    @overload
+    def publish_threadsafe(self, key: Key[T], message: T = ...) -> concurrent.futures.Future[int]: ...
+    @overload
+    def publish_threadsafe(self, key: PlainKey | str, message: Any = ...) -> concurrent.futures.Future[int]: ...
+
+    def publish_threadsafe(self, key: Any, message: Any = None) -> concurrent.futures.Future[int]:
         """Publish from any thread, through the hub's loop, in order for each thread.
 
         Returns a future of what `publish` returns or raises; cancelled in time, nothing is published.
@@ -247,9 +315,39 @@ class Hub(Registry):
 
         return add
 
+    @overload
     def add_listener(
         self,
-        patterns: Patterns,
+        patterns: TypedPatterns[T],
+        function: Callable[[Key[T], T], object],
+        *,
+        where: Where | None = None,
+        **options: Unpack[ListenerOptions],
+    ) -> Listener: ...
+    @overload
+    def add_listener(
+        self,
+        patterns: TypedPatterns[T],
+        function: Callable[[Event[T]], object],
+        *,
+        event: Literal[True],
+        where: Where | None = None,
+        **options: Unpack[ListenerOptions],
+    ) -> Listener: ...
+    @overload
+    def add_listener(
+        self,
+        patterns: PlainPatterns,
+        function: Callable[..., object],
+        *,
+        event: bool = False,
+        where: Where | None = None,
+        **options: Unpack[ListenerOptions],
+    ) -> Listener: ...
+
+    def add_listener(
+        self,
+        patterns: Any,
         function: Callable[..., object],
         *,
         event: bool = False,
@@ -270,7 +368,8 @@ class Hub(Registry):
             **options: `once=True` removes the listener with its first message, just before the call. For async
                 functions: `maxsize` and `overflow` of the queue, by default the hub's; `concurrency`, the number of
                 calls that may run at the same time, by default 1; `retry`, a `Retry`, by which failing calls are tried
-                again, and given up as a `DeadLetter`.
+                again, and given up as a `DeadLetter`; `context="publisher"`, to see the context variables of each
+                publish, and not those of the registration.
 
         Returns:
             A handle with its figures and `remove()`.
@@ -282,6 +381,45 @@ class Hub(Registry):
             HubClosed: The hub is closed or closing.
         """
         return self._add_listener(patterns, function, None, event=event, where=where, **options)
+
+    def remove_listener(self, function: Callable[..., object], patterns: Patterns | None = None) -> Removal:
+        """Remove what a function was added for, by `on`, `add_listener` or `respond` of this hub; as `Listener.remove`.
+
+        What a `Subscriber` has added is not touched. It looks through all registrations; a handle needs not.
+
+        Args:
+            function: The function.
+            patterns: Take it off these only; by default off all.
+
+        Returns:
+            An awaitable that ends when its tasks, if there were any, have.
+
+        Raises:
+            UnknownListener: It was not added, or not to one of the patterns; then nothing is changed.
+        """
+        found = [each for each in self._registered if self._is_own(each, function)]
+        if patterns is None:
+            if not found:
+                raise UnknownListener(function, "any pattern", self)
+            return Removal.of([each.remove() for each in found])
+        named = as_patterns(patterns)
+        for pattern in named:
+            if not any(pattern in each._patterns for each in found):
+                raise UnknownListener(function, pattern, self)
+        removals = []
+        for each in found:
+            held = [pattern for pattern in named if pattern in each._patterns]
+            if len(held) == len(each._patterns):
+                removals.append(each.remove())
+            elif held:
+                self._remove(each, held)
+        return Removal.of(removals)
+
+    @staticmethod
+    def _is_own(registration: Registration, function: Callable[..., object]) -> TypeGuard[Listener]:
+        if not isinstance(registration, Listener) or registration._owner is not None:
+            return False
+        return registration.function is function or bool(registration.function == function)
 
     @overload
     def subscribe(
@@ -317,6 +455,7 @@ class Hub(Registry):
         snapshot: Callable[[], Awaitable[Any]] | None = None,
         where: Where | None = None,
         ack: Ack = "auto",
+        ready: Callable[[], object] | None = None,
         **options: Unpack[QueueOptions],
     ) -> Queue[Any]:
         """Queue every message that matches one of `patterns`, from now on.
@@ -332,6 +471,8 @@ class Hub(Registry):
                 raises is logged.
             ack: What tells who published it that a message is finished, see `publish_confirmed`: "auto", asking for the
                 next one; "manual", `event.done()` or `event.fail()`.
+            ready: A plain function of no arguments, called in the publish when the empty queue has got something: for
+                whoever reads with `take` and waits for nothing. What it raises is logged.
             **options: `maxsize` and `overflow` of the queue, by default the hub's.
 
         Raises:
@@ -341,19 +482,34 @@ class Hub(Registry):
             ValueError: `snapshot` is given together with `history` or `gaps`, or an option makes no sense.
         """
         named = as_patterns(patterns)
+        if snapshot is not None and history:
+            raise ValueError("a snapshot takes the place of history and of gaps: choose one")
+        subscription = self._subscription(gaps=gaps, snapshot=snapshot, where=where, ack=ack, ready=ready, **options)
+        self._add(subscription, named, history)
+        return subscription
+
+    def _subscription(
+        self,
+        *,
+        gaps: bool = False,
+        snapshot: Callable[[], Awaitable[Any]] | None = None,
+        where: Where | None = None,
+        ack: Ack = "auto",
+        ready: Callable[[], object] | None = None,
+        **options: Unpack[QueueOptions],
+    ) -> Queue[Any]:
+        """A subscription with these options, not registered yet."""
         choice(ack, "ack", ("auto", "manual"))
         options_of(options, SUBSCRIBE_OPTIONS, "subscribe")
         queue, where = self._queue(**options), predicate(where)
-        subscription: Queue[Any]
+        if ready is not None:
+            checked_function(ready, "ready")
         if snapshot is None:
-            subscription = (GapSubscription if gaps else Subscription)(self, **queue, where=where, ack=ack)
-        elif gaps or history:
+            return (GapSubscription if gaps else Subscription)(self, **queue, where=where, ack=ack, ready=ready)
+        if gaps:
             raise ValueError("a snapshot takes the place of history and of gaps: choose one")
-        else:
-            checked_async_function(snapshot, "snapshot")
-            subscription = SnapshotSubscription(self, **queue, where=where, ack=ack, load=snapshot)
-        self._add(subscription, named, history)
-        return subscription
+        checked_async_function(snapshot, "snapshot")
+        return SnapshotSubscription(self, **queue, where=where, ack=ack, ready=ready, load=snapshot)
 
     # Remembering
 
@@ -401,15 +557,40 @@ class Hub(Registry):
         events = self.history(publishable(key), 1)
         return events[-1] if events else None
 
-    def history(self, patterns: Patterns, limit: int | None = None) -> list[Event[Any]]:
-        """The retained messages that match, the oldest first; of each key at most the last `limit`.
+    def history(self, patterns: Patterns, limit: int | None = None, after: int = 0) -> list[Event[Any]]:
+        """The retained messages that match, the oldest first.
+
+        The `meta` of each names it (`id` and `source`), says when it was published, and has its `position`, a number
+        that grows with each message that this hub retains, whatever its key. That of a message which a broker brought
+        gives way to it.
+
+        Args:
+            patterns: One pattern, or a list, set or frozenset of them.
+            limit: Of each key at most the last so many.
+            after: Only messages behind this position. What the bounds of `retain` have pushed out since is missing.
 
         Raises:
             HistoryUnavailable: Nothing retains a key that matches.
+            ValueError: An option makes no sense.
         """
         named = as_patterns(patterns)
         self._history.check(named)
-        return self._history.select(named, count_or_none(limit, "limit"))
+        after = count(after, "after", "messages", least=0)
+        return self._history.select(named, count_or_none(limit, "limit"), after=after)
+
+    def forget(self, patterns: Patterns) -> int:
+        """Forget the retained messages of every key that matches; return how many these were.
+
+        What is published from then on is retained as before. Forgetting what is not there is no error.
+
+        Raises:
+            InvalidKey: A pattern cannot be subscribed to.
+        """
+        self._life.check_thread()
+        return self._history.forget(as_patterns(patterns))
+
+    def _origin(self) -> str:
+        return self._desk.name
 
     # Declaring
 
@@ -452,21 +633,21 @@ class Hub(Registry):
         patterns: TypedPatterns[T],
         timeout: float | None = None,
         where: Callable[[Key[T], T], object] | None = None,
-    ) -> Awaitable[Event[T]]: ...
+    ) -> Coroutine[Any, Any, Event[T]]: ...
     @overload
     def next(
         self,
         patterns: Patterns,
         timeout: float | None = None,
         where: Callable[[Key[Any], Any], object] | None = None,
-    ) -> Awaitable[Event[Any]]: ...
+    ) -> Coroutine[Any, Any, Event[Any]]: ...
 
     def next(
         self,
         patterns: Patterns,
         timeout: float | None = None,
         where: Callable[[Key[Any], Any], object] | None = None,
-    ) -> Awaitable[Event[Any]]:
+    ) -> Coroutine[Any, Any, Event[Any]]:
         """Wait for the first message, from now on, that matches one of `patterns`: `event = await hub.next("tick")`.
 
         It is subscribed when this returns: what is published before the `await` counts. Await it once, or let go of
@@ -492,7 +673,9 @@ class Hub(Registry):
         message: T = None,  # type: ignore[assignment]
         timeout: float | None = 30.0,
         local: bool = True,
-    ) -> Awaitable[Any]:
+        *,
+        headers: Mapping[str, str] | None = None,
+    ) -> Coroutine[Any, Any, Any]:
         """Publish a request and return an awaitable of its reply: `price = await hub.request("price", "tea")`.
 
         It is published when this returns, to everyone as `publish_event` does: a subscriber or listener sees it as
@@ -505,6 +688,7 @@ class Hub(Registry):
             timeout: Seconds from now; None for no limit.
             local: Ask within this process only; False also asks where bridges carry `key`, and there nobody knows
                 whether somebody responds.
+            headers: Travel along, see `publish_with_headers`.
 
         Raises:
             NoResponders: Nobody responds to `key`; nothing is published. Awaited: who got it was removed.
@@ -514,7 +698,7 @@ class Hub(Registry):
             RequestTimeout: Awaited: nobody answered in time.
             RemoteError: Awaited: the responder failed, by its `__cause__`.
         """
-        return self._desk.request(key, message, timeout, local)
+        return self._desk.request(key, message, timeout, local, headers_of(headers))
 
     def request_many(
         self,
@@ -523,6 +707,8 @@ class Hub(Registry):
         timeout: float | None = 30.0,
         limit: int | None = None,
         local: bool = True,
+        *,
+        headers: Mapping[str, str] | None = None,
     ) -> Replies:
         """Publish a request and return its replies, to iterate: `async for reply in hub.request_many("who")`.
 
@@ -530,7 +716,7 @@ class Hub(Registry):
         timeout is over, which is no error here; where bridges are asked too, nobody knows who got it. Responders that
         fail end nothing: see `Replies.errors`. Otherwise as `request`.
         """
-        return self._desk.request_many(key, message, timeout, limit, local)
+        return self._desk.request_many(key, message, timeout, limit, local, headers_of(headers))
 
     def respond(
         self,
@@ -571,6 +757,39 @@ class Hub(Registry):
 
         return add
 
+    # For programs written for aiopubsub
+
+    def add_subscriber(
+        self, key: KeyLike[Any], callback: Callable[..., object], unread: Callable[[], int] | None = None
+    ) -> Listener:
+        """Call a plain function for every message that matches a pattern; added again, it stays one.
+
+        As aiopubsub's; new programs use `add_listener`. `unread` is asked by `get_subscriber_queue_sizes` how many
+        messages the function has taken and not handled.
+        """
+        [pattern] = as_patterns([key])
+        if unread is not None:
+            checked_function(unread, "unread")
+        listener = self._direct.find(pattern, callback)
+        if listener is not None:
+            logger.warning("%r is subscribed to %r already", callback, pattern)
+            return listener
+        listener = self._add_listener([pattern], callback, False, owner=self._direct)
+        if unread is not None:
+            self._direct.counts(listener, unread)
+        return listener
+
+    def remove_subscriber(
+        self, key: KeyLike[Any], callback: Callable[..., object], unread: Callable[[], int] | None = None
+    ) -> None:
+        """Undo `add_subscriber`; what was not added is logged. As aiopubsub's; new programs use the handle."""
+        [pattern] = as_patterns([key])
+        listener = self._direct.find(pattern, callback)
+        if listener is None:
+            logger.warning("%r is not subscribed to %r", callback, pattern)
+        else:
+            listener.remove()
+
     # What is there
 
     def tap(self, patterns: Patterns, limit: int = 10_000) -> Tap:
@@ -610,17 +829,24 @@ class Hub(Registry):
 
     def get_subscriber_queue_sizes(self, key: KeyLike[Any]) -> tuple[int, ...]:
         """The messages pending in each queue that `key` is delivered to, in order of subscription."""
-        return tuple(
-            target.mailbox.pending for target in self._router.targets(publishable(key)) if target.mailbox is not None
-        )
+        sizes = map(self._queue_size, self._router.targets(publishable(key)))
+        return tuple(size for size in sizes if size is not None)
+
+    def _queue_size(self, target: Target) -> int | None:
+        """The messages that a target has not handled; None if it keeps none."""
+        if target.mailbox is not None:
+            return int(target.mailbox.pending)
+        unread = self._direct.unread(target)
+        return None if unread is None else unread()
 
     def get_all_subscriber_queue_sizes(self) -> dict[Key[Any], tuple[int, ...]]:
         """For each pattern that has queues, the messages pending in each of them."""
         sizes: dict[tuple[str, ...], list[int]] = {}
         for registration in self._registered:
-            if registration.mailbox is not None:
+            size = self._queue_size(registration)
+            if size is not None:
                 for pattern in registration._patterns:
-                    sizes.setdefault(pattern, []).append(registration.pending)
+                    sizes.setdefault(pattern, []).append(size)
         return {Key.create_from(pattern): tuple(pending) for pattern, pending in sizes.items()}
 
     def registrations(
@@ -644,7 +870,7 @@ class Hub(Registry):
         Raises:
             InvalidKey: It can neither be published nor subscribed to.
         """
-        return explain(key, self._router, self._registered, self.border.outboxes, self._history)
+        return explain(key, self._router, self._registered, self.border.outboxes, self._history, self.border.attached)
 
     def busy(self) -> tuple[Listener | Subscription[Any] | GapSubscription[Any], ...]:
         """Who has something to do: async listeners with a call or a message, and subscriptions that are read with one.
@@ -731,6 +957,15 @@ class Hub(Registry):
         if debug != (checker in self._router.observers):
             (self._router.observers.append if debug else self._router.observers.remove)(checker)
         self._router.dismantle_on(loop)
+
+    def _forked(self) -> None:
+        """Begin anew in a forked process, with what is registered."""
+        self._router.forked()
+        self._desk.forked()
+        for registration in dict.fromkeys([*self._registered, *self.border.outboxes]):
+            registration.forked()
+        for part in self.border.attached:
+            part.forked()
 
     def _closing(self) -> None:
         for part in self.border.attached:

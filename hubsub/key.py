@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, SupportsIndex, TypeAlias
 
 from .errors import EmptyKey, InvalidKey, InvalidPart, WildcardPublished
 
@@ -45,6 +45,10 @@ class Key(tuple[str, ...], Generic[T]):
     """
 
     __slots__ = ()
+
+    if TYPE_CHECKING:
+        # Says that a `Key` is no `PlainKey`: only so can a checker refuse a message that is not of its type.
+        __rmul__: None  # type: ignore[assignment]  # pyright: ignore[reportIncompatibleMethodOverride]
 
     def __new__(cls, *parts: str) -> Self:
         return tuple.__new__(cls, parts)
@@ -104,6 +108,12 @@ class Key(tuple[str, ...], Generic[T]):
         return "/".join(part.replace("\\", "\\\\").replace("/", "\\/") for part in self)
 
 
+class PlainKey(Protocol):
+    """A tuple of strings that is no `Key`, so that nothing is known of its messages; for type checkers only."""
+
+    def __rmul__(self, value: SupportsIndex, /) -> tuple[str, ...]: ...
+
+
 KeyLike: TypeAlias = "Key[T] | tuple[str, ...] | str"
 """What is accepted wherever a key is expected: a `Key`, a plain tuple, or a string for a key of one part."""
 
@@ -112,6 +122,9 @@ Patterns: TypeAlias = "KeyLike[Any] | Sequence[KeyLike[Any]] | AbstractSet[KeyLi
 
 (A checker needs the wider types to accept a list of narrower ones; a tuple is always one pattern.)
 """
+
+PlainPatterns: TypeAlias = "PlainKey | str | list[Any] | AbstractSet[Any]"
+"""`Patterns` that tell of no type, as far as a checker can see."""
 
 TypedPatterns: TypeAlias = "Key[T] | Sequence[Key[T]] | AbstractSet[Key[T]]"
 """`Patterns` that all tell of one type of message."""

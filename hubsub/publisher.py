@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+import concurrent.futures
+from collections.abc import Coroutine, Iterable, Mapping
 from typing import Any, Generic
 
+from ._core.asking import Replies
+from .describe import describe
+from .event import Event
 from .hub import Hub
 from .key import STAR, Key, KeyLike, Patterns, T, as_patterns, publishable
 
@@ -40,23 +44,62 @@ class Publisher(Generic[T]):
 
     async def publish_wait(self, key: KeyLike[Any], message: T = None) -> int:  # type: ignore[assignment]
         """Publish under the prefix when each full queue has a place; as `Hub.publish_wait`."""
-        try:
-            full = self._full[key]
-        except (KeyError, TypeError):
-            full = self._full_key(key)
-        return await self.hub.publish_wait(full, message)
+        return await self.hub.publish_wait(self._full_key(key), message)
 
-    def request(self, key: KeyLike[Any], message: T = None, timeout: float | None = 30.0) -> Awaitable[Any]:  # type: ignore[assignment]
-        """Ask under the prefix; as `Hub.request`."""
-        try:
-            full = self._full[key]
-        except (KeyError, TypeError):
-            full = self._full_key(key)
-        return self.hub.request(full, message, timeout)
-
-    async def publish_confirmed(self, key: KeyLike[Any], message: T = None, timeout: float | None = 30.0) -> int:  # type: ignore[assignment]
+    async def publish_confirmed(
+        self,
+        key: KeyLike[Any],
+        message: T = None,  # type: ignore[assignment]
+        timeout: float | None = 30.0,
+        *,
+        headers: Mapping[str, str] | None = None,
+    ) -> int:
         """Publish under the prefix, and wait until everybody has finished with it; as `Hub.publish_confirmed`."""
-        return await self.hub.publish_confirmed(self._full_key(key), message, timeout)
+        return await self.hub.publish_confirmed(self._full_key(key), message, timeout, headers=headers)
+
+    def publish_with_headers(self, key: KeyLike[Any], message: T, headers: Mapping[str, str]) -> int:
+        """Publish under the prefix, with headers that travel along; as `Hub.publish_with_headers`."""
+        return self.hub.publish_with_headers(self._full_key(key), message, headers)
+
+    def publish_many(self, pairs: Iterable[tuple[KeyLike[Any], T]]) -> int:
+        """Publish each (key, message) under the prefix; as `Hub.publish_many`."""
+        return sum(self.publish(key, message) for key, message in pairs)
+
+    def publish_event(self, event: Event[T]) -> int:
+        """Publish an event under the prefix, with what travels with it; as `Hub.publish_event`."""
+        if not isinstance(event, Event):
+            raise TypeError(f"publish_event takes a hubsub.Event, not {describe(event)}")
+        return self.hub.publish_event(Event(self._full_key(event.key), event.message, event.meta))
+
+    def publish_threadsafe(self, key: KeyLike[Any], message: T = None) -> concurrent.futures.Future[int]:  # type: ignore[assignment]
+        """Publish under the prefix from any thread; as `Hub.publish_threadsafe`."""
+        # Not through the keys that are remembered: they belong to the thread of the hub.
+        return self.hub.publish_threadsafe(self.prefix + publishable(key), message)
+
+    def request(
+        self,
+        key: KeyLike[Any],
+        message: T = None,  # type: ignore[assignment]
+        timeout: float | None = 30.0,
+        local: bool = True,
+        *,
+        headers: Mapping[str, str] | None = None,
+    ) -> Coroutine[Any, Any, Any]:
+        """Ask under the prefix; as `Hub.request`."""
+        return self.hub.request(self._full_key(key), message, timeout, local, headers=headers)
+
+    def request_many(
+        self,
+        key: KeyLike[Any],
+        message: T = None,  # type: ignore[assignment]
+        timeout: float | None = 30.0,
+        limit: int | None = None,
+        local: bool = True,
+        *,
+        headers: Mapping[str, str] | None = None,
+    ) -> Replies:
+        """Ask under the prefix, for every reply; as `Hub.request_many`."""
+        return self.hub.request_many(self._full_key(key), message, timeout, limit, local, headers=headers)
 
     def has_subscribers(self, patterns: Patterns = STAR) -> bool:
         """True if anybody is subscribed to something under the prefix that a pattern matches; by default: to anything.
@@ -66,6 +109,11 @@ class Publisher(Generic[T]):
         return self.hub.has_subscribers([self.prefix + pattern for pattern in as_patterns(patterns)])
 
     def _full_key(self, key: KeyLike[Any]) -> Key[T]:
+        """The whole key, remembered."""
+        try:
+            return self._full[key]
+        except (KeyError, TypeError):
+            pass
         full = self.prefix + publishable(key)
         if len(self._full) >= self.REMEMBERED:
             self._full.clear()

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Hashable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterable
 from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
+from ._core.callables import identity_of
 from ._core.life import outlast
 from ._core.listener import AsyncListener, Listener
-from ._core.registration import ListenerOptions, Registration, Removal, Where
+from ._core.registration import ListenerOptions, Registration, Removal, SubscribeOptions, Where
 from ._core.registry import decorated
-from ._core.subscription import Subscription
+from ._core.subscription import GapSubscription, Queue, SnapshotSubscription, Subscription
+from .describe import describe
 from .errors import UnknownListener, UnknownSubscription
 from .event import Event
 from .hub import Decorator, Hub
-from .key import Key, Patterns, T, TypedPatterns, as_patterns
+from .key import Key, Patterns, T, TypedPatterns, V, as_patterns
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -34,12 +36,14 @@ class Subscriber:
 
     DEFAULT_SUBSCRIPTION_ID = "default"
 
-    __slots__ = ("_finishing", "_listeners", "_subscriptions", "hub", "id")
+    __slots__ = ("_called", "_finishing", "_listeners", "_options", "_subscriptions", "hub", "id")
 
     def __init__(self, hub: Hub, id_: str) -> None:
         self.hub = hub
         self.id = id_
-        self._subscriptions: dict[Hashable, Subscription[Any]] = {}
+        self._subscriptions: dict[Hashable, Queue[Any]] = {}
+        self._options: dict[Hashable, dict[str, Any]] = {}  # of each subscription, as they were given
+        self._called: dict[Hashable, Callable[..., object]] = {}  # functions of `sync_subscribe`, by their id
         self._listeners: dict[Hashable, dict[tuple[str, ...], Listener]] = {}
         self._finishing: asyncio.Task[None] | None = None  # what was queued when it was closed
 
@@ -50,41 +54,113 @@ class Subscriber:
 
     @overload
     def subscribe(
-        self, key: TypedPatterns[T], subscription_id: Hashable = DEFAULT_SUBSCRIPTION_ID, *, history: int = 0
+        self,
+        key: TypedPatterns[T],
+        subscription_id: Hashable = DEFAULT_SUBSCRIPTION_ID,
+        *,
+        history: int = 0,
+        **options: Unpack[SubscribeOptions],
     ) -> Subscription[T]: ...
     @overload
     def subscribe(
-        self, key: Patterns, subscription_id: Hashable = DEFAULT_SUBSCRIPTION_ID, *, history: int = 0
+        self,
+        key: TypedPatterns[T],
+        subscription_id: Hashable = DEFAULT_SUBSCRIPTION_ID,
+        *,
+        gaps: Literal[True],
+        history: int = 0,
+        **options: Unpack[SubscribeOptions],
+    ) -> GapSubscription[T]: ...
+    @overload
+    def subscribe(
+        self,
+        key: TypedPatterns[T],
+        subscription_id: Hashable = DEFAULT_SUBSCRIPTION_ID,
+        *,
+        snapshot: Callable[[], Awaitable[V]],
+        **options: Unpack[SubscribeOptions],
+    ) -> SnapshotSubscription[T, V]: ...
+    @overload
+    def subscribe(
+        self,
+        key: Patterns,
+        subscription_id: Hashable = DEFAULT_SUBSCRIPTION_ID,
+        *,
+        history: int = 0,
+        **options: Unpack[SubscribeOptions],
     ) -> Subscription[Any]: ...
+    @overload
+    def subscribe(
+        self,
+        key: Patterns,
+        subscription_id: Hashable = DEFAULT_SUBSCRIPTION_ID,
+        *,
+        gaps: Literal[True],
+        history: int = 0,
+        **options: Unpack[SubscribeOptions],
+    ) -> GapSubscription[Any]: ...
+    @overload
+    def subscribe(
+        self,
+        key: Patterns,
+        subscription_id: Hashable = DEFAULT_SUBSCRIPTION_ID,
+        *,
+        snapshot: Callable[[], Awaitable[V]],
+        **options: Unpack[SubscribeOptions],
+    ) -> SnapshotSubscription[Any, V]: ...
 
     def subscribe(
-        self, key: Patterns, subscription_id: Hashable = DEFAULT_SUBSCRIPTION_ID, *, history: int = 0
-    ) -> Subscription[Any]:
+        self, key: Patterns, subscription_id: Hashable = DEFAULT_SUBSCRIPTION_ID, *, history: int = 0, **options: Any
+    ) -> Any:
         """Add a pattern, or several, to the subscription of that id, and return it; make it if need be.
 
         All patterns of one id share a queue. Subscribed again after its last pattern was unsubscribed, the queue goes
         on with what was left in it. `history` replays retained messages, as in `Hub.subscribe`, but only of keys that
-        the subscription did not get so far.
+        the subscription did not get so far. The other options are those of `Hub.subscribe`, and concern the whole
+        subscription: they are given when it is made.
 
         Raises:
             InvalidKey: A pattern cannot be subscribed to.
             HubClosed: The hub is closed or closing.
             HistoryUnavailable: `history` is asked for, and nothing retains a new pattern.
+            ValueError: An option makes no sense, or the subscription exists and has another one.
         """
         patterns = as_patterns(key)
         subscription = self._subscriptions.get(subscription_id)
         is_new = subscription is None
         if subscription is None:
-            subscription = Subscription(self.hub, self.hub.maxsize, self.hub.overflow)
+            subscription = self.hub._subscription(**options)
+        elif options and options != self._options[subscription_id]:
+            given = ", ".join(f"{name}=" for name in options)
+            raise ValueError(f"{given}: the subscription {describe(subscription_id)} exists, with other options")
+        if history and isinstance(subscription, SnapshotSubscription):
+            raise ValueError("a snapshot takes the place of history and of gaps: choose one")
         new = [pattern for pattern in patterns if subscription.closed or pattern not in subscription._patterns]
         self._subscriptions[subscription_id] = subscription
+        self._options.setdefault(subscription_id, options)
         try:
             self.hub._add(subscription, new, history)
         except BaseException:
             if is_new and (subscription.closed or not subscription._patterns):
                 self._subscriptions.pop(subscription_id, None)
+                self._options.pop(subscription_id, None)
             raise
         return subscription
+
+    async_subscribe = subscribe
+
+    def sync_subscribe(
+        self, key: Patterns, callback: Callable[..., object], subscription_id: Hashable = DEFAULT_SUBSCRIPTION_ID
+    ) -> Listener:
+        """Call a plain function for every message that matches, until `unsubscribe` with that id: as in aiopubsub.
+
+        All patterns of one id have the function that the first of them came with. New programs use
+        `add_sync_listener`.
+        """
+        function = self._called.get(subscription_id, callback)
+        listener = self.add_sync_listener(key, function)
+        self._called[subscription_id] = function
+        return listener
 
     def unsubscribe(self, key: Patterns, subscription_id: Hashable = DEFAULT_SUBSCRIPTION_ID) -> None:
         """Take a pattern, or several, off the subscription of that id. Without its last one it ends.
@@ -96,12 +172,26 @@ class Subscriber:
         """
         patterns = as_patterns(key)
         subscription = self._subscriptions.get(subscription_id)
+        if subscription is None and subscription_id in self._called:
+            self._uncall(patterns, subscription_id)
+            return
         if subscription is None:
             raise UnknownSubscription(subscription_id, self)
         for pattern in patterns:
             if subscription.closed or pattern not in subscription._patterns:
                 raise UnknownSubscription(subscription_id, self, pattern)
         self.hub._remove(subscription, patterns)
+
+    def _uncall(self, patterns: list[tuple[str, ...]], subscription_id: Hashable) -> None:
+        """Undo `sync_subscribe` for some patterns."""
+        function = self._called[subscription_id]
+        held = self._listeners.get(identity_of(function), {})
+        for pattern in patterns:
+            if pattern not in held:
+                raise UnknownSubscription(subscription_id, self, pattern)
+        self.remove_listener(list(patterns), function)
+        if identity_of(function) not in self._listeners:
+            del self._called[subscription_id]
 
     def consume(self, subscription_id: Hashable = DEFAULT_SUBSCRIPTION_ID) -> Coroutine[Any, Any, tuple[Key[Any], Any]]:
         """Wait for the next message of the subscription of that id: `key, message = await subscriber.consume()`.
@@ -114,9 +204,10 @@ class Subscriber:
         """
         # Not an async function of its own: a coroutine less to go through for each message.
         try:
-            return self._subscriptions[subscription_id].consume_pair()
+            pair: Coroutine[Any, Any, tuple[Key[Any], Any]] = self._subscriptions[subscription_id].consume_pair()
         except KeyError:
             raise UnknownSubscription(subscription_id, self) from None
+        return pair
 
     # Listeners
 
@@ -212,7 +303,7 @@ class Subscriber:
             UnknownListener: It was not added to one of them; then nothing is changed.
         """
         patterns = as_patterns(keys)
-        held = self._listeners.get(_identity(callback), {})
+        held = self._listeners.get(identity_of(callback), {})
         for pattern in patterns:
             if pattern not in held:
                 raise UnknownListener(callback, pattern, self)
@@ -289,7 +380,7 @@ class Subscriber:
         where: Where | None = None,
         **options: Unpack[ListenerOptions],
     ) -> Listener:
-        held = self._listeners.get(_identity(callback), {})
+        held = self._listeners.get(identity_of(callback), {})
         patterns = as_patterns(keys)
         new = [pattern for pattern in patterns if pattern not in held]
         if not new:
@@ -299,25 +390,16 @@ class Subscriber:
     def _note(self, registration: Registration, patterns: Iterable[tuple[str, ...]]) -> None:
         """The hub has just registered one of our listeners on these patterns."""
         assert isinstance(registration, Listener)
-        held = self._listeners.setdefault(_identity(registration.function), {})
+        held = self._listeners.setdefault(identity_of(registration.function), {})
         held.update(dict.fromkeys(patterns, registration))
 
     def _forget(self, registration: Registration, patterns: Iterable[tuple[str, ...]]) -> None:
         """The hub has removed one of our listeners from these patterns, whoever asked for it."""
         assert isinstance(registration, Listener)
-        identity = _identity(registration.function)
+        identity = identity_of(registration.function)
         held = self._listeners.get(identity, {})
         for pattern in patterns:
             if held.get(pattern) is registration:
                 del held[pattern]
         if not held:
             self._listeners.pop(identity, None)
-
-
-def _identity(function: Callable[..., object]) -> Hashable:
-    """What makes two callables the same: they are equal; what cannot be hashed is only itself."""
-    try:
-        hash(function)
-    except TypeError:
-        return id(function)
-    return function

@@ -161,6 +161,166 @@ ANNOUNCED = """\
 """
 
 
+# What the modules beside the package offer: a loop, a throttled publisher, and what a hub is told directly.
+TICKER = """
+import asyncio
+import aiopubsub
+import aiopubsub.loop
+
+class Ticker:
+    def __init__(self, hub):
+        self.ticks = 0
+        self.publisher = aiopubsub.Publisher(hub, 'ticker')
+        self.loop = aiopubsub.loop.Loop(self.tick, delay = 0.001)
+
+    async def tick(self):
+        self.ticks += 1
+        self.publisher.publish(aiopubsub.Key('tick'), self.ticks)
+
+async def main():
+    hub = aiopubsub.Hub()
+    subscriber = aiopubsub.Subscriber(hub, 'watch')
+    subscriber.async_subscribe(aiopubsub.Key('ticker', '*'), 'ticks')
+    ticker = Ticker(hub)
+    ticker.loop.start()
+    ticker.loop.start()
+    print([(await subscriber.consume('ticks'))[1] for _ in range(3)], ticker.loop.is_running)
+    await ticker.loop.stop_wait()
+    seen = ticker.ticks
+    await asyncio.sleep(0.01)
+    print(ticker.ticks == seen, ticker.loop.is_running)
+    ticker.loop.start()
+    while ticker.ticks == seen:
+        await asyncio.sleep(0.001)
+    ticker.loop.stop()
+    print('again', ticker.loop.is_running)
+
+asyncio.run(main())
+"""
+
+TICKED = """\
+[1, 2, 3] True
+True False
+again False
+"""
+
+THROTTLED = """
+import asyncio
+import itertools
+import aiopubsub
+import aiopubsub.utils
+
+async def main():
+    hub = aiopubsub.Hub()
+    subscriber = aiopubsub.Subscriber(hub, 'slow')
+    subscriber.subscribe(aiopubsub.Key('fast', '*'))
+    publisher = aiopubsub.Publisher(hub, aiopubsub.Key('fast'))
+    throttled = aiopubsub.utils.ThrottledPublisher(hub, publisher, 2, lambda: itertools.repeat(0.001))
+
+    async def produce():
+        for number in range(10):
+            await throttled.publish(aiopubsub.Key('a'), number)
+
+    producer = asyncio.create_task(produce())
+    await asyncio.sleep(0.01)
+    print(hub.get_subscriber_queue_sizes(aiopubsub.Key('fast', 'a')), producer.done())
+    got = [(await subscriber.consume())[1] for _ in range(10)]
+    await producer
+    print(got)
+
+asyncio.run(main())
+"""
+
+THROTTLED_OUTPUT = """\
+(3,) False
+[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
+"""
+
+DIRECT = """
+import collections
+import aiopubsub
+
+hub = aiopubsub.Hub()
+taken = collections.deque()
+
+def take(key, message):
+    taken.append((key, message))
+
+key = aiopubsub.Key('a', 'b')
+hub.add_subscriber(aiopubsub.Key('a', '*'), take, taken.__len__)
+print(hub.has_subscribers(key), hub.get_subscriber_queue_sizes(key))
+hub.publish(key, 'message')
+print(taken[0] == (key, 'message'), hub.get_subscriber_queue_sizes(key), hub.get_all_subscriber_queue_sizes())
+hub.remove_subscriber(aiopubsub.Key('a', '*'), take, taken.__len__)
+hub.publish(key, 'nobody hears it')
+print(len(taken), hub.has_subscribers(key))
+
+subscriber = aiopubsub.Subscriber(hub, 's')
+heard = []
+subscriber.sync_subscribe(key, lambda key, message: heard.append(message), 'mine')
+hub.publish(key, 1)
+try:
+    subscriber.consume('mine').send(None)
+except aiopubsub.ConsumeQueueNotFoundError:
+    print('no queue')
+subscriber.unsubscribe(key, 'mine')
+hub.publish(key, 2)
+print(heard)
+"""
+
+DIRECT_OUTPUT = """\
+True (0,)
+True (1,) {('a', '*'): (1,)}
+1 False
+no queue
+[1]
+"""
+
+# A test as one writes it for aiopubsub, with its hub that delivers nothing.
+MOCKED = """
+import asyncio
+import aiopubsub
+import aiopubsub.testing.mocks
+from aiopubsub.logging_compat import get_logger
+
+logger = get_logger('shop')
+
+class Shop:
+    def __init__(self, hub: aiopubsub.Hub, on_sale: aiopubsub.ListenerCallback) -> None:
+        self.publisher = aiopubsub.Publisher(hub, aiopubsub.Key('shop'))
+        self.subscriber = aiopubsub.Subscriber(hub, 'shop')
+        self.subscriber.add_async_listener(aiopubsub.Key('sale'), on_sale)
+
+    def sell(self, what: str) -> None:
+        self.publisher.publish(aiopubsub.Key('sold', what), 1)
+
+async def main():
+    hub = aiopubsub.testing.mocks.MockHub()
+    sales = []
+
+    async def on_sale(key, message):
+        sales.append(message)
+
+    shop = Shop(hub, on_sale)
+    shop.sell('tea')
+    assert hub.published == [(aiopubsub.Key('shop', 'sold', 'tea'), 1)]
+    assert hub.published_by_key[aiopubsub.Key('shop', 'sold', 'tea')] == [1]
+    assert hub.has_subscribers(aiopubsub.Key('sale'))
+    [deliver] = hub.subscribers[aiopubsub.Key('sale')]
+    deliver(aiopubsub.Key('sale'), 'honey')
+    await asyncio.sleep(0.001)
+    assert sales == ['honey']
+    await shop.subscriber.remove_all_listeners()
+    assert hub.subscribers[aiopubsub.Key('sale')] == []
+    hub.subscribers[aiopubsub.Key('shop', 'sold')].append(True)
+    assert shop.publisher.has_subscribers(aiopubsub.Key('sold'))
+    assert not shop.publisher.has_subscribers(aiopubsub.Key('bought'))
+    print('mocked')
+
+asyncio.run(main())
+"""
+
+
 def awaiting(program: str) -> str:
     """The program as one writes it for aiopubsub 3, where removing listeners is async."""
     return program.replace("    watcher.remove_all_listeners()", "    await watcher.remove_all_listeners()")
@@ -182,6 +342,10 @@ def not_awaiting(program: str) -> str:
         pytest.param(TWO_LISTENERS, READINGS, id="two_listeners"),
         pytest.param(not_awaiting(TWO_LISTENERS), READINGS, id="two_listeners_not_awaiting"),
         pytest.param(ANNOUNCEMENTS, ANNOUNCED, id="announcements"),
+        pytest.param(TICKER, TICKED, id="loop"),
+        pytest.param(THROTTLED, THROTTLED_OUTPUT, id="throttled_publisher"),
+        pytest.param(DIRECT, DIRECT_OUTPUT, id="direct_subscribers"),
+        pytest.param(MOCKED, "mocked\n", id="mock_hub"),
     ],
 )
 def test_a_program_written_for_aiopubsub_runs_with_its_import_changed(
@@ -189,6 +353,7 @@ def test_a_program_written_for_aiopubsub_runs_with_its_import_changed(
 ) -> None:
     changed = program.replace("import aiopubsub\n", "import hubsub as aiopubsub\n")
     assert changed.count("hubsub as aiopubsub") == 1
+    changed = changed.replace("import aiopubsub.", "import hubsub.").replace("from aiopubsub.", "from hubsub.")
     if "get_event_loop()" in changed and sys.version_info >= (3, 12):
         # Older Pythons made a loop where there was none; newer ones warn, and then refuse.
         changed = "import asyncio\nasyncio.set_event_loop(asyncio.new_event_loop())\n" + changed
@@ -197,3 +362,19 @@ def test_a_program_written_for_aiopubsub_runs_with_its_import_changed(
     command = [sys.executable, "-W", "error", str(path)]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=50)
     assert (run.returncode, run.stdout, run.stderr) == (0, output, "")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "loop.Loop",
+        "utils.ThrottledPublisher",
+        "testing.mocks.MockHub",
+        "logging_compat.get_logger",
+        "PossibleKey",
+        "UnreadCallback",
+    ],
+)
+def test_what_aiopubsub_has_beside_its_package_is_found_without_another_import(name: str) -> None:
+    program = f"import hubsub as aiopubsub; assert aiopubsub.{name}"
+    subprocess.run([sys.executable, "-W", "error", "-c", program], check=True, timeout=50)

@@ -64,7 +64,7 @@ def room_of(module: str) -> str:
         return "ground"
     if module in CONTRACT:
         return "contract"
-    if module in ("hub", "publisher", "subscriber", "loop", "utils", "logging_compat"):
+    if module in ("hub", "publisher", "subscriber", "loop", "utils", "logging_compat", "_aiopubsub"):
         return "face"
     return max((room for room in ROOMS if f"{module}.".startswith(f"{room}.")), key=len)
 
@@ -115,6 +115,10 @@ def test_what_the_package_shows_is_all_public() -> None:
     shown = {name for name, value in vars(hubsub).items() if name[0] != "_" and not isinstance(value, ModuleType)}
     assert shown - {"annotations"} == set(hubsub.__all__) - {"Bridge", "connect"}  # which come when they are asked for
     assert hubsub.__all__ == sorted(set(hubsub.__all__))
+
+
+def test_completion_shows_what_is_public_and_nothing_else() -> None:
+    assert dir(hubsub) == hubsub.__all__
 
 
 @pytest.mark.parametrize("module", [errors, event])

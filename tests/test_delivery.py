@@ -1051,6 +1051,52 @@ def test_caches_retired_by_loops_that_ended_do_not_pile_up() -> None:
     assert listener.delivered == 5000
 
 
+async def test_a_publisher_that_never_yields_does_not_pile_up_routes() -> None:
+    hub = Hub(route_cache=100)
+    await hub.start()
+    hub.add_listener(("a", "*"), lambda key, message: None)
+    for number in range(5000):
+        hub.publish(("a", str(number)))
+        assert len(hub._router.retired) <= 2
+    assert hub.stats().published == 5000
+    await hub.close()
+
+
+def test_patterns_that_come_and_go_cost_the_same_however_many_a_subscription_has() -> None:
+    def cost(number: int) -> float:
+        subscriber = hubsub.Subscriber(Hub(), "s")
+        subscriber.subscribe([("a", str(each)) for each in range(number)])
+
+        def change() -> float:
+            began = thread_time()
+            for each in range(100):
+                subscriber.subscribe(("b", str(each)))
+                subscriber.unsubscribe(("b", str(each)))
+            return thread_time() - began
+
+        return min(change() for _ in range(5))
+
+    # It was seventy times as much.
+    assert cost(20_000) < 3 * cost(200)
+
+
+def test_a_subscription_of_many_patterns_is_what_one_of_few_is() -> None:
+    hub = Hub()
+    subscriber = hubsub.Subscriber(hub, "s")
+    names = [str(number) for number in range(30)]
+    subscription = subscriber.subscribe(names)
+    assert subscription.patterns == tuple((name,) for name in names)
+    subscriber.unsubscribe(names[:10])
+    assert subscription.patterns == tuple((name,) for name in names[10:])
+    assert [hub.publish(name) for name in names] == [0] * 10 + [1] * 20
+    subscriber.unsubscribe(names[10:])
+    assert subscription.closed
+    assert subscription.patterns == tuple((name,) for name in names[10:])
+    assert subscriber.subscribe("again") is subscription
+    assert (subscription.patterns, subscription.closed, hub.publish("again")) == ((("again",),), False, 1)
+    assert_nothing_left(hub)
+
+
 def test_an_error_of_publish_does_not_speak_of_the_look_up_that_failed_first() -> None:
     with pytest.raises(hubsub.EmptyKey) as caught:
         Hub().publish(())

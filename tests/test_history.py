@@ -85,7 +85,8 @@ def test_a_message_is_retained_before_it_is_delivered() -> None:
     assert hub.publish("a", 1) == 1
     assert hub.publish_event(Event(Key("a"), 2, Meta(id="2"))) == 1
     assert messages(seen) == [1, 2]
-    assert seen[1].meta == Meta(id="2")
+    assert seen[1].meta is not None
+    assert (seen[1].meta.id, seen[1].meta.source) == ("2", None)
 
 
 def test_a_retention_is_no_subscription() -> None:
@@ -243,6 +244,69 @@ def test_nonsense_bounds_are_refused(options: dict[str, Any]) -> None:
     for nonsense in (-1, 1.5):
         with pytest.raises(ValueError, match="history"):
             hub.subscribe("a", history=nonsense)  # type: ignore[call-overload]
+
+
+def test_what_is_retained_has_a_name_a_position_and_says_that_it_is_replayed() -> None:
+    hub = Hub()
+    hub.retain(("a", "*"), limit=9)
+    hub.publish(("a", "x"), 1)
+    hub.publish_event(Event(Key("a", "y"), 2, Meta(headers={"h": "1"})))
+    hub.publish_event(Event(Key("a", "x"), 3, Meta(id="7", source="elsewhere", time=5.0, position="0:17", hops=1)))
+    events = hub.history(("a", "*"))
+    metas = [event.meta for event in events if event.meta is not None]
+    assert [meta.replayed for meta in metas] == [True] * 3
+    positions: list[Any] = [meta.position for meta in metas]
+    assert positions == sorted(set(positions))
+    assert [meta.source for meta in metas] == [hub.border.origin] * 2 + ["elsewhere"]
+    assert len({(meta.source, meta.id) for meta in metas}) == 3
+    assert (metas[1].headers, metas[2].id, metas[2].time, metas[2].hops) == ({"h": "1"}, "7", 5.0, 1)
+    assert all(meta.time is not None for meta in metas)
+    assert [event.meta for event in hub.history(("a", "*"))] == metas  # the same each time
+    last = hub.last(("a", "x"))
+    assert last is not None
+    assert last.meta == metas[2]
+
+
+async def test_a_replay_tells_what_it_is_and_live_messages_do_not(hub: Hub) -> None:
+    hub.retain("a")
+    hub.publish("a", 1)
+    subscription = hub.subscribe("a", history=1)
+    hub.publish("a", 2)
+    replayed, live = await subscription.get_batch(9)
+    assert replayed.meta is not None
+    assert replayed.meta.replayed
+    assert live.meta is None
+
+
+def test_history_goes_on_after_a_position() -> None:
+    hub = Hub()
+    hub.retain(("a", "*"), limit=3)
+    for number in range(6):
+        hub.publish(("a", "xy"[number % 2]), number)
+    events = hub.history(("a", "*"))
+    for place, event in enumerate(events):
+        assert event.meta is not None
+        assert messages(hub.history(("a", "*"), after=event.meta.position)) == messages(events[place + 1 :])  # type: ignore[arg-type]
+    assert messages(hub.history(("a", "x"), 1, after=events[0].meta.position)) == [4]  # type: ignore[union-attr,arg-type]
+    for nonsense in (-1, True, "1", 1.5):
+        with pytest.raises(ValueError, match="after"):
+            hub.history(("a", "*"), after=nonsense)  # type: ignore[arg-type]
+
+
+def test_what_is_forgotten_is_gone_and_what_comes_is_retained_again() -> None:
+    hub = Hub()
+    hub.retain(("a", "*"), limit=2)
+    hub.retain(("a", "x"), limit=5, max_keys=3)
+    for name in "xxyz":
+        hub.publish(("a", name), name)
+    assert hub.forget(("a", "x")) == 2
+    assert hub.forget(("a", "x")) == 0
+    assert hub.last(("a", "x")) is None
+    assert messages(hub.history(("a", "*"))) == ["y", "z"]
+    hub.publish(("a", "x"), "again")
+    assert messages(hub.history(("a", "x"))) == ["again"]
+    assert hub.forget([("a", "*"), "never retained"]) == 3
+    assert hub.stats().retained_keys == 0
 
 
 async def test_what_is_retained_survives_the_close_of_the_hub() -> None:

@@ -179,8 +179,8 @@ async def test_what_does_not_settle_in_time_is_named(hub: Hub) -> None:
         await settle(hub, timeout=0.01)
     assert str(failure.value).splitlines() == [
         "<Hub 'hub'> has not settled within 0.01 s; busy:",
-        "  <AsyncListener ('a', '*')>: 1 pending",
-        "  <Subscription ('b',)>: 1 pending",
+        f"  <AsyncListener {stuck.__qualname__} on ('a', '*') pending=1>: 1 pending",
+        "  <Subscription ('b',) pending=1>: 1 pending",
     ]
     never.set()
     await queue.consume()
@@ -262,7 +262,7 @@ async def test_too_early(hub):
     await asyncio.sleep(0)
 """)
     result.assert_outcomes(passed=1, errors=1)
-    result.stdout.fnmatch_lines(["*<AsyncListener ('a', '[*]')>: 1 pending*"])
+    result.stdout.fnmatch_lines(["*<AsyncListener stuck on ('a', '[*]') pending=1*>: 1 pending*"])
 
 
 def test_a_test_that_failed_is_not_complained_of_twice(run: Any) -> None:

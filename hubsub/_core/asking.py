@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
 from functools import partial
 from itertools import count
 from typing import Any, Generic, Protocol, TypeVar
@@ -31,7 +31,6 @@ class Asked(Owner, Protocol):
     _desk: Desk
 
     def _route_of(self, key: KeyLike[Any]) -> Route: ...
-    def _add(self, registration: Registration, patterns: Sequence[tuple[str, ...]]) -> None: ...
     def publish_event(self, event: Event[Any]) -> int: ...
 
 
@@ -67,20 +66,43 @@ class Handle(Generic[S]):
             source.end()
 
 
-class Waiting(Handle[Source], Generic[V]):
-    """What `next` and `request` return: await it once, or let go of it."""
+class Waiting(Handle[Source], Coroutine[Any, Any, V]):
+    """What `next` and `request` return: await it once, or let go of it.
 
-    __slots__ = ("_future",)
+    It acts like a coroutine where one is wanted, by `asyncio.create_task` say, but for not having to be awaited.
+    """
+
+    __slots__ = ("_future", "_steps")
 
     def __init__(self, source: Source, future: asyncio.Future[V]) -> None:
         self._source = source
         self._future = future
+        self._steps: Generator[Any, Any, V] | None = None
 
-    def __await__(self) -> Generator[Any, None, V]:
+    def __await__(self) -> Generator[Any, Any, V]:
         try:
             return (yield from self._future.__await__())
         finally:
             self._source.end()
+
+    def send(self, value: Any, /) -> Any:
+        """As of a coroutine."""
+        if self._steps is None:
+            self._steps = self.__await__()
+        return self._steps.send(value)
+
+    def throw(self, *error: Any) -> Any:
+        """As of a coroutine."""
+        if self._steps is None:
+            self._steps = self.__await__()
+            next(self._steps, None)  # so that the error is raised where somebody waits
+        return self._steps.throw(*error)
+
+    def close(self) -> None:
+        """Wait no more."""
+        if self._steps is not None:
+            self._steps.close()
+        self._source.end()
 
 
 class Replies(Handle["Many"], AsyncIterator[Any]):
@@ -188,6 +210,15 @@ class Next(Registration):
         _fail(self.future, HubClosed(self._hub))  # unless it has ended otherwise
         return []
 
+    def forked(self) -> None:
+        # Nobody is told: whoever waits, waits in the parent.
+        self.future = self.loop.create_future()
+        self.future.cancel()
+        self._timer = None
+        self.end()
+
+    forked.__doc__ = Registration.forked.__doc__
+
     def _cancel_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
@@ -212,6 +243,7 @@ class Question(Protocol):
     @property
     def is_over(self) -> bool:
         """True if nobody waits for a reply any more."""
+        ...
 
     def expect(self) -> None:
         """A responder has got it: it replies, fails or loses it."""
@@ -440,23 +472,31 @@ class Desk:
         waiter = Next(self._hub, named, self._loop("next"), timeout, where)
         return Waiting(waiter, waiter.future)
 
-    def request(self, key: KeyLike[Any], message: Any, timeout: float | None, local: bool) -> Waiting[Any]:
+    def request(
+        self, key: KeyLike[Any], message: Any, timeout: float | None, local: bool, headers: Mapping[str, str]
+    ) -> Waiting[Any]:
         """As `Hub.request`."""
         timeout = seconds_or_none(timeout, "timeout")
         exact = self._answerable(key, local)
         ticket = One(self, exact, self._loop("request"), timeout)
-        self._ask(ticket, message, local)
+        self._ask(ticket, message, local, headers)
         return Waiting(ticket, ticket.future)
 
     def request_many(
-        self, key: KeyLike[Any], message: Any, timeout: float | None, limit: int | None, local: bool
+        self,
+        key: KeyLike[Any],
+        message: Any,
+        timeout: float | None,
+        limit: int | None,
+        local: bool,
+        headers: Mapping[str, str],
     ) -> Replies:
         """As `Hub.request_many`."""
         limit = count_or_none(limit, "limit", "replies")
         timeout = seconds_or_none(timeout, "timeout")
         exact = self._answerable(key, local)
         ticket = Many(self, exact, self._loop("request_many"), timeout, limit)
-        self._ask(ticket, message, local)
+        self._ask(ticket, message, local, headers)
         return Replies(ticket)
 
     def _answerable(self, key: KeyLike[Any], local: bool) -> Key[Any]:
@@ -481,14 +521,15 @@ class Desk:
             raise NoRunningLoop(self._hub, what) from None
         return life.bind()
 
-    def _ask(self, ticket: Ticket, message: Any, local: bool) -> None:
+    def _ask(self, ticket: Ticket, message: Any, local: bool, headers: Mapping[str, str]) -> None:
         address = ReplyAddress.of((NAMESPACE, "reply", self.name), ticket, is_local=local)
         if not local:
             for target in self._hub._route_of(ticket.key).targets:
                 if target.remote:
                     ticket.expect()  # of nobody knows whom: it ends by its timeout
         try:
-            self._hub.publish_event(Event(ticket.key, message, Meta(correlation=ticket.correlation, reply_to=address)))
+            meta = Meta(headers=headers, correlation=ticket.correlation, reply_to=address)
+            self._hub.publish_event(Event(ticket.key, message, meta))
         except BaseException:
             ticket.end()
             raise
@@ -499,6 +540,10 @@ class Desk:
         correlation = f"{self.name}-{next(self._numbers)}"
         self.tickets[correlation] = ticket
         return correlation
+
+    def forked(self) -> None:
+        """Forget the requests of the parent of this process."""
+        self.tickets.clear()
 
     def close(self) -> None:
         """Let nobody wait any more."""
@@ -535,6 +580,12 @@ class Responder(Listener):
     def is_busy(self) -> bool:
         """True while something that it returned is being awaited, other than by the call that asks."""
         return self._awaited.is_busy
+
+    def forked(self) -> None:
+        super().forked()
+        self._awaited.forked()
+
+    forked.__doc__ = Listener.forked.__doc__
 
     def returned(self, event: Event[Any], result: object, /) -> None:
         """What it returned to a message that is no request has to run, too, if it is a coroutine."""
@@ -678,6 +729,11 @@ class Awaited:
         for task in others:
             task.cancel()
         return others
+
+    def forked(self) -> None:
+        """Forget the tasks, which are those of the parent of this process."""
+        self._tasks.clear()
+        self._quiet.clear()
 
     def drop(self, notices: Notices) -> int:
         """Nothing is queued."""

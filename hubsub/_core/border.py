@@ -80,7 +80,7 @@ class Border:
         core = self._core
         key = event[0]
         try:
-            route = core._router.routes[key]
+            route = core._routes[key]
         except (KeyError, TypeError):
             route = core._route(key)
         if type(key) is not Key or event.registration is not None:
@@ -190,10 +190,10 @@ class Border:
         self._outboxes.append(outbox)
         core._router.observers.append(outbox.observer)
         self._outboxes_changed()
-        self._tell_followers(outbox)
+        self._notify_followers(outbox)
         return outbox
 
-    def _tell_followers(self, outbox: Outbox) -> None:
+    def _notify_followers(self, outbox: Outbox) -> None:
         if outbox.is_wanted:
             for changed in self._core._followers:
                 changed(outbox._patterns)
@@ -208,14 +208,14 @@ class Border:
         core._router.withdraw(outbox, ())
         outbox.closed = True
         notify(outbox._removed())
-        self._tell_followers(outbox)
+        self._notify_followers(outbox)
 
     def _outboxes_changed(self) -> None:
         """Have a message named as it is put where it leaves by several outboxes, the same in all of them."""
         self._shared_id.forget()
         for number, outbox in enumerate(self._outboxes, 1):
             outbox.number(number if len(self._outboxes) > 1 else 0)
-            self._core._observe(outbox._patterns, 0)
+            self._core._observe(tuple(outbox._patterns), 0)
 
     def leads_out(self, patterns: Iterable[tuple[str, ...]]) -> bool:
         """True if some key of these patterns leaves by an outbox."""

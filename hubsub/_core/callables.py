@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Hashable
 from functools import partial
 from types import AsyncGeneratorType, CodeType, CoroutineType, FunctionType, GeneratorType, MethodType
 from typing import Any
@@ -87,6 +87,15 @@ def _check_option(function: object, name: str, arguments: tuple[str, ...]) -> No
     why = _refusal(function, len(arguments))
     if why is not None:
         raise InvalidFunction(function, f"{given}, and {why}")
+
+
+def identity_of(function: Callable[..., object]) -> Hashable:
+    """What makes two callables the same: they are equal; what cannot be hashed is only itself."""
+    try:
+        hash(function)
+    except Exception:
+        return id(function)
+    return function
 
 
 # What was returned

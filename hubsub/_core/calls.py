@@ -6,15 +6,20 @@ import asyncio
 from contextvars import Context, ContextVar, copy_context
 
 # The call of an async listener in which this runs. Tasks, timers and callbacks inherit it from whoever made them.
-_inside: ContextVar[object] = ContextVar("hubsub_inside", default=None)
+current_call: ContextVar[object] = ContextVar("hubsubcurrent_call", default=None)
 
 
 def context_outside() -> Context:
     """A copy of the context, for what does not belong to the call that runs."""
     context = copy_context()
-    if _inside.get() is not None:
-        context.run(_inside.set, None)
+    if current_call.get() is not None:
+        context.run(current_call.set, None)
     return context
+
+
+def enter_call(context: Context) -> None:
+    """Have a context belong to the call that runs here."""
+    context.run(current_call.set, current_call.get())
 
 
 class Calls:
@@ -42,21 +47,25 @@ class Calls:
     def begin(self) -> None:
         """Another call begins, with an identity of its own."""
         self.running = call = object()
-        _inside.set(call)
+        current_call.set(call)
         self._until_shared -= 1
         if not self._until_shared:
-            self.are_apart = False
-            self._loop.call_soon(self._turned)
+            self.share()
+
+    def share(self) -> None:
+        """Let further calls share the identity of this one, until the loop has had a turn or the burst ends."""
+        self.are_apart = False
+        self._loop.call_soon(self._turned)
 
     def _turned(self) -> None:
         self.are_apart = True  # until the burst ends
 
-    def end(self) -> None:
-        """For now no call runs: a burst is over."""
+    def end(self, in_the_middle: bool = False) -> None:
+        """For now no call runs: a burst is over. In the middle of many there is less to tell apart in the next one."""
         self.running = None
         self.are_apart = True
-        self._until_shared = self.FEW
+        self._until_shared = 1 if in_the_middle else self.FEW
 
     def is_caller(self) -> bool:
         """True inside the call that runs, and in what it has started."""
-        return self.running is not None and _inside.get() is self.running
+        return self.running is not None and current_call.get() is self.running

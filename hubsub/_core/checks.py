@@ -106,6 +106,24 @@ def choice(value: Any, name: str, known: Iterable[Any]) -> Any:
     return value
 
 
+def headers_of(value: Any, name: str = "headers") -> dict[str, str]:
+    """Return headers as a dictionary of their own; None for none.
+
+    Raises:
+        ValueError: They are no mapping of strings to strings.
+    """
+    if value is None:
+        return {}
+    try:
+        headers = dict(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} is a mapping of str to str, not {describe(value)}") from None
+    for each in (*headers.keys(), *headers.values()):
+        if not isinstance(each, str):
+            raise ValueError(f"{name} is a mapping of str to str, and {describe(each)} is none")
+    return headers
+
+
 def options_of(given: Iterable[str], known: Iterable[str], what: str) -> None:
     """Refuse options that `what` does not know.
 

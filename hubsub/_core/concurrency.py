@@ -61,13 +61,17 @@ class ConcurrentListener(AsyncListener):
             # An eager task factory runs us inside the publish, before the message is queued.
             await asyncio.sleep(0)
         mailbox, items = self._mailbox, self._mailbox.items
+        popleft = items.popleft
         while items:
             for _ in calls.BURST:
-                if not items:
+                if mailbox.alert:
+                    item: Any = mailbox.take()
+                    if item is None:
+                        break
+                elif items:
+                    item = popleft()
+                else:
                     break
-                item: Any = mailbox.take() if mailbox.alert else items.popleft()
-                if item is None:
-                    break  # whoever was notified of a gap has removed it
                 if calls.are_apart:
                     calls.begin()
                 try:
@@ -77,9 +81,9 @@ class ConcurrentListener(AsyncListener):
                 else:
                     if result is not None:
                         self._handled(item, result)
-                    elif type(item) is Event:
+                    elif mailbox.has_events and type(item) is Event:
                         item.done()
-            calls.end()
+            calls.end(bool(items))
             if task.cancelling():
                 return  # which the call has kept to itself
             if items:
@@ -110,6 +114,9 @@ class ConcurrentListener(AsyncListener):
     def reset(self) -> None:
         """Forget the tasks of a loop that was closed under them, and start anew if something is queued."""
         life = self._hub._life
+        for task in self._workers:
+            if task.get_loop() is not life.loop:
+                self._left_behind(task)
         # When the hub was opened again during a call, that one goes on.
         self._workers = {task: calls for task, calls in self._workers.items() if task.get_loop() is life.loop}
         if self._workers:
@@ -118,6 +125,12 @@ class ConcurrentListener(AsyncListener):
             self._out_of_time = False
         self._arm()
         self.start()
+
+    def forked(self) -> None:
+        self._workers.clear()  # they go on in the parent
+        super().forked()
+
+    forked.__doc__ = AsyncListener.forked.__doc__
 
     def stop(self) -> list[asyncio.Task[None]]:
         """End the tasks, since there is no more time, but not the one whose call this is; return what to wait for."""

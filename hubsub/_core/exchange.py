@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from threading import get_ident
-from typing import Any
+from typing import Any, overload
 
 from ..confirm import Confirmation, Confirmed
+from ..describe import describe
 from ..errors import HubClosed, HubsubError, WrongThread
 from ..event import Event, ListenerFailure
-from ..key import Key, KeyLike, T, publishable
+from ..key import Key, KeyLike, PlainKey, T, publishable
 from ..log import Logger
 from .callables import checked_function, refuse_awaitable
+from .circles import NOWHERE, Circles, Overrun, caused_by_circle
 from .life import Life
 from .listener import Listener
 from .message_queue import as_tuple
 from .places import Probe
 from .router import Router
-from .routes import Route, Target
+from .routes import FIRST, Route, Target, Tick
 
 logger = Logger("hubsub.hub")
 listener_logger = Logger("hubsub.listener")
@@ -37,7 +39,11 @@ class Exchange:
         self._on_error: Callable[[ListenerFailure], object] | None = None
         self.on_error = on_error
         self._router = router
+        # The very dictionary of the router's cache: one step less on the way to it.
+        self._routes: Mapping[Any, Route] = router.routes
+        router.swapped = self._swapped
         self._life = life
+        self._circles = Circles(_DELIVERING)
         self._failed = 0
 
     @property
@@ -51,7 +57,12 @@ class Exchange:
 
     # Publishing
 
-    def publish(self, key: KeyLike[T], message: T = None) -> int:  # type: ignore[assignment]
+    @overload
+    def publish(self, key: Key[T], message: T = ...) -> int: ...
+    @overload
+    def publish(self, key: PlainKey | str, message: Any = ...) -> int: ...
+
+    def publish(self, key: Any, message: Any = None) -> int:
         """Deliver to every matching subscription, in order of subscription; return how many there are.
 
         Never waits. A listener that raises is logged and counted and hurts no one else. What a listener publishes is
@@ -64,19 +75,45 @@ class Exchange:
             WrongThread: The hub's loop runs in another thread (told where telling costs nothing).
         """
         try:
-            route = self._router.routes[key]
+            route = self._routes[key]
         except (KeyError, TypeError):
             pass
         else:
-            route.published += 1
+            deliver = route.only
+            tick = route.tick.next
+            if tick is None:
+                tick = self._turn(route)
+            route.tick = tick
             key = route.key
+            if deliver is not None:  # as so often; without a loop it takes a sixth less
+                try:
+                    deliver(key, message)
+                except BaseException as error:
+                    if error.__class__ is RecursionError:  # the stack is full: nothing can be called here
+                        self._circles.key, self._routes = key, NOWHERE
+                    self._deliver_failed(route, deliver, message, error)
+                return route.width
             for deliver in route:
                 try:
                     deliver(key, message)
                 except BaseException as error:
+                    if error.__class__ is RecursionError:
+                        self._circles.key, self._routes = key, NOWHERE
                     self._deliver_failed(route, deliver, message, error)
             return route.width
-        return self._publish_first(self._route(key), message)
+        try:
+            return self._publish_first(self._route(key), message)
+        except RecursionError as error:
+            if error.__class__ is RecursionError:
+                self._circles.key, self._routes = key, NOWHERE
+            raise
+
+    def _turn(self, route: Route) -> Tick:
+        """Count a whole turn of publishes along a route, and look whether they go round in a circle; begin the next."""
+        if self._circles.look(self, route.key):
+            self._routes = {}
+        route.published += Tick.TURN
+        return FIRST
 
     def _publish_first(self, route: Route, message: Any) -> int:
         """Publish as the first of a route, and look at what plain listeners return.
@@ -91,6 +128,8 @@ class Exchange:
                 if returned is not None:
                     route.targets[place].returned(Event(key, message), returned)
             except BaseException as error:
+                if error.__class__ is RecursionError:
+                    self._circles.key, self._routes = key, NOWHERE
                 self._failed_at(route, place, message, error)
         return route.width
 
@@ -99,31 +138,30 @@ class Exchange:
 
         For what came from elsewhere and is published here; otherwise as `publish`.
         """
-        key = event[0]
         try:
-            route = self._router.routes[key]
+            key, registration = event[0], event.registration
+        except (AttributeError, TypeError, LookupError):
+            raise TypeError(f"publish_event takes a hubsub.Event, not {describe(event)}") from None
+        try:
+            route = self._routes[key]
         except (KeyError, TypeError):
             route = self._route(key)
-        if type(key) is not Key or event.registration is not None:
+        if type(key) is not Key or registration is not None:
             # It came from a confirmed publish: what is told of it concerns that one.
             event = Event(route.key, event[1], event.meta)
         target = route.sole
         if target is None:
             return self._deliver(route.targets, event)
-        # Only one gets it, as so often: it needs no copy, and nothing can change before it is reached.
         route.published += 1
-        try:
-            target.deliver_event(event)
-        except BaseException as error:
-            interrupt = self._failure(target, *event, error)
-        else:
-            return 1
-        if interrupt is not None:
-            raise interrupt
-        return 1
+        return self._deliver_to_one(target, event)
 
     def _announce(self, key: Key[Any], message: Any, but: Target | None = None) -> None:
-        """Publish a meta-event to everybody but one."""
+        """Publish a meta-event to everybody but one; not where listeners publish them in a circle."""
+        if self._routes is not self._router.routes:
+            try:
+                self._check_circle(key)
+            except Overrun:
+                return
         targets = [target for target in self._router.targets(key) if target is not but]
         targets = self._router.observed(key, targets)
         if targets:
@@ -132,10 +170,14 @@ class Exchange:
 
     # Finding the way, where it is not remembered
 
+    def _swapped(self, routes: Mapping[Any, Route]) -> None:
+        """The router has another cache now."""
+        self._routes = routes
+
     def _route_of(self, key: KeyLike[Any]) -> Route:
         """The route of a key, for whoever is in no hurry."""
         try:
-            return self._router.routes[key]
+            return self._routes[key]
         except (KeyError, TypeError):
             return self._route(key)
 
@@ -148,17 +190,28 @@ class Exchange:
             if life.state == "closed":
                 raise HubClosed(self)
             exact = publishable(key)
-        except HubsubError as error:
+            if self._routes is not self._router.routes:
+                self._check_circle(exact)
+        except (HubsubError, Overrun) as error:
             raise error from None  # nobody wants to read of the look-up that failed first
         route = self._router.routes.get(exact)
         return self._router.make(exact) if route is None else route
+
+    def _check_circle(self, key: Key[Any]) -> None:
+        """Refuse a publish of `key` in a circle, after the stack was full; otherwise all is well again."""
+        circles = self._circles
+        if self._routes is NOWHERE:
+            circles.overruns += 1
+            self._routes = {}
+        if circles.check(self, key):
+            self._routes = self._router.routes
 
     # Delivering with what travels along: to one, and to everybody else
 
     def _deliver_to_one(
         self, target: Target, event: Event[Any], confirmed: Confirmed | None = None, bounded: bool = False
     ) -> int:
-        """Deliver an event, which needs no copy for that, to the only one who gets it."""
+        """Deliver an event to the only one who gets it: it needs no copy, and nothing can change before that."""
         if confirmed is not None:
             event.confirmed = confirmed
             event.registration = target
@@ -167,6 +220,8 @@ class Exchange:
             if not target.deliver_event(event, bounded):
                 event.done()
         except BaseException as error:
+            if error.__class__ is RecursionError:
+                self._circles.key, self._routes = event[0], NOWHERE
             event.fail(error, "it failed")
             interrupt = self._failure(target, *event, error)
         if interrupt is not None:
@@ -198,9 +253,14 @@ class Exchange:
                 else:
                     target.deliver_event(event, bounded)
             except BaseException as error:
+                if error.__class__ is RecursionError:
+                    self._circles.key, self._routes = event[0], NOWHERE
                 interrupt = self._failure(target, event.key, event.message, error) or interrupt
-        self._router.tally.published += 1
-        self._router.tally.routed += delivered
+        tally = self._router.tally
+        tally.published += 1
+        tally.routed += delivered
+        if not tally.published % Tick.TURN and self._circles.look(self, event[0]):
+            self._routes = {}
         if interrupt is not None:
             raise interrupt
         return delivered
@@ -260,7 +320,9 @@ class Exchange:
         listener.last_error = error
         self._failed += 1
         if quietly:
-            listener_logger.info("a call of listener %r was cancelled, on %r", listener.function, key)
+            listener_logger.info("a call of listener %r on %r was cut short: %s", listener.function, key, error)
+        elif caused_by_circle(error) or (isinstance(error, RecursionError) and self._circles.tell(self, key)):
+            pass  # logged once for all
         elif isinstance(error, RecursionError):
             # A traceback of a thousand frames tells less than this line.
             listener_logger.error("listener %r failed on %r: %s", listener.function, key, error)
@@ -289,3 +351,9 @@ def _deliver_copy(target: Target, event: Event[Any], confirmation: Confirmation)
     except BaseException as error:
         copy.fail(error, "it failed")
         raise
+
+
+_DELIVERING = frozenset(
+    function.__code__
+    for function in (Exchange.publish, Exchange._publish_first, Exchange._deliver_to_one, Exchange._deliver)
+)

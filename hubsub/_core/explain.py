@@ -10,7 +10,7 @@ from ..describe import describe, name_of_callable
 from ..key import PLUS, STAR, Key, KeyLike, as_patterns, is_subset, overlaps
 from .history import History
 from .listener import Listener
-from .outbox import Outbox
+from .outbox import Attachment, Outbox
 from .registration import Registration
 from .router import Router
 from .subscription import GapSubscription, Subscription
@@ -62,12 +62,15 @@ class Explanation(NamedTuple):
     """Keys that come near among those seen, if it was not."""
     outboxes: tuple[Match, ...] = ()
     """By which bridges it leaves; their `subscription` is an `Outbox`."""
+    arrivals: tuple[str, ...] = ()
+    """By which bridges it may come, and what became of what came."""
 
     def __str__(self) -> str:
         number = len(self.matches)
         lines = [f"{self.key!r} leads to {number or 'no'} subscription{'' if number == 1 else 's'}"]
         lines += [f"  {match._told('on ' + ', '.join(map(self._related, match.patterns)))}" for match in self.matches]
         lines += [f"  leaves by {match._told('on ' + ', '.join(map(repr, match.patterns)))}" for match in self.outboxes]
+        lines += [f"  comes by {arrival}" for arrival in self.arrivals]
         if self.nearest_patterns:
             lines.append(f"  subscribed: {', '.join(map(repr, self.nearest_patterns))}")
         if self.nearest_keys:
@@ -89,6 +92,7 @@ def explain(
     registered: Iterable[Registration],
     outboxes: Iterable[Registration],
     history: History,
+    bridges: Iterable[Attachment],
 ) -> Explanation:
     """Explain a key or pattern."""
     [named] = as_patterns([key])
@@ -117,6 +121,7 @@ def explain(
         () if matches or leaving else _nearest(named, (pattern for pattern, _ in router.matcher.counts())),
         () if seen else _nearest(named, _known(router, history)),
         leaving,
+        tuple(arrival for bridge in bridges if (arrival := bridge.arrival(Key.create_from(named))) is not None),
     )
 
 
@@ -143,6 +148,8 @@ def _known(router: Router[Any], history: History) -> set[Key[Any]]:
 
 # To tell how near texts are takes time: only those are compared that have the most parts in common.
 MOST_COMPARED = 500
+# Letters of each that are compared: the time grows with the square.
+MOST_LETTERS = 64
 # As alike as difflib demands of close matches.
 ALIKE = 0.6
 
@@ -178,4 +185,4 @@ def _texts(key: Pattern, candidate: Pattern) -> tuple[str, str]:
         ours += key[len(candidate) :]
     if key[-1] != STAR:
         theirs += candidate[len(key) :]
-    return "/".join(ours), "/".join(theirs)
+    return "/".join(ours)[:MOST_LETTERS], "/".join(theirs)[:MOST_LETTERS]

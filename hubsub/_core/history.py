@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from ..errors import HistoryUnavailable
 from ..event import Event, Meta
 from ..key import PLUS, STAR, Key, is_subset, overlaps
+from .handles import Handle, Removal
 from .routes import Observer
 
 if TYPE_CHECKING:
-    from typing import Self
+    pass
 
 Pattern = tuple[str, ...]
 
@@ -22,7 +23,7 @@ Pattern = tuple[str, ...]
 Entry = tuple[int, float, Any] | tuple[int, float, Any, Meta]
 
 
-class Retention:
+class Retention(Handle):
     """A hub's promise to keep the last messages of some keys, until `close()`, or leaving it as a context manager."""
 
     __slots__ = ("_history", "closed", "limit", "max_age", "max_keys", "patterns", "recent")
@@ -39,11 +40,15 @@ class Retention:
         # When each of its keys was last published, the longest ago first; only kept if a bound asks for it.
         self.recent: OrderedDict[Key[Any], float] = OrderedDict()
 
-    def close(self) -> None:
-        """Forget what no other retention keeps. Closing twice is safe."""
+    def close(self) -> Removal:
+        """Forget what no other retention keeps. Closing twice is safe; awaiting it is optional."""
         if not self.closed:
             self.closed = True
             self._history.release(self)
+        return Removal()
+
+    def _end(self) -> Removal:
+        return self.close()
 
     def covers(self, key: Pattern) -> bool:
         """True if it is for messages of an exact key."""
@@ -58,12 +63,6 @@ class Retention:
         """True if it keeps keys only so long, or only so many."""
         return self.max_age is not None or self.max_keys is not None
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def __repr__(self) -> str:
         return f"<Retention {', '.join(map(repr, self.patterns))} limit={self.limit}{' closed' if self.closed else ''}>"
 
@@ -73,14 +72,16 @@ class History:
 
     Args:
         changed: Called with a pattern when retentions of it come or go.
+        origin: Returns where messages come from that were published here.
     """
 
-    def __init__(self, changed: Callable[[Pattern], None]) -> None:
+    def __init__(self, changed: Callable[[Pattern], None], origin: Callable[[], str]) -> None:
         self._changed = changed
+        self._origin = origin
         self._retentions: list[Retention] = []
         # The only message of a key by itself: a deque for each of a hundred thousand would be most of the memory.
         self._kept: dict[Key[Any], Entry | deque[Entry]] = {}
-        self._numbers = count()
+        self._numbers = count(1)
         self._keepers: dict[tuple[Retention, ...], Observer] = {}
 
     def __len__(self) -> int:
@@ -174,6 +175,15 @@ class History:
         elif type(held) is deque:
             self._kept[key] = held[-1] if limit == 1 else deque(held, limit)
 
+    def forget(self, patterns: list[Pattern]) -> int:
+        """Forget what is kept of the keys that match, but keep what comes; return how many messages that were."""
+        forgotten = 0
+        for key in self._matching(patterns):
+            forgotten += len(_entries(self._kept.pop(key)))
+            for retention in self._retentions:
+                retention.recent.pop(key, None)
+        return forgotten
+
     # Reading
 
     def check(self, patterns: Iterable[Pattern]) -> None:
@@ -187,27 +197,31 @@ class History:
                 raise HistoryUnavailable(pattern)
 
     def select(
-        self, patterns: Iterable[Pattern], most: int | None, without: Iterable[Pattern] = ()
+        self, patterns: Iterable[Pattern], most: int | None, without: Iterable[Pattern] = (), after: int = 0
     ) -> list[Event[Any]]:
         """The last messages, at most so many of each key, of the keys that match `patterns` and not `without`.
 
-        The oldest first, across keys. An exact key is looked up; a pattern goes through all keys that are kept.
+        Only those behind the position `after`. The oldest first, across keys. An exact key is looked up; a pattern goes
+        through all keys that are kept.
         """
         patterns, without = list(patterns), list(without)
-        keys: Iterable[Key[Any]]
-        if any(STAR in pattern or PLUS in pattern for pattern in patterns):
-            keys = [key for key in self._kept if any(is_subset(key, pattern) for pattern in patterns)]
-        else:
-            keys = [Key.create_from(pattern) for pattern in patterns if pattern in self._kept]
+        keys = self._matching(patterns)
         at = now()
         found: list[tuple[Entry, Key[Any]]] = []
         for key in keys:
             if not any(is_subset(key, pattern) for pattern in without):
                 entries = _entries(self._kept[key])
                 entries = entries[-most:] if most is not None else entries
-                found += [(entry, key) for entry in entries if self._is_fresh(key, entry, at)]
+                found += [(entry, key) for entry in entries if entry[0] > after and self._is_fresh(key, entry, at)]
         found.sort(key=lambda pair: pair[0][0])
-        return [Event(key, entry[2], entry[3] if len(entry) == 4 else None) for entry, key in found]
+        origin = self._origin()
+        return [Event(key, entry[2], _meta(entry, origin)) for entry, key in found]
+
+    def _matching(self, patterns: list[Pattern]) -> list[Key[Any]]:
+        """The keys that are kept and match; an exact key is looked up."""
+        if any(STAR in pattern or PLUS in pattern for pattern in patterns):
+            return [key for key in self._kept if any(is_subset(key, pattern) for pattern in patterns)]
+        return [Key.create_from(pattern) for pattern in dict.fromkeys(patterns) if pattern in self._kept]
 
     def _is_fresh(self, key: Key[Any], entry: Entry, at: float) -> bool:
         return any(
@@ -215,6 +229,17 @@ class History:
             for retention in self._retentions
             if retention.holds(key)
         )
+
+
+def _meta(entry: Entry, origin: str) -> Meta:
+    """What is known of a message that was kept: its name as well, which stays the same however often it is read."""
+    number, at = entry[:2]
+    if len(entry) == 3:
+        return Meta(str(number), origin, at, position=number, replayed=True)
+    meta = entry[3]
+    if meta.id is None:
+        meta = meta._replace(id=str(number), source=origin)
+    return meta._replace(time=meta.time or at, position=number, replayed=True)
 
 
 def _entries(held: Entry | deque[Entry] | None) -> list[Entry]:

@@ -8,15 +8,16 @@ from contextvars import Context
 from functools import partial
 from typing import Any, cast
 
-from ..describe import name_of_callable
+from ..describe import describe_all, name_of_callable
 from ..errors import InvalidListener
 from ..event import DeadLetter, Event
 from ..key import Key
 from .callables import is_awaitable, refuse_awaitable
-from .calls import Calls, context_outside
+from .calls import Calls, context_outside, current_call
+from .context import CapturingMailbox, InContext
 from .message_queue import Item, Mailbox, Overflow, as_event
 from .notices import Notices, notify
-from .registration import Bookkeeper, Owner, Registration, Removal, Where
+from .registration import Bookkeeper, CallContext, Owner, Registration, Removal, Where
 from .retry import GivenUp, Retry, Retrying
 
 
@@ -86,6 +87,13 @@ class Listener(Registration):
             self._hub._remove(self)
         return Removal()
 
+    def _end(self) -> Removal:
+        return self.remove()
+
+    @property
+    def _described(self) -> str:
+        return f"{name_of_callable(self.function)} on {describe_all(self._patterns)}"
+
 
 def _call_with_event(function: Callable[[Event[Any]], object], key: Key[Any], message: Any) -> object:
     return function(Event(key, message))
@@ -119,19 +127,23 @@ class AsyncListener(Listener):
         maxsize: int,
         overflow: Overflow,
         retry: Retry | None = None,
+        context: CallContext = "listener",
         event: bool = False,
         owner: Bookkeeper | None = None,
         where: Where | None = None,
         once: bool = False,
     ) -> None:
         super().__init__(hub, function, event=event, owner=owner, where=where, once=once)
-        self._mailbox = self.mailbox = Mailbox(maxsize, overflow, self)
+        follows = context == "publisher"
+        self._mailbox = self.mailbox = (CapturingMailbox if follows else Mailbox)(maxsize, overflow, self)
         self._mailbox.wake = self.start
-        self.deliver = self._gate(self._mailbox.put)
-        # What the task calls.
+        # What the task calls, and how.
         self._call: Callable[..., Any] = function
+        if follows:
+            self._call, self._event = InContext(function, event), True
+        self.deliver = self._gate(self._mailbox.put)
         if retry is not None:
-            self._call = Retrying(function, retry, self._time_left, self._give_up)
+            self._call = Retrying(self._call, retry, self._time_left, self._give_up)
         self._context = context_outside()
         self._calls: Calls | None = None  # those of the task
         self._task: asyncio.Task[None] | None = None
@@ -153,6 +165,10 @@ class AsyncListener(Listener):
         return Removal() if self.is_caller() else Removal(tasks)
 
     remove.__doc__ = Listener.remove.__doc__
+
+    @property
+    def _state(self) -> str:
+        return " winding up" if self._winding_up else super()._state
 
     def wind_up(self) -> None:
         """Remove it at once, but have it handle what is queued."""
@@ -196,6 +212,7 @@ class AsyncListener(Listener):
         function, with_event = self._callee()
         mailbox, items = self._mailbox, self._mailbox.items
         popleft = items.popleft
+        set_call, apart = current_call.set, calls.FEW
         done = Event.done  # looking it up in each event costs as much as half of it
         # What is queued was dropped when it was removed, unless it is winding up.
         while items or not (self.closed or self._stopped):
@@ -204,13 +221,16 @@ class AsyncListener(Listener):
                     item = cast("Item | None", mailbox.take())
                     if item is None:
                         break
+                elif items:
+                    item = popleft()
                 else:
-                    try:
-                        item = popleft()
-                    except LookupError:  # there are no more
-                        break
-                if calls.are_apart:
-                    calls.begin()
+                    break
+                if calls.are_apart:  # what `begin` does, without a call of its own
+                    calls.running = call = object()
+                    set_call(call)
+                    apart -= 1
+                    if not apart:
+                        calls.share()
                 try:
                     if with_event:
                         result = await function(as_event(item))
@@ -222,9 +242,11 @@ class AsyncListener(Listener):
                 else:
                     if result is not None:
                         self._handled(item, result)
-                    elif type(item) is Event and item.confirmed is not None:
+                    elif mailbox.has_events and type(item) is Event and item.confirmed is not None:
                         done(item)
-            calls.end()
+            calls.running, calls.are_apart = None, True
+            # In the middle of many there is less to tell apart.
+            apart = 1 if items else calls.FEW
             if task.cancelling():
                 return  # which the call has kept to itself
             if mailbox.alert:
@@ -253,6 +275,8 @@ class AsyncListener(Listener):
 
     def _failed(self, item: Item, error: BaseException, task: asyncio.Task[None]) -> None:
         """A call has raised: report it, and raise it again if the task is being ended."""
+        if isinstance(error, GeneratorExit):
+            raise error  # its loop was closed long ago, and it is being collected
         is_cut = isinstance(error, asyncio.CancelledError) and task.cancelling() > 0
         # A cancellation may leak out of something that the listener awaited: that is a failure like any other.
         is_failure = isinstance(error, Exception | asyncio.CancelledError) and not is_cut
@@ -286,13 +310,15 @@ class AsyncListener(Listener):
         return self._call(event) if self._event else self._call(*event)
 
     async def _sleep(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._idle = loop.create_future()
+        idle = self._idle = loop.create_future()
         self._mailbox.wake = self._wake
         self._tell_quiet()
         try:
-            await self._idle
+            await idle
         finally:
-            self._idle = None
+            # What a closed loop has left behind is collected some day: by then another task sleeps.
+            if self._idle is idle:
+                self._idle = None
 
     def _wake(self) -> None:
         self._hub._life.check_thread()
@@ -342,10 +368,21 @@ class AsyncListener(Listener):
             # The hub was opened again during the last call: after that it goes on, in order.
             life.running[self] = None
             return
+        if self._task is not None:
+            self._left_behind(self._task)
         self._task = self._calls = self._idle = None
         self._mailbox.wake = self.start
         if self._mailbox.items:
             self.start()
+
+    def forked(self) -> None:
+        super().forked()
+        self._quiet.clear()
+        self._task = None  # it goes on in the parent
+        self.deadline = None
+        self.reset()
+
+    forked.__doc__ = Listener.forked.__doc__
 
     def stop(self) -> list[asyncio.Task[None]]:
         """End the task, since there is no more time, but not from inside its own call; return what to wait for."""
@@ -365,10 +402,24 @@ class AsyncListener(Listener):
 
     def give_up(self, task: asyncio.Task[None]) -> None:
         """The call that this task is in does not end: it has failed."""
+        item = self._in_hand(task)
+        if item is not None:
+            self._cut_short(item, None)
+
+    def _left_behind(self, task: asyncio.Task[None]) -> None:
+        """The loop of this task was closed: a call that it was in does not end."""
+        item = self._in_hand(task)
+        if item is not None:
+            error = RuntimeError("its event loop was closed in the middle of the call")
+            self._hub._report(self, item[0], item[1], error, quietly=True)
+
+    def _in_hand(self, task: asyncio.Task[None]) -> Item | None:
+        """The message of the call that this task is in, if it is in one."""
         calls = self._calls_of(task)
         frame = getattr(task.get_coro(), "cr_frame", None)
-        if calls is not None and calls.running is not None and frame is not None:
-            self._cut_short(frame.f_locals["item"], None)
+        if calls is None or calls.running is None or frame is None:
+            return None
+        return cast("Item | None", frame.f_locals.get("item"))
 
     def _calls_of(self, task: asyncio.Task[None]) -> Calls | None:
         return self._calls if task is self._task else None

@@ -428,6 +428,14 @@ class Mailbox:
         self._eased(count)
         return count
 
+    def forget(self) -> None:
+        """Forget what is queued and who waits, of which nobody is notified: in a forked process it is the parent's."""
+        self.drop_all([])
+        self._waiters = _NONE
+        self.wake = self.line = None
+        self.awaited = self._overfull = False
+        self._changed()
+
     async def wait(self, loop: asyncio.AbstractEventLoop, check: Callable[[], None]) -> None:
         """Wait until something may be there to take, or the mailbox is closed.
 

@@ -31,6 +31,12 @@ class Attachment(Protocol):
     def opened(self) -> None:
         """The hub was started, again perhaps."""
 
+    def forked(self) -> None:
+        """This is a forked process now: what runs, runs in the parent. Called from `os.fork`."""
+
+    def arrival(self, key: Key[Any]) -> str | None:
+        """Describe how messages of a key or pattern come by it, and what became of them; None if none do."""
+
     def closing(self) -> None:
         """The hub is about to close: bring it nothing new."""
 
@@ -193,6 +199,12 @@ class Handover:
         self.closed = True
         if self.line is not None:
             self.line.offer(0, len(self.line))
+
+    def forget(self) -> None:
+        """Forget what is here and who waits for room, telling nobody: in a forked process it is the parent's."""
+        self.dropped += len(self.drop_all())
+        self._hole = self.line = None
+        self.hold(0)
 
     def drop_all(self) -> list[Item]:
         """Drop what is here, and return it."""

@@ -13,8 +13,8 @@ from ..event import DeadLetter, Event, ListenerFailure
 from ..key import NAMESPACE, PLUS, STAR, Announced, Key, Patterns, as_patterns, escaped
 from .asking import AsyncResponder, Responder
 from .callables import checked_function, checked_listener
+from .checks import choice, member, options_of
 from .checks import count as count_of
-from .checks import member, options_of
 from .concurrency import ConcurrentListener
 from .exchange import Exchange
 from .history import History
@@ -22,7 +22,18 @@ from .life import Life
 from .listener import AsyncListener, Listener
 from .message_queue import Overflow
 from .notices import Notices, notify
-from .registration import AsyncOptions, Bookkeeper, ListenerOptions, QueueOptions, Registration, Where
+from .registration import (
+    AsyncOptions,
+    Bookkeeper,
+    CallContext,
+    Held,
+    ListenerOptions,
+    QueueOptions,
+    Registration,
+    Where,
+    with_patterns,
+    without_patterns,
+)
 from .retry import Retry
 from .router import Router
 from .routes import Target
@@ -59,7 +70,7 @@ class Registry(Exchange):
         super().__init__(router, life, on_error)
         self.maxsize = count_of(maxsize, "maxsize")
         self.overflow = member(overflow, "overflow", Overflow)
-        self._history = History(self._retention_changed)
+        self._history = History(self._retention_changed, self._origin)
         self._registered: dict[Registration, None] = {}
         self._order = count(1)
         self._watchers = 0  # patterns that may match the hub's own namespace
@@ -108,19 +119,23 @@ class Registry(Exchange):
         *,
         concurrency: int = 1,
         retry: Retry | None = None,
+        context: CallContext = "listener",
         **options: Unpack[QueueOptions],
     ) -> AsyncListener:
         concurrency = count_of(concurrency, "concurrency", "calls")
         if not isinstance(retry, Retry | None):
             raise ValueError(f"retry is a hubsub.Retry, not {describe(retry)}")
+        choice(context, "context", ("listener", "publisher"))
         queue = self._queue(**options)
         if responding:
             if concurrency > 1 or retry is not None:
                 raise InvalidListener(function, "a responder answers one request after the other, and once")
-            return AsyncResponder(self, function, **queue, **common)
+            return AsyncResponder(self, function, context=context, **queue, **common)
         if concurrency == 1:
-            return AsyncListener(self, function, retry=retry, **queue, **common)
-        return ConcurrentListener(self, function, concurrency=concurrency, retry=retry, **queue, **common)
+            return AsyncListener(self, function, retry=retry, context=context, **queue, **common)
+        return ConcurrentListener(
+            self, function, concurrency=concurrency, retry=retry, context=context, **queue, **common
+        )
 
     def _queue(self, maxsize: int | None = None, overflow: Overflow | None = None) -> _Queue:
         """The options of a queue, complete."""
@@ -130,6 +145,10 @@ class Registry(Exchange):
         }
 
     # Adding and removing
+
+    def _origin(self) -> str:
+        """Where messages come from that are published here."""
+        raise NotImplementedError
 
     def _retention_changed(self, pattern: tuple[str, ...]) -> None:
         self._router.forget(pattern)
@@ -155,7 +174,7 @@ class Registry(Exchange):
         if registration not in self._registered:
             self._registered[registration] = None
             registration.order = next(self._order)
-        registration._patterns += tuple(patterns)
+        registration._patterns = with_patterns(registration._patterns, patterns)
         if len(registration._patterns) > 1:
             self._router.several = True
         added = [(pattern, self._router.add(pattern, registration)) for pattern in patterns]
@@ -190,20 +209,25 @@ class Registry(Exchange):
         if registration.mailbox is not None:
             registration.mailbox.replay(wanted)
 
-    def _remove(self, registration: Registration, patterns: Iterable[tuple[str, ...]] | None = None) -> None:
-        """Take it off these patterns, or off all; off its last one it is closed."""
+    def _remove(
+        self, registration: Registration, patterns: Iterable[tuple[str, ...]] | None = None, stays: bool = False
+    ) -> None:
+        """Take it off these patterns, or off all; off its last one it is closed, unless it `stays`."""
         self._life.check_thread()
-        patterns = registration._patterns if patterns is None else tuple(patterns)
-        left = tuple(pattern for pattern in registration._patterns if pattern not in patterns)
-        if left:
-            registration._patterns = left
+        left: Held = ()
+        if patterns is None:
+            patterns = tuple(registration._patterns)
         else:
-            registration.closed = True
+            patterns = tuple(patterns)
+            left = without_patterns(registration._patterns, patterns)
+        ends = not (left or stays)
+        registration._patterns = left or (patterns if ends else ())
+        registration.closed = ends
         removed = [(pattern, self._router.remove(pattern, registration)) for pattern in patterns]
         self._watchers -= sum(map(_may_be_meta, patterns))
         self._router.withdraw(registration, left)
         notices: Notices = []
-        if not left:
+        if ends:
             del self._registered[registration]
             notices = registration._removed()
         if registration._owner is not None:
@@ -232,7 +256,7 @@ class Registry(Exchange):
         """Publish a meta-event about a registration to everyone else; not about messages that are such themselves."""
         if not self._watchers or (keys is not None and all(key[0] == NAMESPACE for key in keys)):
             return
-        for pattern in registration._patterns:
+        for pattern in tuple(registration._patterns):
             self._announce(Key(NAMESPACE, what, *escaped(pattern)), message, but=registration)
 
     def _bury(self, letter: DeadLetter) -> None:

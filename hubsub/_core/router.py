@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from operator import attrgetter
 from typing import Any, Generic, TypeVar
 
 from ..key import Key, is_subset
 from .matcher import Matcher
-from .routes import Route, RouteCache, Tally, Target
+from .routes import FIRST, Route, RouteCache, Tally, Target
 from .running import Running
 from .wide import WideRoutes
 
@@ -30,6 +30,8 @@ class Router(Generic[R]):
     MOST_DROPPED = 300
     # Routes dismantled in one turn of the loop.
     SLICE = 300
+    # Routes dismantled with each one that is made meanwhile.
+    STEP = 4
 
     def __init__(self, limit: int) -> None:
         self.matcher: Matcher[R] = Matcher()
@@ -38,8 +40,8 @@ class Router(Generic[R]):
         self.tally = Tally()
         self.caching = limit > 0
         self.cache = RouteCache(limit, self.tally)
-        # Where the hot path looks; the very dict of the cache.
-        self.routes = self.cache.routes
+        # Called with the routes of each new cache.
+        self.swapped: Callable[[Mapping[Any, Route]], None] = lambda routes: None
         self.retired: list[RouteCache] = []
         self._dismantling_on: asyncio.AbstractEventLoop | None = None
         self._indexed = False
@@ -53,6 +55,11 @@ class Router(Generic[R]):
         self.several = False
         # Set once the order of a target has changed: routes that are in use may have it where it stood before.
         self.reordered = False
+
+    @property
+    def routes(self) -> dict[tuple[str, ...] | str, Route]:
+        """The routes that are remembered, by key."""
+        return self.cache.routes
 
     def add(self, pattern: tuple[str, ...], target: R) -> int:
         """Let a pattern lead to a target, too; return how many it leads to now.
@@ -117,12 +124,19 @@ class Router(Generic[R]):
             route.key = key
             route.targets = targets
         route.published = 0
+        route.tick = FIRST
         route.width = width = len(route)
-        route.sole = route.targets[0] if width == 1 else None
+        if width == 1:
+            route.sole, route.only = route.targets[0], route[0]
+        else:
+            route.sole = route.only = None
         if self.observers:
             self._add_observers(route)
         self.misses += 1
         if self.caching:
+            if self.retired:
+                # The loop may not get its turns: then whoever fills the next cache takes the last one apart.
+                self._dismantle_some(self.STEP)
             if self.cache.size >= self.cache.limit:
                 self.swap()
             self.cache.add(route)
@@ -149,6 +163,7 @@ class Router(Generic[R]):
             route.targets[:0] = observers
             route[:0] = map(_deliver_of, observers)
         route.sole = None
+        route.only = route[0] if len(route) == 1 else None
 
     # Figures
 
@@ -205,7 +220,7 @@ class Router(Generic[R]):
         if not old.routes:
             return
         self.cache = RouteCache(self._limit, self.tally, indexed=self._indexed)
-        self.routes = self.cache.routes
+        self.swapped(self.cache.routes)
         self.retired.append(old)
         try:
             loop = asyncio.get_running_loop()
@@ -218,6 +233,10 @@ class Router(Generic[R]):
             self.retired.clear()
         else:
             self.dismantle_on(loop)
+
+    def forked(self) -> None:
+        """Dismantle on no loop any more: it is that of the parent of this process."""
+        self._dismantling_on = None
 
     def dismantle_on(self, loop: asyncio.AbstractEventLoop) -> None:
         """Dismantle what is retired, a slice in each turn of the loop."""

@@ -24,10 +24,14 @@ class Target(Protocol):
     responds: bool  # requests are for it
     remote: bool  # it takes messages out of the process
     diverts: Sequence[tuple[str, ...]]  # patterns of which it takes all that is published, from everybody else
-    deliver: Deliver
     mailbox: Any  # its queue, or None
     counted: int  # messages routed to it, as far as routes have told
     missed: int  # of these, the ones that never came
+
+    @property
+    def deliver(self) -> Deliver:
+        """What a publish calls with key and message."""
+        ...
 
     def deliver_event(self, event: Event[Any], bounded: bool = False, /) -> object:
         """Deliver a message with what travels along; return whether it is queued now.
@@ -40,9 +44,39 @@ class Target(Protocol):
 
     def is_on(self, key: tuple[str, ...]) -> bool:
         """True while messages of an exact key are for it."""
+        ...
 
     def _miss(self, key: Key[Any], message: Any) -> None:
         """Stand in its place in a publish that was running when it was removed."""
+
+
+class Tick:
+    """A step in counting the publishes along a route.
+
+    To go on to the next one is quicker than to add one, since no number is made. The last one has none: then somebody
+    looks around (`Exchange._turn`), without having asked each time whether it is time to.
+    """
+
+    __slots__ = ("next", "number")
+
+    # So many make a turn.
+    TURN = 1024
+
+    def __init__(self, number: int, next: Tick | None) -> None:
+        self.number = number
+        self.next = next
+
+    @classmethod
+    def make_first(cls) -> Tick:
+        """The first of a turn, which all routes share."""
+        tick: Tick | None = None
+        for number in reversed(range(cls.TURN)):
+            tick = cls(number, tick)
+        assert tick is not None
+        return tick
+
+
+FIRST = Tick.make_first()
 
 
 class Route(list[Deliver]):
@@ -59,20 +93,24 @@ class Route(list[Deliver]):
         "diverted",
         "key",
         "mailboxes",
+        "only",
         "others",
         "published",
         "sole",
         "targets",
+        "tick",
         "width",
     )
 
-    # No __init__: without one it is made in C, in half the time. Who makes a route sets the first five.
+    # No __init__: without one it is made in C, in half the time. Who makes a route sets the first seven.
     key: Key[Any]
     targets: list[Any]  # of `Target`: the `deliver` of each stands in the same place
-    published: int
-    _places: dict[int, list[int]]  # set by the first failure: where each callable stands, by its id
+    published: int  # but for what `tick` counts
+    tick: Tick
     width: int  # how many of the targets are subscriptions
     sole: Target | None  # the only target, if that is a subscription
+    only: Deliver | None  # what stands in the only place
+    _places: dict[int, list[int]]  # set by the first failure: where each callable stands, by its id
     mailboxes: Sequence[Any]  # set by the first publish_wait
     diverted: Sequence[Target]  # set where a bridge takes all: the registrations that get what it brings back
     others: dict[Any, tuple[Sequence[Target], Target | None]]  # set by what is relayed: who gets it, by who does not
@@ -159,9 +197,10 @@ class Tally:
 
     def fold(self, route: Route) -> None:
         """Add what `route` counted to its targets and to the totals, and start it at nought."""
-        published = route.published
+        published = route.published + route.tick.number
         if published:
             route.published = 0
+            route.tick = FIRST
             self.published += published
             self.routed += published * route.width
             for target in route.targets:

@@ -272,6 +272,12 @@ class Adapter:
         """Let go of the connection, whatever state it is in; a waiting `receive` ends. Closing twice is safe."""
         raise NotImplementedError
 
+    def forked(self) -> None:
+        """Forget the connection without touching it: this is a forked process, and the connection is the parent's.
+
+        `connect` follows, perhaps. By default nothing is done, for adapters whose `connect` replaces all there is.
+        """
+
 
 def bytes_moved(transport: Any) -> int:
     """How many bytes have moved over a transport's connection, in both directions, as the kernel counts them.
@@ -279,13 +285,18 @@ def bytes_moved(transport: Any) -> int:
     Of those which were sent, only what the other side's kernel has acknowledged counts: a line that is slow moves, and
     one that is dead does not. 0 where the system does not tell: beyond Linux, and for other sockets than TCP.
     """
+    return sum(bytes_each_way(transport))
+
+
+def bytes_each_way(transport: Any) -> tuple[int, int]:
+    """The same by direction: what was sent and acknowledged, and what was received."""
     sock = transport.get_extra_info("socket")
     try:
         info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
         acknowledged, received = struct.unpack_from("=QQ", info, _BYTES_ACKNOWLEDGED)
     except (AttributeError, OSError, struct.error):
-        return 0
-    return int(acknowledged + received)
+        return 0, 0
+    return int(acknowledged), int(received)
 
 
 # Where `struct tcp_info` of Linux has tcpi_bytes_acked, and behind it tcpi_bytes_received.

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from hubsub import Event, Hub, Key
 
+from .mocks import MockHub
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from collections.abc import Set as AbstractSet
     from typing import Self
 
-__all__ = ["Recorder", "settle"]
+__all__ = ["MockHub", "Recorder", "settle"]
 
 # What `assert_received` takes for any message.
 _ANY: Any = object()

@@ -139,6 +139,8 @@ async def test_only_what_a_listener_handled_is_remembered_as_done(stack: AsyncEx
     adapter.put("k", b"1", headers)  # a duplicate
     await until(lambda: bridge.health().duplicates == 1)
     assert handled == [1]
+    assert "suppressed as duplicates 1" in str(bridge.hub.explain("k"))
+    assert "comes by" not in str(bridge.hub.explain(("Hub", "x")))
 
 
 @pytest.mark.parametrize("unclaimed", ["ack", "dead-letter"])

@@ -1,5 +1,6 @@
 """What type checkers must see; checked by mypy and basedpyright, never run."""
 
+import asyncio
 from typing import Annotated, Any, assert_type
 
 from hubsub import (
@@ -159,6 +160,41 @@ publisher.publish("now", Order())
 publisher.publish("now", "not an order")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 Publisher(hub, "a").publish("b", 1)
 Publisher(hub, "a").publish("b")
+publisher.publish_with_headers("now", Order(), {"trace": "1"})
 hub.publish(CREATED, Order())
+hub.publish(CREATED)
+hub.publish(CREATED, 5)  # type: ignore[misc]  # pyright: ignore[reportArgumentType, reportCallIssue]
 hub.publish("a")
 hub.publish(("a", "b"), 1)
+hub.publish(tuple("ab"), 1)
+hub.publish(Key("a"), 1)
+hub.publish(["a"], 1)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+hub.publish(("a", 5), 1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
+hub.publish_threadsafe(CREATED, Order())
+hub.publish_threadsafe(CREATED, 5)  # type: ignore[misc]  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+
+async def publish_and_wait() -> None:
+    assert_type(await hub.publish_confirmed(CREATED, Order(), headers={"trace": "1"}), int)
+    await hub.publish_confirmed(CREATED, 5)  # type: ignore[misc]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    await hub.publish_wait(CREATED, 5)  # type: ignore[misc]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    assert_type(await asyncio.create_task(hub.next(ORDERS)), Event[Order])
+
+
+def strings(key: Key[Any], message: str) -> None: ...
+
+
+# Listeners that are added by a call are checked as decorated ones are.
+hub.add_listener(ORDERS, listen)
+hub.add_listener([ORDERS, CREATED], listen_async, concurrency=2, context="publisher")
+hub.add_listener(ORDERS, listen_event, event=True)
+hub.add_listener(ORDERS, lambda key, order: order.number)
+hub.add_listener(("a", "*"), strings)
+hub.add_listener(ORDERS, strings)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
+hub.add_listener(ORDERS, listen_event)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
+hub.remove_listener(listen)
+
+# What a subscriber subscribes, as what a hub does.
+assert_type(subscriber.subscribe(ORDERS, "gaps", gaps=True), GapSubscription[Order])
+assert_type(subscriber.subscribe(ORDERS, "state", snapshot=load), SnapshotSubscription[Order, dict[str, int]])
+assert_type(subscriber.subscribe("a", maxsize=5, where=is_even), Subscription[Any])

@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any
 
-from ...errors import MissingDriver
+from ...errors import MissingDriver, WildcardPublished
 from ...key import Key
+from ...log import Logger
 from ..adapter import Adapter, Features, Link, Loss, Received, Record
 from ..address import Addresses, cached
 
 try:
+    from .client import Client
+    from .control import SUFFIX, Control, make_topic
     from .history import read_back
-    from .options import Options, checked
-    from .reader import Lane, Reader
-    from .writer import Writer, encode_headers
+    from .options import Options, beside, checked
+    from .quiet import Quiet, kept
+    from .reader import READ_TIMEOUT, Lane, Reader
+    from .tolerant import Unreadable
+    from .writer import Writer
 except ModuleNotFoundError as error:
-    if error.name != "aiokafka":
+    if (error.name or "").partition(".")[0] != "aiokafka":
         raise
     raise MissingDriver("KafkaAdapter", "aiokafka", "kafka") from error
 
 KEY = "hubsub-key"
 """The header by which a producer says what key a message has for a hub, if not that of the record."""
+DEAD = ".dead"
+"""What the topic of dead letters has behind the name of that which they were read from."""
+MOST_REASON = 4_096
+"""Characters of the reason that a dead letter has."""
 
 
 class KafkaAdapter(Adapter):
@@ -72,10 +82,12 @@ class KafkaAdapter(Adapter):
         self._route = route
         self._sources = [checked(source) for source in sources]
         self._addresses = Addresses("/", binary=True)
-        self._key_of = cached(self._read_key)
+        self._key_of = cached(self._judge_key)
         self._key_of_topic: Callable[[str], Key[Any]] = cached(Key)
+        self._quiet = Quiet()
         self._writer = Writer(self._options, self._topic_of, self._address)
         self._reader: Reader | None = None
+        self._control: Control | None = None
         self._link: Link | None = None
 
     def __repr__(self) -> str:
@@ -90,6 +102,23 @@ class KafkaAdapter(Adapter):
     def lag(self) -> int | None:  # type: ignore[override]
         """Records that are still to be read."""
         return None if self._reader is None else self._reader.lag
+
+    @property
+    def activity(self) -> int:  # type: ignore[override]
+        """What has moved, over all connections."""
+        lines = [part.line for part in (self._writer, self._reader, self._control) if part is not None]
+        return sum(line.moved + line.connected for line in lines)
+
+    @property
+    def receiving(self) -> int:  # type: ignore[override]
+        """What has come where messages come."""
+        lines = [part.line for part in (self._reader, self._control) if part is not None]
+        return sum(line.moved for line in lines)
+
+    @property
+    def sending(self) -> int:  # type: ignore[override]
+        """What has moved where messages go."""
+        return self._writer.line.moved
 
     # Keys
 
@@ -117,44 +146,108 @@ class KafkaAdapter(Adapter):
         assert key is not None  # there is no prefix
         return key
 
+    def _judge_key(self, address: bytes) -> tuple[Key[Any], Exception | None]:
+        key = self._read_key(address)
+        return key, WildcardPublished(key) if key.is_wildcard else None
+
     # Connection
 
     async def connect(self, link: Link) -> None:
-        if self._link is None or link.sender != self._link.sender:
-            await self.close()
+        with kept(self._quiet):
+            if self._link is None or link.sender != self._link.sender:
+                await self.close()
+                self._begin(link)
             self._link = link
-            self._reader = Reader(self._options, self._topics, link) if link.reads else None
-        await self._writer.open()
+            self._quiet.is_closing = False
+            opening: list[Coroutine[Any, Any, None]] = [self._writer.open()]
+            if self._reader is not None:
+                self._reader.link = link
+                opening.append(self._reader.open())
+            assert self._control is not None
+            if link.control:
+                opening.append(self._control.open())
+            await _together(opening)
+
+    def _begin(self, link: Link) -> None:
+        """Make what lives as long as the bridge does."""
+        self._link = link
+        log = Logger(f"hubsub.bridge.{link.name or link.group or type(self).__name__}")
+        topic = checked(self._default_topic)
+        control = beside(topic, SUFFIX)
+        largest = self._options.max_request_size
+        self._writer.control_topic = control
+        # Whoever only asks reads what it is answered, and nothing else.
+        reads = link.reads and (bool(link.incoming) or not link.control)
+        self._reader = Reader(self._options, self._topics, link, log) if reads else None
+        self._control = Control(self._options, control, topic, link, log)
+
+        async def make_control_topic(client: Client) -> None:
+            if self._control is None or not self._control.is_open:
+                await make_topic(client, control, topic, largest)
+
+        self._writer.make_control_topic = make_control_topic
         if self._reader is not None:
-            await self._reader.open()
-        else:
+            self._control.on_news = self._reader.nudge
+
+    async def listen(self, keys: Sequence[Key[Any]]) -> None:
+        with kept(self._quiet):
+            if keys and self._control is not None:
+                if self._link is not None and not self._link.control:
+                    await self._control.open()
+                await self._control.listen([self._address(key) for key in keys])
+
+    async def ping(self) -> None:
+        with kept(self._quiet):
             await self._writer.ping()
 
     async def lost(self) -> None:
-        self._writer.interrupt()
-        if self._reader is not None:
-            self._reader.interrupt()
+        with kept(self._quiet):
+            self._writer.interrupt()
+            if self._reader is not None:
+                self._reader.interrupt()
+            if self._control is not None:
+                self._control.interrupt()
 
     async def close(self) -> None:
-        try:
-            if self._reader is not None:
-                await self._reader.close()
-        finally:
-            await self._writer.close()
+        self._quiet.is_closing = True
+        with kept(self._quiet):
+            parts = (self._reader, self._control, self._writer)
+            closing = asyncio.gather(*(part.close() for part in parts if part is not None), return_exceptions=True)
+            for result in await asyncio.shield(closing):
+                if result is not None:
+                    raise result
+
+    def forked(self) -> None:
+        self._quiet = Quiet()
+        self._writer = Writer(self._options, self._topic_of, self._address)
+        self._reader = self._control = self._link = None
 
     # Messages
 
     async def send(self, records: Sequence[Record]) -> Mapping[int, Exception]:
-        return await self._writer.send(records)
+        with kept(self._quiet):
+            return await self._writer.send(records)
 
     async def receive(self) -> Sequence[Received | Loss]:
-        assert self._reader is not None
+        link, reader, control = self._link, self._reader, self._control
+        assert link is not None
+        assert control is not None
         result: list[Received | Loss] = []
-        for each in await self._reader.read():
-            if isinstance(each, Loss):
-                result.append(each)
+        with kept(self._quiet):
+            room = link.room()
+            if reader is None or room <= 0:
+                await control.wait(READ_TIMEOUT)
+                if reader is not None:
+                    reader.check_life()
             else:
-                self._add(result, *each)
+                # Control messages wait for nobody, and hold nobody up.
+                for each in await reader.read(room, 0.0 if control.has_news else READ_TIMEOUT):
+                    if isinstance(each, Loss):
+                        result.append(each)
+                    else:
+                        self._add(result, *each)
+            if control.has_news:
+                self._add_control(result, control)
         return result
 
     def _add(self, result: list[Received | Loss], lane: Lane, records: Iterable[Any]) -> None:
@@ -164,38 +257,85 @@ class KafkaAdapter(Adapter):
         for record in records:
             offset, address = record.offset, record.key
             headers = _decode(record.headers) if record.headers else {}
+            trouble: Exception | None = None
             if KEY in headers:
-                key = key_of(headers.pop(KEY).encode("utf-8", "surrogatepass"))
+                del headers[KEY]
+                key, trouble = key_of(next(value for name, value in record.headers if name == KEY) or b"")
+            elif address is None:
+                key = self._key_of_topic(lane.topic)
             else:
-                key = self._key_of_topic(lane.topic) if address is None else key_of(address)
+                key, trouble = key_of(address)
+            if type(record) is Unreadable:
+                trouble = record.trouble
+            time = record.timestamp / 1000 if record.timestamp >= 0 else None
             result.append(
                 Received(
-                    key, record.value, headers, lane, f"{place}{offset}", (lane, offset), 0, record.timestamp / 1000
+                    key,
+                    record.value,
+                    headers,
+                    lane,
+                    f"{place}{offset}",
+                    (lane, offset),
+                    0,
+                    time,
+                    trouble=trouble,
                 )
             )
 
+    def _add_control(self, result: list[Received | Loss], control: Control) -> None:
+        for lane, record in control.receive():
+            found: list[Any] = []
+            self._add(found, lane, [record])
+            result.append(found[0]._replace(lane=None, position=None, token=None, is_control=True))
+
     async def ack(self, tokens: Sequence[Any]) -> None:
         if self._reader is not None:
-            await self._reader.advance(tokens)
+            with kept(self._quiet):
+                await self._reader.advance(tokens)
 
-    async def bury(self, received: Received, why: str) -> None:
-        lane: Lane = received.lane  # type: ignore[assignment]
-        headers = {**received.headers, "hubsub-reason": why, "hubsub-position": str(received.position)}
-        topic = f"{lane.topic}.dead"
-        await self._writer.put(topic, self._address(received.key), received.payload, encode_headers(headers))
+    async def bury(self, received: Received, why: str) -> Exception | None:
+        lane = received.lane
+        topic = beside(lane.topic if isinstance(lane, Lane) else self._default_topic, DEAD)
+        about = {"hubsub-reason": why[:MOST_REASON], "hubsub-position": str(received.position)}
+        with kept(self._quiet):
+            return await self._writer.put(topic, received.key, received.payload, {**received.headers, **about})
 
     async def history(
         self, limit: int, before: str | float | None = None, after: str | float | None = None
     ) -> Sequence[Received]:
         result: list[Received | Loss] = []
-        for record in await read_back(self._options, self._topics, limit, before, after):
-            self._add(result, Lane(record.topic, record.partition, 0), [record])
+        with kept(self._quiet):
+            found = await read_back(self._options, self._topics, limit, before, after)
+        for partition, records in found:
+            self._add(result, Lane(partition.topic, partition.partition, 0), records)
         return result  # type: ignore[return-value]
+
+
+async def _together(coroutines: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Run all of them at the same time, until one fails, and raise that."""
+    tasks = [asyncio.ensure_future(each) for each in coroutines]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+    errors = [task.exception() for task in tasks if not task.cancelled()]
+    for error in errors:
+        if error is not None:
+            raise error
 
 
 def _decode(headers: Sequence[tuple[str, bytes | None]]) -> dict[str, str]:
     try:
         return {name: value.decode() for name, value in headers}  # type: ignore[union-attr]
     except (AttributeError, UnicodeDecodeError):
+        return {name: _as_text(value or b"") for name, value in headers}
+
+
+def _as_text(value: bytes) -> str:
+    try:
+        return value.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
         # Not one of ours.
-        return {name: (value or b"").decode("utf-8", "backslashreplace") for name, value in headers}
+        return value.decode("utf-8", "backslashreplace")

@@ -7,37 +7,50 @@ from collections.abc import Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 
+from . import tolerant
+from .client import CONNECT, Client, Line
 from .options import Options
+from .reader import UNREADABLE
 from .writer import stopped
 
 
 async def read_back(
     options: Options, topics: Sequence[str], limit: int, before: str | float | None, after: str | float | None
-) -> list[Any]:
-    """Return the last `limit` records of each partition, in order; see `Adapter.history`."""
+) -> list[tuple[TopicPartition, list[Any]]]:
+    """Return the last `limit` records of each partition, in order; see `Adapter.history`.
+
+    By a consumer of its own: whoever cancels the call cancels nothing else.
+    """
     consumer = AIOKafkaConsumer(**options.consumer)
+    line = Line(options.fetch_wait)
+    client = Client.adopt(consumer._client, line)
     try:
-        await consumer.start()
-        partitions = await _partitions(consumer, topics, before, after)
-        first = dict(await consumer.beginning_offsets(partitions))
-        last = dict(await consumer.end_offsets(partitions))
-        if isinstance(before, str):
-            last = {each: min(last[each], _offset(before)) for each in partitions}
-        elif before is not None:
-            last |= await _at(consumer, partitions, math.ceil(_milliseconds(before)))
-        if isinstance(after, str):
-            first = {each: max(first[each], _offset(after) + 1) for each in partitions}
-        elif after is not None:
-            first = last | await _at(consumer, partitions, math.floor(_milliseconds(after)) + 1)
-        consumer.assign(partitions)
-        records = []
-        for partition in partitions:
-            records += await _last(consumer, partition, limit, first[partition], last[partition])
-        return records
+        async with line.patience(silence=CONNECT):
+            await consumer.start()
+            return await _read_back(consumer, topics, limit, before, after)
     finally:
-        await stopped(consumer.stop(), consumer._client)
+        await stopped(consumer.stop(), client)
+
+
+async def _read_back(
+    consumer: Any, topics: Sequence[str], limit: int, before: str | float | None, after: str | float | None
+) -> list[tuple[TopicPartition, list[Any]]]:
+    partitions = await _partitions(consumer, topics, before, after)
+    first = dict(await consumer.beginning_offsets(partitions))
+    last = dict(await consumer.end_offsets(partitions))
+    if isinstance(before, str):
+        last = {each: min(last[each], _offset(before)) for each in partitions}
+    elif before is not None:
+        last |= await _at(consumer, partitions, math.ceil(_milliseconds(before)))
+    if isinstance(after, str):
+        first = {each: max(first[each], _offset(after) + 1) for each in partitions}
+    elif after is not None:
+        first = last | await _at(consumer, partitions, math.floor(_milliseconds(after)) + 1)
+    consumer.assign(partitions)
+    return [(each, await _last(consumer, each, limit, first[each], last[each])) for each in partitions]
 
 
 async def _partitions(
@@ -46,11 +59,20 @@ async def _partitions(
     for position in (before, after):
         if isinstance(position, str):
             topic, partition, _ = position.rsplit(":", 2)
+            if topic not in topics:
+                raise ValueError(f"{position!r} is no position in {', '.join(topics)}")
+            await _know(consumer, [topic])
             return [TopicPartition(topic, int(partition))]
-    cluster = await consumer._client.fetch_all_metadata()
-    return [
-        TopicPartition(topic, each) for topic in topics for each in sorted(cluster.partitions_for_topic(topic) or ())
-    ]
+    await _know(consumer, topics)
+    known = consumer.partitions_for_topic
+    return [TopicPartition(topic, each) for topic in topics for each in sorted(known(topic) or ())]
+
+
+async def _know(consumer: Any, topics: Sequence[str]) -> None:
+    for error in (await consumer._client.learn(topics)).values():
+        # Of a topic that does not exist there is nothing to read.
+        if not isinstance(error, LookupError):
+            raise error
 
 
 def _offset(position: str) -> int:
@@ -85,7 +107,14 @@ async def _between(consumer: Any, partition: TopicPartition, start: int, end: in
     if start < end:
         consumer.seek(partition, start)
         # The position also passes what is no record: what was compacted away, the marks of transactions.
-        while await consumer.position(partition) < end:
-            batches = await consumer.getmany(partition, timeout_ms=1000)
-            records += batches.get(partition, ())
+        while (position := await consumer.position(partition)) < end:
+            try:
+                records += (await consumer.getmany(partition, timeout_ms=1000)).get(partition, ())
+            except Exception as error:
+                if isinstance(error, (KafkaError, OSError)) and not isinstance(error, UNREADABLE):
+                    raise
+                isolation = int(consumer._isolation_level == "read_committed")
+                found, after = await tolerant.fetch(consumer._client, partition, position, isolation)
+                records += found
+                consumer.seek(partition, after)
     return [record for record in records if record.offset < end]

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import inspect
-import logging
 import re
 import ssl
 from collections.abc import Mapping, Sequence
+from copy import copy
+from hashlib import sha256
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+
+from . import quiet
 
 # What the adapter decides: who retries, who commits, and what a position out of range means.
 _DECIDED = {
@@ -28,7 +31,11 @@ _DECIDED = {
     "value_deserializer",
     "value_serializer",
 }
-_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}\Z")
+_TOPIC = re.compile(r"[A-Za-z0-9._-]+\Z")
+_SERVER = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s/@:\[\]]+)(:[0-9]{1,5})?\Z")
+
+# Milliseconds that the driver lets a request take: what is silent is given up long before, by those who watch the line.
+_FAR_OFF = 600_000
 
 
 def _parameters(kind: Any) -> Mapping[str, Any]:
@@ -43,8 +50,7 @@ def _parameters(kind: Any) -> Mapping[str, Any]:
 _CONSUMER = _parameters(AIOKafkaConsumer)
 _PRODUCER = _parameters(AIOKafkaProducer)
 
-# Where it logs every request, it logs the one with the password too.
-logging.getLogger("aiokafka.conn").addFilter(lambda line: "sasl_auth_bytes=" not in line.getMessage())
+quiet.install()
 
 
 class Options:
@@ -69,6 +75,10 @@ class Options:
             topic = topic or in_url
         settings |= options
         self.servers = servers.split(",") if isinstance(servers, str) else list(servers)
+        for server in self.servers:
+            if not _SERVER.match(server):
+                # Not shown: it may be part of a password.
+                raise ValueError("a server of Kafka is a host, or host:port; a login belongs into a URL, or options")
         self.topic = topic and checked(topic)
         cafile = settings.pop("ssl_cafile", None)
         for name in settings:
@@ -80,10 +90,14 @@ class Options:
             settings["ssl_context"] = ssl.create_default_context(cafile=cafile)
         elif cafile is not None:
             raise TypeError("ssl_cafile needs security_protocol SSL or SASL_SSL, and no ssl_context")
-        common = {"bootstrap_servers": self.servers, "retry_backoff_ms": 50, "metadata_max_age_ms": 10_000}
+        common = {
+            "bootstrap_servers": self.servers,
+            "retry_backoff_ms": 50,
+            "metadata_max_age_ms": 10_000,
+            "request_timeout_ms": _FAR_OFF,
+        }
         self.producer: dict[str, Any] = {
             **common,
-            "request_timeout_ms": 5_000,
             # A batch is sent when the one before it is answered: a large one costs no more.
             "max_batch_size": 262_144,
             **{name: value for name, value in settings.items() if name in _PRODUCER},
@@ -100,35 +114,82 @@ class Options:
             "enable_auto_commit": False,
             "auto_offset_reset": "none",
         }
-        # An answer may take as long as the others of a group are waited for.
-        longest = self.consumer.get("rebalance_timeout_ms") or self.consumer["session_timeout_ms"]
-        self.consumer.setdefault("request_timeout_ms", longest + 5_000)
+        session_ms = self.consumer["session_timeout_ms"]
+        self.session: float = session_ms / 1000
+        """Seconds after which a member of a group that shows no sign counts as dead."""
+        self.rebalance: float = (self.consumer.get("rebalance_timeout_ms") or session_ms) / 1000
+        """Seconds that the members of a group are waited for."""
+        self.fetch_wait: float = self.consumer["fetch_max_wait_ms"] / 1000
+        """Seconds that a broker waits for messages."""
+        self.fetch_max_bytes: int = self.consumer.get("fetch_max_bytes", _CONSUMER["fetch_max_bytes"])
+        self.max_partition_fetch_bytes: int = self.consumer.get(
+            "max_partition_fetch_bytes", _CONSUMER["max_partition_fetch_bytes"]
+        )
         self.max_request_size: int = self.producer.get("max_request_size", _PRODUCER["max_request_size"])
 
+    def with_fetch_wait(self, milliseconds: int) -> Options:
+        """The same, but that a broker waits so long for messages, unless it is to wait longer anyway."""
+        same = copy(self)
+        same.consumer = self.consumer | {"fetch_max_wait_ms": max(milliseconds, self.consumer["fetch_max_wait_ms"])}
+        same.fetch_wait = same.consumer["fetch_max_wait_ms"] / 1000
+        return same
 
-def checked(topic: str) -> str:
+
+def checked(topic: str, what: object = None) -> str:
     """`topic`, if a topic can have that name.
+
+    Args:
+        topic: The name.
+        what: Shown in its place.
 
     Raises:
         ValueError: It cannot.
     """
     if not _TOPIC.match(topic) or topic in (".", ".."):
-        raise ValueError(f"{topic!r} cannot be a topic of Kafka: 1 to 249 of the characters A-Z a-z 0-9 . _ -")
+        raise ValueError(
+            f"{what or repr(topic)} cannot be a topic of Kafka: it has other characters than A-Z a-z 0-9 . _ -"
+        )
+    if len(topic) > LONGEST_TOPIC:
+        raise ValueError(f"a topic of Kafka that has {len(topic)} characters: {LONGEST_TOPIC} are possible")
     return topic
 
 
+LONGEST_TOPIC = 249
+"""Characters."""
+
+
+def beside(topic: str, suffix: str) -> str:
+    """The topic that goes with another one, of that name and a suffix."""
+    if len(topic) + len(suffix) > LONGEST_TOPIC:
+        # Everybody comes to the same name.
+        mark = sha256(topic.encode()).hexdigest()[:16]
+        topic = f"{topic[: LONGEST_TOPIC - len(suffix) - len(mark) - 1]}-{mark}"
+    return topic + suffix
+
+
 def _read(url: str) -> tuple[str, str, dict[str, Any]]:
-    """Servers, topic and options of a URL."""
-    parts = urlsplit(url)
+    """Servers, topic and options of a URL. No error shows any of it that may be part of a password."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise ValueError("a URL of Kafka that makes no sense: in a user or password, escape what is special") from None
     login, _, servers = parts.netloc.rpartition("@")
     if parts.scheme != "kafka" or not servers:
         raise ValueError("a URL of Kafka is like kafka://host:9092,host:9092/topic?option=value")
+    if parts.fragment or "@" in parts.path or "@" in parts.query:
+        raise ValueError(
+            "a URL of Kafka has @ and # only where they mean something: in a user or password, / ? # @ and : are "
+            "written %2F %3F %23 %40 and %3A, and likewise elsewhere"
+        )
+    topic = unquote(parts.path.strip("/"))
+    if topic:
+        checked(topic, "what stands in the URL behind the servers")
     options = {name: _value(name, text) for name, text in parse_qsl(parts.query, keep_blank_values=True)}
     if login:
         user, _, password = login.partition(":")
         options.setdefault("security_protocol", "SASL_PLAINTEXT")
         options |= {"sasl_plain_username": unquote(user), "sasl_plain_password": unquote(password)}
-    return servers, unquote(parts.path.strip("/")), options
+    return servers, topic, options
 
 
 def _value(name: str, text: str) -> Any:

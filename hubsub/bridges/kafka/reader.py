@@ -3,39 +3,52 @@
 from __future__ import annotations
 
 import asyncio
-import struct
-from collections.abc import Iterable, Mapping, Sequence
-from time import time
+import random
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from time import monotonic, time
 from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
-from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment, ConsumerProtocolMemberMetadata
 from aiokafka.errors import (
     CommitFailedError,
+    ConsumerStoppedError,
+    CorruptRecordException,
+    GroupAuthorizationFailedError,
     IllegalStateError,
+    InconsistentGroupProtocolError,
     KafkaError,
     NoOffsetForPartitionError,
     OffsetOutOfRangeError,
+    RecordTooLargeError,
+    TopicAuthorizationFailedError,
+    UnsupportedCodecError,
 )
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from ...errors import NameTaken
+from ...log import Episode, Logger
 from ..adapter import Link, Loss
+from . import tolerant
+from .client import CONNECT, Client, Line, denied_topic
+from .exclusive import ExclusiveAssignor
 from .options import Options
 from .writer import stopped
 
-# Seconds that a read waits for messages, and then for any sign of life.
+# Seconds that a read waits for messages.
 READ_TIMEOUT = 0.8
-SIGN_TIMEOUT = 0.9
-# Seconds that connecting may take, in which a dead member of the group is waited for.
-CONNECT_TIMEOUT = 30.0
-# Seconds in which a position is stored; then the connection counts as lost.
-COMMIT_TIMEOUT = 5.0
+# Seconds of silence after which a sign of life is asked for.
+QUIET = 1.0
+# Seconds that connecting may take, in which a dead member of the group is waited for; that finding out where to read
+# may take; and that a position may take to be stored.
+CONNECT_TIMEOUT, TAKE_UP_TIMEOUT, COMMIT_TIMEOUT = 120.0, 30.0, 30.0
 # Records in one read: more would keep the loop from other work for too long.
 MOST_RECORDS = 1_000
-
-
-_TURN = struct.Struct(">q")
+# Bytes that the first answer, and that any answer may have; seconds that one takes over a slow line.
+FIRST_FETCH, LEAST_FETCH, FETCH_SECONDS = 262_144, 65_536, 1.0
+# Seconds after which a topic that is not for us is asked for again; reads in which one is missing, before that is said.
+DENIED_FOR, GONE = 10.0, 4
+# What the driver cannot read, besides what is no error of its own.
+UNREADABLE = (CorruptRecordException, RecordTooLargeError, UnsupportedCodecError)
 
 
 class Lane(NamedTuple):
@@ -45,43 +58,6 @@ class Lane(NamedTuple):
     partition: int
     era: int
     """How many logs there were before it, as far as this reader knows: it grows when a topic is made anew."""
-
-
-class Sole:
-    """Assigns everything to one member of a group: to the one that has it already, else to any.
-
-    So a name is a group whose members exclude each other, and the broker itself tells which of them is alive.
-    """
-
-    name = "hubsub-sole"
-
-    def __init__(self) -> None:
-        self._turn = 0  # the last one of this member to have everything
-        self.is_holder = False
-        """Whether this member has everything, if there is anything."""
-
-    def metadata(self, topics: Iterable[str]) -> ConsumerProtocolMemberMetadata:
-        """What this member tells the one that assigns."""
-        return ConsumerProtocolMemberMetadata(0, sorted(topics), _TURN.pack(self._turn))
-
-    def assign(
-        self, cluster: Any, members: Mapping[str, ConsumerProtocolMemberMetadata]
-    ) -> dict[str, ConsumerProtocolMemberAssignment]:
-        """Say who gets what."""
-        turns = {member: _TURN.unpack(metadata.user_data)[0] for member, metadata in members.items()}
-        # Who had it before this one, and was away for so long that it was taken from him, has an older turn.
-        holder = max(members, key=lambda member: (turns[member], member))
-        topics = members[holder].subscription
-        everything = [(topic, sorted(cluster.partitions_for_topic(topic) or ())) for topic in topics]
-        nothing = ConsumerProtocolMemberAssignment(0, [], b"")
-        turn = _TURN.pack(turns[holder] + 1)
-        return dict.fromkeys(members, nothing) | {holder: ConsumerProtocolMemberAssignment(0, everything, turn)}
-
-    def on_assignment(self, assignment: ConsumerProtocolMemberAssignment) -> None:
-        """Hear what this member got."""
-        self.is_holder = bool(assignment.user_data)
-        if self.is_holder:
-            (self._turn,) = _TURN.unpack(assignment.user_data)
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
@@ -107,17 +83,26 @@ class Reader:
         options: Of the consumer.
         topics: What is read.
         link: What the relay said.
+        log: Where trouble with a topic goes that is not the end of the others.
+        make: Makes the topics, where that is not left to the broker.
     """
 
-    def __init__(self, options: Options, topics: Sequence[str], link: Link) -> None:
+    def __init__(
+        self,
+        options: Options,
+        topics: Sequence[str],
+        link: Link,
+        log: Logger,
+        make: Callable[[Client], Awaitable[None]] | None = None,
+    ) -> None:
         self._options = options
         self._topics = topics
-        self._link = link
+        self._make = make
+        self.link = link
         name = link.group or link.name
         self._group = f"{link.namespace}.{name}" if name and link.namespace else name
         self._consumer: Any = None
-        self._starting: asyncio.Task[Any] | None = None
-        self._sole: Sole | None = None
+        self._assignor: ExclusiveAssignor | None = None
         # Of each partition that this reader has: the first offset that is not handled, not stored, not read.
         self._next: dict[TopicPartition, int] = {}
         self._stored: dict[TopicPartition, int] = {}
@@ -129,8 +114,14 @@ class Reader:
         self._settled = asyncio.Event()  # the partitions are known, and where to read them
         self._failure: Exception | None = None
         self._deadline: asyncio.Timeout | None = None
+        self._probe: asyncio.Task[Any] | None = None
         self._closed = False
-        self._last_sign = 0
+        self._member_at = 0.0  # when the group knew this member last
+        self._fetch_size = FIRST_FETCH
+        self._denied: dict[str, float] = {}
+        self._gone: dict[str, int] = {}
+        self._trouble = Episode(log)
+        self.line = Line(options.fetch_wait, options.rebalance)
         self.late = 0
         """Acknowledgements that came when somebody else had the partition already."""
 
@@ -141,57 +132,143 @@ class Reader:
 
         Raises:
             NameTaken: Another one that lives has the name.
+            LookupError: None of the topics exists.
+            PermissionError: None of the topics is for us, or the group is not.
+            ConnectionError: No broker answers.
         """
         self._closed = False
-        if self._starting is None:
-            self._starting = asyncio.create_task(self._start())
-            # If nobody waits for it any more, nobody minds why it failed.
-            self._starting.add_done_callback(lambda task: task.cancelled() or task.exception())
-        # Not cancelled with us: a member that was killed is waited for longer than the relay waits, and another attempt
-        # would be another member to wait for.
-        await asyncio.wait([self._starting])
+        if self._consumer is None:
+            await self._start()
+        else:
+            async with self.line.patience():
+                await self._consumer._client.ask()
+        consumer = self._consumer
         try:
-            consumer = self._starting.result()
-        except BaseException:
+            await self._until_settled(consumer)
+        except (NameTaken, PermissionError):
+            # Else it is not closed: a member that was killed is waited for longer than the relay waits, perhaps, and
+            # another attempt would be another member to wait for.
             await self.close()
             raise
-        await consumer.topics()
-        async with asyncio.timeout(CONNECT_TIMEOUT):
-            await self._settled.wait()
+        # From what was not handled on: whoever had it in hand when the connection was lost may have let go of it.
+        self._read.clear()
+        await self._take_up(consumer.assignment())
+        await self._ask_for_denied()
+        self.line.silent = 0.0
+
+    async def _start(self) -> None:
+        self._settled = asyncio.Event()
+        self._failure = None
+        settings = dict(self._options.consumer)
+        if self.link.name is not None and self.link.group is None:
+            self._assignor = ExclusiveAssignor(lambda: self._consumer._coordinator.generation)
+            settings["partition_assignment_strategy"] = [self._assignor]
+        consumer = AIOKafkaConsumer(group_id=self._group, **settings)
+        client = Client.adopt(consumer._client, self.line)
+        try:
+            async with self.line.patience(silence=CONNECT, most=CONNECT_TIMEOUT):
+                if self._make is None:
+                    client._topics |= set(self._topics)
+                await consumer.start()
+                if self._make is not None:
+                    await self._make(client)
+                errors = await client.learn(self._topics)
+            if len(errors) == len(self._topics):
+                raise errors[self._topics[0]]
+            for error in errors.values():
+                self._trouble.error("%s", error)
+        except BaseException:
+            await stopped(consumer.stop(), client)
+            raise
+        self._consumer = consumer
+        if self._group is not None:
+            self._note_heartbeats(consumer._coordinator)
+        # Without a group, too, this has partitions that are added assigned.
+        consumer.subscribe(self._topics, listener=_Listener(self))
+        if self._group is None:
+            consumer._coordinator.assign_all_partitions()
+
+    async def _until_settled(self, consumer: Any) -> None:
+        """Wait for the group to come together, and see meanwhile that the broker answers."""
+        async with self.line.patience(most=CONNECT_TIMEOUT):
+            while not self._is_settled(consumer):
+                self._check(consumer)
+                if self._group is None:
+                    waiting = consumer._subscription.wait_for_assignment()
+                else:
+                    waiting = asyncio.ensure_future(self._settled.wait())
+                await asyncio.wait([waiting], timeout=READ_TIMEOUT)
+                if not waiting.cancel():
+                    waiting.exception()
+                self._ask_for_life()
         failure, self._failure = self._failure, None
         if failure is not None:
             await self.close()
             raise failure
-        # From what was not handled on: whoever had it in hand when the connection was lost may have let go of it.
-        self._read.clear()
-        await self._take_up(consumer.assignment())
 
-    async def _start(self) -> Any:
-        self._settled.clear()
-        settings = dict(self._options.consumer)
-        if self._link.name is not None and self._link.group is None:
-            self._sole = Sole()
-            settings["partition_assignment_strategy"] = [self._sole]
-        self._consumer = consumer = AIOKafkaConsumer(group_id=self._group, **settings)
-        # Without a group, too, this has partitions that are added assigned.
-        consumer.subscribe(self._topics, listener=_Listener(self))
-        await consumer.start()
-        if self._group is None:
+    def _is_settled(self, consumer: Any) -> bool:
+        if self._group is None and consumer.assignment():
             self._settled.set()
-        return consumer
+        return self._settled.is_set()
+
+    def _check(self, consumer: Any) -> None:
+        """See that what goes on in the background does.
+
+        Raises:
+            NameTaken: A group and a name are spelled alike.
+            PermissionError: The group is not for us.
+            ConnectionError: The driver has given up.
+        """
+        try:
+            consumer._coordinator.check_errors()
+        except InconsistentGroupProtocolError as error:
+            raise NameTaken(str(self.link.name or self.link.group)) from error
+        except GroupAuthorizationFailedError as error:
+            raise PermissionError(
+                f"Kafka does not give this client the right Read to the group {self._group!r}"
+            ) from error
+        except TopicAuthorizationFailedError as error:
+            raise denied_topic(str(error.args[0] if error.args else self._topics[0]), "Read") from error
+        except KafkaError as error:
+            self._failure = ConnectionError(f"the group of Kafka has failed: {error}")
+            raise self._failure from error
+        if consumer._fetcher._fetch_task.done():
+            self._failure = ConnectionError("the driver does not fetch any more")
+            raise self._failure
+
+    def _note_heartbeats(self, coordinator: Any) -> None:
+        """Know when the group knew this member last."""
+        heartbeat = coordinator._do_heartbeat
+
+        async def beat() -> bool:
+            began = monotonic()
+            is_member: bool = await heartbeat()
+            if is_member:
+                self._member_at = began
+            return is_member
+
+        coordinator._do_heartbeat = beat
 
     def interrupt(self) -> None:
-        """Let a `read` that waits end."""
-        self._closed = True
-        if self._deadline is not None:
+        """Let what waits end, and what goes on begin with a new connection."""
+        self._end_waits()
+        self.line.cut()
+
+    def nudge(self) -> None:
+        """Let a `read` that waits for messages return."""
+        if self._deadline is not None and not self._deadline.expired():
             self._deadline.reschedule(asyncio.get_running_loop().time())
+
+    def _end_waits(self) -> None:
+        self._closed = True
+        self.nudge()
+        self.line.interrupt()
 
     async def close(self) -> None:
         """Leave the group, and let go of the connection."""
-        self.interrupt()
-        starting, self._starting = self._starting, None
-        if starting is not None:
-            starting.cancel()
+        self._end_waits()
+        if self._probe is not None:
+            self._probe.cancel()
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
             await stopped(consumer.stop(), consumer._client)
@@ -203,9 +280,10 @@ class Reader:
 
     async def take_over(self, partitions: Sequence[TopicPartition]) -> None:
         """These are this reader's now."""
+        self._member_at = monotonic()
         try:
-            if self._sole is not None and not self._sole.is_holder:
-                raise NameTaken(str(self._link.name))
+            if self._assignor is not None and not self._assignor.is_holder:
+                raise NameTaken(str(self.link.name))
             await self._take_up(partitions)
         except Exception as error:
             self._failure = error
@@ -214,8 +292,8 @@ class Reader:
     async def give_back(self, partitions: Sequence[TopicPartition]) -> None:
         """These are somebody else's in a moment; first what is in hand of them is finished."""
         self._settled.clear()
-        if partitions and self._link.release is not None:
-            await self._link.release({self._lane(partition) for partition in partitions})
+        if partitions and self.link.release is not None:
+            await self.link.release({self._lane(partition) for partition in partitions})
         for partition in partitions:
             for known in (self._next, self._stored, self._read):
                 known.pop(partition, None)
@@ -223,24 +301,25 @@ class Reader:
     async def _take_up(self, partitions: Iterable[TopicPartition]) -> None:
         """Read on where this reader was, or else where the group was, or else where it is to start."""
         unknown = [partition for partition in partitions if partition not in self._next]
-        if unknown:
-            if self._group is not None:
-                await self._fetch_stored()
-            self._next |= {partition: self._stored[partition] for partition in unknown if partition in self._stored}
-            fresh = [partition for partition in unknown if partition not in self._stored]
-            # With a topic the positions in it are deleted.
-            self._losses += [self._recreated(partition) for partition in fresh if partition in self._known]
-            starts = await self._starts(fresh)
-            self._next |= starts
-            # Else, after a crash before the first message was handled, another start would be found.
-            await self._store(starts)
+        async with self.line.patience(most=TAKE_UP_TIMEOUT):
+            if unknown:
+                if self._group is not None:
+                    await self._fetch_stored()
+                self._next |= {partition: self._stored[partition] for partition in unknown if partition in self._stored}
+                fresh = [partition for partition in unknown if partition not in self._stored]
+                # With a topic the positions in it are deleted.
+                self._losses += [self._recreated(partition) for partition in fresh if partition in self._known]
+                starts = await self._starts(fresh)
+                self._next |= starts
+                # Else, after a crash before the first message was handled, another start would be found.
+                await self._store(starts)
         for partition in partitions:
             self._consumer.seek(partition, self._read.get(partition, self._next[partition]))
 
     async def _starts(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
         """Where to begin with partitions without a position."""
         consumer = self._consumer
-        start = self._link.start
+        start = self.link.start
         began, now = self._began, int(time() * 1000)
         self._began = now if began is None else began
         if start == "earliest":
@@ -261,21 +340,36 @@ class Reader:
 
     # Reading
 
-    async def read(self) -> Sequence[tuple[Lane, Sequence[Any]] | Loss]:
+    async def read(self, most: int, seconds: float = READ_TIMEOUT) -> Sequence[tuple[Lane, Sequence[Any]] | Loss]:
         """Wait a second for records, at most two; return them by lane, and what is missing before them.
+
+        Args:
+            most: Records, over all lanes together.
+            seconds: Instead, to wait for them.
 
         Raises:
             ConnectionError: No broker answers.
+            NameTaken: Another one has the name by now.
+            PermissionError: What is read is not for us any more.
         """
         consumer = self._consumer
         if consumer is None or self._closed:
             raise ConnectionError("the connection to Kafka is closed")
+        most = min(most, MOST_RECORDS)
         batches: Mapping[TopicPartition, Sequence[Any]] = {}
         try:
+            self._check(consumer)
+        except BaseException:
+            await self.close()
+            raise
+        try:
             # The longer one is for a rebalance, in which `getmany` waits for its end.
-            async with asyncio.timeout(READ_TIMEOUT + 0.2) as self._deadline:
+            async with asyncio.timeout(seconds + 0.2) as self._deadline:
                 await self._settled.wait()
-                batches = await consumer.getmany(timeout_ms=int(1000 * READ_TIMEOUT), max_records=MOST_RECORDS)
+                if self._is_in_doubt():
+                    await asyncio.sleep(READ_TIMEOUT / 4)
+                else:
+                    batches = await consumer.getmany(timeout_ms=int(1000 * seconds), max_records=most)
         except TimeoutError:
             pass
         except OffsetOutOfRangeError as error:
@@ -284,43 +378,167 @@ class Reader:
             # There are other partitions than before.
             if self._group is None:
                 await self._take_up(consumer.assignment())
+        except TopicAuthorizationFailedError as error:
+            self._deny(consumer, str(error.args[0]))
+        except ConsumerStoppedError as error:
+            raise ConnectionError("the connection to Kafka is closed") from error
+        except Exception as error:
+            if self._closed or self._consumer is None:
+                raise ConnectionError("the connection to Kafka is closed") from error
+            self._check(consumer)
+            if isinstance(error, (KafkaError, OSError)) and not isinstance(error, UNREADABLE):
+                raise
+            batches = await self._read_tolerantly(consumer, most)
         finally:
             self._deadline = None
         if self._failure is not None:
             failure, self._failure = self._failure, None
             await self.close()
             raise failure
+        if batches and self._is_in_doubt():
+            # It stood still for so long that others may have these by now.
+            for partition in batches:
+                if partition in self._next:
+                    consumer.seek(partition, self._read.get(partition, self._next[partition]))
+            batches = {}
         if not batches and not self._closed:
-            await self._look_for_life()
+            self._look(consumer)
+        self._size_fetches(consumer, bool(batches))
         result, self._losses = self._losses, []
         for partition, records in batches.items():
             self._read[partition] = records[-1].offset + 1
             result.append((self._lane(partition), records))
         return result
 
+    def _is_in_doubt(self) -> bool:
+        """True if the group may have given this member up, and its partitions to others."""
+        return self._group is not None and monotonic() - self._member_at > self._options.session
+
+    async def _read_tolerantly(self, consumer: Any, most: int) -> dict[TopicPartition, list[Any]]:
+        """Read what the driver cannot, and what was read with it, which the driver has lost."""
+        positions = {each: self._read.get(each, self._next[each]) for each in self._next if self._has(consumer, each)}
+        for partition, position in positions.items():
+            consumer.seek(partition, position)
+        result: dict[TopicPartition, list[Any]] = {}
+        isolation = int(consumer._isolation_level == "read_committed")
+        async with self.line.patience(most=TAKE_UP_TIMEOUT):
+            for partition in random.sample(list(positions), len(positions)):
+                if most <= 0:
+                    break
+                try:
+                    records, after = await tolerant.fetch(consumer._client, partition, positions[partition], isolation)
+                except KafkaError:
+                    continue  # which the driver finds as well
+                if not self._has(consumer, partition):
+                    continue
+                if records:
+                    result[partition] = records[:most]
+                    most -= len(result[partition])
+                    after = after if len(records) == len(result[partition]) else result[partition][-1].offset + 1
+                self._read[partition] = after
+                consumer.seek(partition, after)
+        return result
+
+    def _has(self, consumer: Any, partition: TopicPartition) -> bool:
+        return partition in self._next and partition in consumer.assignment()
+
+    def _deny(self, consumer: Any, topic: str) -> None:
+        """Go on without a topic that is not for us, for a while, if there is another one."""
+        self._denied[topic] = monotonic() + DENIED_FOR
+        topics = {partition.topic for partition in consumer.assignment()}
+        if topics <= self._denied.keys():
+            raise denied_topic(topic, "Read")
+        self._trouble.error("%s: it is left out", denied_topic(topic, "Read"))
+        consumer.pause(*(partition for partition in consumer.assignment() if partition.topic == topic))
+
+    async def _ask_for_denied(self) -> None:
+        """See whether what was not for us is by now.
+
+        Raises:
+            PermissionError: There is nothing else, and it is not.
+        """
+        consumer = self._consumer
+        denied, self._denied = self._denied, {}
+        async with self.line.patience(most=TAKE_UP_TIMEOUT):
+            for partition in consumer.assignment() if denied else ():
+                if partition.topic in denied and partition.topic not in self._denied:
+                    try:
+                        await tolerant.fetch(consumer._client, partition, self._next[partition], size=1)
+                    except TopicAuthorizationFailedError:
+                        self._deny(consumer, partition.topic)
+                    except KafkaError:
+                        pass
+
     @property
     def lag(self) -> int | None:
         """Records that are still to be read, of the partitions of which something was read."""
-        ends = {partition: self._consumer.highwater(partition) for partition in self._read} if self._consumer else {}
-        return sum(end - self._read[each] for each, end in ends.items() if end is not None) if ends else None
-
-    async def _look_for_life(self) -> None:
-        """Nothing came: see that a fetch was answered, or ask."""
         consumer = self._consumer
-        signs = [consumer.last_poll_timestamp(partition) or 0 for partition in consumer.assignment()]
-        latest = max(signs, default=0)
-        if latest <= self._last_sign:
-            try:
-                async with asyncio.timeout(SIGN_TIMEOUT):
-                    await consumer.topics()
-            except (TimeoutError, KafkaError) as error:
-                raise ConnectionError("Kafka does not answer") from error
-        self._last_sign = latest
+        if consumer is None:
+            return None
+        read = {each: position for each, position in self._read.items() if self._has(consumer, each)}
+        ends = {partition: consumer.highwater(partition) for partition in read}
+        return sum(max(0, end - read[each]) for each, end in ends.items() if end is not None) if ends else None
+
+    # Liveness
+
+    def check_life(self) -> None:
+        """See that the broker answers, where nothing is read.
+
+        Raises:
+            ConnectionError: It does not.
+        """
+        if self._consumer is None or self._closed:
+            raise ConnectionError("the connection to Kafka is closed")
+        self._look(self._consumer)
+
+    def _look(self, consumer: Any) -> None:
+        """Nothing came: see that something moves, or ask."""
+        client = consumer._client
+        if client.is_down or self.line.silent > self.line.limit:
+            raise ConnectionError(f"Kafka does not answer: {client.why()}") from client.failure
+        self._ask_for_life()
+        self._look_at_topics(consumer)
+
+    def _ask_for_life(self) -> None:
+        is_due = self.line.silent > QUIET and (self._probe is None or self._probe.done())
+        if is_due and self._consumer is not None:
+            self._probe = asyncio.ensure_future(self._consumer._client.ask())
+            self._probe.add_done_callback(lambda task: task.cancelled() or task.exception())
+
+    def _look_at_topics(self, consumer: Any) -> None:
+        """Say when a topic is gone; try again what was not for us."""
+        now = monotonic()
+        for topic, until in list(self._denied.items()):
+            if now > until:
+                del self._denied[topic]
+                consumer.resume(*(partition for partition in consumer.assignment() if partition.topic == topic))
+        for topic in self._topics:
+            if consumer.partitions_for_topic(topic):
+                self._gone.pop(topic, None)
+            else:
+                self._gone[topic] = self._gone.get(topic, 0) + 1
+                if self._gone[topic] == GONE:
+                    self._trouble.error("the topic %r is gone, and is read again when there is one", topic)
+        if self._trouble.is_on and not self._gone and not self._denied:
+            self._trouble.end()
+
+    def _size_fetches(self, consumer: Any, has_come: bool) -> None:
+        """Ask for no more at once than comes over a slow line in a moment: the group waits for a sign meanwhile."""
+        options = self._options
+        if self.line.rate is not None:
+            self._fetch_size = max(LEAST_FETCH, int(self.line.rate * FETCH_SECONDS))
+        elif has_come:
+            self._fetch_size = min(2 * self._fetch_size, options.fetch_max_bytes)
+        consumer._fetcher._fetch_max_bytes = min(options.fetch_max_bytes, self._fetch_size)
+        consumer._fetcher._max_partition_fetch_bytes = min(options.max_partition_fetch_bytes, self._fetch_size)
+
+    # Losses
 
     async def _lost(self, positions: Mapping[TopicPartition, int]) -> list[tuple[Lane, Sequence[Any]] | Loss]:
         """Nothing is where this reader would read on: say what is missing, and go on with what there is."""
         losses: list[tuple[Lane, Sequence[Any]] | Loss] = []
-        firsts = await self._consumer.beginning_offsets(list(positions))
+        async with self.line.patience(most=TAKE_UP_TIMEOUT):
+            firsts = await self._consumer.beginning_offsets(list(positions))
         for partition, position in positions.items():
             first = firsts[partition]
             if position < first:
@@ -359,10 +577,8 @@ class Reader:
         if not offsets:
             return
         try:
-            async with asyncio.timeout(COMMIT_TIMEOUT):
+            async with self.line.patience("Kafka has not stored the position", most=COMMIT_TIMEOUT):
                 await self._consumer.commit(offsets)
-        except TimeoutError:
-            raise ConnectionError("Kafka has not stored the position") from None
         except (CommitFailedError, IllegalStateError):
             # They were given to somebody else meanwhile, who gets it all again.
             self.late += len(offsets)

@@ -3,34 +3,84 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any, TypeAlias, cast
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from functools import partial
+from time import monotonic
+from typing import Any, TypeAlias
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import (
+    ClusterAuthorizationFailedError,
+    InvalidTimestampError,
     InvalidTopicError,
+    KafkaError,
     MessageSizeTooLargeError,
+    PolicyViolationError,
     RecordListTooLargeError,
     TopicAuthorizationFailedError,
     UnknownTopicOrPartitionError,
 )
 from aiokafka.partitioner import DefaultPartitioner
+from aiokafka.producer.message_accumulator import BatchBuilder
+from aiokafka.structs import TopicPartition
 
+from ...errors import BrokerBusy, PayloadTooLarge
 from ...key import Key
 from ..adapter import Record
 from ..address import cached
+from .client import CONNECT, Client, Line, denied_topic, missing_topic
 from .options import Options
 
-# Topic and partition.
-Place: TypeAlias = tuple[str, int]
 Headers: TypeAlias = list[tuple[str, bytes]]
+Errors: TypeAlias = dict[int, Exception]
 
-# What the broker refuses however often it is sent.
-REFUSED = (InvalidTopicError, MessageSizeTooLargeError, RecordListTooLargeError, TopicAuthorizationFailedError)
-# Seconds in which all of a call is confirmed; then the connection counts as lost.
-PATIENCE = 10.0
+# What the broker refuses however often it is sent, and has stored nothing of: a batch with a record that is too much,
+# or with any at all to a topic that is not there, or not for us.
+TOO_LARGE = (MessageSizeTooLargeError, RecordListTooLargeError)
+ONE_OF_THEM = (*TOO_LARGE, InvalidTimestampError, PolicyViolationError)
+ALL_OF_THEM = (InvalidTopicError, TopicAuthorizationFailedError, UnknownTopicOrPartitionError)
+
+# Seconds between two looks at what is not confirmed yet.
+LOOK = 0.5
+# Looks at a topic that is not there any more, before what goes there is refused.
+GONE = 6
+# Looks at what the broker turns away again and again, and how often it does, before it counts as busy.
+BUSY, BUSY_TIMES = 10, 10
+# Milliseconds that the broker may wait for its replicas.
+REPLICAS_MS = 5_000
+# Seconds for which it is remembered that a topic does not exist, and what size was too large.
+MISSING_FOR, TOO_LARGE_FOR = 5.0, 30.0
+# Topics of which either is remembered.
+MOST_REMEMBERED = 1_000
+# Seconds that a batch should take at most over a slow line, and bytes that it may have over any.
+BATCH_SECONDS, LEAST_BATCH = 1.0, 16_384
+# Bytes of a batch that are no record.
+BATCH_OVERHEAD = 61
 # Records of unknown fate that are remembered, should they be sent again.
 MOST_UNCLEAR = 10_000
+
+
+class _Behind(Exception):
+    """A batch was not sent because the one before it was refused."""
+
+
+class _UnknownTopic(Exception):
+    """Nobody has asked for the partitions of this topic yet."""
+
+
+class _Batch:
+    """Records of one call for one partition."""
+
+    __slots__ = ("builder", "indexes", "partition")
+
+    def __init__(self, partition: TopicPartition | None, builder: Any) -> None:
+        self.partition = partition  # None for records that were sent by an earlier call
+        self.builder = builder
+        self.indexes: list[int] = []
+
+
+Waiting: TypeAlias = dict["asyncio.Future[Any]", _Batch]
 
 
 class Writer:
@@ -55,33 +105,66 @@ class Writer:
         self._address = address
         self._producer: Any = None
         self._partitions: dict[str, list[int]] = {}
-        self._place = cached(self._find_place)
+        self._forget_places()
+        self._missing: dict[str, tuple[Exception, float]] = {}
+        self._too_large: dict[str, tuple[int, float]] = {}
         self._unclear: dict[int, asyncio.Future[Any]] = {}
-        self._deadline: asyncio.Timeout | None = None
+        self._most_batch: int = options.producer["max_batch_size"]
+        self._most = self._most_batch
+        self._answered_at: dict[TopicPartition, float] = {}
+        self.line = Line()
+        self.control_topic = ""
+        """Where control messages go."""
+        self.make_control_topic: Callable[[Client], Coroutine[Any, Any, object]] | None = None
+        """Makes that topic, unless it is known to be there."""
+
+    # Connection
 
     async def open(self) -> None:
-        """Start the producer, unless there is one that goes on."""
-        if self._producer is None:
-            producer = AIOKafkaProducer(**self._options.producer)
-            try:
+        """Start the producer, unless there is one that goes on; return when a broker has answered."""
+        producer = self._producer
+        if producer is not None and (
+            producer._message_accumulator._exception is not None or producer._sender.sender_task.done()
+        ):
+            # Something came that the driver has not expected: it sends nothing any more.
+            await self._stop()
+        if self._producer is not None:
+            await self.ping()
+            return
+        producer = AIOKafkaProducer(**self._options.producer)
+        client = Client.adopt(producer.client, self.line)
+        client.cluster.add_listener(self._look_at_partitions)
+        producer._sender._request_timeout_ms = REPLICAS_MS
+        try:
+            async with self.line.patience(silence=CONNECT, most=60.0):
                 await producer.start()
-            except BaseException:
-                await stop(producer)
-                raise
-            self._producer = producer
+        except ClusterAuthorizationFailedError as error:
+            await stop(producer)
+            raise PermissionError("Kafka wants this client to have the right IdempotentWrite to the cluster") from error
+        except BaseException:
+            await stop(producer)
+            raise
+        self._producer = producer
 
     async def ping(self) -> None:
         """Return when a broker has answered."""
-        await self._producer.client.fetch_all_metadata()
+        async with self.line.patience():
+            await self.client.ask()
+
+    @property
+    def client(self) -> Client:
+        """The client of the producer."""
+        client: Client = self._running().client
+        return client
 
     def interrupt(self) -> None:
-        """Let a `send` that waits end."""
-        if self._deadline is not None:
-            self._deadline.reschedule(asyncio.get_running_loop().time())
+        """Let a call that waits end, and what goes on begin with a new connection."""
+        self.line.interrupt()
+        self.line.cut()
 
     async def close(self) -> None:
         """Stop the producer."""
-        self.interrupt()
+        self.line.interrupt()
         await self._stop()
 
     async def _stop(self) -> None:
@@ -90,148 +173,401 @@ class Writer:
             await stop(producer)
         self._unclear = {each: future for each, future in self._unclear.items() if _is_stored(future)}
 
+    def _running(self) -> Any:
+        if self._producer is None:
+            raise ConnectionError("the connection to Kafka is closed")
+        return self._producer
+
     # Sending
 
     async def send(self, records: Sequence[Record]) -> Mapping[int, Exception]:
         """Send records; return the errors of those that are refused for good, by their index.
 
         Raises:
-            ConnectionError: They were not confirmed in time, or the connection was given up.
+            ConnectionError: Nothing moves any more, or the connection was given up.
+            BrokerBusy: The broker takes nothing just now.
         """
-        try:
-            async with asyncio.timeout(PATIENCE) as self._deadline:
-                return await self._send(records)
-        except TimeoutError:
-            raise ConnectionError("Kafka has not confirmed what was sent") from None
-        finally:
-            self._deadline = None
+        async with self.line.patience("Kafka has not confirmed what was sent"):
+            refused: Errors = {}
+            waiting: Waiting = {}
+            unknown = await self._pack(range(len(records)), records, refused, waiting)
+            while unknown:
+                # While those are on their way whose topics are known.
+                errors = await self._learn(unknown)
+                refused |= {index: error for topic, error in errors.items() for index in unknown.pop(topic)}
+                known = sorted(index for indexes in unknown.values() for index in indexes)
+                unknown = await self._pack(known, records, refused, waiting)
+            await self._confirm(waiting)
+            if any(future.exception() is not None for future in waiting):
+                await self._send_apart(waiting, records, refused)
+            for record in records:
+                self._unclear.pop(record.sequence, None)
+            return refused
 
-    async def _send(self, records: Sequence[Record]) -> Mapping[int, Exception]:
-        refused: dict[int, Exception] = {}
-        await self._learn_partitions(records, refused)
-        # By the future of a batch: the records in it.
-        waiting: dict[asyncio.Future[Any], list[int]] = {}
-        batches: dict[Place, tuple[Any, list[int]]] = {}
-        for index, record in enumerate(records):
-            if index in refused:
-                continue
-            if (future := self._unclear.get(record.sequence)) is not None:
-                waiting.setdefault(future, []).append(index)
-                continue
-            key, payload, headers, *_ = record
-            place, address = self._place(key)
-            batch, indexes = batches.get(place) or self._begin(place, batches)
-            encoded = encode_headers(headers)
-            while batch.append(timestamp=None, key=address, value=payload, headers=encoded) is None:
-                await self._hand_over(place, batches.pop(place), records, waiting)
-                batch, indexes = self._begin(place, batches)
-            indexes.append(index)
-        for place, begun in batches.items():
-            await self._hand_over(place, begun, records, waiting)
-        if waiting:
-            await asyncio.wait(waiting)
-        failed = {index: error for future, group in waiting.items() if (error := future.exception()) for index in group}
-        if failed:
-            await self._send_apart(failed, records, refused)
-        for record in records:
-            self._unclear.pop(record.sequence, None)
-        return refused
-
-    def _begin(self, place: Place, batches: dict[Place, tuple[Any, list[int]]]) -> tuple[Any, list[int]]:
-        begun = batches[place] = (self._running().create_batch(), [])
-        return begun
-
-    async def _hand_over(
-        self,
-        place: Place,
-        begun: tuple[Any, list[int]],
-        records: Sequence[Record],
-        waiting: dict[asyncio.Future[Any], list[int]],
-    ) -> None:
-        """Give a batch to the producer, which may wait until the one before it was answered."""
-        batch, indexes = begun
-        topic, partition = place
-        future = await self._running().send_batch(batch, topic, partition=partition)
-        # Nobody may ask for it any more when it fails.
-        future.add_done_callback(_is_stored)
-        waiting[future] = indexes
+    async def _pack(
+        self, indexes: Iterable[int], records: Sequence[Record], refused: Errors, waiting: Waiting
+    ) -> dict[str, list[int]]:
+        """Hand records to the producer; return those whose topics nobody knows, by topic."""
+        unknown: dict[str, list[int]] = {}
+        batches: dict[TopicPartition, _Batch] = {}
+        unclear = self._unclear
         for index in indexes:
-            self._unclear[records[index].sequence] = future
-        while len(self._unclear) > MOST_UNCLEAR:
-            del self._unclear[next(iter(self._unclear))]
-
-    async def _send_apart(
-        self, failed: Mapping[int, BaseException], records: Sequence[Record], refused: dict[int, Exception]
-    ) -> None:
-        """Find out which records of batches that failed were the reason, and send the others.
-
-        A broker refuses a batch as a whole. The producer has counted it all the same, and whatever it would send to
-        that partition later, the broker would take for a batch too many: it is replaced.
-        """
-        for index in failed:
-            self._unclear.pop(records[index].sequence, None)
-        await self._stop()
-        if not any(isinstance(error, REFUSED) for error in failed.values()):
-            raise ConnectionError("Kafka has not stored what was sent") from next(iter(failed.values()))
-        for index in sorted(failed):
-            await self.open()
-            record = records[index]
-            place, address = self._place(record.key)
-            begun = (self._running().create_batch(), [index])
-            headers = encode_headers(record.headers)
-            begun[0].append(timestamp=None, key=address, value=record.payload, headers=headers)
-            waiting: dict[asyncio.Future[Any], list[int]] = {}
-            await self._hand_over(place, begun, records, waiting)
-            await asyncio.wait(waiting)
-            if (refusal := next(iter(waiting)).exception()) is not None:
-                del self._unclear[record.sequence]
-                await self._stop()
-                if not isinstance(refusal, REFUSED):
-                    raise ConnectionError("Kafka has not stored what was sent") from refusal
-                refused[index] = cast(Exception, refusal)
-        await self.open()
-
-    async def put(self, topic: str, key: bytes, payload: bytes | None, headers: Headers) -> None:
-        """Send one record to a topic; return when it is stored."""
-        async with asyncio.timeout(PATIENCE):
-            await self._running().send_and_wait(topic, payload, key, headers=headers)
-
-    def _running(self) -> Any:
-        if self._producer is None:
-            raise ConnectionError("the connection to Kafka is closed")
-        return self._producer
-
-    # Places
-
-    async def _learn_partitions(self, records: Sequence[Record], refused: dict[int, Exception]) -> None:
-        """See to it that the partitions of all topics are known, as they are now."""
-        topics: dict[str, list[int]] = {}
-        for index, record in enumerate(records):
+            key, payload, headers, sequence, is_control = records[index]
+            if sequence and sequence in unclear:
+                waiting.setdefault(unclear[sequence], _Batch(None, None)).indexes.append(index)
+                continue
             try:
-                topics.setdefault(self._topic(record.key), []).append(index)
+                partition, address = self._control_place(key) if is_control else self._place(key)
+                batch = batches.get(partition) or self._begin(partition, batches)
+                encoded = encode_headers(headers)
+                added = batch.builder.append(timestamp=None, key=address, value=payload, headers=encoded)
+            except _UnknownTopic as error:
+                unknown.setdefault(str(error), []).append(index)
+                continue
             except Exception as error:
+                # A route that fails, a header that is no text: it concerns this record.
                 refused[index] = error
-        for topic, indexes in topics.items():
-            producer = self._running()
-            try:
-                partitions = sorted(await producer.partitions_for(topic))
-            except UnknownTopicOrPartitionError:
-                # Also what it says when no broker answers, which `ping` tells.
-                await self.ping()
-                unknown: Exception = LookupError(f"Kafka has no topic {topic!r}, and does not make one")
-                refused |= dict.fromkeys(indexes, unknown)
-            except TopicAuthorizationFailedError as error:
-                refused |= dict.fromkeys(indexes, error)
-            else:
-                if partitions != self._partitions.get(topic):
-                    self._partitions[topic] = partitions
-                    self._place = cached(self._find_place)
+                continue
+            if added is None:
+                await self._hand_over(batches.pop(partition), records, waiting)
+                batch = self._begin(partition, batches)
+                added = batch.builder.append(timestamp=None, key=address, value=payload, headers=encoded)
+            if not batch.indexes and added.size > (limit := self._limit(partition.topic)):
+                # As the first of a batch it was taken, whatever its size.
+                del batches[partition]
+                refused[index] = PayloadTooLarge(key, added.size, limit)
+                continue
+            batch.indexes.append(index)
+        for batch in batches.values():
+            if batch.indexes:
+                await self._hand_over(batch, records, waiting)
+        return unknown
 
-    def _find_place(self, key: Key[Any]) -> tuple[Place, bytes]:
-        """Where a key belongs, and how it is called there."""
-        topic, address = self._topic(key), self._address(key)
-        partitions = self._partitions[topic]
-        return (topic, self._partitioner(address, partitions, partitions)), address
+    def _begin(self, partition: TopicPartition, batches: dict[TopicPartition, _Batch]) -> _Batch:
+        batch = batches[partition] = _Batch(partition, self._builder(partition.topic))
+        return batch
+
+    async def _hand_over(self, batch: _Batch, records: Sequence[Record], waiting: Waiting) -> None:
+        """Give a batch to the producer, when the one before it is on its way."""
+        assert batch.partition is not None
+        future = await self._enqueue(batch.partition, batch.builder)
+        waiting[future] = batch
+        unclear = self._unclear
+        for index in batch.indexes:
+            if sequence := records[index].sequence:
+                unclear[sequence] = future
+        while len(unclear) > MOST_UNCLEAR:
+            del unclear[next(iter(unclear))]
+
+    async def _enqueue(self, partition: TopicPartition, builder: Any) -> asyncio.Future[Any]:
+        accumulator = self._running()._message_accumulator
+        looks = _Looks(self)
+        while queue := accumulator._batches.get(partition):
+            await queue[-1].wait_drain(timeout=LOOK)
+            if accumulator._batches.get(partition):
+                looks.look()
+        producer = self._running()
+        if accumulator._exception is not None:
+            raise ConnectionError("the producer of Kafka has failed") from accumulator._exception
+        batch = accumulator._append_batch(builder, partition)
+        began = asyncio.get_running_loop().time()
+        future: asyncio.Future[Any] = batch.future
+        future.add_done_callback(partial(self._answered, producer, batch, began))
+        return future
+
+    def _answered(self, producer: Any, batch: Any, began: float, future: asyncio.Future[Any]) -> None:
+        """Hear what became of a batch, before the producer sends the next one to its partition."""
+        partition = batch.tp
+        if _is_stored(future):
+            if batch.retry_count == 1:
+                self._measure(partition, batch._builder.size(), began)
+            return
+        error = future.exception()
+        if isinstance(error, (*ONE_OF_THEM, *ALL_OF_THEM)):
+            # The broker has stored nothing of it: the next one has its number. What would be out of order otherwise,
+            # those that wait behind it, are sent by whoever splits it.
+            numbers = producer._txn_manager._sequence_numbers
+            if batch.retry_count:
+                number = numbers[partition] - batch.record_count
+                numbers[partition] = number if number >= -(2**31) else number + 2**32
+            _abandon(producer._message_accumulator, partition, _Behind())
+        if isinstance(error, TOO_LARGE) and not self._options.producer.get("compression_type"):
+            size = batch._builder.size()
+            known = self._known_too_large(partition.topic)
+            _remember(self._too_large, partition.topic, min(size, known or size), TOO_LARGE_FOR)
+
+    async def _confirm(self, waiting: Iterable[asyncio.Future[Any]]) -> None:
+        """Wait until it is known what became of them."""
+        pending = {future for future in waiting if not future.done()}
+        looks = _Looks(self)
+        while pending:
+            _, pending = await asyncio.wait(pending, timeout=LOOK)
+            if pending:
+                looks.look()
+
+    async def _send_apart(self, waiting: Waiting, records: Sequence[Record], refused: Errors) -> None:
+        """Find out which records of batches that failed were the reason, and send the others, in their order.
+
+        A broker refuses a batch as a whole.
+        """
+        apart: dict[TopicPartition, list[tuple[list[int], BaseException]]] = {}
+        for future, batch in waiting.items():
+            if (error := future.exception()) is None:
+                continue
+            for index in batch.indexes:
+                self._unclear.pop(records[index].sequence, None)
+            if batch.partition is not None:
+                apart.setdefault(batch.partition, []).append((batch.indexes, error))
+                continue
+            for index in batch.indexes:
+                key, is_control = records[index].key, records[index].is_control
+                partition, _ = self._control_place(key) if is_control else self._place(key)
+                apart.setdefault(partition, []).append(([index], _Behind()))
+        for partition, groups in apart.items():
+            todo = deque(sorted(groups, key=lambda group: group[0][0]))
+            while todo:
+                indexes, error = todo.popleft()
+                if isinstance(error, _Behind):
+                    todo.extendleft(reversed(await self._send_group(partition, indexes, records, refused)))
+                elif isinstance(error, ONE_OF_THEM) and len(indexes) > 1:
+                    half = len(indexes) // 2
+                    todo.extendleft(((indexes[half:], _Behind()), (indexes[:half], _Behind())))
+                elif isinstance(error, (*ONE_OF_THEM, *ALL_OF_THEM)):
+                    if isinstance(error, ALL_OF_THEM):
+                        indexes = [*indexes, *(index for behind, _ in todo for index in behind)]
+                        todo.clear()
+                    for index in indexes:
+                        refused[index] = self._reason(error, partition.topic, records[index].key)
+                else:
+                    # What it would send next, the broker would not take either.
+                    await self._stop()
+                    raise ConnectionError("Kafka has not stored what was sent") from error
+
+    async def _send_group(
+        self, partition: TopicPartition, indexes: list[int], records: Sequence[Record], refused: Errors
+    ) -> list[tuple[list[int], BaseException]]:
+        """Send the first of these records, as many as are one batch; return what is still to be done."""
+        batch = _Batch(partition, self._builder(partition.topic))
+        limit = self._limit(partition.topic)
+        rest = list(indexes)
+        while rest:
+            record = records[rest[0]]
+            added = batch.builder.append(
+                timestamp=None,
+                key=self._address(record.key),
+                value=record.payload,
+                headers=encode_headers(record.headers),
+            )
+            if added is None:
+                break
+            index = rest.pop(0)
+            if added.size > limit:
+                refused[index] = PayloadTooLarge(record.key, added.size, limit)
+                return [(batch.indexes + rest, _Behind())] if batch.indexes or rest else []
+            batch.indexes.append(index)
+        waiting: Waiting = {}
+        await self._hand_over(batch, records, waiting)
+        await self._confirm(waiting)
+        error = next(iter(waiting)).exception()
+        done = [] if error is None else [(batch.indexes, error)]
+        return [*done, (rest, _Behind())] if rest else done
+
+    def _reason(self, error: BaseException, topic: str, key: Any) -> Exception:
+        """What is wrong with a record that is refused, and what can be done."""
+        reason: Exception
+        if isinstance(error, TOO_LARGE):
+            size, _ = self._too_large.get(topic, (0, 0))
+            reason = PayloadTooLarge(key, size, size)
+            reason.args = (
+                f"{key!r}: its record is larger than max.message.bytes of the topic {topic!r} allows, or "
+                "message.max.bytes of the broker",
+            )
+        elif isinstance(error, TopicAuthorizationFailedError):
+            reason = denied_topic(topic, "Write")
+        elif isinstance(error, UnknownTopicOrPartitionError):
+            reason = missing_topic(topic)
+        else:
+            reason = ValueError(f"{key!r}: Kafka refuses its record in the topic {topic!r}: {error}")
+        reason.__cause__ = error
+        return reason
+
+    async def put(
+        self, topic: str, key: Key[Any], payload: bytes | None, headers: Mapping[str, str]
+    ) -> Exception | None:
+        """Send one record to a topic; return when it is stored, or why it never will be.
+
+        Raises:
+            ConnectionError, BrokerBusy: As `send`.
+        """
+        async with self.line.patience("Kafka has not confirmed what was sent"):
+            if topic not in self._partitions:
+                for error in (await self._learn([topic])).values():
+                    return error
+            partitions = self._partitions[topic]
+            address = self._address(key)
+            partition = TopicPartition(topic, self._partitioner(address, partitions, partitions))
+            while True:
+                builder = self._builder(topic)
+                try:
+                    added = builder.append(timestamp=None, key=address, value=payload, headers=encode_headers(headers))
+                except Exception as error:
+                    return error
+                if added.size > (limit := self._limit(topic)):
+                    return PayloadTooLarge(key, added.size, limit)
+                future = await self._enqueue(partition, builder)
+                await self._confirm([future])
+                failure = future.exception()
+                if failure is None:
+                    return None
+                if isinstance(failure, (*ONE_OF_THEM, *ALL_OF_THEM)):
+                    return self._reason(failure, topic, key)
+                if not isinstance(failure, _Behind):
+                    await self._stop()
+                    raise ConnectionError("Kafka has not stored what was sent") from failure
+
+    # Sizes
+
+    def _builder(self, topic: str) -> Any:
+        """What makes the bytes of a batch: no more than pass a slow line in a moment, and the topic takes."""
+        most = self._most
+        too_large = self._known_too_large(topic)
+        if too_large is not None:
+            most = min(most, too_large)
+        return BatchBuilder(most, self._running()._message_accumulator._compression_type)
+
+    def _limit(self, topic: str) -> int:
+        """Bytes that a record may have."""
+        too_large = self._known_too_large(topic)
+        most = self._options.max_request_size
+        return most if too_large is None else min(most, too_large - BATCH_OVERHEAD - 1)
+
+    def _known_too_large(self, topic: str) -> int | None:
+        """Bytes of the smallest batch that was refused for its size, lately."""
+        size, until = self._too_large.get(topic, (None, 0.0))
+        return size if until > monotonic() else None
+
+    def _measure(self, partition: TopicPartition, size: int, began: float) -> None:
+        """Have batches grow or shrink as the time tells that this one took, beyond that of the way."""
+        now = asyncio.get_running_loop().time()
+        before = self._answered_at.get(partition, 0.0)
+        if len(self._answered_at) > MOST_REMEMBERED:
+            self._answered_at.clear()
+        self._answered_at[partition] = now
+        took = now - max(began, before) - self.line.round_trip
+        if took > BATCH_SECONDS / 2:
+            self._most = max(LEAST_BATCH, min(self._most, int(size / took * BATCH_SECONDS)))
+        elif took < BATCH_SECONDS / 4 and self._most < self._most_batch:
+            self._most = min(self._most_batch, self._most * 2)
+
+    # Partitions
+
+    async def _learn(self, topics: Iterable[str]) -> dict[str, Exception]:
+        """Know the partitions of these topics, as they are now; return why some are unknown."""
+        now = monotonic()
+        errors = {topic: self._missing[topic][0] for topic in topics if self._missing.get(topic, (0, 0.0))[1] > now}
+        wanted = [topic for topic in topics if topic not in errors]
+        client = self.client
+        if self.control_topic in wanted and self.make_control_topic is not None:
+            try:
+                await self.make_control_topic(client)
+            except KafkaError:
+                pass  # it may be there, or the broker may make it by itself
+        if wanted:
+            found = await client.learn(wanted)
+            for topic, error in found.items():
+                _remember(self._missing, topic, error, MISSING_FOR)
+            errors |= found
+            for topic in wanted:
+                if partitions := client.cluster.partitions_for_topic(topic):
+                    self._partitions[topic] = sorted(partitions)
+        return errors
+
+    def _look_at_partitions(self, cluster: Any) -> None:
+        """Hear of new metadata."""
+        for topic, known in list(self._partitions.items()):
+            partitions = sorted(cluster.partitions_for_topic(topic) or ())
+            if partitions != known:
+                if partitions:
+                    self._partitions[topic] = partitions
+                else:
+                    del self._partitions[topic]
+                self._forget_places()
+
+    def _forget_places(self) -> None:
+        self._place = cached(self._find_place)
+        self._control_place = cached(self._find_control_place)
+
+    def _find_place(self, key: Key[Any]) -> tuple[TopicPartition, bytes]:
+        """To which partition a key belongs, and how it is called there."""
+        return self._find_in(self._topic(key), key)
+
+    def _find_control_place(self, key: Key[Any]) -> tuple[TopicPartition, bytes]:
+        return self._find_in(self.control_topic, key)
+
+    def _find_in(self, topic: str, key: Key[Any]) -> tuple[TopicPartition, bytes]:
+        address = self._address(key)
+        partitions = self._partitions.get(topic)
+        if partitions is None:
+            raise _UnknownTopic(topic)
+        return TopicPartition(topic, self._partitioner(address, partitions, partitions)), address
+
+
+class _Looks:
+    """Looks now and then at what is not confirmed, whether it ever will be."""
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+        self._number = 0
+        self._gone: dict[str, int] = {}
+        self._tried: dict[Any, int] = {}
+
+    def look(self) -> None:
+        """Look.
+
+        Raises:
+            ConnectionError: There is no broker.
+            BrokerBusy: It turns everything away.
+        """
+        self._number += 1
+        client = self._writer.client
+        if client.is_down:
+            raise ConnectionError(f"no broker of Kafka answers: {client.why()}") from client.failure
+        accumulator = self._writer._running()._message_accumulator
+        for topic in {partition.topic for partition in accumulator._batches}:
+            self._gone[topic] = 0 if client.cluster.partitions_for_topic(topic) else self._gone.get(topic, 0) + 1
+        for partition in list(accumulator._batches):
+            if self._gone[partition.topic] >= GONE:
+                _abandon(accumulator, partition, UnknownTopicOrPartitionError(partition.topic))
+        for batch in [*accumulator._pending_batches, *(each[0] for each in accumulator._batches.values())]:
+            self._look_at(batch, client.cluster.leader_for_partition(batch.tp))
+
+    def _look_at(self, batch: Any, leader: int | None) -> None:
+        tried = batch.retry_count - self._tried.setdefault(batch, batch.retry_count)
+        if self._number >= BUSY and (leader == -1 or (leader is not None and tried >= BUSY_TIMES)):
+            why = "it has no leader" if leader == -1 else "it lacks replicas, or room to store anything"
+            raise BrokerBusy(f"Kafka takes nothing for {batch.tp.topic}:{batch.tp.partition} just now: {why}")
+
+
+def _abandon(accumulator: Any, partition: TopicPartition, error: Exception) -> None:
+    """Fail the batches that wait to be sent to a partition."""
+    for batch in accumulator._batches.pop(partition, ()):
+        if batch.retry_count:
+            # So the driver expects it, of one that it has sent before.
+            accumulator._pending_batches.add(batch)
+        _fail(batch, error)
+
+
+def _fail(batch: Any, error: Exception) -> None:
+    if not batch._drain_waiter.done():
+        # Else it would be an error that nobody asks for.
+        batch._drain_waiter.set_result(None)
+    batch.failure(error)
+
+
+def _remember(memory: dict[str, tuple[Any, float]], topic: str, what: Any, seconds: float) -> None:
+    if len(memory) >= MOST_REMEMBERED:
+        memory.clear()
+    memory[topic] = (what, monotonic() + seconds)
 
 
 def encode_headers(headers: Mapping[str, str]) -> Headers:
@@ -245,9 +581,18 @@ def _is_stored(future: asyncio.Future[Any]) -> bool:
 
 async def stop(producer: Any) -> None:
     """Stop a producer, also when no broker answers; goes on when it is cancelled."""
-    # By itself it would wait, without a broker for ever, until everything is sent.
-    give_up = producer._message_accumulator.fail_all
-    await stopped(producer.stop(), producer.client, lambda: give_up(ConnectionError("the producer was stopped")))
+    accumulator = producer._message_accumulator
+
+    def give_up() -> None:
+        # By itself it would wait, without a broker for ever, until everything is sent.
+        error = ConnectionError("the producer was stopped")
+        for partition in list(accumulator._batches):
+            _abandon(accumulator, partition, error)
+        for batch in list(accumulator._pending_batches):
+            _fail(batch, error)
+        accumulator._exception = error
+
+    await stopped(producer.stop(), producer.client, give_up)
 
 
 async def stopped(stop: Coroutine[Any, Any, None], connections: Any, give_up: Callable[[], None] | None = None) -> None:

@@ -14,7 +14,7 @@ from ...codec import Codec
 from ...errors import BridgeClosed, BridgeNotReady, BrokerBusy
 from ...event import Event, ListenerFailure
 from ...hub import Hub
-from ...key import NAMESPACE, Key, KeyLike, Patterns, as_patterns, publishable
+from ...key import NAMESPACE, Key, KeyLike, Patterns, as_patterns, overlaps, publishable
 from ...log import Episode, Logger
 from ..adapter import Adapter, Features, Record
 from ..schemes import adapter_for
@@ -211,7 +211,7 @@ class Bridge:
         if self not in hub.bridges:
             hub.border.attach(self)
         self._shared.bridges.append(self)
-        self._tell_neighbours()
+        self._notify_neighbours()
 
     @property
     def _sender_name(self) -> str:
@@ -275,6 +275,29 @@ class Bridge:
             self._parts.sender.start()
             self._living = loop.create_task(self._live(), name=self._log.name)
 
+    def forked(self) -> None:
+        """Begin anew in a forked process, since the connection is the parent's; with the hub, if it was started there.
+
+        What the parent has is kept as it is: a driver that closed it here would take it off the selector of both.
+        """
+        if self._gone.is_set():
+            return
+        was_started = self._living is not None
+        connection = self._connection
+        _OF_PARENT.append((self._parts, connection, self._living, self._closing, dict(vars(self.adapter))))
+        for task in (self._living, *(() if connection is None else connection.tasks)):
+            if task is not None:
+                task._log_destroy_pending = False  # type: ignore[attr-defined]
+        if (outbox := self._parts.sender.outbox) is not None:
+            outbox.close()
+        self.adapter.forked()
+        self._shared.forked()
+        self._waiting.clear()
+        self._gone = asyncio.Event()
+        self._state = "new"
+        self._open()
+        self._was_closed_by_hub = was_started
+
     def opened(self) -> None:
         """The hub was started again: so is what was closed with it."""
         if self._was_closed_by_hub:
@@ -330,7 +353,7 @@ class Bridge:
         future = asyncio.get_running_loop().create_future()
         self._waiting.append((condition, future))
         try:
-            self._tell()
+            self._wake_waiters()
             async with asyncio.timeout(timeout):
                 await future
         except TimeoutError:
@@ -338,7 +361,7 @@ class Bridge:
         finally:
             self._waiting.remove((condition, future))
 
-    def _tell(self) -> None:
+    def _wake_waiters(self) -> None:
         """Wake those who wait for something that is so by now, or never will be."""
         for condition, future in self._waiting:
             if future.done():
@@ -356,7 +379,7 @@ class Bridge:
         if state != self._state:
             self._state = state
             self._since = time.time()
-        self._tell()
+        self._wake_waiters()
 
     # Connecting
 
@@ -366,7 +389,7 @@ class Bridge:
         down_since: float | None = None
         bugs = 0
         while True:
-            connection = self._connection = Connection(self._parts, self._timing, down_since, self._tell)
+            connection = self._connection = Connection(self._parts, self._timing, down_since, self._wake_waiters)
             if self._is_stopping:
                 connection.is_stopping = True
             try:
@@ -459,7 +482,25 @@ class Bridge:
                 self._connection.changed()
             self._parts.receiver.durable.changed()
 
-    def _tell_neighbours(self) -> None:
+    def arrival(self, key: Key[Any]) -> str | None:
+        """Describe how messages of a key or pattern come by it, and what became of all that came."""
+        patterns = [pattern for pattern in self.incoming if overlaps(key, pattern)]
+        if not patterns or key[0] == NAMESPACE:
+            return None
+        receiver = self._parts.receiver
+        figures = {
+            "received": receiver.received,
+            "suppressed as duplicates": receiver.duplicates,
+            "own echoes": receiver.echoes,
+            "refused": receiver.undecodable,
+            "dead letters": receiver.durable.dead_letters,
+        }
+        shown = [f"{name} {figure}" for name, figure in figures.items() if figure or name == "received"]
+        place = f"namespace {self._plan.namespace!r}" + (f", prefix {self._plan.prefix!r}" if self._plan.prefix else "")
+        where = ", ".join(map(repr, patterns))
+        return f"a bridge to {self.adapter!r} ({place}), {self._state}, on {where}: {', '.join(shown)}"
+
+    def _notify_neighbours(self) -> None:
         for bridge in self._shared.bridges:
             if bridge is not self:
                 bridge.changed(self.outgoing)
@@ -544,7 +585,7 @@ class Bridge:
         self._is_stopping = True
         if self._connection is not None:
             self._connection.is_stopping = True
-        self._tell()
+        self._wake_waiters()
         sender, durable = self._parts.sender, self._parts.receiver.durable
         was_started = self._living is not None
         if self._living is not None and not self._living.done():
@@ -569,7 +610,7 @@ class Bridge:
         if not self._was_closed_by_hub:
             self._stay_closed()
         self._shared.bridges.remove(self)
-        self._tell_neighbours()
+        self._notify_neighbours()
         grace.ended = loop.time()
         if any(left):
             self._log.warning("%r closed with %d messages unsent and %d unfinished", self, *left)
@@ -598,6 +639,9 @@ class Bridge:
                     "%d messages could not be handed back; others get them later", len(tokens), error=error
                 )
 
+
+_OF_PARENT: list[object] = []
+"""What a forked process has of its parent's connections."""
 
 # What only a bug explains: the first at once, the others when they come again and again.
 _CERTAIN_BUGS = (NotImplementedError, NameError, SyntaxError)

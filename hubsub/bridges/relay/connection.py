@@ -148,6 +148,11 @@ class Connection:
                 self._worked()
 
     @property
+    def tasks(self) -> Sequence[asyncio.Task[None]]:
+        """What goes on for it."""
+        return self._tasks
+
+    @property
     def last_heard(self) -> float:
         """When something was heard last, in seconds since the epoch."""
         return self._last_heard
@@ -179,7 +184,7 @@ class Connection:
                 self._reader = self._start(self._read(), "reading")
             await self._finish(self._join(), "subscribing")
             self._phase = None
-            self._tell_gap()
+            self._report_gap()
             self.is_up = True
             self._reads_when_up = self._reads
             came_up()
@@ -314,7 +319,7 @@ class Connection:
                 self._hold(batch)
 
     def _hold(self, batch: Sequence[Received | Loss]) -> None:
-        """Keep what comes while it subscribes: that the messages before it are missing has to be told first."""
+        """Keep what comes while it subscribes: first the gap before it has to be reported."""
         receiver, durable = self._parts.receiver, self._parts.features.durable
         for received in batch:
             if isinstance(received, Received) and received.key[0] == NAMESPACE and received.token is None:
@@ -334,7 +339,7 @@ class Connection:
         if tokens and self._parts.plan.group is not None:
             await self._adapter.hand_back(tokens)
 
-    def _tell_gap(self) -> None:
+    def _report_gap(self) -> None:
         """Tell of what may be missing between the connection before and this one."""
         features, now = self._parts.features, time.time()
         if not self._parts.plan.incoming or features.durable:

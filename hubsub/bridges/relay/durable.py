@@ -325,7 +325,7 @@ class Durable:
 
     async def _bury(self, delivery: Delivery, why: str) -> None:
         received = delivery.received._replace(attempts=delivery.attempts, trouble=None)
-        pause, is_told = self._plan.retry_pause, False
+        pause, is_logged = self._plan.retry_pause, False
         while not self.is_closing:
             try:
                 assert self.adapter is not None
@@ -334,8 +334,8 @@ class Durable:
                     note = f"{why} (without its {len(received.payload)} bytes, which were refused: {refusal})"[:2000]
                     refusal = await self.adapter.bury(received._replace(payload=b"", headers={}), note)
             except Exception as error:
-                if not is_told:
-                    is_told = True
+                if not is_logged:
+                    is_logged = True
                     self._episode.warning("a dead letter of %r waits to be written", received.key, error=error)
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, 5.0)

@@ -33,7 +33,7 @@ class Health(NamedTuple):
     reconnects: int
     """Connections but for the first."""
     gaps: int
-    """Gaps that were told to subscribers."""
+    """Gaps that were reported to subscribers."""
     echoes: int
     """Own messages that came back, and went no further."""
     duplicates: int

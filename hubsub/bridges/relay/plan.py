@@ -13,7 +13,7 @@ Unclaimed: TypeAlias = Literal["hold", "ack", "dead-letter"]
 Start: TypeAlias = Literal["new", "earliest"] | float
 
 GAPS: Key[Any] = Key(NAMESPACE, "gap")
-"""Where bridges tell each other what their outboxes had to drop."""
+"""Where bridges notify each other of what their outboxes had to drop."""
 
 
 class Backoff(NamedTuple):
@@ -34,7 +34,7 @@ class Backoff(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What a bridge was told to do. Its fields are the options of `Bridge`."""
+    """The options of a `Bridge`, by their names there."""
 
     outgoing: tuple[Key[Any], ...]
     incoming: tuple[Key[Any], ...]
@@ -84,7 +84,7 @@ class Plan:
         room: Callable[[], int] | None = None,
         release: Callable[[Collection[Hashable]], Awaitable[None]] | None = None,
     ) -> Link:
-        """What an adapter is told; features are those that it has at best."""
+        """What an adapter gets to know; `features` are those that it has at best."""
         start = self.start
         if start is None:
             # Whatever was there before the first member was meant for a group.

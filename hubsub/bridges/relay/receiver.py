@@ -154,7 +154,7 @@ class Receiver:
         except Exception:
             raise
         except BaseException as error:
-            self._tell_interrupt(event, error)
+            self._report_interrupt(event, error)
 
     def _inward(self, received: Received, key: Key[Any], meta: Meta | None) -> Meta:
         """What travels with a message that has come."""
@@ -184,7 +184,7 @@ class Receiver:
     # Trouble
 
     def _refuse(self, received: Received, error: Exception) -> None:
-        """The one place where a message's trouble ends: it is counted, logged, told, and buried where that can be."""
+        """The one place where a message's trouble ends: it is counted, logged, and buried where it can be."""
         self.undecodable += 1
         if self._trouble.error("a message of %r is refused, and what follows goes on", received.key, error=error):
             self._border.report_error(ListenerFailure(received.key, received.payload, self._owner, error))
@@ -200,16 +200,16 @@ class Receiver:
 
     def _pass_on(self, received: Received, error: BaseException) -> None:
         """What a listener raised that is no failure of a listener does not end the bridge, but is heard of."""
-        self._tell_interrupt(Event(received.key, received.payload), error)
+        self._report_interrupt(Event(received.key, received.payload), error)
         self.durable.skip(received)
 
-    def _tell_interrupt(self, event: Event[Any], error: BaseException) -> None:
+    def _report_interrupt(self, event: Event[Any], error: BaseException) -> None:
         self._log.error("%r: a listener raised what ends programs, and the bridge goes on", event[0], error=error)
         if isinstance(error, KeyboardInterrupt | SystemExit):
             # These are for the loop, which ends by them.
             asyncio.get_running_loop().call_soon(_raise, error)
 
-    # What bridges tell each other
+    # Between bridges
 
     def _receive_control(self, received: Received) -> None:
         key = received.key

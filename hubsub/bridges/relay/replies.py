@@ -84,7 +84,7 @@ class RemoteRequest:
 
     __slots__ = ("_correlation", "_send", "_to", "key")
 
-    is_over = False  # nobody here can tell
+    is_over = False  # nobody here knows
 
     def __init__(self, send: Send, key: Key[Any], to: Key[Any], correlation: str) -> None:
         self._send = send
@@ -96,7 +96,7 @@ class RemoteRequest:
         """Whoever asked has a timeout."""
 
     def lose(self, error: Exception | None = None) -> None:
-        """Whoever asked has a timeout; that nobody can answer for a reason, it is told."""
+        """Whoever asked has a timeout, but learns at once of a reason why nobody can answer."""
         if error is not None:
             self.fail(error)
 

@@ -41,7 +41,7 @@ class Outgoing:
         self.record = record
         self.size = len(record.payload)
         self.time = time
-        # The event, if somebody waits to be told of it.
+        # The event, if somebody waits to know what becomes of it.
         self.event: Event[Any] | None = None
         # How often the connection was lost while it was being sent alone.
         self.blame = 0
@@ -65,8 +65,8 @@ class Omission(Hole):
 class Sender:
     """Takes messages from an outbox, encodes them at once, and sends them as long as there is a connection.
 
-    Whatever one message does on its way out concerns that message: it is refused, told to whoever waits for it, and
-    what follows is sent. This is the one place where that ends.
+    Whatever one message does on its way out concerns that message: it is refused, whoever waits for it gets the error,
+    and what follows is sent. This is the one place where that ends.
 
     Args:
         hub: The hub.
@@ -178,8 +178,8 @@ class Sender:
                 omission.sequence = next(self._sequence)
             else:
                 self._pack(item, time, text)
-        while self.bytes > self._plan.outbox_bytes and (tell := self._shed()) is not None:
-            tell()
+        while self.bytes > self._plan.outbox_bytes and (notice := self._shed()) is not None:
+            notice()
         self._hold()
         self._wake()
         if outbox.pending:
@@ -249,7 +249,7 @@ class Sender:
     def _refuse(self, key: Key[Any], message: Any, event: Event[Any] | None, error: Exception) -> None:
         """Give up a message that can never be sent."""
         if event is not None:
-            _tell(event, error, "it cannot be sent")
+            _fail(event, error, "it cannot be sent")
         self._refused(key, message, error)
 
     # Bounds
@@ -273,13 +273,13 @@ class Sender:
         self._messages -= 1
         self.bytes -= dropped.size
         return (
-            _nothing if dropped.event is None else partial(_tell, dropped.event, None, "dropped, the outbox was full")
+            _nothing if dropped.event is None else partial(_fail, dropped.event, None, "dropped, the outbox was full")
         )
 
     def _shed_for_room(self) -> Callable[[], object] | None:
-        tell = self._shed()
+        notice = self._shed()
         self._hold()
-        return tell
+        return notice
 
     def _omit(self, at: int) -> Omission:
         """The omission that stands before a place in the queue; a new one if there is none that is not in hand."""
@@ -312,7 +312,7 @@ class Sender:
                 if self._queue:
                     await self._send_batch(adapter)
                 elif not self._control:
-                    self._tell_empty()
+                    self._wake_flushers()
                     self._news = asyncio.get_running_loop().create_future()
                     await self._news
                     continue
@@ -479,7 +479,7 @@ class Sender:
         if self._news is not None and not self._news.done():
             self._news.set_result(None)
 
-    def _tell_empty(self) -> None:
+    def _wake_flushers(self) -> None:
         if not self.pending:
             for future in self._empty:
                 if not future.done():
@@ -498,7 +498,7 @@ class Sender:
         left = self.pending
         for each in self._queue:
             if isinstance(each, Outgoing) and each.event is not None:
-                _tell(each.event, None, why)
+                _fail(each.event, None, why)
         self._queue.clear()
         self._control.clear()
         self._has_beat = False
@@ -512,7 +512,7 @@ def _nothing() -> None:
     """Nobody waits for it."""
 
 
-def _tell(event: Event[Any], error: Exception | None, why: str) -> None:
+def _fail(event: Event[Any], error: Exception | None, why: str) -> None:
     """Tell whoever waits for a message to be sent that it is not; who asked, too."""
     event.fail(error, why)
     to = None if event.meta is None else event.meta.reply_to

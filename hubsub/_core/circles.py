@@ -1,0 +1,169 @@
+"""Listeners that publish in a circle: ending the whole cascade at once, where the stack is full."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection, Iterator
+from itertools import islice
+from types import CodeType
+from typing import TYPE_CHECKING, Any
+
+from ..describe import describe
+from ..key import Key
+from ..log import Logger
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+logger = Logger("hubsub.hub")
+
+NOWHERE: dict[Any, Any] = {}
+"""Where publishes look for their routes after the stack was full: they find none, and so come to be asked."""
+
+
+class Overrun(RecursionError):
+    """A publish was refused: listeners publish in a circle, and have filled the stack."""
+
+
+def caused_by_circle(error: BaseException | None) -> bool:
+    """True if an error came about because a publish was refused."""
+    while error is not None and not isinstance(error, Overrun):
+        error = error.__cause__
+    return error is not None
+
+
+class Circles:
+    """Refuses what goes round in circles, once the stack was full again and again.
+
+    A failure hurts only itself: so each level of a cascade that has filled the stack would go on with its next
+    listener, which fills it again, and with two listeners a level that takes for ever. Whoever finds the stack full can
+    call nothing any more; he notes it in `overruns` and `key`, and lets publishes look for routes in `NOWHERE`. So the
+    next ones are asked (`check`), until the outermost publish has returned.
+
+    That is found out by walking the stack, which happens after an overrun only. It is a protection and no promise: in
+    a compiled core it would find nothing, and refuse nothing.
+
+    Args:
+        delivering: The code of the functions that call listeners; each has the hub as `self`, and a `route` or `event`.
+    """
+
+    __slots__ = ("_crowded", "_delivering", "_is_logged", "key", "overruns", "refused")
+
+    # Overruns before anything is refused: a listener that recurses by itself hurts nobody else.
+    FORGIVEN = 8
+    # Overruns, and publishes refused in a circle, after which every publish is refused that is inside so many others:
+    # the keys may be ever new.
+    MOST_OVERRUNS = 16
+    MOST_REFUSED = 10_000
+    SHALLOW = 4
+    # Publishes within one another that are no accident.
+    DEEP = 10
+
+    def __init__(self, delivering: Collection[CodeType]) -> None:
+        self._delivering = delivering
+        self._is_logged = False
+        self._crowded = 0  # looks in a row at which there was little room
+        self.overruns = 0
+        self.refused = 0
+        self.key: object = None
+
+    def look(self, hub: object, key: Key[Any]) -> bool:
+        """Return whether very many publishes, lastly of `key`, are a circle in which the stack is full unnoticed.
+
+        Listeners may swallow the error, and it may always be raised as they call `publish`, before that can notice it.
+        Then every publish is to be asked, too.
+        """
+        try:
+            publishing = list(self._publishing(hub))
+        except RecursionError:
+            return False  # there is room for it further up
+        if len(publishing) < self.DEEP or _has_room(sys.getrecursionlimit() // 10):
+            self._crowded = 0
+            return False
+        self._crowded += 1
+        if self._crowded < 2:
+            return False
+        self.key = key
+        self.overruns = 1 + (self.FORGIVEN if publishing.count(key) > 1 else self.MOST_OVERRUNS)
+        return True
+
+    def check(self, hub: object, key: Key[Any]) -> bool:
+        """Return whether the outermost publish has returned, and all is well again.
+
+        Raises:
+            Overrun: The publish of `key` is refused.
+        """
+        publishing = self._publishing(hub)
+        path = list(islice(publishing, self.SHALLOW))
+        if not path:
+            if not self._is_logged:  # listeners have swallowed it
+                self._log([self.key])
+            self.overruns = self.refused = 0
+            self._is_logged = False
+            return True
+        if self.overruns <= self.FORGIVEN:
+            return False
+        refuses_all = self.overruns > self.MOST_OVERRUNS or self.refused > self.MOST_REFUSED
+        if not (refuses_all and len(path) == self.SHALLOW) and key not in path and key not in publishing:
+            return False
+        self.refused += 1
+        try:
+            self._tell(key, self._publishing(hub))
+        except RecursionError:
+            pass  # there is room for it further up
+        raise Overrun("maximum recursion depth exceeded: refused until the outermost publish has returned")
+
+    def tell(self, hub: object, key: Key[Any]) -> bool:
+        """Log, once, that the stack was full while `key` was delivered; return False if not because of a circle."""
+        publishing = self._publishing(hub)
+        next(publishing, None)  # that of the key itself
+        return self._tell(key, publishing)
+
+    def _tell(self, key: Key[Any], publishing: Iterator[Key[Any]]) -> bool:
+        if self._is_logged:
+            return True
+        path = [key]
+        for each in publishing:
+            path.append(each)
+            if each == key:
+                break
+        else:
+            # The keys may be ever new.
+            if len(path) < self.DEEP:
+                return False
+        self._log(path[: self.DEEP])
+        return True
+
+    def _log(self, path: list[Any]) -> None:
+        if not _has_room(50):  # of which whatever logs may make use
+            raise RecursionError
+        keys = " -> ".join(map(describe, reversed(path)))
+        logger.error("maximum recursion depth exceeded: listeners publish for one another without end, %s", keys)
+        self._is_logged = True
+
+    def _publishing(self, hub: object) -> Iterator[Key[Any]]:
+        """The keys that are being published, the innermost first."""
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None:
+            if frame.f_code in self._delivering:
+                known = frame.f_locals
+                if known.get("self") is hub:
+                    if "route" in known:
+                        yield known["route"].key
+                    elif "event" in known:
+                        yield known["event"][0]
+            frame = frame.f_back
+
+
+def _has_room(calls: int) -> bool:
+    """True if the stack has room for so many calls more."""
+    try:
+        _call(calls)
+    except RecursionError:
+        return False
+    return True
+
+
+def _call(calls: int) -> None:
+    if calls:
+        _call(calls - 1)

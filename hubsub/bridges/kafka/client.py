@@ -1,0 +1,541 @@
+"""The driver's client, with its connections watched: whatever moves is alive, and what stands still is given up.
+
+The driver has a deadline for each request, which counts from its beginning. A large answer over a slow line misses it,
+is given up, and asked for again, for ever. So its deadlines are put far off, and here is what counts instead: time in
+which the event loop ran and nothing moved.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import weakref
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from aiokafka.client import AIOKafkaClient, ConnectionGroup
+from aiokafka.conn import AIOKafkaConnection, AIOKafkaProtocol, CloseReason
+from aiokafka.errors import (
+    InvalidTopicError,
+    KafkaError,
+    StaleMetadata,
+    TopicAlreadyExistsError,
+    TopicAuthorizationFailedError,
+)
+from aiokafka.protocol.admin import CreateTopicsRequest
+from aiokafka.protocol.group import JoinGroupRequest, SyncGroupRequest
+from aiokafka.protocol.metadata import MetadataRequest
+
+from ..adapter import bytes_each_way
+
+# Seconds without a sign of life after which a connection is given up, beyond what its answers may take.
+SILENCE = 5.0
+# The same while it is made: over a long line an answer takes several times as long as it will later.
+CONNECT = 15.0
+# Seconds of a TLS handshake at most.
+HANDSHAKE = 60.0
+# Seconds between two looks.
+TICK = 0.25
+# Seconds that a topic may take to come to be, once it was asked for.
+TOPIC_TIMEOUT = 3.0
+# Seconds between two requests for metadata, on average of so many: without a pause it asks for what is not there.
+METADATA_PAUSE, METADATA_BURST = 0.02, 20
+# Of the bytes that are sent, so many are one sign of life. The kernel of a broker that is frozen acknowledges the few
+# bytes of a question, too.
+SENT = 4096
+
+
+class Line:
+    """What moves between the clients of one kind and their brokers; it outlives both.
+
+    Args:
+        patience: Seconds that an answer may take although nothing is wrong.
+        group_patience: Seconds that a group may take to come together.
+    """
+
+    def __init__(self, patience: float = 0.0, group_patience: float = 0.0) -> None:
+        self.received = 0
+        """Bytes."""
+        self.sent = 0
+        """Pieces of `SENT` bytes that the other side has acknowledged."""
+        self.connected = 0
+        """Connections that were made."""
+        self.silent = 0.0
+        """Seconds in which the loop ran, since something moved."""
+        self.rate: float | None = None
+        """Bytes a second that came while an answer was on its way for a whole `TICK`; None if none is that long."""
+        self.round_trip = 0.0
+        """Seconds that the newest connection took to answer."""
+        self._patience = patience
+        self._group_patience = group_patience
+        self._clients: list[Client] = []
+        self._waits: set[_Wait] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._last = 0.0
+        self._moved = 0
+
+    @property
+    def moved(self) -> int:
+        """Grows with every sign of life, in whatever direction."""
+        self._look()
+        return self.received + self.sent
+
+    @property
+    def limit(self) -> float:
+        """Seconds of silence after which nobody is there."""
+        return SILENCE + self._patience + min(30.0, self.round_trip)
+
+    @asynccontextmanager
+    async def patience(
+        self,
+        what: str = "Kafka does not answer",
+        *,
+        silence: float | None = None,
+        most: float = float("inf"),
+        of: Connection | None = None,
+    ) -> AsyncIterator[None]:
+        """Wait for what is within, as long as something moves, or nobody interrupts.
+
+        Args:
+            what: Said when nothing moves.
+            silence: Seconds, as long as the line's `limit` by default.
+            most: Seconds that it may take at all.
+            of: What moves, if not anything.
+
+        Raises:
+            ConnectionError: Nothing moved for so long, it took too long, or it was interrupted.
+        """
+        wait: _Wait | None = None
+        try:
+            async with asyncio.timeout(None) as timeout:
+                wait = _Wait(timeout, what, silence, most, of)
+                self._waits.add(wait)
+                self._start()
+                yield
+        except TimeoutError:
+            if wait is None or not wait.timeout.expired():
+                raise
+            raise ConnectionError(wait.what) from None
+        finally:
+            if wait is not None:
+                self._waits.discard(wait)
+
+    def interrupt(self) -> None:
+        """Let everything that waits end."""
+        for wait in self._waits:
+            wait.end("the connection to Kafka is given up")
+
+    def cut(self) -> None:
+        """Break all connections: the driver makes new ones."""
+        for client in self._clients:
+            for connection in list(client.connections):
+                connection.close(reason=CloseReason.CONNECTION_BROKEN)
+
+    # Watching
+
+    def add(self, client: Client) -> None:
+        """Watch the connections of a client."""
+        self._clients.append(client)
+        self.silent = 0.0
+        self._start()
+
+    def remove(self, client: Client) -> None:
+        """Watch it no longer."""
+        if client in self._clients:
+            self._look()
+            self._clients.remove(client)
+
+    def _start(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            self._loop = loop
+            self._last = loop.time()
+            loop.call_later(TICK, self._tick, loop)
+
+    def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._loop is not loop:
+            return
+        if not self._clients and not self._waits:
+            self._loop = None
+            return
+        now = loop.time()
+        # While the loop itself stood still, nobody could hear anything.
+        elapsed, self._last = now - self._last, now
+        passed = min(elapsed, 2 * TICK)
+        self._look()
+        moved, self._moved = self.received + self.sent - self._moved, self.received + self.sent
+        self.silent = 0.0 if moved else self.silent + passed
+        for wait in list(self._waits):
+            wait.step(passed, bool(moved if wait.of is None else wait.of.moved), self.limit)
+        self.rate = None
+        for client in self._clients:
+            for connection in list(client.connections):
+                self._watch(connection, elapsed, passed)
+        loop.call_later(TICK, self._tick, loop)
+
+    def _look(self) -> None:
+        for client in self._clients:
+            for connection in client.connections:
+                received, sent = connection.look()
+                self.received += received
+                self.sent += sent
+
+    def _watch(self, connection: Connection, elapsed: float, passed: float) -> None:
+        """Give a connection up that owes an answer and has shown nothing of it for too long."""
+        owed = connection.owed()
+        moved, connection.moved = connection.moved, 0
+        is_same = owed is not None and owed == connection.owed_before
+        if is_same and moved and connection.is_coming:
+            self.rate = moved / elapsed
+        connection.silent = connection.silent + passed if is_same and not moved else 0.0
+        connection.owed_before, connection.is_coming = owed, is_same and moved > 0
+        limit = self.limit + (self._group_patience if connection.waits_for_group() else 0.0)
+        if connection.is_ready and connection.silent > limit:
+            connection.close(reason=CloseReason.CONNECTION_TIMEOUT)
+
+
+class _Wait:
+    """Something that goes on for as long as something moves."""
+
+    def __init__(
+        self, timeout: asyncio.Timeout, what: str, silence: float | None, most: float, of: Connection | None
+    ) -> None:
+        self.timeout = timeout
+        self.what = what
+        self.of = of
+        self._silence = silence
+        self._most = most
+        self._silent = self._taken = 0.0
+
+    def step(self, passed: float, moved: bool, limit: float) -> None:
+        """So much time has passed."""
+        self._silent = 0.0 if moved else self._silent + passed
+        self._taken += passed
+        if self._silent > (limit if self._silence is None else self._silence) or self._taken > self._most:
+            self.end(self.what)
+
+    def end(self, what: str) -> None:
+        """Let it end now."""
+        when = self.timeout.when()
+        if when is None:
+            self.what = what
+            self.timeout.reschedule(asyncio.get_running_loop().time())
+
+
+class Connection(AIOKafkaConnection):  # type: ignore[misc]
+    """A connection of the driver that says what has moved over it."""
+
+    is_ready = False
+    """It is made, and may be used."""
+    silent = 0.0
+    """Seconds without a sign of the answer that it owes."""
+    owed_before: int | None = None
+    moved = 0
+    """Bytes that came and pieces that went since a watcher looked last."""
+    is_coming = False
+    """Some of an answer has come, and not all."""
+    _plain: Any = None
+    _seen = (0, 0)
+    _sign: object = None
+
+    async def connect(self) -> Any:
+        """Connect; TLS in a step of its own, so that what moves meanwhile can be seen."""
+        if "SSL" not in self._security_protocol:
+            return await super().connect()
+        loop = self._loop
+        reader = asyncio.StreamReader(loop=loop)
+        self._closed_fut = loop.create_future()
+        protocol = AIOKafkaProtocol(self._closed_fut, reader, loop=loop)
+        self._plain, _ = await loop.create_connection(lambda: protocol, self.host, self.port)
+        writer = asyncio.StreamWriter(self._plain, protocol, reader, loop)
+        try:
+            await writer.start_tls(self._ssl_context, server_hostname=self.host, ssl_handshake_timeout=HANDSHAKE)
+        except BaseException:
+            self._plain.abort()
+            raise
+        reader._transport = writer.transport  # type: ignore[attr-defined]  # else it holds the wrong one back
+        self._reader, self._writer, self._protocol = reader, writer, protocol
+        self._read_task = self._create_reader_task()
+        if self._max_idle_ms is not None:
+            self._idle_handle = loop.call_soon(self._idle_check, weakref.ref(self))
+        try:
+            await self._do_version_lookup()
+            if self._security_protocol == "SASL_SSL":
+                await self._do_sasl_handshake()
+        except BaseException:
+            self.close()
+            raise
+        return reader, writer
+
+    def close(self, reason: Any = None, exc: Any = None) -> Any:
+        writer = self._writer
+        closed = super().close(reason, exc)
+        if writer is not None:
+            # It would wait until everything is sent that nobody takes any more.
+            writer.transport.abort()
+        return closed
+
+    def look(self) -> tuple[int, int]:
+        """Bytes that came since the last look, and pieces that went."""
+        transport = self._plain or (self._writer and self._writer.transport)
+        if transport is None:
+            return 0, 0
+        acknowledged, received = bytes_each_way(transport)
+        seen, self._seen = self._seen, (received, acknowledged // SENT)
+        received, sent = max(0, self._seen[0] - seen[0]), max(0, self._seen[1] - seen[1])
+        if not (acknowledged or self._seen[0]):
+            received = self._look_closer()
+        self.moved += received + sent
+        return received, sent
+
+    def _look_closer(self) -> int:
+        """The same where the system does not count: whether anything has come."""
+        reader: Any = self._reader
+        sign = (self._last_action, reader and len(reader._buffer))
+        before, self._sign = self._sign, sign
+        return int(before is not None and sign != before)
+
+    def owed(self) -> int | None:
+        """Which answer is to come next; None if there is none."""
+        return id(self._requests[0][2]) if self._requests else None
+
+    def waits_for_group(self) -> bool:
+        """True if what it owes may take as long as the members of a group take to come."""
+        return any(request is not None and request.API_KEY in _OF_GROUPS for _, request, _ in self._requests)
+
+
+_OF_GROUPS = {JoinGroupRequest.API_KEY, SyncGroupRequest.API_KEY}
+
+
+class Client(AIOKafkaClient):  # type: ignore[misc]
+    """A client of the driver whose connections are watched, and which has a reason when it cannot make one."""
+
+    line: Line
+    connections: set[Connection]
+    """Also those which are being made."""
+    failure: BaseException | None
+    """Why the last connection could not be made."""
+    _asked_at: float
+    _locks: dict[object, asyncio.Lock]
+    _sync_task: Any
+
+    @classmethod
+    def adopt(cls, client: AIOKafkaClient, line: Line) -> Client:
+        """Make a client that the driver has made, and not used yet, one of these: it refers to it in many places."""
+        client.__class__ = cls
+        client.line, client.connections, client.failure = line, set(), None
+        client._locks, client._asked_at = {}, 0.0
+        line.add(client)
+        return client  # type: ignore[no-any-return]
+
+    @property
+    def is_down(self) -> bool:
+        """True if there is no connection, and none could be made."""
+        return self.failure is not None and not any(connection.connected() for connection in self.connections)
+
+    def why(self) -> str:
+        """Why no connection could be made."""
+        failure = self.failure
+        return "no broker is known" if failure is None else f"{type(failure).__name__}: {failure}"
+
+    async def bootstrap(self) -> None:
+        """Ask one of the servers for the others, and for the topics that are wanted already.
+
+        Raises:
+            ConnectionError: None answers; why the last of them does not.
+        """
+        for host, port, _ in self.hosts:
+            try:
+                await self._bootstrap_from(host, port)
+            except (OSError, EOFError, KafkaError) as error:
+                self.failure = error
+            else:
+                break
+        else:
+            servers = ", ".join(f"{host}:{port}" for host, port, _ in self.hosts)
+            raise ConnectionError(f"cannot bootstrap from {servers}: {self.why()}") from self.failure
+        if self._sync_task is None:
+            self._sync_task = asyncio.create_task(self._md_synchronizer())
+
+    async def _bootstrap_from(self, host: str, port: int) -> None:
+        connection = await self._connect(host, port)
+        try:
+            self._update(await connection.send(MetadataRequest(list(self._topics))))
+        except BaseException:
+            connection.close()
+            raise
+        # It is the connection to one of the brokers, perhaps.
+        brokers = [each for each in self.cluster.brokers() if (each.host, each.port) == (host, port)]
+        if brokers:
+            self._conns[brokers[0].nodeId, ConnectionGroup.DEFAULT] = connection
+        elif self.cluster.brokers():
+            connection.close()
+        else:
+            self._conns["bootstrap", ConnectionGroup.DEFAULT] = connection
+
+    async def _connect(self, host: str, port: int) -> Connection:
+        connection = Connection(
+            host,
+            port,
+            client_id=self._client_id,
+            request_timeout_ms=self._request_timeout_ms,
+            ssl_context=self._ssl_context,
+            security_protocol=self._security_protocol,
+            on_close=self._on_connection_closed,
+            max_idle_ms=self._connections_max_idle_ms,
+            sasl_mechanism=self._sasl_mechanism,
+            sasl_plain_username=self._sasl_plain_username,
+            sasl_plain_password=self._sasl_plain_password,
+            sasl_kerberos_service_name=self._sasl_kerberos_service_name,
+            sasl_kerberos_domain_name=self._sasl_kerberos_domain_name,
+            sasl_oauth_token_provider=self._sasl_oauth_token_provider,
+        )
+        began = self._loop.time()
+        self.connections.add(connection)
+        try:
+            async with self.line.patience(f"nobody answers at {host}:{port}", silence=CONNECT, of=connection):
+                await connection.connect()
+        except BaseException:
+            connection.close()
+            self.connections.discard(connection)
+            raise
+        connection.is_ready = True
+        self.failure = None
+        self.line.connected += 1
+        self.line.round_trip = self._loop.time() - began
+        return connection
+
+    def _on_connection_closed(self, connection: Any, reason: Any) -> None:
+        self.connections.discard(connection)
+        super()._on_connection_closed(connection, reason)
+
+    async def _get_conn(self, node_id: Any, *, group: Any = ConnectionGroup.DEFAULT, no_hint: bool = False) -> Any:
+        """The connection to a broker, which is made if need be; None if it cannot be made."""
+        name = (node_id, group)
+        connection = self._conns.get(name)
+        if connection is not None and connection.connected():
+            return connection
+        # One for each broker: one that is dead keeps nobody from another.
+        async with self._locks.setdefault(name, asyncio.Lock()):
+            connection = self._conns.pop(name, None)
+            if connection is None or not connection.connected():
+                try:
+                    broker = self.cluster.broker_metadata(node_id)
+                    if broker is None:
+                        raise StaleMetadata(f"there is no broker {node_id} any more")
+                    connection = await self._connect(broker.host, broker.port)
+                except (OSError, EOFError, KafkaError) as error:
+                    self.failure = error
+                    self.force_metadata_update()
+                    return None
+            self._conns[name] = connection
+            return connection
+
+    # Metadata
+
+    async def _metadata_update(self, cluster_metadata: Any, topics: Any) -> bool:
+        """Bring metadata up to date, from any broker that answers, known or not."""
+        now = self._loop.time()
+        self._asked_at = max(self._asked_at, now - METADATA_PAUSE * METADATA_BURST) + METADATA_PAUSE
+        if self._asked_at > now:
+            await asyncio.sleep(self._asked_at - now)
+        try:
+            metadata = await self.ask(None if topics is None else list(topics))
+        except (OSError, KafkaError):
+            cluster_metadata.failed_update(None)
+            return False
+        if not metadata.brokers:
+            return False
+        cluster_metadata.update_metadata(metadata)
+        bootstrap = self._conns.pop(("bootstrap", ConnectionGroup.DEFAULT), None)
+        if bootstrap is not None:
+            bootstrap.close()
+        return True
+
+    async def ask(self, topics: list[str] | None = [], may_create: bool = True) -> Any:  # noqa: B006 - not changed
+        """Return what any broker answers about these topics, by default about none; None is about all.
+
+        Args:
+            topics: Names.
+            may_create: Let it make those that do not exist, if it does so.
+
+        Raises:
+            ConnectionError: Nobody answers.
+        """
+        known = [broker.nodeId for broker in self.cluster.brokers()]
+        # All of them may be others by now: those which were named at first know.
+        named = [name for name in self.cluster._bootstrap_brokers if name not in known]
+        bootstrap = ["bootstrap"] if ("bootstrap", ConnectionGroup.DEFAULT) in self._conns else []
+        for nodes in (known + bootstrap, named):
+            for node in random.sample(nodes, len(nodes)):
+                connection = await self._get_conn(node)
+                if connection is None:
+                    continue
+                try:
+                    return await connection.send(MetadataRequest(topics, may_create))
+                except (OSError, EOFError, KafkaError) as error:
+                    self.failure = error
+        raise ConnectionError(f"no broker of Kafka answers: {self.why()}") from self.failure
+
+    def _update(self, metadata: Any) -> dict[str, int]:
+        """Take over metadata, but for what is not known of topics; return the error of each of those."""
+        errors = {topic: error for error, topic, *_ in metadata.topics if error}
+        if errors:
+            # Else they would be logged, also those which are just being made.
+            metadata.topics = [each for each in metadata.topics if not each[0]]
+        self.cluster.update_metadata(metadata)
+        return errors
+
+    async def learn(self, topics: Iterable[str]) -> dict[str, Exception]:
+        """Know the partitions of these topics; return why some are unknown. Brokers that may make them make them."""
+        unknown = {topic for topic in topics if not self.cluster.partitions_for_topic(topic)}
+        self._topics |= unknown
+        errors: dict[str, Exception] = {}
+        waited = 0.0
+        while unknown:
+            failed = self._update(await self.ask(list(self._topics)))
+            for topic in unknown & failed.keys():
+                if failed[topic] == TopicAuthorizationFailedError.errno:
+                    errors[topic] = denied_topic(topic)
+                elif failed[topic] == InvalidTopicError.errno:
+                    errors[topic] = ValueError(f"Kafka does not take {topic!r} for a topic")
+            unknown = {each for each in unknown - errors.keys() if not self.cluster.partitions_for_topic(each)}
+            if not unknown or waited >= TOPIC_TIMEOUT:
+                break
+            await asyncio.sleep(0.1)
+            waited += 0.1
+        errors |= {topic: missing_topic(topic) for topic in unknown}
+        # What is not there is not asked for again and again.
+        self._topics -= errors.keys()
+        return errors
+
+    async def exists(self, topic: str) -> bool:
+        """Return whether there is such a topic."""
+        return any(error == 0 for error, *_ in (await self.ask([topic], may_create=False)).topics)
+
+    async def create(self, topic: str, like: str, **settings: object) -> bool:
+        """Create a topic with one partition, replicated as another one is; return whether there is one now."""
+        replicas = [len(each.replicas) for each in self.cluster._partitions.get(like, {}).values()]
+        wanted = [(name.replace("_", "."), str(value)) for name, value in settings.items()]
+        request = CreateTopicsRequest([(topic, 1, max(replicas, default=-1), [], wanted)], 10_000, False)
+        controller = self.cluster.controller
+        node = self.get_random_node() if controller is None else controller.nodeId
+        answer = await self.send(node, request)
+        return all(code in (0, TopicAlreadyExistsError.errno) for _, code, *_ in answer.topic_errors)
+
+    async def close(self) -> None:
+        await super().close()
+        for connection in list(self.connections):
+            connection.close()
+        self.line.remove(self)
+
+
+def missing_topic(topic: str) -> LookupError:
+    """The error of a topic that does not exist."""
+    return LookupError(f"Kafka has no topic {topic!r}, and does not make one: create it, or allow it to be created")
+
+
+def denied_topic(topic: str, right: str = "Describe") -> PermissionError:
+    """The error of a topic that is not for us."""
+    return PermissionError(f"Kafka does not give this client the right {right} to the topic {topic!r}")
