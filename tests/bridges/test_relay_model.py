@@ -506,7 +506,7 @@ def quiet() -> Iterator[None]:
     logging.disable(logging.NOTSET)
 
 
-BRIEF = settings(max_examples=40, stateful_step_count=40, derandomize=True)
+BRIEF = settings(max_examples=40, stateful_step_count=40, derandomize=True, report_multiple_bugs=False)
 LONG = settings(max_examples=1000, stateful_step_count=60)
 
 
