@@ -133,6 +133,8 @@ async def a_dead_letter_that_is_put_back_is_handled(make: Make, **options: Any) 
         await two.bridge.ready(TIMEOUT)
         one.hub.publish("k", 1)
         await until(lambda: watched.buried, "the dead letter")
+        # Put back before that is written, it would be the same message still.
+        await two.until(lambda: not two.bridge.health().in_flight, "the dead letter to be written")
         received = watched.buried[0]
         async with bare(make, those.namespace, reads=False) as writer:
             await writer.send(Record(received.key, received.payload or b"", received.headers))

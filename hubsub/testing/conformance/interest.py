@@ -151,7 +151,7 @@ async def what_comes_while_a_listener_is_away_is_kept_where_it_is_durable(make: 
 
 
 @check
-@each_way("durable", "acks", of="name group")
+@each_way("durable", "patterns", of="name group")
 async def what_an_older_deployment_carried_is_not_kept_for_a_newer_one(make: Make, **options: Any) -> None:
     """What is bound to a group or a name is what its present configuration wants, and nothing of an earlier one."""
     async with sites(make) as those:
@@ -167,5 +167,5 @@ async def what_an_older_deployment_carried_is_not_kept_for_a_newer_one(make: Mak
                 assert sorted(site.messages) == [4, 5], "it got what came while it did not want it"
             else:
                 await site.see(expected)
-                assert site.messages == [expected]
+                assert site.messages == [expected], f"{incoming!r} got {site.messages}"
             await site.close()
