@@ -21,7 +21,7 @@ from ..schemes import adapter_for
 from .connection import Connection, Parts, Timing
 from .health import Health, Leftover, State
 from .interest import Interest
-from .outage import Outage
+from .outage import Outage, Refusal
 from .plan import Backoff, Plan, Start, Unclaimed, named
 from .receiver import Receiver
 from .replies import OpenRequests
@@ -209,7 +209,7 @@ class Bridge:
         beat = Key(NAMESPACE, "beat", self._sender_name)
         self._parts = Parts(plan, self.adapter, features, sender, receiver, interest, requests, self._log, beat)
         self._refusals = Episode(self._log)
-        self._busyness = Outage(self._log, "the broker takes nothing just now", "the broker takes messages again")
+        self._refusal = Refusal(self._log)
         self._connections = self._refused_count = 0
         self._last_error: BaseException | None = None
         self._living: asyncio.Task[None] | None = None
@@ -428,10 +428,10 @@ class Bridge:
     def _busy(self, error: BrokerBusy | None) -> None:
         """The broker takes nothing just now, or does again."""
         if error is None:
-            self._busyness.over()
+            self._refusal.over()
         else:
             self._last_error = error
-            self._busyness.failed(error)
+            self._refusal.failed(error)
 
     def _fail(self, error: BaseException | None) -> None:
         """End for good: the adapter has a bug, and trying again would only show it again."""
