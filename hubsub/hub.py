@@ -365,7 +365,9 @@ class Hub(Registry):
             event: Call `function(event)` instead, with the `Event`.
             where: Called in the publish with key and message; only messages for which it is true are for the
                 listener. What it raises is a failure of the listener.
-            **options: `once=True` removes the listener with its first message, just before the call. For async
+            **options: `once=True` removes the listener with its first message, just before the call. `history`
+                begins with the last so many retained messages of each key, the oldest first; a plain function is called
+                with them before this returns, and what is published meanwhile comes after them. For async
                 functions: `maxsize` and `overflow` of the queue, by default the hub's; `concurrency`, the number of
                 calls that may run at the same time, by default 1; `retry`, a `Retry`, by which failing calls are tried
                 again, and given up as a `DeadLetter`; `context="publisher"`, to see the context variables of each
@@ -815,8 +817,8 @@ class Hub(Registry):
     def has_subscribers(self, patterns: Patterns = STAR, local: bool = True) -> bool:
         """True exactly if some publishable key matches both a pattern and a subscription; by default: any at all.
 
-        For a key without wildcards this costs a look-up; for a pattern it scans the subscribed patterns. With
-        `local=False` also if a bridge carries such a key away, to whoever may be there.
+        For a key without wildcards this costs a look-up; for a pattern, a look at those subscribed that begin like it
+        or share its rarest part. With `local=False` also if a bridge carries such a key away, to whoever may be there.
         """
         named = as_patterns(patterns)
         if any(self._router.matcher.overlaps(pattern) for pattern in named):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context
 from functools import partial
@@ -11,7 +12,7 @@ from typing import Any, cast
 from ..describe import describe_all, name_of_callable
 from ..errors import InvalidListener
 from ..event import DeadLetter, Event
-from ..key import Key
+from ..key import Deliver, Key
 from .callables import is_awaitable, refuse_awaitable
 from .calls import Calls, context_outside, current_call
 from .context import CapturingMailbox, InContext
@@ -24,7 +25,7 @@ from .retry import GivenUp, Retry, Retrying
 class Listener(Registration):
     """A callable that is called with each message, right in the publish. `remove()` ends it."""
 
-    __slots__ = ("_event", "_watched", "failed", "function", "last_error")
+    __slots__ = ("_event", "_held", "_watched", "failed", "function", "last_error")
 
     def __init__(
         self,
@@ -36,12 +37,12 @@ class Listener(Registration):
         where: Where | None = None,
         once: bool = False,
     ) -> None:
-        deliver = partial(_call_with_event, function) if event else function
-        super().__init__(hub, deliver, owner=owner, where=where, once=once)
-        self._watched = False
         self._event = event
-        self.function = function
+        self.function: Callable[..., object] = function
         """The callable."""
+        super().__init__(hub, self._plain(), owner=owner, where=where, once=once)
+        self._watched = False
+        self._held: deque[Event[Any]] | None = None  # what is published while it is called with a history
         self.failed = 0
         """Calls that raised."""
         self.last_error: BaseException | None = None
@@ -61,6 +62,80 @@ class Listener(Registration):
         if is_awaitable(result):
             self._watch()
             refuse_awaitable(result, self.function)
+
+    # Beginning with a history
+
+    def _put_off(self) -> None:
+        if self.mailbox is None:
+            self._held = deque()
+            self.deliver = self._put_aside
+
+    def _put_aside(self, key: Key[Any], message: Any) -> None:
+        assert self._held is not None
+        self._held.append(Event(key, message))
+
+    def deliver_event(self, event: Event[Any], bounded: bool = False, /) -> bool:
+        if self._held is not None:
+            self._held.append(event)
+            return True
+        # As what it overrides: calling that would cost a plain listener a third of the delivery.
+        if (self._where is not None or self._once) and not self._admits(*event):
+            return False
+        mailbox = self.mailbox
+        if mailbox is None:
+            self._take(event)
+            return False
+        mailbox.put_event(event, bounded)
+        return True
+
+    def _replay(self, events: list[Event[Any]]) -> None:
+        held = self._held
+        if held is None:
+            super()._replay(events)
+            return
+        notices: Notices = []
+        if self._once and events:
+            self.counted -= len(events) - 1
+            del events[1:]
+            self._use_up()
+            notices.append(partial(self._call_with, events[0], self._take))
+        else:
+            notices += [partial(self._call_unless_closed, event) for event in events]
+        try:
+            notify(notices)
+            while held and not self.closed:
+                self._call_with(held.popleft(), super().deliver_event)
+        finally:
+            self._held = None
+            self.deliver = self._gate(self._deliver_watched if self._watched else self._plain())
+            for pattern in self._patterns:
+                self._hub._router.forget(pattern)
+            self.missed += len(held)
+            notify([partial(event.fail, why="dropped, it was removed or closed") for event in held])
+
+    def _call_unless_closed(self, event: Event[Any]) -> None:
+        if self.closed:
+            self.counted -= 1
+        else:
+            self._call_with(event, self._take)
+
+    def _call_with(self, event: Event[Any], call: Callable[[Event[Any]], object]) -> None:
+        """Call it as a publish does, so that what it raises is its own failure."""
+        try:
+            call(event)
+        except BaseException as error:
+            event.fail(error, "it failed")
+            interrupt = self._hub._failure(self, event[0], event[1], error)
+            if interrupt is not None:
+                raise interrupt from None
+        else:
+            event.done()
+
+    def _plain(self) -> Deliver:
+        """What a publish calls where there is nothing to look at."""
+        return partial(_call_with_event, self.function) if self._event else self.function
+
+    # Watching
 
     def _watch(self) -> None:
         """Look from now on at everything that the function returns, which doubles what a call costs."""
@@ -215,7 +290,7 @@ class AsyncListener(Listener):
         set_call, apart = current_call.set, calls.FEW
         done = Event.done  # looking it up in each event costs as much as half of it
         # What is queued was dropped when it was removed, unless it is winding up.
-        while items or not (self.closed or self._stopped):
+        while items or not (self.closed or self._stopped) or mailbox.is_replaying:
             for _ in calls.BURST:
                 if mailbox.alert:
                     item = cast("Item | None", mailbox.take())
@@ -251,7 +326,7 @@ class AsyncListener(Listener):
                 return  # which the call has kept to itself
             if mailbox.alert:
                 mailbox.take_gap()
-            if items:
+            if items or mailbox.is_replaying:
                 await asyncio.sleep(0)
             elif not (self.closed or self._stopped):
                 await self._sleep(loop)
@@ -339,7 +414,7 @@ class AsyncListener(Listener):
         was_told = self._stopped or self._out_of_time or life.state == "closed"
         self._task = self._calls = None
         self._stopped = self._out_of_time = False
-        if self.closed and (was_told or not (self._winding_up and self._mailbox.items)):
+        if self.closed and (was_told or not (self._winding_up and self._mailbox.pending)):
             notify(self._let_go())
         elif life.state == "closing" or (was_told and life.state == "open"):
             self.reset()  # in the latter case the hub was opened again during the last call
@@ -372,7 +447,7 @@ class AsyncListener(Listener):
             self._left_behind(self._task)
         self._task = self._calls = self._idle = None
         self._mailbox.wake = self.start
-        if self._mailbox.items:
+        if self._mailbox.pending:
             self.start()
 
     def forked(self) -> None:
@@ -438,7 +513,7 @@ class AsyncListener(Listener):
 
     def _removed(self) -> Notices:
         if self._winding_up:
-            if self._idle is not None and not self._mailbox.items:
+            if self._idle is not None and not self._mailbox.pending:
                 self._wake()
             return []
         notices = self._let_go()
@@ -487,7 +562,7 @@ class AsyncListener(Listener):
     @property
     def is_working(self) -> bool:
         """True while a call runs or messages are queued for it."""
-        return self._task is not None and (self._idle is None or bool(self._mailbox.items))
+        return self._task is not None and (self._idle is None or bool(self._mailbox.pending))
 
     @property
     def is_busy(self) -> bool:

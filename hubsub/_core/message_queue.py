@@ -229,6 +229,11 @@ class Mailbox:
         return len(self.items) + len(self._replay)
 
     @property
+    def is_replaying(self) -> bool:
+        """True while messages of a history wait to be taken."""
+        return bool(self._replay)
+
+    @property
     def peak(self) -> int:
         """The most items that were ever queued."""
         return max(self._peak, len(self.items))

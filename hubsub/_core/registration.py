@@ -39,6 +39,7 @@ class Owner(Protocol):
     def _remove(
         self, registration: Registration, patterns: Iterable[tuple[str, ...]] | None = None, stays: bool = False
     ) -> None: ...
+    def _failure(self, target: Any, key: Key[Any], message: Any, error: BaseException) -> BaseException | None: ...
     def _report(
         self, listener: Any, key: Key[Any], message: Any, error: BaseException, quietly: bool = False
     ) -> None: ...
@@ -69,10 +70,12 @@ class AsyncOptions(QueueOptions, total=False):
 
 
 class ListenerOptions(AsyncOptions, total=False):
-    """What can be said of a listener; all but the last for async ones only."""
+    """What can be said of a listener; all but the last two for async ones only."""
 
     once: bool
     """Remove it with its first message."""
+    history: int
+    """Begin with the last so many retained messages of each key."""
 
 
 class SubscribeOptions(QueueOptions, total=False):
@@ -281,6 +284,18 @@ class Registration(Handle):
     def wants(self, event: Event[Any]) -> bool:
         """What `where` says of an event, if there is one."""
         return self._where is None or truth(self._where(*event), self._where, "where")
+
+    def _put_off(self) -> None:
+        """Keep what is delivered back until `_replay` has called it with what came before."""
+
+    def _replay(self, events: list[Event[Any]]) -> None:
+        """Deliver these before everything else; they were counted, and are wanted."""
+        if self._once and events:
+            self.counted -= len(events) - 1
+            del events[1:]
+            self._use_up()
+        if self.mailbox is not None:
+            self.mailbox.replay(events)
 
     def _use_up(self) -> None:
         """Remove it before the message that it was there for is handed over."""

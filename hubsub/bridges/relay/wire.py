@@ -12,7 +12,9 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
+from ..._core.callables import discard
 from ...codec import Codec, codec_of
+from ...describe import describe, describe_error
 from ...errors import DecodeError, EncodeError
 from ...event import Gap, Meta
 from ...key import NAMESPACE, Key
@@ -291,9 +293,14 @@ _FREE_NAME = re.compile(
 
 def _encoded(codec: Codec, key: Key[Any], message: Any) -> bytes:
     try:
-        return codec.encode(message)
+        payload = codec.encode(message)
     except Exception as error:
-        raise EncodeError(key, str(error)) from error
+        kind = f"{type(error).__name__}: "
+        raise EncodeError(key, describe_error(error).removeprefix(kind)) from error
+    if not isinstance(payload, bytes | bytearray | memoryview):
+        discard(payload)  # a coroutine, say
+        raise EncodeError(key, f"the codec {codec.name!r} returned {describe(payload)}, and no bytes")
+    return payload
 
 
 def time_text(seconds: float) -> str:
