@@ -22,12 +22,13 @@ from ..schemes import adapter_for
 from .connection import Connection, Parts, Timing
 from .health import Health, Leftover, State
 from .interest import Interest
-from .outage import Outage
+from .outage import Outage, Refusal
 from .plan import Backoff, Plan, Start, Unclaimed, named
 from .receiver import Receiver
 from .replies import OpenRequests
 from .seen import HubBridges
 from .sender import Sender
+from .signing import Secrets
 from .wire import Wire
 
 if TYPE_CHECKING:
@@ -77,6 +78,8 @@ class Bridge:
         namespace: The first part of every address at the broker; empty to join channels that exist.
         prefix: What the keys begin with here, and not at the broker; all patterns begin with it.
         backoff: How long to wait between attempts to connect.
+        secret: Sign what is sent, and refuse what is not signed with it: a str or bytes that all who take part know, or
+            several, of which the first signs and all are accepted.
         silence: Seconds without a sign of life after which a connection counts as lost; by default three where
             messages are pushed, and five otherwise. A line that moves bytes is alive, however slow; time in which the
             event loop stood still does not count.
@@ -128,6 +131,7 @@ class Bridge:
         namespace: str = "hubsub",
         prefix: KeyLike[Any] = (),
         backoff: Backoff = Backoff(),  # noqa: B008 - immutable
+        secret: Secrets | None = None,
         silence: float | None = None,
     ) -> None:
         self.hub = hub
@@ -156,6 +160,7 @@ class Bridge:
             namespace=namespace,
             prefix=Key.create_from(prefix),
             backoff=backoff,
+            secret=secret,
         )
         self._codec = codec
         self._silence = silence
@@ -181,6 +186,9 @@ class Bridge:
             envelope=plan.envelope,
             headers=features.headers,
             type_of=hub.border.type_of,
+            secret=plan.secret,
+            namespace=plan.namespace,
+            prefix=plan.prefix,
         )
         requests = OpenRequests(self._sender_name)
         name = f"a bridge to {self.adapter!r}"
@@ -202,7 +210,7 @@ class Bridge:
         beat = Key(NAMESPACE, "beat", self._sender_name)
         self._parts = Parts(plan, self.adapter, features, sender, receiver, interest, requests, self._log, beat)
         self._refusals = Episode(self._log)
-        self._busyness = Outage(self._log, "the broker takes nothing just now", "the broker takes messages again")
+        self._refusal = Refusal(self._log)
         self._connections = self._refused_count = 0
         self._last_error: BaseException | None = None
         self._living: asyncio.Task[None] | None = None
@@ -445,10 +453,10 @@ class Bridge:
     def _busy(self, error: BrokerBusy | None) -> None:
         """The broker takes nothing just now, or does again."""
         if error is None:
-            self._busyness.over()
+            self._refusal.over()
         else:
             self._last_error = error
-            self._busyness.failed(error)
+            self._refusal.failed(error)
 
     def _fail(self, error: BaseException | None) -> None:
         """End for good: the adapter has a bug, and trying again would only show it again."""
