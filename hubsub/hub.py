@@ -119,7 +119,14 @@ class Hub(Registry):
     ) -> None:
         self.name = name
         life = Life(
-            self, seconds(drain, "drain"), self._bound, self._closing, self._drained, self._ended, self._cleared
+            self,
+            seconds(drain, "drain"),
+            bound=self._bound,
+            closing=self._closing,
+            drained=self._drained,
+            ended=self._ended,
+            cleared=self._cleared,
+            forked=self._forked,
         )
         cached = count(route_cache, "route_cache", "keys", least=0)
         super().__init__(Router(cached), life, on_error, maxsize=maxsize, overflow=overflow)
@@ -358,7 +365,9 @@ class Hub(Registry):
             event: Call `function(event)` instead, with the `Event`.
             where: Called in the publish with key and message; only messages for which it is true are for the
                 listener. What it raises is a failure of the listener.
-            **options: `once=True` removes the listener with its first message, just before the call. For async
+            **options: `once=True` removes the listener with its first message, just before the call. `history`
+                begins with the last so many retained messages of each key, the oldest first; a plain function is called
+                with them before this returns, and what is published meanwhile comes after them. For async
                 functions: `maxsize` and `overflow` of the queue, by default the hub's; `concurrency`, the number of
                 calls that may run at the same time, by default 1; `retry`, a `Retry`, by which failing calls are tried
                 again, and given up as a `DeadLetter`; `context="publisher"`, to see the context variables of each
@@ -448,6 +457,7 @@ class Hub(Registry):
         snapshot: Callable[[], Awaitable[Any]] | None = None,
         where: Where | None = None,
         ack: Ack = "auto",
+        ready: Callable[[], object] | None = None,
         **options: Unpack[QueueOptions],
     ) -> Queue[Any]:
         """Queue every message that matches one of `patterns`, from now on.
@@ -463,6 +473,8 @@ class Hub(Registry):
                 raises is logged.
             ack: What tells who published it that a message is finished, see `publish_confirmed`: "auto", asking for the
                 next one; "manual", `event.done()` or `event.fail()`.
+            ready: A plain function of no arguments, called in the publish when the empty queue has got something: for
+                whoever reads with `take` and waits for nothing. What it raises is logged.
             **options: `maxsize` and `overflow` of the queue, by default the hub's.
 
         Raises:
@@ -474,7 +486,7 @@ class Hub(Registry):
         named = as_patterns(patterns)
         if snapshot is not None and history:
             raise ValueError("a snapshot takes the place of history and of gaps: choose one")
-        subscription = self._subscription(gaps=gaps, snapshot=snapshot, where=where, ack=ack, **options)
+        subscription = self._subscription(gaps=gaps, snapshot=snapshot, where=where, ack=ack, ready=ready, **options)
         self._add(subscription, named, history)
         return subscription
 
@@ -485,18 +497,21 @@ class Hub(Registry):
         snapshot: Callable[[], Awaitable[Any]] | None = None,
         where: Where | None = None,
         ack: Ack = "auto",
+        ready: Callable[[], object] | None = None,
         **options: Unpack[QueueOptions],
     ) -> Queue[Any]:
         """A subscription with these options, not registered yet."""
         choice(ack, "ack", ("auto", "manual"))
         options_of(options, SUBSCRIBE_OPTIONS, "subscribe")
         queue, where = self._queue(**options), predicate(where)
+        if ready is not None:
+            checked_function(ready, "ready")
         if snapshot is None:
-            return (GapSubscription if gaps else Subscription)(self, **queue, where=where, ack=ack)
+            return (GapSubscription if gaps else Subscription)(self, **queue, where=where, ack=ack, ready=ready)
         if gaps:
             raise ValueError("a snapshot takes the place of history and of gaps: choose one")
         checked_async_function(snapshot, "snapshot")
-        return SnapshotSubscription(self, **queue, where=where, ack=ack, load=snapshot)
+        return SnapshotSubscription(self, **queue, where=where, ack=ack, ready=ready, load=snapshot)
 
     # Remembering
 
@@ -802,8 +817,8 @@ class Hub(Registry):
     def has_subscribers(self, patterns: Patterns = STAR, local: bool = True) -> bool:
         """True exactly if some publishable key matches both a pattern and a subscription; by default: any at all.
 
-        For a key without wildcards this costs a look-up; for a pattern it scans the subscribed patterns. With
-        `local=False` also if a bridge carries such a key away, to whoever may be there.
+        For a key without wildcards this costs a look-up; for a pattern, a look at those subscribed that begin like it
+        or share its rarest part. With `local=False` also if a bridge carries such a key away, to whoever may be there.
         """
         named = as_patterns(patterns)
         if any(self._router.matcher.overlaps(pattern) for pattern in named):
@@ -944,6 +959,15 @@ class Hub(Registry):
         if debug != (checker in self._router.observers):
             (self._router.observers.append if debug else self._router.observers.remove)(checker)
         self._router.dismantle_on(loop)
+
+    def _forked(self) -> None:
+        """Begin anew in a forked process, with what is registered."""
+        self._router.forked()
+        self._desk.forked()
+        for registration in dict.fromkeys([*self._registered, *self.border.outboxes]):
+            registration.forked()
+        for part in self.border.attached:
+            part.forked()
 
     def _closing(self) -> None:
         for part in self.border.attached:

@@ -22,6 +22,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hubsub import EncodeError, Key
+from hubsub.bridges.relay.wire import Wire
 from hubsub.codec.builtin import Codec, JsonCodec, MsgpackCodec, _warn_of_pickle, codec_of
 from hubsub.codec.decoders import _json_validator, json_decoder
 
@@ -483,6 +485,38 @@ def test_what_is_no_codec_is_told() -> None:
         codec_of("yaml")
     with pytest.raises(ValueError, match="is no codec: it needs name, content_type, encode and decode"):
         codec_of(json)  # type: ignore[arg-type]
+
+
+class Hesitating:
+    """A codec whose answers have to be awaited, openly or not."""
+
+    name = "hesitating"
+    content_type = "application/hesitating"
+
+    def encode(self, message: Any) -> Any:
+        return self._encode(message)
+
+    async def _encode(self, message: Any) -> bytes:
+        return b""
+
+    def decode(self, payload: bytes, type: Any) -> Any:
+        return payload
+
+
+class Waiting(Hesitating):
+    async def decode(self, payload: bytes, type: Any) -> Any:
+        return payload
+
+
+def test_a_codec_that_cannot_answer_at_once_is_refused() -> None:
+    with pytest.raises(ValueError, match="its decode is async"):
+        codec_of(Waiting())
+
+
+def test_what_a_codec_returns_is_bytes_or_the_message_cannot_be_encoded() -> None:
+    wire = Wire(Hesitating(), "here")
+    with pytest.raises(EncodeError, match="the codec 'hesitating' returned <coroutine object"):
+        wire.pack_plain(Key("a"), 1, "1", "2026-01-01T00:00:00Z")
 
 
 ALONE = """

@@ -18,11 +18,14 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from test_key import KEYS, PATTERNS, naive
 
 import hubsub
-from hubsub import Event, Hub, Key, ListenerFailure, Meta
+from hubsub import Event, Gap, Hub, Key, ListenerFailure, Meta
+from hubsub._core import literals
+from hubsub._core.border import Border
 from hubsub._core.matcher import Matcher
 from hubsub._core.router import Router
 from hubsub._core.routes import RouteCache
 from hubsub._core.wide import WideRoutes
+from hubsub.key import is_subset
 
 
 def under_x(parts: st.SearchStrategy[tuple[str, ...]]) -> st.SearchStrategy[tuple[str, ...]]:
@@ -1051,7 +1054,130 @@ def test_caches_retired_by_loops_that_ended_do_not_pile_up() -> None:
     assert listener.delivered == 5000
 
 
+async def test_a_publisher_that_never_yields_does_not_pile_up_routes() -> None:
+    hub = Hub(route_cache=100)
+    await hub.start()
+    hub.add_listener(("a", "*"), lambda key, message: None)
+    for number in range(5000):
+        hub.publish(("a", str(number)))
+        assert len(hub._router.retired) <= 2
+    assert hub.stats().published == 5000
+    await hub.close()
+
+
+def test_patterns_that_come_and_go_cost_the_same_however_many_a_subscription_has() -> None:
+    def cost(number: int) -> float:
+        subscriber = hubsub.Subscriber(Hub(), "s")
+        subscriber.subscribe([("a", str(each)) for each in range(number)])
+
+        def change() -> float:
+            began = thread_time()
+            for each in range(100):
+                subscriber.subscribe(("b", str(each)))
+                subscriber.unsubscribe(("b", str(each)))
+            return thread_time() - began
+
+        return min(change() for _ in range(5))
+
+    # It was seventy times as much.
+    assert cost(20_000) < 3 * cost(200)
+
+
+def test_a_subscription_of_many_patterns_is_what_one_of_few_is() -> None:
+    hub = Hub()
+    subscriber = hubsub.Subscriber(hub, "s")
+    names = [str(number) for number in range(30)]
+    subscription = subscriber.subscribe(names)
+    assert subscription.patterns == tuple((name,) for name in names)
+    subscriber.unsubscribe(names[:10])
+    assert subscription.patterns == tuple((name,) for name in names[10:])
+    assert [hub.publish(name) for name in names] == [0] * 10 + [1] * 20
+    subscriber.unsubscribe(names[10:])
+    assert subscription.closed
+    assert subscription.patterns == tuple((name,) for name in names[10:])
+    assert subscriber.subscribe("again") is subscription
+    assert (subscription.patterns, subscription.closed, hub.publish("again")) == ((("again",),), False, 1)
+    assert_nothing_left(hub)
+
+
 def test_an_error_of_publish_does_not_speak_of_the_look_up_that_failed_first() -> None:
     with pytest.raises(hubsub.EmptyKey) as caught:
         Hub().publish(())
     assert caught.value.__suppress_context__
+
+
+async def test_a_gap_that_concerns_very_many_stalls_nobody_and_comes_before_what_is_relayed_next(hub: Hub) -> None:
+    number = 3 * Border.MOST_AT_ONCE
+    subscriptions = [hub.subscribe(("a", str(each)), gaps=True) for each in range(number)]
+    hub.subscribe("b", gaps=True)
+    gap = Gap("a test", None, 1.0, 2.0, None)
+    hub.border.report_gap(("a", "*"), gap)
+    last = subscriptions[-1]
+    assert not last._mailbox.has_gaps
+    hub.border.relay(Event(Key("a", str(number - 1)), "next"))
+    assert [gap, (("a", str(number - 1)), "next")] == await last.get_batch(9)
+    subscriptions[-2].close()
+    while hub.border._late_gaps:  # noqa: ASYNC110 - not waiting: giving the loop its turns
+        await asyncio.sleep(0)
+    for subscription in subscriptions[:-2]:
+        assert await subscription.get_batch(9) == [gap]
+
+
+def test_a_pattern_is_found_among_very_many_without_a_look_at_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = Hub()
+    for number in range(Matcher.MANY):
+        hub.subscribe(("a", str(number), "x"))
+        hub.subscribe(("b", str(number), "*"))
+    looks = 0
+
+    def count(narrow: tuple[str, ...], wide: tuple[str, ...]) -> bool:
+        nonlocal looks
+        looks += 1
+        return is_subset(narrow, wide)
+
+    monkeypatch.setattr(literals, "is_subset", count)
+    for pattern, expected in {
+        ("a", "*"): True,
+        ("c", "*"): False,
+        ("a", "+", "y"): False,
+        ("a", "7", "*"): True,
+        ("b", "7", "+"): True,
+        ("b", "seven", "+"): False,
+        ("+", "+", "+", "+"): True,
+        ("a", "+", "+", "+"): False,
+    }.items():
+        assert hub.has_subscribers(pattern) == expected, pattern
+    assert looks < 10
+
+
+def test_ids_of_subscriptions_that_ended_do_not_pile_up() -> None:
+    subscriber = hubsub.Subscriber(Hub(), "s")
+    unread = subscriber.subscribe("a", "unread")
+    subscriber.hub.publish("a", 1)
+    subscriber.unsubscribe("a", "unread")
+    for number in range(1000):
+        subscriber.subscribe("b", number)
+        subscriber.unsubscribe("b", number)
+    assert len(subscriber._subscriptions) <= 2 * subscriber.MOST_ENDED
+    assert subscriber.subscribe("a", "unread") is unread
+    for number in range(1000):
+        subscriber.subscribe("b", number)
+    subscriber.close()
+    assert list(subscriber._subscriptions) == ["unread"]
+
+
+@pytest.mark.parametrize("kind", ["listener", "subscription"])
+def test_what_an_announcement_interrupts_is_not_left_behind_without_a_handle(kind: str) -> None:
+    hub = Hub()
+
+    def interrupt(key: Key[Any], message: Any) -> None:
+        raise KeyboardInterrupt
+
+    listener = hub.add_listener(("Hub", "addedSubscriber", "a", "*"), interrupt)
+    patterns: Any = [("a", "b"), ("a", "c"), "d"]
+    with pytest.raises(KeyboardInterrupt):
+        hub.add_listener(patterns, print) if kind == "listener" else hub.subscribe(patterns)
+    assert hub.registrations() == (listener,)
+    assert hub.publish(("a", "b")) == hub.publish("d") == 0
+    listener.remove()
+    assert_nothing_left(hub)

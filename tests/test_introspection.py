@@ -335,3 +335,11 @@ def test_importing_hubsub_imports_neither_its_testing_kit_nor_what_explaining_ne
     code = "import sys, hubsub; print([m for m in ('hubsub.testing', 'difflib', 'pytest') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_explaining_beside_very_long_parts_takes_no_longer_than_beside_short_ones() -> None:
+    hub = Hub()
+    for number in range(500):
+        hub.add_listener(("sensor", f"{number:06}" * 1000), print)
+    (nearest, *_) = hub.explain(("sensor", "000000" * 999)).nearest_patterns
+    assert nearest == ("sensor", "000000" * 1000)

@@ -1,10 +1,13 @@
 """Logging goes through logwood where it is installed and configured, else through the standard module."""
 
+import ast
 import logging
+import re
 import subprocess
 import sys
 import textwrap
 from collections import deque
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -294,3 +297,29 @@ def test_an_episode_tells_a_bounded_number_of_kinds_apart(caplog: pytest.LogCapt
         episode.warning(f"kind {number}")
     assert episode.end() == 1000
     assert len(caplog.records) <= Episode.MOST_KINDS + 1
+
+
+# The table in the documentation
+
+PACKAGE = Path(sys.modules["hubsub"].__file__ or "").parent
+
+
+def logged() -> Iterator[tuple[str, str]]:
+    """Yield the level and the text of every line that the package logs."""
+    for path in PACKAGE.rglob("*.py"):
+        if path.name == "log.py" or "cli" in path.parts:
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in LEVELS:
+                text = node.args[0]
+                assert isinstance(text, ast.Constant), f"{path}:{node.lineno}: the text is to stand where it is logged"
+                yield node.func.attr, re.sub(r"%(\.\d)?[rsdfg]", "…", str(text.value))
+
+
+LEVELS = ("debug", "info", "warning", "error")
+
+
+def test_every_line_of_the_log_is_in_the_documentation() -> None:
+    page = (PACKAGE.parent / "docs" / "errors.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `hubsub\.\S+` \| (\w+) \| `([^`]+)` \| \S", page, re.MULTILINE)
+    assert sorted(set(logged())) == sorted(rows)

@@ -850,7 +850,7 @@ def test_whatever_a_codec_raises_is_an_error_with_the_key(error: Exception, head
 def test_a_codec_that_returns_no_bytes_is_an_encode_error(result: Any, headers: bool) -> None:
     wire = Wire(Broken(lambda: result), "here", headers=headers)
     for pack in (lambda: wire.pack_plain(KEY, 1, "1", TIME), lambda: wire.pack(MESSAGE, KEY, 1, Meta("1"))):
-        with pytest.raises(EncodeError, match=f"the codec 'broken' returned something of type {type(result).__name__}"):
+        with pytest.raises(EncodeError, match="the codec 'broken' returned"):
             pack()
     wire = Wire(Broken(lambda: bytearray(b"1")), "here", headers=headers)
     assert Wire("json", "there").unpack(KEY, *wire.pack_plain(KEY, 1, "1", TIME)).message == 1

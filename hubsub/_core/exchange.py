@@ -320,7 +320,7 @@ class Exchange:
         listener.last_error = error
         self._failed += 1
         if quietly:
-            listener_logger.info("a call of listener %r was cancelled, on %r", listener.function, key)
+            listener_logger.info("a call of listener %r on %r was cut short: %s", listener.function, key, error)
         elif caused_by_circle(error) or (isinstance(error, RecursionError) and self._circles.tell(self, key)):
             pass  # logged once for all
         elif isinstance(error, RecursionError):

@@ -148,6 +148,8 @@ def _known(router: Router[Any], history: History) -> set[Key[Any]]:
 
 # To tell how near texts are takes time: only those are compared that have the most parts in common.
 MOST_COMPARED = 500
+# Letters of each that are compared: the time grows with the square.
+MOST_LETTERS = 64
 # As alike as difflib demands of close matches.
 ALIKE = 0.6
 
@@ -183,4 +185,4 @@ def _texts(key: Pattern, candidate: Pattern) -> tuple[str, str]:
         ours += key[len(candidate) :]
     if key[-1] != STAR:
         theirs += candidate[len(key) :]
-    return "/".join(ours), "/".join(theirs)
+    return "/".join(ours)[:MOST_LETTERS], "/".join(theirs)[:MOST_LETTERS]

@@ -272,6 +272,12 @@ class Adapter:
         """Let go of the connection, whatever state it is in; a waiting `receive` ends. Closing twice is safe."""
         raise NotImplementedError
 
+    def forked(self) -> None:
+        """Forget the connection without touching it: this is a forked process, and the connection is the parent's.
+
+        `connect` follows, perhaps. By default nothing is done, for adapters whose `connect` replaces all there is.
+        """
+
 
 def bytes_moved(transport: Any) -> int:
     """How many bytes have moved over a transport's connection, in both directions, as the kernel counts them.

@@ -6,6 +6,7 @@ import pickle
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
+from inspect import iscoroutinefunction
 from typing import Any, Protocol, runtime_checkable
 
 from .._core.declarations import name_of
@@ -216,6 +217,9 @@ def codec_of(codec: str | Codec) -> Codec:
     if not isinstance(codec, str):
         if not isinstance(codec, Codec):
             raise ValueError(f"{codec!r} is no codec: it needs name, content_type, encode and decode")
+        for method in (codec.encode, codec.decode):
+            if iscoroutinefunction(method):
+                raise ValueError(f"{codec!r} is no codec: its {method.__name__} is async, and is to answer at once")
         return codec
     if codec not in _BUILT_IN:
         raise ValueError(f"no codec is called {codec!r}; there are {', '.join(_BUILT_IN)}")

@@ -41,6 +41,8 @@ TICK = 0.25
 TOPIC_TIMEOUT = 3.0
 # Seconds between two requests for metadata, on average of so many: without a pause it asks for what is not there.
 METADATA_PAUSE, METADATA_BURST = 0.02, 20
+# Bytes that may be held on the way, where they are not seen to move, and bytes a second of the slowest line.
+BUFFERED, SLOWEST = 1 << 20, 64 * 1024
 # Of the bytes that are sent, so many are one sign of life. The kernel of a broker that is frozen acknowledges the few
 # bytes of a question, too.
 SENT = 4096
@@ -67,6 +69,8 @@ class Line:
         """Bytes a second that came while an answer was on its way for a whole `TICK`; None if none is that long."""
         self.round_trip = 0.0
         """Seconds that the newest connection took to answer."""
+        self.owed = 0
+        """Bytes that are being sent, and are not answered yet."""
         self._patience = patience
         self._group_patience = group_patience
         self._clients: list[Client] = []
@@ -84,7 +88,8 @@ class Line:
     @property
     def limit(self) -> float:
         """Seconds of silence after which nobody is there."""
-        return SILENCE + self._patience + min(30.0, self.round_trip)
+        on_the_way = min(self.owed, BUFFERED) / SLOWEST
+        return SILENCE + self._patience + min(30.0, self.round_trip) + on_the_way
 
     @asynccontextmanager
     async def patience(

@@ -21,7 +21,7 @@ from ..schemes import adapter_for
 from .connection import Connection, Parts, Timing
 from .health import Health, Leftover, State
 from .interest import Interest
-from .outage import Outage
+from .outage import Outage, Refusal
 from .plan import Backoff, Plan, Start, Unclaimed, named
 from .receiver import Receiver
 from .replies import OpenRequests
@@ -209,7 +209,7 @@ class Bridge:
         beat = Key(NAMESPACE, "beat", self._sender_name)
         self._parts = Parts(plan, self.adapter, features, sender, receiver, interest, requests, self._log, beat)
         self._refusals = Episode(self._log)
-        self._busyness = Outage(self._log, "the broker takes nothing just now", "the broker takes messages again")
+        self._refusal = Refusal(self._log)
         self._connections = self._refused_count = 0
         self._last_error: BaseException | None = None
         self._living: asyncio.Task[None] | None = None
@@ -282,6 +282,29 @@ class Bridge:
             self._wire.source = self.hub.border.origin  # another one in a fork
             self._parts.sender.start()
             self._living = loop.create_task(self._live(), name=self._log.name)
+
+    def forked(self) -> None:
+        """Begin anew in a forked process, since the connection is the parent's; with the hub, if it was started there.
+
+        What the parent has is kept as it is: a driver that closed it here would take it off the selector of both.
+        """
+        if self._gone.is_set():
+            return
+        was_started = self._living is not None
+        connection = self._connection
+        _OF_PARENT.append((self._parts, connection, self._living, self._closing, dict(vars(self.adapter))))
+        for task in (self._living, *(() if connection is None else connection.tasks)):
+            if task is not None:
+                task._log_destroy_pending = False  # type: ignore[attr-defined]
+        if (outbox := self._parts.sender.outbox) is not None:
+            outbox.close()
+        self.adapter.forked()
+        self._shared.forked()
+        self._waiting.clear()
+        self._gone = asyncio.Event()
+        self._state = "new"
+        self._open()
+        self._was_closed_by_hub = was_started
 
     def opened(self) -> None:
         """The hub was started again: so is what was closed with it."""
@@ -405,10 +428,10 @@ class Bridge:
     def _busy(self, error: BrokerBusy | None) -> None:
         """The broker takes nothing just now, or does again."""
         if error is None:
-            self._busyness.over()
+            self._refusal.over()
         else:
             self._last_error = error
-            self._busyness.failed(error)
+            self._refusal.failed(error)
 
     def _fail(self, error: BaseException | None) -> None:
         """End for good: the adapter has a bug, and trying again would only show it again."""
@@ -624,6 +647,9 @@ class Bridge:
                     "%d messages could not be handed back; others get them later", len(tokens), error=error
                 )
 
+
+_OF_PARENT: list[object] = []
+"""What a forked process has of its parent's connections."""
 
 # What only a bug explains: the first at once, the others when they come again and again.
 _CERTAIN_BUGS = (NotImplementedError, NameError, SyntaxError)

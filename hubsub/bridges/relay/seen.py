@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Hashable
 from itertools import count
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -90,9 +91,17 @@ class HubBridges:
     """What the bridges of one hub share: two bridges, or a ring of them, bring a message once."""
 
     def __init__(self) -> None:
+        self.process = os.getpid()
         self.seen = SeenWindow()
         self.numbers = count(1)
         self.bridges: list[Neighbour] = []
+
+    def forked(self) -> None:
+        """In a forked process: what the parent has seen may be in its hands still."""
+        if self.process != os.getpid():
+            self.process = os.getpid()
+            self.seen = SeenWindow()
+            self.bridges.clear()
 
     _of: ClassVar[WeakKeyDictionary[Hub, HubBridges]] = WeakKeyDictionary()
 

@@ -133,6 +133,8 @@ class Sender:
         """Bytes that the call which is going on has to send; None if there is none."""
         self.progress = 0
         """Calls of the adapter that have succeeded."""
+        self.is_refused = False
+        """The broker takes nothing just now."""
         self.outbox: Outbox | None = None
         if plan.outgoing:
             self.outbox = hub.border.outbox(
@@ -306,6 +308,7 @@ class Sender:
             busy: Told when the broker takes nothing just now, and with None when it does again.
         """
         refusals = 0
+        self.is_refused = False
         while True:
             try:
                 if self._control:
@@ -318,12 +321,14 @@ class Sender:
                     await self._news
                     continue
             except BrokerBusy as error:
+                self.is_refused = True
                 busy(error)
                 await asyncio.sleep(random.uniform(0.5, 1.0) * min(5.0, 0.05 * 2 ** min(refusals, 16)))
                 refusals += 1
             else:
                 if refusals:
                     refusals = 0
+                    self.is_refused = False
                     busy(None)
 
     async def _send_control(self, adapter: Adapter) -> None:

@@ -13,6 +13,7 @@ from math import isfinite
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
 
+from ..._core.callables import discard
 from ..._core.declarations import accepts, name_of
 from ...codec import Codec, codec_of
 from ...describe import describe, describe_error
@@ -535,9 +536,8 @@ class _ShortKeys(dict[Key[Any], str]):
 def _as_bytes(codec: Codec, key: Key[Any], data: Any) -> bytes:
     if isinstance(data, (bytes, bytearray, memoryview)):
         return bytes(data)
-    raise EncodeError(
-        key, f"the codec {describe(codec.name)} returned something of type {type(data).__name__}, not bytes"
-    )
+    discard(data)  # a coroutine, say
+    raise EncodeError(key, f"the codec {describe(codec.name)} returned {describe(data)}, and no bytes")
 
 
 def _text_of(error: Exception) -> str:

@@ -1,0 +1,134 @@
+"""Bad input gets a clear error where it is given."""
+
+import math
+from fractions import Fraction
+from typing import Any
+
+import pytest
+
+from hubsub import Hub, Key, Overflow, Publisher, Retry, Subscriber
+from hubsub._core.checks import count, seconds
+
+NO_SECONDS: list[Any] = [math.nan, math.inf, -1, "5", "x", True, None, [1], b"1", 1j]
+NO_COUNT: list[Any] = [0, -1, 1.5, math.nan, "5", True, None, [1]]
+
+
+@pytest.mark.parametrize("wrong", NO_SECONDS)
+def test_what_is_no_number_of_seconds_is_refused(wrong: Any) -> None:
+    for make in (
+        lambda: Hub(drain=wrong),
+        lambda: Retry(backoff=wrong),
+        lambda: Retry(maximum=wrong),
+        lambda: seconds(wrong, "pause"),
+    ):
+        with pytest.raises(ValueError, match="is a number of seconds, not"):
+            make()
+
+
+def test_seconds_may_be_any_kind_of_number() -> None:
+    for good in (0, 5, 0.5, Fraction(1, 2)):
+        assert seconds(good, "pause") == good
+        assert type(seconds(good, "pause")) is float
+
+
+@pytest.mark.parametrize("wrong", NO_COUNT)
+def test_what_is_no_count_is_refused(wrong: Any) -> None:
+    hub = Hub()
+
+    async def listen(key: Any, message: Any) -> None: ...
+
+    calls: list[Any] = [
+        lambda: Hub(maxsize=wrong),
+        lambda: hub.retain("a", wrong),
+        lambda: hub.tap("a", wrong),
+        lambda: hub.add_listener("a", listen, concurrency=wrong),
+        lambda: Retry(attempts=wrong),
+        lambda: count(wrong, "number"),
+    ]
+    if wrong is not None:  # which is what is said without it
+        calls += [
+            lambda: hub.subscribe("a", maxsize=wrong),
+            lambda: hub.add_listener("a", listen, maxsize=wrong),
+            lambda: hub.retain("a", max_keys=wrong),
+        ]
+    for call in calls:
+        with pytest.raises(ValueError, match=r"is a number of .*, not"):
+            call()
+    assert hub.patterns() == {}
+
+
+@pytest.mark.parametrize("wrong", [-1, 1.5, "5", True, None])
+def test_a_route_cache_that_is_no_number_of_keys_is_refused(wrong: Any) -> None:
+    with pytest.raises(ValueError, match="route_cache is a number of keys, at least 0"):
+        Hub(route_cache=wrong)
+
+
+@pytest.mark.parametrize("wrong", [value for value in NO_SECONDS if value is not None])
+async def test_a_timeout_that_is_no_number_of_seconds_is_refused_at_the_call(wrong: Any) -> None:
+    async with Hub() as hub:
+        hub.respond("a", lambda key, message: message)
+        for call in (
+            lambda: hub.next("a", wrong),
+            lambda: hub.request("a", 1, wrong),
+            lambda: hub.request_many("a", 1, wrong),
+        ):
+            with pytest.raises(ValueError, match="timeout is a number of seconds, not"):
+                call()
+        with pytest.raises(ValueError, match="timeout is a number of seconds, not"):
+            await hub.publish_confirmed("a", 1, wrong)
+
+
+@pytest.mark.parametrize("wrong", [0, 1.5, "5", True])
+async def test_a_limit_that_is_no_number_is_refused(wrong: Any) -> None:
+    async with Hub() as hub:
+        hub.respond("a", lambda key, message: message)
+        with pytest.raises(ValueError, match="limit is a number of replies"):
+            hub.request_many("a", limit=wrong)
+        hub.retain("a")
+        with pytest.raises(ValueError, match="limit is a number of"):
+            hub.history("a", wrong)
+
+
+@pytest.mark.parametrize("wrong", [(("a",), 5), ("a", 5), ["a", 5], "ab", 5, None, Key("a", "b")])
+def test_publish_event_takes_an_event_and_nothing_else(wrong: Any) -> None:
+    hub = Hub()
+    got: list[Any] = []
+    hub.add_listener("*", got.append, event=True)
+    got.clear()
+    for publish in (hub.publish_event, Publisher(hub, "p").publish_event):
+        with pytest.raises(TypeError, match=r"publish_event takes a hubsub\.Event, not"):
+            publish(wrong)
+    assert got == []
+
+
+def test_an_overflow_that_is_none_is_answered_with_those_there_are() -> None:
+    with pytest.raises(ValueError, match=r"overflow is one of Overflow\.GROW, .*, not 'grwo'"):
+        Hub().subscribe("a", overflow="grwo")  # type: ignore[call-overload]
+    assert Hub().subscribe("a", overflow="latest").overflow is Overflow.LATEST  # type: ignore[call-overload]
+
+
+def test_an_unknown_option_is_refused_and_the_nearest_named() -> None:
+    hub, subscriber = Hub(), Subscriber(Hub(), "s")
+
+    def plain(key: Any, message: Any) -> None: ...
+
+    async def listen(key: Any, message: Any) -> None: ...
+
+    for add in (hub.add_listener, subscriber.add_listener, lambda key, f, **o: hub.on(key, **o)(f)):
+        for function in (plain, listen):
+            with pytest.raises(TypeError, match="no option onec=; did you mean once="):
+                add("a", function, onec=True)  # type: ignore[operator]
+            with pytest.raises(TypeError, match="no option zzz=; it has concurrency=, "):
+                add("a", function, zzz=True)  # type: ignore[operator]
+    with pytest.raises(TypeError, match="no option maxsiez=; did you mean maxsize="):
+        hub.respond("a", plain, maxsiez=5)  # type: ignore[call-arg]
+    for subscribe in (hub.subscribe, subscriber.subscribe):
+        with pytest.raises(TypeError, match="gasp"):
+            subscribe("a", gasp=True)  # type: ignore[operator]
+    assert hub.patterns() == {}
+
+
+@pytest.mark.parametrize("wrong", [5, "ab", {"a": 1}, {1: "a"}, [("a",)], {"a": None}])
+def test_headers_that_are_no_strings_are_refused(wrong: Any) -> None:
+    with pytest.raises(ValueError, match="headers is a mapping of str to str"):
+        Hub().publish_with_headers("a", 1, wrong)
