@@ -496,17 +496,27 @@ class HubMachine(RuleBasedStateMachine):
 
     # What is done from outside
 
-    @initialize(script=scripts)
-    def log_script(self, script: list[Action]) -> None:
+    @initialize(
+        script=scripts,
+        slow=scripts,
+        overflow=st.sampled_from(Overflow),
+        maxsize=st.integers(1, 2),
+        gaps=st.booleans(),
+    )
+    def begin(self, script: list[Action], slow: list[Action], overflow: Overflow, maxsize: int, gaps: bool) -> None:
+        """With a small queue, and with somebody who interferes when it overflows: else few examples come to that."""
         self.real.log_script, self.naive.log_script = list(script), list(script)
+        self.both("add_watcher", "slowSubscriber", slow)
+        self.both("add_queue", 5, overflow, maxsize, gaps, False, 0)
 
     @rule(action=actions)
     def act(self, action: Action) -> None:
         self.both(*action)
 
-    @rule(place=numbers)
-    def publish(self, place: int) -> None:
-        self.both("publish", place)
+    @rule(places=st.lists(numbers, min_size=1, max_size=4))
+    def publish(self, places: list[int]) -> None:
+        for place in places:
+            self.both("publish", place)
 
     @rule(pattern=numbers, script=scripts, odd=st.booleans(), once=st.booleans())
     def add_listener(self, pattern: int, script: list[Action], odd: bool, once: bool) -> None:

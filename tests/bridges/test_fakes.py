@@ -30,8 +30,15 @@ def test_brokers_to_come_conform(check: conformance.Check, kind: type[Fake]) -> 
     virtual_time.run(main())
 
 
+FAULTS = [
+    pytest.param(fault, id=fault.__name__, marks=[pytest.mark.long, pytest.mark.timeout(600)] if fault.is_long else [])
+    for fault in conformance.FAULTS
+]
+
+
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize(("kind", "options"), KINDS)
-@pytest.mark.parametrize("fault", conformance.FAULTS, ids=lambda fault: fault.__name__)
+@pytest.mark.parametrize("fault", FAULTS)
 def test_brokers_to_come_survive(fault: conformance.Fault, kind: type[Fake], options: dict[str, str]) -> None:
     async def main() -> None:
         await asyncio.wait_for(fault(FakeBroker(kind), **options), 36000)
