@@ -1148,3 +1148,36 @@ def test_a_pattern_is_found_among_very_many_without_a_look_at_each(monkeypatch: 
     }.items():
         assert hub.has_subscribers(pattern) == expected, pattern
     assert looks < 10
+
+
+def test_ids_of_subscriptions_that_ended_do_not_pile_up() -> None:
+    subscriber = hubsub.Subscriber(Hub(), "s")
+    unread = subscriber.subscribe("a", "unread")
+    subscriber.hub.publish("a", 1)
+    subscriber.unsubscribe("a", "unread")
+    for number in range(1000):
+        subscriber.subscribe("b", number)
+        subscriber.unsubscribe("b", number)
+    assert len(subscriber._subscriptions) <= 2 * subscriber.MOST_ENDED
+    assert subscriber.subscribe("a", "unread") is unread
+    for number in range(1000):
+        subscriber.subscribe("b", number)
+    subscriber.close()
+    assert list(subscriber._subscriptions) == ["unread"]
+
+
+@pytest.mark.parametrize("kind", ["listener", "subscription"])
+def test_what_an_announcement_interrupts_is_not_left_behind_without_a_handle(kind: str) -> None:
+    hub = Hub()
+
+    def interrupt(key: Key[Any], message: Any) -> None:
+        raise KeyboardInterrupt
+
+    listener = hub.add_listener(("Hub", "addedSubscriber", "a", "*"), interrupt)
+    patterns: Any = [("a", "b"), ("a", "c"), "d"]
+    with pytest.raises(KeyboardInterrupt):
+        hub.add_listener(patterns, print) if kind == "listener" else hub.subscribe(patterns)
+    assert hub.registrations() == (listener,)
+    assert hub.publish(("a", "b")) == hub.publish("d") == 0
+    listener.remove()
+    assert_nothing_left(hub)

@@ -305,7 +305,7 @@ class Outbox(Registration):
         """What carries the messages away."""
         self._is_named = is_named
         self._number = 0  # among several outboxes; 0 if it is the only one, which leaves naming to whoever sends
-        self.diverts = tuple(diverts)
+        self.diverts: Sequence[Pattern] = tuple(diverts)
         """Patterns of which a plain publish brings everything here, and nowhere else."""
         self.is_wanted = is_wanted
         self.wants_gaps = gaps

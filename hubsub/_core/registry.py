@@ -177,8 +177,10 @@ class Registry(Exchange):
         if registration not in self._registered:
             self._registered[registration] = None
             registration.order = next(self._order)
-        registration._patterns = with_patterns(registration._patterns, patterns)
-        if len(registration._patterns) > 1:
+        if len(patterns) == 1 and not registration._patterns:
+            registration._patterns = (patterns[0],)  # as so often
+        else:
+            registration._patterns = with_patterns(registration._patterns, patterns)
             self._router.several = True
         if replay:
             registration._put_off()
@@ -196,7 +198,14 @@ class Registry(Exchange):
                     self._remove(registration, patterns)
                 raise
         if self._watchers:
-            self._announce_changes("addedSubscriber", added)
+            try:
+                self._announce_changes("addedSubscriber", added)
+            except BaseException:
+                # Whoever adds it gets no handle.
+                held = [pattern for pattern in patterns if pattern in registration._patterns]
+                if held and not registration.closed:
+                    self._remove(registration, held)
+                raise
 
     def _replay(self, registration: Registration, events: Iterable[Event[Any]]) -> None:
         """Have a new registration begin with what its `where` wants of these; an error in there is its own failure."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from ..key import Key, is_subset
+from ..key import Key, escaped, is_subset
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -226,4 +226,6 @@ class Copies:
         return self._first(key) == pattern
 
     def _first_wild(self, key: Key[Any]) -> tuple[str, ...] | None:
-        return next((each for each in self._wild if is_subset(key, each)), None)
+        # What others publish may look like a pattern: it is one key all the same.
+        exact = escaped(key)
+        return next((each for each in self._wild if is_subset(exact, each)), None)

@@ -13,8 +13,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from hubsub import Key
 from hubsub.bridges import Addresses, Copies
 from hubsub.bridges.address import LONGEST, cached
+from hubsub.bridges.redis.entries import ALLOWED
 from hubsub.bridges.redis.pubsub import _ALLOWED
-from hubsub.bridges.redis.stream import ALLOWED
 from hubsub.bridges.relay.plan import uncovered as _uncovered
 
 SCHEMES = [

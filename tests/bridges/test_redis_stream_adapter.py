@@ -2,15 +2,11 @@
 
 import asyncio
 import os
-import re
 import subprocess
 import sys
 import textwrap
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
-from uuid import uuid4
 
 import pytest
 import redis.asyncio
@@ -22,9 +18,24 @@ from brokers.certificates import certificates
 from brokers.fixtures import Private
 from brokers.redis_server import Redis, Sentinel
 from hubsub import Key
-from hubsub.bridges.adapter import Link, Loss, Received, Record
+from hubsub.bridges.adapter import Loss, Received, Record
 from hubsub.bridges.redis import RedisStreamAdapter
-from hubsub.bridges.redis.place import Place, State
+from hubsub.bridges.redis.position import Position, State
+
+from .streams import (
+    connected,
+    consumer_of,
+    link,
+    member_of,
+    numbers,
+    payloads,
+    received,
+    records,
+    tell,
+    until,
+    until_blocked,
+    url_of,
+)
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -32,7 +43,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 @pytest.fixture(autouse=True)
 def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
     """That nothing comes is known earlier."""
-    monkeypatch.setattr("hubsub.bridges.redis.stream.BLOCK", 100)
+    monkeypatch.setattr(RedisStreamAdapter, "BLOCK", 100)
 
 
 @pytest.fixture
@@ -40,56 +51,6 @@ def server(redis: Redis) -> Redis:
     tell(redis, "FLUSHALL")
     tell(redis, "SCRIPT", "FLUSH")
     return redis
-
-
-def url_of(server: Redis) -> str:
-    return re.sub(r"^rediss?", r"\g<0>-stream", server.url)
-
-
-def tell(server: Redis, *words: object) -> str:
-    """What redis-cli prints."""
-    command = ["redis-cli", "-p", str(server.port), *map(str, words)]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-
-
-def link(**fields: Any) -> Link:
-    return Link(**{"sender": uuid4().hex, "namespace": "hubsub", **fields})
-
-
-@asynccontextmanager
-async def connected(server: Redis | str, options: Any = None, **fields: Any) -> AsyncIterator[RedisStreamAdapter]:
-    adapter = RedisStreamAdapter(server if isinstance(server, str) else url_of(server), **(options or {}))
-    await adapter.connect(link(**fields))
-    try:
-        yield adapter
-    finally:
-        await adapter.close()
-        await adapter.close()
-
-
-def records(first: int, last: int, key: Sequence[str] = ("orders", "new")) -> list[Record]:
-    return [Record(Key(*key), b"%d" % number, {"id": str(number)}, number) for number in range(first, last + 1)]
-
-
-async def received(adapter: RedisStreamAdapter, count: int) -> list[Received | Loss]:
-    found: list[Received | Loss] = []
-    while len(found) < count:
-        found += await adapter.receive()
-    return found
-
-
-# What is waited for below happens in a server.
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    while not await condition():  # noqa: ASYNC110
-        await asyncio.sleep(0.01)
-
-
-def payloads(found: Sequence[Received | Loss]) -> list[Any]:
-    return [(each.reason, each.count) if isinstance(each, Loss) else int(each.payload or b"-1") for each in found]
-
-
-def numbers(first: int, last: int) -> list[int]:
-    return list(range(first, last + 1))
 
 
 # Sending and receiving
@@ -170,7 +131,7 @@ async def test_a_key_chooses_its_stream(server: Redis) -> None:
             ("hubsub:orders", b"4"),
         }
         assert tell(server, "XLEN", "hubsub:logs") == "1"
-        assert adapter.features.order == "key"
+        assert adapter.features_for(link()).order == "key"
 
 
 async def test_what_is_refused_is_told_apart(server: Redis) -> None:
@@ -186,7 +147,7 @@ async def test_a_full_server_is_no_reason_to_give_up(private: Private) -> None:
     server = await private(Redis())
     async with connected(server, start="earliest") as adapter:
         tell(server, "CONFIG", "SET", "maxmemory", 1)
-        with pytest.raises(redis.exceptions.OutOfMemoryError):
+        with pytest.raises(hubsub.BrokerBusy, match="OOM"):
             await adapter.send(records(1, 2))
         tell(server, "CONFIG", "SET", "maxmemory", 0)
         await adapter.send(records(1, 2))
@@ -373,7 +334,7 @@ def test_losses_add_up_to_what_is_gone(data: st.DataObject) -> None:
     """Against a naive log: every entry is read, told as missing, or still to come."""
     log: list[int] = []  # the ordinals of what is there
     added = 0
-    place = Place(b"0-0", 0, b"e")
+    place = Position(b"0-0", 0, b"e")
     was_read: set[int] = set()
     told = 0
     for _ in range(data.draw(st.integers(1, 12))):
@@ -411,7 +372,7 @@ def test_losses_add_up_to_what_is_gone(data: st.DataObject) -> None:
 
 async def test_a_named_reader_goes_on_where_it_acknowledged(server: Redis) -> None:
     async with connected(server, name="n") as adapter:
-        assert adapter.features.acks == "prefix"
+        assert adapter.features_for(link(name="n")).acks == "prefix"
         await adapter.send(records(1, 5))
         found = await received(adapter, 5)
         assert isinstance(found[2], Received)
@@ -497,7 +458,7 @@ async def test_a_name_is_free_after_closing_however_the_last_call_ended(server: 
 
 
 async def test_whoever_lost_its_name_to_another_stops_reading(server: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hubsub.bridges.redis.stream.NAME_SECONDS", 0.04)
+    monkeypatch.setattr("hubsub.bridges.redis.session.NAME_SECONDS", 0.04)
     async with connected(server, name="n") as adapter:
         tell(server, "SET", "hubsub:name:n", "another")
         with pytest.raises(hubsub.NameTaken):
@@ -509,8 +470,8 @@ async def test_whoever_lost_its_name_to_another_stops_reading(server: Redis, mon
 
 async def test_members_of_a_group_share_the_messages(server: Redis) -> None:
     async with connected(server, group="g") as one, connected(server, group="g") as other:
-        assert one.features.acks == "each"
-        assert one.features.lease == 30
+        features = one.features_for(link(group="g"))
+        assert (features.acks, features.lease, features.order) == ("each", 30, "none")
         await one.send(records(1, 1))
         first = await received(one, 1)
         await one.send(records(2, 2))
@@ -552,7 +513,7 @@ async def test_what_a_member_left_unfinished_goes_to_another_and_counts(server: 
         # Whose lease is over does not get it back by extending.
         await one.extend([each.token for each in held if isinstance(each, Received)])
         owners = tell(server, "XPENDING", "hubsub", "g", "-", "+", 10).splitlines()[1::4]
-        assert owners == [other._consumer.decode()] * 2
+        assert owners == [consumer_of(other)] * 2
 
 
 async def test_a_member_is_not_given_what_it_works_on_itself(server: Redis) -> None:
@@ -574,7 +535,7 @@ async def test_an_extended_lease_is_kept(server: Redis) -> None:
             await one.extend([held.token])
             await asyncio.sleep(0.05)
             if asyncio.get_running_loop().time() > ending - 0.25:
-                other._tend_at = 0
+                member_of(other)._tend_at = 0
                 assert await other.receive() == []
         (deliveries,) = tell(server, "XPENDING", "hubsub", "g", "-", "+", 10).splitlines()[3::4]
         assert deliveries == "1"
@@ -601,7 +562,7 @@ async def test_a_group_survives_a_flush_and_tells_it_once(server: Redis) -> None
 async def test_a_group_that_waits_survives_the_deletion_of_its_stream(
     server: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hubsub.bridges.redis.stream.BLOCK", 1000)
+    monkeypatch.setattr(RedisStreamAdapter, "BLOCK", 1000)
     async with connected(server, group="g") as adapter:
         waiting = asyncio.create_task(adapter.receive())
         await until_blocked(server)
@@ -610,11 +571,6 @@ async def test_a_group_that_waits_survives_the_deletion_of_its_stream(
         await adapter.send(records(1, 2))
         found += await received(adapter, 3 - len(found))
         assert payloads(found) == [("recreated", None), 1, 2]
-
-
-async def until_blocked(server: Redis) -> None:
-    while "blocked_clients:0" in tell(server, "INFO", "clients"):  # noqa: ASYNC110
-        await asyncio.sleep(0.01)
 
 
 async def test_a_group_is_told_once_what_was_trimmed_unread(server: Redis) -> None:
@@ -669,7 +625,7 @@ async def test_consumers_that_are_gone_are_removed_when_nothing_is_pending(serve
             return "gone" not in tell(server, "XINFO", "CONSUMERS", "hubsub", "g")
 
         await until(is_alone)
-        assert adapter._consumer.decode() in tell(server, "XINFO", "CONSUMERS", "hubsub", "g")
+        assert consumer_of(adapter) in tell(server, "XINFO", "CONSUMERS", "hubsub", "g")
         await adapter.ack([held.token])
     assert tell(server, "XINFO", "CONSUMERS", "hubsub", "g") == ""
 

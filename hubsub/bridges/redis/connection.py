@@ -1,79 +1,155 @@
-"""One connection to a Redis: what is said over it, and what its answers mean."""
+"""One connection to a Redis: what is said over it, and what comes."""
 
 from __future__ import annotations
 
 import asyncio
-from asyncio import StreamReader, StreamWriter
-from contextlib import suppress
-from importlib import import_module
-from typing import Any, cast
+from collections import deque
+from collections.abc import Callable
+from typing import Any
 
-from ...errors import HubsubError
+from ..adapter import bytes_moved
+from .answers import error_of, is_denied, sound
 from .resp import Command, Parser, pack
 
+Take = Callable[[list[Any]], None]
 
-class Connection:
+
+class Connection(asyncio.Protocol):
     """One connection; once it has failed, it fails.
 
-    redis-py opens it (TCP, TLS or a socket; authentication, database) and names the errors. What is said is written and
-    read here. Either any number of callers ask and get answers, or one reads and others write, as after SUBSCRIBE.
+    redis-py opens it: TCP, TLS or a socket of the file system. What is said is written and read here. Either any number
+    of callers ask and get answers, each its own, or whatever comes goes to one function, as after SUBSCRIBE.
+
+    Args:
+        driver: One of redis-py's connections, not connected yet.
+        adapter: The class that needs it, for messages.
+        lost: Called when it has failed, by itself or because it was closed.
     """
 
-    __slots__ = ("_adapter", "_connection", "_parser", "_reader", "_turn", "_writer")
-
-    def __init__(self, connection: Any, adapter: str) -> None:
-        self._connection = connection
+    def __init__(self, driver: Any, adapter: str, lost: Callable[[], None] | None = None) -> None:
+        self._driver = driver
         self._adapter = adapter
-        self._parser = Parser(self._error)
-        self._turn = asyncio.Lock()
+        self._lost = lost
+        self._stream: Any = None
+        self._transport: Any = None
+        self._parser = Parser(lambda words: error_of(words, adapter))
+        self._exchanges: deque[_Exchange] = deque()
+        self._take: Take | None = None
+        self._written = 0
+        self._ended = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self.error: Exception | None = None
+        """Why it has failed."""
+        self.received = 0
+        """Bytes that came."""
+        self.size = 0
+        """Bytes of the answers that came last."""
+        self.seconds = 0.0
+        """Between the first and the last of these bytes."""
+        self.round_trip = 0.0
+        """Seconds that it took to log in."""
+        self.unread = 0
+        """Bytes of what came and goes to one function, since `resume`."""
 
-    async def open(self) -> None:
-        """Connect, and log in."""
-        await self._connection.connect()
-        self._reader: StreamReader = self._connection._reader
-        self._writer: StreamWriter = self._connection._writer
+    # Opening
+
+    async def open(self, *commands: Command) -> list[Any]:
+        """Connect, log in, and return the replies to some more commands: all in one round trip once it is connected.
+
+        Raises:
+            redis.ConnectionError: There is no server, or none that can be spoken to.
+            redis.AuthenticationError: The password is wrong, or missing.
+        """
+        driver = self._driver
+        await driver.connect()
+        # The stream stays alive as long as the connection: it would close the transport.
+        self._stream, early = driver._writer, driver._reader
+        driver._reader = driver._writer = None
+        if self.error is not None:
+            self._stream.transport.abort()
+            raise self.failure()
+        self._transport = self._stream.transport
+        self._transport.set_protocol(self)
+        if early._buffer:
+            self.data_received(bytes(early._buffer))
+        if self._transport.is_closing():
+            self.connection_lost(early.exception())
+        login, may_fail = await self._login()
+        began = self._loop.time()
+        replies = await self.ask(*login, *commands)
+        self.round_trip = self._loop.time() - began
+        for command, reply in zip(login, replies, strict=False):
+            if isinstance(reply, Exception) and not command[:2] == may_fail:
+                raise reply
+        answers = replies[len(login) :]
+        for reply in answers:
+            if is_denied(reply) and str(reply).startswith("NOAUTH"):
+                raise reply
+        return answers
+
+    async def _login(self) -> tuple[list[Command], Command]:
+        """What a server is told first, and the beginning of what may fail."""
+        driver = self._driver
+        commands: list[Command] = []
+        if driver.credential_provider is not None:
+            commands.append(("AUTH", *await driver.credential_provider.get_credentials_async()))
+        elif driver.username:
+            commands.append(("AUTH", driver.username, driver.password or ""))
+        elif driver.password:
+            commands.append(("AUTH", driver.password))
+        if driver.client_name:
+            commands.append(("CLIENT", "SETNAME", driver.client_name))
+        about = getattr(driver, "driver_info", None)
+        name = getattr(about, "formatted_name", None) or getattr(driver, "lib_name", None)
+        version = getattr(about, "lib_version", None) or getattr(driver, "lib_version", None)
+        if name:
+            commands.append(("CLIENT", "SETINFO", "LIB-NAME", name))
+        if version:
+            commands.append(("CLIENT", "SETINFO", "LIB-VER", version))
+        if driver.db:
+            commands.append(("SELECT", driver.db))
+        return commands, ("CLIENT", "SETINFO")
+
+    # Asking
 
     def write(self, data: bytes) -> None:
-        """Send packed commands some time; that they were lost is seen by reading."""
-        self._writer.write(data)
-
-    async def read(self, *, is_flow: bool = True) -> list[Any]:
-        """Wait for replies, and return those that are there; they come all the time unless `is_flow` is false.
-
-        Each is bytes, int, None, a list of such, or a `ResponseError`; any other error is raised.
-        """
-        replies: list[Any] = []
-        while not replies:
-            piece = await self._reader.read(1 << 20)
-            if not piece:
-                raise ConnectionResetError(f"the connection of {self._adapter} to Redis is closed")
-            replies = self._parser.feed(piece, is_flow=is_flow)
-        return replies
+        """Send packed commands some time; that they were lost is seen by `error`."""
+        if self._transport is not None:
+            self._written += len(data)
+            self._transport.write(data)
 
     async def exchange(self, data: bytes, count: int) -> list[Any]:
-        """Send so many packed commands; return the reply of each."""
-        async with self._turn:
-            try:
-                self.write(data)
-                replies: list[Any] = []
-                while len(replies) < count:
-                    replies += await self.read(is_flow=False)
-                return replies
-            except BaseException:
-                # The replies that are still to come would be taken for those of other commands.
-                await self.close()
-                raise
+        """Send so many packed commands; return the reply of each: bytes, int, None, a list of such, or an exception.
+
+        Whoever is cancelled while waiting costs nobody else anything: the replies are dropped when they come.
+
+        Raises:
+            ConnectionResetError: The connection is lost.
+        """
+        if self.error is not None or self._transport is None:
+            raise self.failure()
+        if not count:
+            return []
+        exchange = _Exchange(count, self._loop.create_future())
+        self._exchanges.append(exchange)
+        self._written += len(data)
+        self._transport.write(data)
+        return await exchange.future
+
+    def tell(self, *commands: Command) -> None:
+        """Send the commands, and drop the replies when they come."""
+        if self.error is None and self._transport is not None:
+            nobody: asyncio.Future[list[Any]] = self._loop.create_future()
+            nobody.cancel()
+            self._exchanges.append(_Exchange(len(commands), nobody))
+            self.write(pack(*commands))
 
     async def ask(self, *commands: Command) -> list[Any]:
         """Send the commands together; return the reply of each."""
         return await self.exchange(pack(*commands), len(commands))
 
     async def one(self, *command: Any) -> Any:
-        """Send a command and return its reply.
-
-        Raises:
-            redis.ResponseError: The server refuses it.
-        """
+        """Send a command and return its reply; raise it as `sound` does if it is an error."""
         return sound(*await self.ask(command))
 
     async def atomically(self, *commands: Command) -> list[Any]:
@@ -81,53 +157,138 @@ class Connection:
         *queued, replies = await self.ask(("MULTI",), *commands, ("EXEC",))
         if isinstance(replies, Exception):
             # Why stands with the command that could not be queued.
-            raise next((reply for reply in queued if isinstance(reply, Exception)), replies)
+            sound(next((reply for reply in queued if isinstance(reply, Exception)), replies))
         return list(replies)
 
-    def _error(self, words: str) -> Exception:
-        """An error that the server tells, unless it is one of the connection or of a cluster, which is raised."""
-        exceptions = import_module("redis.exceptions")
-        error = self._connection._parser.parse_error(words)
-        if isinstance(error, exceptions.AskError):
-            raise HubsubError(f"{self._adapter} cannot use a Redis Cluster: one server, or Sentinel") from error
-        if not isinstance(error, exceptions.ResponseError):
-            raise error
-        return cast(Exception, error)
+    def hand_over(self, take: Take) -> None:
+        """From now on give to this function what comes."""
+        self._take = take
+
+    def pause(self) -> None:
+        """Read no more for now."""
+        if self.error is None and self._transport.is_reading():
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """What came was used: read on."""
+        self.unread = 0
+        if self.error is None and not self._transport.is_reading():
+            self._transport.resume_reading()
+
+    # What the loop calls
+
+    def data_received(self, data: bytes) -> None:
+        size = len(data)
+        self.received += size
+        take, exchanges = self._take, self._exchanges
+        try:
+            if take is not None:
+                self.unread += size
+                replies = self._parser.feed(data)
+                if replies:
+                    take(replies)
+                return
+            if exchanges:
+                exchanges[0].note(size, self._loop.time())
+            replies = self._parser.feed(data, is_flow=False)
+            while replies:
+                replies = self._answer(replies)
+        except Exception as error:
+            self._fail(error)
+
+    def _answer(self, replies: list[Any]) -> list[Any]:
+        """Give replies to whoever asked first; return those that are left."""
+        if not self._exchanges:
+            raise next((each for each in replies if isinstance(each, Exception)), None) or ConnectionError(
+                "Redis has sent what nobody asked for"
+            )
+        first = self._exchanges[0]
+        rest = first.take(replies)
+        if first.left == 0:
+            self._exchanges.popleft()
+            self.size, self.seconds = first.size, self._loop.time() - first.began
+            if not first.future.done():
+                first.future.set_result(first.replies)
+        return rest
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._ended.set()
+        self._fail(exc)
+
+    def _fail(self, cause: Exception | None) -> None:
+        """Let nobody wait, now or later."""
+        if self.error is not None:
+            return
+        self.error = cause or ConnectionResetError(f"the connection of {self._adapter} to Redis is closed")
+        while self._exchanges:
+            future = self._exchanges.popleft().future
+            if not future.done():
+                future.set_exception(self.failure())
+        if self._transport is not None:
+            self._transport.abort()
+        if self._lost is not None:
+            self._lost()
+
+    def failure(self) -> Exception:
+        """Why nothing comes any more, anew for each who asks."""
+        failure = ConnectionResetError(f"the connection of {self._adapter} to Redis is closed")
+        if self.error is not None:
+            failure.__cause__ = self.error
+        return failure
+
+    @property
+    def owes(self) -> bool:
+        """True while an answer is on its way, or ought to be."""
+        return bool(self._exchanges)
+
+    @property
+    def moved(self) -> int:
+        """Changes whenever bytes have moved over it."""
+        transport = self._transport
+        if transport is None:
+            return 0
+        # Where the system does not tell what has arrived on the other side, what has left us has to do.
+        return 1 + self.received + (bytes_moved(transport) or self._written - transport.get_write_buffer_size())
 
     async def close(self) -> None:
-        """Cut it, whatever it is doing; who waits for a reply gets an exception. Closing twice is safe."""
-        writer: StreamWriter | None = self._connection._writer
-        if writer is not None:
-            # Closing would wait until a server that has stopped reading has read what was sent.
-            writer.transport.abort()
-            await self._connection.disconnect(nowait=True)
-            with suppress(OSError):
-                await writer.wait_closed()
+        """Cut it, whatever it is doing; whoever waits for a reply gets an exception. Closing twice is safe."""
+        self._fail(None)
+        if self._transport is not None:
+            # Not closed: that would wait until a server that has stopped reading has read what was sent.
+            self._transport.abort()
+            await self._ended.wait()
 
 
-def sound(reply: Any) -> Any:
-    """Return a reply; raise it if it is an error."""
-    if isinstance(reply, Exception):
-        raise reply
-    return reply
+class _Exchange:
+    """Commands whose replies are on their way."""
 
+    __slots__ = ("began", "future", "left", "replies", "size")
 
-def is_unknown(reply: Any) -> bool:
-    """True if the server does not have the script that it was to run."""
-    return isinstance(reply, Exception) and isinstance(reply, import_module("redis.exceptions").NoScriptError)
+    def __init__(self, count: int, future: asyncio.Future[list[Any]]) -> None:
+        self.left = count
+        self.future = future
+        self.replies: list[Any] = []
+        self.size = 0
+        self.began = 0.0
 
+    def note(self, size: int, time: float) -> None:
+        """So many bytes have come."""
+        if not self.size:
+            self.began = time
+        self.size += size
 
-def refusal(error: Exception) -> Exception:
-    """Return an error by which the server refuses this very command for good; raise one that may pass."""
-    exceptions = import_module("redis.exceptions")
-    passing = (
-        exceptions.OutOfMemoryError,
-        exceptions.ReadOnlyError,
-        exceptions.NoScriptError,
-        exceptions.ExecAbortError,
-        exceptions.ClusterError,
-        exceptions.AskError,
-    )
-    if isinstance(error, passing) or str(error).startswith(("BUSY ", "NOREPLICAS", "MISCONF", "UNBLOCKED")):
-        raise error
-    return error
+    def take(self, replies: list[Any]) -> list[Any]:
+        """Keep those which answer; return the others."""
+        count = len(replies)
+        if count <= self.left:
+            self.left -= count
+            mine, rest = replies, []
+        else:
+            mine, rest = replies[: self.left], replies[self.left :]
+            self.left = 0
+        if not self.future.done():
+            if self.replies:
+                self.replies += mine
+            else:
+                self.replies = mine
+        return rest

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import re
-from collections import deque
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...key import PLUS, STAR, Key, is_subset
+from ...errors import EncodeError
+from ...key import Key
 from ..adapter import Adapter, Features, Link, Received, Record
-from ..address import Addresses, Copies, cached
-from .connection import Connection, refusal
-from .resp import Command, pack
+from ..address import Addresses, cached
+from .answers import refusal
+from .connection import Connection
 from .server import Server
-
-NAMES_A_COMMAND = 1000  # so that no subscription keeps the server from everybody else for long
+from .subscriber import Subscriber
 
 # What may stand in a channel: all but the separator, carriage returns, and what UTF-8 does not have.
 _ALLOWED = r"\0-\x0c\x0e-9;-\ud7ff\ue000-\U0010ffff"
-_GLOB = re.compile(r"[*?\[\]\\]")
-
-as_tuple = tuple.__new__
-PLAIN = tuple(Received._field_defaults.values())  # what a message has beside key and payload
 
 
 class RedisAdapter(Adapter):
@@ -47,8 +41,7 @@ class RedisAdapter(Adapter):
 
     def __init__(self, url: str | None = None, *, client: Any = None, **options: Any) -> None:
         self._server = Server(type(self).__name__, url, client, options)
-        self._connections: list[Connection] = []
-        self._forget()
+        self._line: _Line | None = None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._server!r}>"
@@ -56,187 +49,162 @@ class RedisAdapter(Adapter):
     # Connecting
 
     async def connect(self, link: Link) -> None:
-        self._forget()
-        self._addresses = _addresses(link.namespace, self._server.database)
-        self._head = cached(self._publish_head)
-        self._key = cached(self._key_of)
-        self._sending = await self._open()
-        if link.reads:
-            self._reading = await self._open()
+        self._line = _Line(self._server, link, self.most_patterns)
+        try:
+            await self._line.open()
+        except BaseException:
+            await self._line.close()
+            raise
 
-    async def _open(self) -> Connection:
-        connection = await self._server.open()
-        self._connections.append(connection)
-        return connection
+    def _connected(self) -> _Line:
+        if self._line is None:
+            raise ConnectionError(f"{self!r} is not connected")
+        return self._line
 
-    def _forget(self) -> None:
-        """Begin anew: the server knows nothing of a new connection."""
-        self._wild: dict[Key[Any], None] = {}  # what is wanted
-        self._globs: dict[bytes, Key[Any]] = {}  # what of that was asked for, as the server is to match it
-        self._asked: deque[_Asked] = deque()
-        self._lost: Exception | None = None
-        self._patterns: dict[bytes, Key[Any]] = {}  # what the server has confirmed, exact ones included
-        self._copies = Copies()
+    async def ping(self) -> None:
+        await self._connected().ping()
 
     async def close(self) -> None:
-        self._fail(ConnectionResetError("the connection to Redis is closed"))
-        connections, self._connections = self._connections, []
-        for connection in connections:
-            await connection.close()
+        if self._line is not None:
+            await self._line.close()
 
-    # Sending
+    @property
+    def activity(self) -> int:  # type: ignore[override]
+        """Changes whenever bytes have moved over any of its connections."""
+        return 0 if self._line is None else sum(connection.moved for connection in self._line.connections)
+
+    @property
+    def receiving(self) -> int | None:  # type: ignore[override]
+        """Changes whenever bytes have come where it reads."""
+        subscriber = None if self._line is None else self._line.subscriber
+        return None if subscriber is None else subscriber.connection.received
+
+    @property
+    def sending(self) -> int | None:  # type: ignore[override]
+        """Changes whenever bytes have moved where it sends."""
+        sender = None if self._line is None else self._line.sender
+        return None if sender is None else sender.moved
+
+    # Carrying
 
     async def send(self, records: Sequence[Record]) -> Mapping[int, Exception]:
-        head = self._head
-        data = b"".join([b"%b%d\r\n%b\r\n" % (head(key), len(payload), payload) for key, payload, *_ in records])
-        replies = await self._sending.exchange(data, len(records))
+        return await self._connected().send(records)
+
+    async def receive(self) -> Sequence[Received]:
+        return await self._connected().receive()
+
+    async def listen(self, keys: Sequence[Key[Any]]) -> None:
+        await (await self._connected().subscribing()).listen(keys)
+
+    async def subscribe(self, patterns: Sequence[Key[Any]]) -> None:
+        await (await self._connected().subscribing()).subscribe(patterns)
+
+    async def unsubscribe(self, patterns: Sequence[Key[Any]]) -> None:
+        await (await self._connected().subscribing()).unsubscribe(patterns)
+
+
+class _Line:
+    """The connections from one connect until it is lost or closed. When one of them is lost, both are."""
+
+    def __init__(self, server: Server, link: Link, most_patterns: int) -> None:
+        self._server = server
+        self._subscribes = link.reads or bool(link.control)
+        self._most_patterns = most_patterns
+        self._addresses = _addresses(link.namespace, server.database)
+        self._head = cached(self._publish_head)
+        self._news = asyncio.Event()
+        self._is_closed = False
+        self.connections: list[Connection] = []
+        self.sender: Connection | None = None
+        self.subscriber: Subscriber | None = None
+
+    async def open(self) -> None:
+        """Connect, both at once."""
+        (self.sender, _), *reading = await self._server.open(
+            self.connections, self._lost, [], *([[]] if self._subscribes else [])
+        )
+        for connection, _ in reading:
+            self._subscribe_over(connection)
+
+    def _subscribe_over(self, connection: Connection) -> Subscriber:
+        self.subscriber = Subscriber(connection, self._addresses, self._most_patterns, self._news.set)
+        return self.subscriber
+
+    async def subscribing(self) -> Subscriber:
+        """The connection that subscribes, which is opened if it is not there."""
+        if self.subscriber is None and not self._is_closed:
+            ((connection, _),) = await self._server.open(self.connections, self._lost, [])
+            return self._subscribe_over(connection)
+        if self.subscriber is None:
+            raise ConnectionResetError("the connection to Redis is closed")
+        return self.subscriber
+
+    def _sending(self) -> Connection:
+        if self.sender is None:
+            raise ConnectionResetError("the connection to Redis is closed")
+        return self.sender
+
+    def _lost(self) -> None:
+        """One connection has failed."""
+        if self.subscriber is not None:
+            self.subscriber.lost()
+        self._news.set()
+
+    async def close(self) -> None:
+        """Cut the connections. Closing twice is safe."""
+        self._is_closed = True
+        for connection in self.connections:
+            await connection.close()
+        self._lost()
+
+    async def ping(self) -> None:
+        """Return when the server has answered; that it denies that is an answer."""
+        await self._sending().ask(("PING",))
+
+    async def send(self, records: Sequence[Record]) -> dict[int, Exception]:
+        """Publish, in order; return the errors of those that are refused."""
+        head, exchange = self._head, self._sending().exchange
+        try:
+            data = b"".join([b"%b%d\r\n%b\r\n" % (head(key), len(payload), payload) for key, payload, *_ in records])
+        except Exception:
+            return await self._send_what_can_be(records)
+        replies = await exchange(data, len(records))
         return {index: refusal(reply) for index, reply in enumerate(replies) if type(reply) is not int}
+
+    async def _send_what_can_be(self, records: Sequence[Record]) -> dict[int, Exception]:
+        """The same where one of them at least cannot be packed."""
+        refused: dict[int, Exception] = {}
+        good: dict[int, bytes] = {}
+        for index, (key, payload, *_) in enumerate(records):
+            try:
+                good[index] = b"%b%d\r\n%b\r\n" % (self._head(key), len(payload), payload)
+            except Exception as error:
+                refused[index] = EncodeError(key, f"it cannot be sent to Redis: {error}")
+                refused[index].__cause__ = error
+        if good:
+            replies = await self._sending().exchange(b"".join(good.values()), len(good))
+            for index, reply in zip(good, replies, strict=True):
+                if type(reply) is not int:
+                    refused[index] = refusal(reply)
+        return refused
 
     def _publish_head(self, key: Key[Any]) -> bytes:
         """A command to publish, up to the length of the payload."""
         address = self._addresses.to_bytes(self._addresses.address(key))
         return b"*3\r\n$7\r\nPUBLISH\r\n$%d\r\n%b\r\n$" % (len(address), address)
 
-    # Receiving
-
     async def receive(self) -> list[Received]:
-        try:
-            received: list[Received] = []
-            while not received:
-                self._take(await self._reading.read(), received)
-            return received
-        except Exception as error:
-            self._fail(error)
-            raise
-
-    def _take(self, replies: list[Any], received: list[Received]) -> None:
-        """Append the messages; note the confirmations in their places among them."""
-        patterns, key_of, is_first, append = self._patterns, self._key, self._copies.is_first, received.append
-        for reply in replies:
-            kind = reply[0] if type(reply) is list else None
-            if kind == b"message":
-                append(as_tuple(Received, (patterns[reply[1]], reply[2], *PLAIN)))
-            elif kind == b"pmessage":
-                _, glob, channel, payload = reply
-                key = key_of(channel)
-                if key is not None and is_first(key, patterns[glob]):
-                    append(as_tuple(Received, (key, payload, *PLAIN)))
-            else:
-                self._answered(reply)
-
-    def _key_of(self, channel: bytes) -> Key[Any] | None:
-        return self._addresses.key(self._addresses.to_text(channel))
-
-    # Subscribing
-
-    async def subscribe(self, patterns: Sequence[Key[Any]]) -> None:
-        self._wild.update(dict.fromkeys(pattern for pattern in patterns if pattern.is_wildcard))
-        await self._change(b"SUBSCRIBE", patterns)
-
-    async def unsubscribe(self, patterns: Sequence[Key[Any]]) -> None:
-        for pattern in patterns:
-            self._wild.pop(pattern, None)
-        await self._change(b"UNSUBSCRIBE", patterns)
-
-    async def _change(self, verb: bytes, patterns: Iterable[Key[Any]]) -> None:
-        """Ask for exact keys, and for whatever follows from the patterns that are wanted now; wait until confirmed."""
-        if self._lost is not None:
-            raise self._lost
-        globs: dict[bytes, Key[Any]] = {}
-        for pattern in folded(self._wild, self.most_patterns):
-            glob = self._glob(pattern)
-            # Two patterns that Redis does not tell apart: the wider one is meant.
-            if glob not in globs or is_subset(globs[glob], pattern):
-                globs[glob] = pattern
-        addresses = self._addresses
-        exact = {addresses.to_bytes(addresses.address(key)): key for key in patterns if not key.is_wildcard}
-        new = {glob: pattern for glob, pattern in globs.items() if self._globs.get(glob) != pattern}
-        old = {glob: pattern for glob, pattern in self._globs.items() if glob not in globs}
-        self._globs = globs
-
-        asked = [
-            _Asked(what, dict(part))
-            # What comes in the place of something else comes first.
-            for what, names in ((verb, exact), (b"PSUBSCRIBE", new), (b"PUNSUBSCRIBE", old))
-            for part in _parts(list(names.items()), NAMES_A_COMMAND)
-        ]
-        self._asked.extend(asked)
-        self._reading.write(pack(*(each.command() for each in asked)))
-        if self._asked:
-            # Also if there was nothing to ask: what it relies on may have been asked for a moment ago.
-            done = asyncio.get_running_loop().create_future()
-            self._asked[-1].waiting.append(done)
-            await done
-
-    def _glob(self, pattern: Key[Any]) -> bytes:
-        """The pattern as Redis matches it: `*` there crosses separators, so that more may come than was meant."""
-        parts = ("*" if part in (STAR, PLUS) else _literally(self._addresses.escape(part)) for part in pattern)
-        return self._addresses.to_bytes(_literally(self._addresses.prefix) + self._addresses.separator.join(parts))
-
-    def _answered(self, reply: Any) -> None:
-        """Redis has carried out, for one name, what was asked for first, or has refused a whole command."""
-        if isinstance(reply, Exception):
-            raise reply
-        if not (self._asked and isinstance(reply, list)):
-            raise ConnectionError("Redis has sent what nobody asked for")
-        asked = self._asked[0]
-        address = reply[1]
-        # The copies change here, among the messages, and thereby at once with what the server sends.
-        old = self._patterns.pop(address, None)
-        if old is not None:
-            self._copies.remove(old)
-        pattern = asked.patterns.pop(address)
-        if reply[0] in (b"subscribe", b"psubscribe"):
-            self._patterns[address] = pattern
-            self._copies.add(pattern)
-        if not asked.patterns:
-            self._asked.popleft()
-            for done in asked.waiting:
-                if not done.done():
-                    done.set_result(None)
-
-    def _fail(self, error: Exception) -> None:
-        """Let nobody wait for confirmations any more, now or later."""
-        self._lost = error
-        while self._asked:
-            for done in self._asked.popleft().waiting:
-                if not done.done():
-                    done.set_exception(error)
-
-
-class _Asked:
-    """A command whose confirmations are on their way, one for each name."""
-
-    __slots__ = ("patterns", "verb", "waiting")
-
-    def __init__(self, verb: bytes, patterns: dict[bytes, Key[Any]]) -> None:
-        self.verb = verb
-        self.patterns = patterns
-        self.waiting: list[asyncio.Future[None]] = []
-
-    def command(self) -> Command:
-        """What is sent."""
-        return (self.verb, *self.patterns)
-
-
-def folded(patterns: Collection[Key[Any]], most: int) -> Collection[Key[Any]]:
-    """At most `most` patterns that match all that these match: the longest are cut to a common beginning first."""
-    depth = max(map(len, patterns), default=0)
-    while len(patterns) > most:
-        depth -= 1
-        groups: dict[Key[Any], list[Key[Any]]] = {}
-        for pattern in patterns:
-            if len(pattern) > depth:
-                groups.setdefault(Key(*pattern[:depth], STAR), []).append(pattern)
-        kept = dict.fromkeys(patterns)
-        for wide, narrow in sorted(groups.items(), key=lambda item: -len(item[1])):
-            if len(kept) <= most or len(narrow) == 1:
-                break
-            for pattern in narrow:
-                del kept[pattern]
-            kept[wide] = None
-        patterns = kept
-    return patterns
+        """Wait for messages, and return those that are there."""
+        while True:
+            self._news.clear()
+            if self.subscriber is not None and (received := self.subscriber.receive()):
+                return received
+            for connection in self.connections:
+                if connection.error is not None:
+                    raise self.subscriber.reason() if self.subscriber else connection.failure()
+            if self._is_closed:
+                raise ConnectionResetError("the connection to Redis is closed")
+            await self._news.wait()
 
 
 def _addresses(namespace: str, database: int) -> Addresses:
@@ -244,11 +212,3 @@ def _addresses(namespace: str, database: int) -> Addresses:
     # are joined, whatever they are called.
     prefix = f"{Addresses(':', allowed=_ALLOWED).escape(namespace)}:{database}:" if namespace else ""
     return Addresses(":", allowed=_ALLOWED, prefix=prefix, binary=True, foreign=not namespace)
-
-
-def _literally(text: str) -> str:
-    return _GLOB.sub(r"\\\g<0>", text)
-
-
-def _parts(items: list[Any], size: int) -> list[list[Any]]:
-    return [items[start : start + size] for start in range(0, len(items), size)]

@@ -15,31 +15,40 @@ class Script:
         self.sha = sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
+HANDED_BACK = b"handed back"
+"""The consumer of each group that has what members gave back, until another takes it."""
+
+MOST_VALUES = 7_900
+"""Values of an entry, names of fields among them: Lua hands over no more at a time."""
+
 # The epoch is a random string beside the stream, a new one for each stream of that name: entries that were deleted with
 # their stream, and other ones added to the same number, would look like the ones that we know.
 
-APPEND = Script("""
+# What was stored last of the sender is noted whatever happens to a record: else those before it are stored twice.
+APPEND = Script(f"""
 -- KEYS: stream, what this sender stored last, epoch.
 -- ARGV: length to trim to or '', seconds to remember, a new epoch;
--- then of each record: sequence, number of arguments, arguments.
+-- then of each record: sequence, number of arguments, arguments. Returns the errors of those that are refused.
 if redis.call('EXISTS', KEYS[1]) == 0 then
   redis.call('SET', KEYS[3], ARGV[3])
 end
 local stored = redis.call('GET', KEYS[2]) or '-1'
 local trim = ARGV[1] ~= ''
-local refused = {}
+local refused = {{}}
 local at, index = 4, 0
 while at < #ARGV do
   local first, last = at + 2, at + 1 + tonumber(ARGV[at + 1])
   if tonumber(ARGV[at]) > tonumber(stored) then
     local reply
-    if trim then
+    if last - first > {MOST_VALUES} + 4 then
+      reply = {{err = 'ERR too many fields'}}
+    elseif trim then
       reply = redis.pcall('XADD', KEYS[1], 'MAXLEN', '~', ARGV[1], '*', unpack(ARGV, first, last))
     else
       reply = redis.pcall('XADD', KEYS[1], '*', unpack(ARGV, first, last))
     end
     if type(reply) == 'table' and reply.err then
-      refused[#refused + 1] = {index, reply}
+      refused[#refused + 1] = {{index, reply}}
     else
       stored = ARGV[at]
     end
@@ -50,49 +59,72 @@ redis.call('SET', KEYS[2], stored, 'EX', ARGV[2])
 return refused
 """)
 
-JOIN = Script("""
+_NAMED = """
+local function named(list)
+  local map = {}
+  for i = 1, #list, 2 do map[list[i]] = list[i + 1] end
+  return map
+end
+"""
+
+# Not XINFO itself, which brings the first and the last entry with all that is in them.
+STATE = Script(
+    _NAMED
+    + """
+-- KEYS: stream, epoch. Returns the epoch, how many entries were ever added, how many are there, the last id ever given
+-- and the id of the first entry there.
+local epoch = redis.call('GET', KEYS[2])
+if redis.call('EXISTS', KEYS[1]) == 0 then return {epoch, 0, 0, '0-0', false} end
+local stream = named(redis.call('XINFO', 'STREAM', KEYS[1]))
+if not stream['entries-added'] then return {err = 'ERR Redis 7.0 or newer is needed, which counts entries'} end
+local first = stream['first-entry']
+return {epoch, stream['entries-added'], stream['length'], stream['last-generated-id'], first and first[1]}
+"""
+)
+
+JOIN = Script(
+    _NAMED
+    + """
 -- KEYS: stream, epoch. ARGV: group, id to begin after, a new epoch. Returns whether the group is new.
 local from, read = ARGV[2], nil
 if redis.call('EXISTS', KEYS[1]) == 0 then
   redis.call('SET', KEYS[2], ARGV[3])
   read = 0
 else
-  local info = redis.call('XINFO', 'STREAM', KEYS[1])
-  local stream = {}
-  for i = 1, #info, 2 do stream[info[i]] = info[i + 1] end
+  for _, each in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
+    if named(each)['name'] == ARGV[1] then return 0 end
+  end
+  local stream = named(redis.call('XINFO', 'STREAM', KEYS[1]))
   if from == '$' then
     read = stream['entries-added']
   elseif from == '0-0' then
     read = stream['entries-added'] - stream['length']
   end
 end
-local reply
 if read then
-  reply = redis.pcall('XGROUP', 'CREATE', KEYS[1], ARGV[1], from, 'MKSTREAM', 'ENTRIESREAD', read)
+  redis.call('XGROUP', 'CREATE', KEYS[1], ARGV[1], from, 'MKSTREAM', 'ENTRIESREAD', read)
 else
-  reply = redis.pcall('XGROUP', 'CREATE', KEYS[1], ARGV[1], from, 'MKSTREAM')
+  redis.call('XGROUP', 'CREATE', KEYS[1], ARGV[1], from, 'MKSTREAM')
 end
-if not reply.err then return 1 end
-if string.find(reply.err, 'BUSYGROUP', 1, true) then return 0 end
-return reply
-""")
+return 1
+"""
+)
 
 # The server counts what a group has read one by one, past what was trimmed too: whoever sees the difference tells it,
 # and sets the count right, so that nobody else does. A server that was restarted has forgotten the count, so it is
-# noted beside the stream.
-MISSED = Script("""
--- KEYS: stream, what the group had read, epoch. ARGV: group. Returns how many entries are gone that it has not read.
-local function named(list)
-  local map = {}
-  for i = 1, #list, 2 do map[list[i]] = list[i + 1] end
-  return map
-end
-if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+# noted beside the stream; one that has no memory left does without the note.
+LOOK = Script(
+    _NAMED
+    + """
+-- KEYS: stream, what the group had read, epoch. ARGV: group, who has what was handed back. Returns how many entries are
+-- gone that it has not read, the last id that it has read, and whether something was handed back.
+if redis.call('EXISTS', KEYS[1]) == 0 then return {0, '0-0', 0} end
 local stream = named(redis.call('XINFO', 'STREAM', KEYS[1]))
 for _, each in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
   local group = named(each)
   if group['name'] == ARGV[1] then
     local last, read = group['last-delivered-id'], group['entries-read']
+    local returned = #redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 1, ARGV[2])
     local epoch = redis.call('GET', KEYS[3]) or ''
     local note = redis.call('GET', KEYS[2]) or ''
     local id, count, of = string.match(note, '^(%S+) (%d+) (.*)$')
@@ -100,7 +132,7 @@ for _, each in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
       read = tonumber(count) + #redis.call('XRANGE', KEYS[1], '(' .. id, last)
       redis.call('XGROUP', 'SETID', KEYS[1], ARGV[1], last, 'ENTRIESREAD', read)
     end
-    if not read then return 0 end
+    if not read then return {0, last, returned} end
     local gone = stream['entries-added'] - stream['length']
     if last == stream['last-generated-id'] then gone = stream['entries-added'] end
     local missed = math.max(0, gone - read)
@@ -109,34 +141,38 @@ for _, each in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
       redis.call('XGROUP', 'SETID', KEYS[1], ARGV[1], last, 'ENTRIESREAD', read)
     end
     local now = last .. ' ' .. string.format('%.0f', read) .. ' ' .. epoch
-    if now ~= note then redis.call('SET', KEYS[2], now) end
-    return missed
+    if now ~= note then redis.pcall('SET', KEYS[2], now) end
+    return {missed, last, returned}
   end
 end
-return 0
-""")
+return {0, '0-0', 0}
+"""
+)
 
-# Not XREADGROUP, which would count another delivery: that its reply was lost is nobody's failure. Not XAUTOCLAIM, which
-# takes what was trimmed out of the hands of whoever is busy with it.
+# Not XREADGROUP, which would count another delivery: that its reply was lost, or that it was handed back, is nobody's
+# failure. Not XAUTOCLAIM, which takes what was trimmed out of the hands of whoever is busy with it.
 RECLAIM = Script("""
--- KEYS: stream. ARGV: group, consumer, bound to begin at, how many, and to take from others: milliseconds of the lease.
--- Returns the last id looked at, entries with their deliveries, and how many are gone.
-local lease = ARGV[5]
+-- KEYS: stream. ARGV: group, consumer, bound to begin at, how many at most, whose, who has what was handed back; and if
+-- whose is '', for those of everybody else, milliseconds of the lease. Returns the last id looked at if there may be
+-- more, entries with their deliveries, and how many are gone.
+local whose, most = ARGV[5], tonumber(ARGV[4])
+local page = math.max(100, most)
 local pending
-if lease then
-  pending = redis.call('XPENDING', KEYS[1], ARGV[1], 'IDLE', lease, ARGV[3], '+', ARGV[4])
+if whose == '' then
+  pending = redis.call('XPENDING', KEYS[1], ARGV[1], 'IDLE', ARGV[7], ARGV[3], '+', page)
 else
-  pending = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], '+', ARGV[4], ARGV[2])
+  pending = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], '+', page, whose)
 end
 local last, entries, gone = false, {}, 0
 for _, each in ipairs(pending) do
   local id, consumer, deliveries = each[1], each[2], each[4]
+  if #entries == most then break end
   last = id
-  if not lease or consumer ~= ARGV[2] then
+  if whose ~= '' or consumer ~= ARGV[2] then
     local found = redis.call('XRANGE', KEYS[1], id, id)[1]
     if not found then
       gone = gone + redis.call('XACK', KEYS[1], ARGV[1], id)
-    elseif lease then
+    elseif whose == '' and consumer ~= ARGV[6] then
       redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, id)
       entries[#entries + 1] = {id, found[2], deliveries + 1}
     else
@@ -145,6 +181,7 @@ for _, each in ipairs(pending) do
     end
   end
 end
+if #entries < most and #pending < page then last = false end
 return {last, entries, gone}
 """)
 
@@ -167,21 +204,54 @@ for i = 3, #ARGV do
 end
 """)
 
-LEAVE = Script("""
--- KEYS: stream. ARGV: group, consumer. What is pending is kept, for others to claim.
-if redis.call('EXISTS', KEYS[1]) == 0 then return end
-for _, each in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
-  if each[2] == ARGV[2] and each[4] == 0 then
-    redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], ARGV[2])
+# What was trimmed stays pending: whoever finds it there tells that it is missing.
+HAND_BACK = Script("""
+-- KEYS: stream. ARGV: group, consumer, who gets it, a channel that wakes the others, ids.
+for i = 5, #ARGV do
+  local id = ARGV[i]
+  local is_mine = redis.call('XPENDING', KEYS[1], ARGV[1], id, id, 1, ARGV[2])[1]
+  if is_mine and redis.call('XRANGE', KEYS[1], id, id)[1] then
+    redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[3], 0, id, 'JUSTID')
   end
 end
+redis.pcall('PUBLISH', ARGV[4], '')
 """)
 
-TAKE_NAME = Script("""
--- KEYS: who has the name. ARGV: who wants it, milliseconds.
+LEAVE = Script("""
+-- KEYS: stream. ARGV: group, consumer, who gets what is pending, a channel that wakes the others.
+if redis.call('EXISTS', KEYS[1]) == 0 then return end
+local from, left, moved = '-', 0, 0
+while true do
+  local pending = redis.call('XPENDING', KEYS[1], ARGV[1], from, '+', 1000, ARGV[2])
+  for _, each in ipairs(pending) do
+    local id = each[1]
+    if redis.call('XRANGE', KEYS[1], id, id)[1] then
+      redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[3], 0, id, 'JUSTID')
+      moved = moved + 1
+    else
+      left = left + 1
+    end
+  end
+  if #pending < 1000 then break end
+  from = '(' .. pending[1000][1]
+end
+if left == 0 then redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], ARGV[2]) end
+if moved > 0 then redis.pcall('PUBLISH', ARGV[4], '') end
+""")
+
+# Whoever has lost his name must not write a position: it belongs to another. Not SET where the name is kept: a server
+# without memory would refuse it.
+HOLD_NAME = Script("""
+-- KEYS: who has the name, positions. ARGV: who wants it, milliseconds, what the positions are. Returns whether it has
+-- the name.
 local owner = redis.call('GET', KEYS[1])
 if owner and owner ~= ARGV[1] then return 0 end
-redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+if owner then
+  redis.call('PEXPIRE', KEYS[1], ARGV[2])
+else
+  redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+end
+for i = 2, #KEYS do redis.call('SET', KEYS[i], ARGV[i + 1]) end
 return 1
 """)
 

@@ -1,25 +1,30 @@
 """Where a URL, options or a client of the user's lead, without what redis-py does by itself.
 
 redis-py's connections are used, its clients and pools are not: what those add (reconnecting, retries, health checks,
-metrics, replies made into dicts) is the relay's task, or time spent on every message.
+metrics, replies made into dicts) is the relay's task, or time spent on every message. They only connect: logging in is
+done in `connection`, in one round trip instead of five.
 """
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from ssl import SSLContext
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from ...errors import MissingDriver
-from .connection import Connection, refusal
-from .resp import decode
+from ...errors import BridgeError, MissingDriver
+from .answers import is_denied, sound
+from .connection import Connection
+from .resp import Command, decode
 
 SENTINEL_SECONDS = 1.0
-"""How long a Sentinel that does not answer keeps us from asking the next one."""
+"""How long a Sentinel is silent before the next one is asked beside it."""
+SENTINEL_SILENCE = 5.0
+"""How long it is silent before it is given up: nothing has moved over the line to it."""
 
 # Set on every connection: the relay keeps deadlines and tries again, and a driver that does so too doubles messages.
 OURS: Mapping[str, Any] = {
@@ -28,12 +33,17 @@ OURS: Mapping[str, Any] = {
     "health_check_interval": 0,
     "retry": None,
     "retry_on_timeout": False,
+    "redis_connect_func": lambda connection: None,
 }
 DECIDED = OURS.keys() | {"retry_on_error", "decode_responses", "encoding", "encoding_errors"}
+# Those of redis-py's options that make most sense in a URL.
+USUAL = ("client_name", "socket_connect_timeout", "socket_keepalive", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 # What redis-py notes among the settings of a client for its own use.
 _NOTED = re.compile(r"(maint_|oss_|orig_|himport_|connection_pool$|legacy_responses$)")
 # `redis-stream+sentinel` and the like: TLS, the adapter's own words, Sentinel.
 _SCHEME = re.compile(r"(rediss?)(?:-[a-z-]+)?(\+sentinel)?")
+# Seconds that redis-py gives a connect by itself, which a slow line needs longer than.
+_DRIVERS_OWN = 5
 
 
 class Server:
@@ -43,10 +53,13 @@ class Server:
         adapter: The class that needs it, for messages.
         url: `redis://user:password@host:6379/0`, `rediss://` for TLS,
             `redis+sentinel://user:password@host:26379,host:26379/service/0`; behind `redis` may stand words of the
-            adapter's, as in `redis-stream`. Options may follow, as in `?ssl_ca_certs=ca.pem`.
+            adapter's, as in `redis-stream`. Options may follow, as in `?ssl_ca_certs=ca.pem`; `?path=/run/redis.sock`
+            instead of a host.
         client: A `redis.asyncio.Redis` in place of all that. Only its settings are used, and it stays the user's.
         options: Those of redis-py's connections; with `sentinel_` before their names, those of the connections to
             Sentinels, which speak TLS like the others unless `sentinel_ssl=False`; and `ssl_context`, for all of them.
+        scheme: What such a URL begins with, for messages.
+        own: Options of the adapter's that may stand in the URL, too, and what reads them, with a `ValueError`.
 
     Raises:
         MissingDriver: redis-py is not installed.
@@ -54,31 +67,46 @@ class Server:
         ValueError: The URL makes no sense. It is not repeated: a password may be anywhere in it.
     """
 
-    def __init__(self, adapter: str, url: str | None, client: Any, options: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        adapter: str,
+        url: str | None,
+        client: Any,
+        options: Mapping[str, Any],
+        *,
+        scheme: str = "redis",
+        own: Mapping[str, Callable[[str], Any]] | None = None,
+    ) -> None:
         try:
             self._driver: Any = import_module("redis.asyncio")
         except ImportError as error:
             raise MissingDriver(adapter, "redis", "redis") from error
         self._adapter = adapter
+        self._scheme = scheme
+        self._own = own or {}
+        self.own: dict[str, Any] = {}
+        """What the URL says of the adapter's own options."""
         self._service: str | None = None
-        self._sentinels: list[_Place] = []
+        self._sentinels: list[ServerAddress] = []
         if client is None:
-            self._place = self._written(url, options)
+            self._address = self._written(url, options)
         elif url is None and not options:
-            self._place = self._borrowed(client)
+            self._address = self._borrowed(client)
         else:
             raise TypeError(f"{adapter} takes a URL with options, or a client that has its own, not both")
-        for place in (self._place, *self._sentinels):
-            place.connection()  # options that do not exist are told now
-        self.database = int(self._place.settings.get("db") or 0)
+        for address in (self._address, *self._sentinels):
+            address.driver()  # values that do not go together are told now
+        self.database = int(self._address.settings.get("db") or 0)
 
     def __repr__(self) -> str:
-        settings = self._place.settings
+        settings = self._address.settings
         where = self._service and f"{self._service} by Sentinel"
         where = where or settings.get("path") or f"{settings.get('host', 'localhost')}:{settings.get('port', 6379)}"
         return f"{where}/{self.database}"
 
-    def _written(self, url: str | None, options: Mapping[str, Any]) -> _Place:
+    # What was said
+
+    def _written(self, url: str | None, options: Mapping[str, Any]) -> ServerAddress:
         """What URL and options say."""
         if url is None and not options:
             raise TypeError(f"{self._adapter} needs a URL, options that say where Redis is, or a client")
@@ -94,27 +122,50 @@ class Server:
         if decided := DECIDED & (settings.keys() | theirs.keys()):
             raise TypeError(f"{self._adapter} decides by itself about {', '.join(sorted(decided))}")
         if theirs and not hosts:
-            raise TypeError(f"{self._adapter} is told of no Sentinels: redis+sentinel://host:port,host:port/service")
+            raise TypeError(f"{self._adapter} is told of no Sentinels: {self._scheme}+sentinel://host:port/service")
 
         connections = self._driver.connection
         kinds = (connections.Connection, connections.SSLConnection)
         context = settings.pop("ssl_context", None)
         tls = bool(settings.pop("ssl", context is not None))
         their_tls = bool(theirs.pop("ssl", tls))
+        if "path" in settings and (tls or hosts or "host" in settings):
+            raise TypeError("a socket of the file system has a path and nothing else: no host, no Sentinels, no TLS")
+        kind = connections.UnixDomainSocketConnection if "path" in settings else kinds[tls]
+        self._check(kind, settings)
+        self._check(kinds[their_tls], theirs)
         if their_tls:
             theirs = {name: value for name, value in settings.items() if name.startswith("ssl_")} | theirs
         self._sentinels = [
-            _Place(kinds[their_tls], {**theirs, **host}, context if their_tls else None) for host in hosts
+            ServerAddress(kinds[their_tls], {**theirs, **host}, context if their_tls else None) for host in hosts
         ]
-        kind = connections.UnixDomainSocketConnection if "path" in settings else kinds[tls]
-        return _Place(kind, settings, context)
+        return ServerAddress(kind, settings, context)
+
+    def _check(self, kind: Any, settings: Mapping[str, Any]) -> None:
+        """Refuse options that do not exist."""
+        known = {
+            name
+            for each in kind.__mro__
+            if "__init__" in vars(each) and each is not object
+            for name in inspect.signature(each.__init__).parameters
+        }
+        if unknown := sorted(settings.keys() - known):
+            usual = ", ".join((*self._own, *USUAL))
+            raise TypeError(
+                f"{self._adapter} knows no option {', '.join(unknown)}: it has {usual}, and the others of redis-py's"
+                f" {kind.__name__}"
+            )
 
     def _read(self, url: str) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
         """The options in a URL, those for connections to Sentinels, and where these are."""
         scheme, _, rest = url.partition("://")
         match = _SCHEME.fullmatch(scheme)
         if match is None:
-            raise ValueError(f"the URL of a Redis, for {self._adapter}, begins with redis or rediss")
+            raise ValueError(
+                f"the URL of a Redis, for {self._adapter}, is {self._scheme}://user:password@host:6379/0 (with TLS"
+                f" {self._scheme.replace('redis', 'rediss')}), {self._scheme}+sentinel://host:port,host:port/service/0,"
+                f" or for a socket {self._scheme}:///0?path=/run/redis.sock"
+            )
         tls, by_sentinel = match.groups()
         parse_url = self._driver.connection.parse_url
         try:
@@ -127,29 +178,49 @@ class Server:
             sentinels = [{"host": one.hostname or "localhost", "port": one.port or 26379} for one in each]
             if parts.fragment or "@" in parts.path + parts.query or not re.fullmatch("[0-9]*", database):
                 raise ValueError
-            options = parse_qsl(parts.query)
-            ours = [(name, value) for name, value in options if not name.startswith("sentinel_")]
-            theirs = [(name.removeprefix("sentinel_"), value) for name, value in options if (name, value) not in ours]
-            place = "" if by_sentinel else hosts
-            settings = dict(parse_url(f"redis://{credentials}{at}{place}/{database}?{urlencode(ours)}"))
+            options = parse_qsl(parts.query, keep_blank_values=True)
+        except ValueError:
+            raise self._nonsense() from None
+        self._read_own(options)
+        options = [(name, value) for name, value in options if name not in self._own]
+        ours = [(name, value) for name, value in options if not name.startswith("sentinel_")]
+        theirs = [(name.removeprefix("sentinel_"), value) for name, value in options if (name, value) not in ours]
+        where = "" if by_sentinel else hosts
+        try:
+            settings = dict(parse_url(f"redis://{credentials}{at}{where}/{database}?{urlencode(ours)}"))
             their_settings = dict(parse_url(f"redis://?{urlencode(theirs)}"))
         except ValueError:
             # Not as a cause: it may quote what stands where a port should.
-            raise ValueError(
-                "not the URL of a Redis: the port and the database are numbers, and in a password"
-                " everything but letters and digits is best percent-encoded"
-            ) from None
+            raise self._nonsense() from None
+        if {"host", "port"} & dict(options).keys():
+            raise TypeError("host and port stand at the beginning of a URL, not in its query")
         if "ssl" in settings or "ssl" in their_settings:
             raise TypeError("a URL asks for TLS by its beginning, rediss")
+        # redis-py passes over them.
+        settings |= {name: value for name, value in ours if not value}
+        their_settings |= {name: value for name, value in theirs if not value}
         if tls == "rediss":
             settings["ssl"] = True
         if not by_sentinel:
             return settings, their_settings, []
         if not self._service:
-            raise ValueError("the URL of a service behind Sentinels is redis+sentinel://host:port,host:port/service")
+            raise ValueError(
+                f"the URL of a service behind Sentinels is {self._scheme}+sentinel://host:port,host:port/service"
+            )
         return settings, their_settings, sentinels
 
-    def _borrowed(self, client: Any) -> _Place:
+    def _read_own(self, options: Sequence[tuple[str, str]]) -> None:
+        for name, value in options:
+            if name in self._own:
+                self.own[name] = self._own[name](value)
+
+    def _nonsense(self) -> ValueError:
+        return ValueError(
+            "not the URL of a Redis: the port and the database are numbers, and in a password"
+            " everything but letters and digits is best percent-encoded"
+        )
+
+    def _borrowed(self, client: Any) -> ServerAddress:
         """What a client of the user's says."""
         if not isinstance(client, self._driver.Redis):
             raise TypeError(
@@ -157,55 +228,110 @@ class Server:
                 " Pub/Sub, give any node's URL"
             )
         pool: Any = client.connection_pool
-        place = _Place.of(pool)
+        address = ServerAddress.of(pool)
         manager = getattr(pool, "sentinel_manager", None)
         if manager is None:
-            return place
+            return address
         self._service = pool.service_name
-        self._sentinels = [_Place.of(sentinel.connection_pool) for sentinel in manager.sentinels]
+        self._sentinels = [ServerAddress.of(sentinel.connection_pool) for sentinel in manager.sentinels]
         connections = self._driver.connection
-        tls = issubclass(place.kind, connections.SSLConnection)
-        return place._replace(kind=connections.SSLConnection if tls else connections.Connection)
+        tls = issubclass(address.kind, connections.SSLConnection)
+        return address._replace(kind=connections.SSLConnection if tls else connections.Connection)
 
-    async def open(self) -> Connection:
-        """A new connection; the server, which is a master, has answered."""
-        where = await self._master() if self._sentinels else {}
-        connection = Connection(self._place.connection(**where), self._adapter)
+    # Connecting
+
+    async def open(
+        self, into: list[Connection], lost: Callable[[], None], *several: Sequence[Command]
+    ) -> list[tuple[Connection, list[Any]]]:
+        """Open several connections at once; the server, which is a master, has answered.
+
+        Args:
+            into: Each connection stands there from when it begins to connect; whoever has the list closes them.
+            lost: Called whenever one of them has failed.
+            several: What is asked first over each.
+
+        Returns:
+            Each connection with the replies.
+        """
+        where = await self._master(into) if self._sentinels else {}
+        opened = [Connection(self._address.driver(**where), self._adapter, lost) for _ in several]
+        into += opened
+        opening = [
+            asyncio.ensure_future(self._open(connection, commands, by_sentinel=bool(where)))
+            for connection, commands in zip(opened, several, strict=True)
+        ]
         try:
-            await connection.open()
-            (answer,) = await connection.ask(("ROLE" if where else "PING",))
-            if isinstance(answer, Exception):
-                refusal(answer)  # an answer, from one who grants us little
-            elif where and answer[0] != b"master":
-                # One that came back after it was replaced is named for a while yet.
-                raise ConnectionError(f"what the Sentinels take for the master of {self!r} is none")
+            replies = await asyncio.gather(*opening)
         except BaseException:
-            await connection.close()
+            for task in opening:
+                task.cancel()
+            await asyncio.gather(*opening, return_exceptions=True)
             raise
-        return connection
+        return list(zip(opened, replies, strict=True))
 
-    async def _master(self) -> dict[str, Any]:
-        """Where the first of the Sentinels that knows a master says that it is."""
-        for place in [*self._sentinels]:
-            sentinel = Connection(place.connection(), self._adapter)
-            try:
-                async with asyncio.timeout(SENTINEL_SECONDS):
-                    await sentinel.open()
-                    reply = await sentinel.one("SENTINEL", "MASTER", self._service)
-            except (OSError, self._driver.RedisError):
-                continue
-            finally:
-                await sentinel.close()
-            master = dict(zip(reply[::2], reply[1::2], strict=True))
-            if b"down" not in master[b"flags"]:
-                # Whoever answers is asked first the next time.
-                self._sentinels.remove(place)
-                self._sentinels.insert(0, place)
-                return {"host": decode(master[b"ip"]), "port": int(master[b"port"])}
+    async def _open(self, connection: Connection, commands: Sequence[Command], *, by_sentinel: bool) -> list[Any]:
+        answer, *replies = await connection.open(("ROLE" if by_sentinel else "PING",), *commands)
+        if is_denied(answer):
+            pass  # an answer, from one who grants us little
+        elif sound(answer) and by_sentinel and answer[0] != b"master":
+            # One that came back after it was replaced is named for a while yet.
+            raise ConnectionError(f"what the Sentinels take for the master of {self!r} is none")
+        return replies
+
+    async def _master(self, into: list[Connection]) -> dict[str, Any]:
+        """Where the first Sentinel that answers and knows a master says that it is.
+
+        One that is silent is not given up at once: a slow line is silent, too. The next one is asked beside it.
+        """
+        waiting = list(self._sentinels)
+        asked: dict[asyncio.Task[dict[str, Any] | None], ServerAddress] = {}
+        try:
+            while waiting or asked:
+                if waiting:
+                    sentinel = waiting.pop(0)
+                    asked[asyncio.ensure_future(self._ask_sentinel(sentinel, into))] = sentinel
+                patience = SENTINEL_SECONDS if waiting else None
+                done, _ = await asyncio.wait(asked, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    sentinel = asked.pop(task)
+                    if found := task.result():
+                        # Whoever answers is asked first the next time.
+                        self._sentinels.remove(sentinel)
+                        self._sentinels.insert(0, sentinel)
+                        return found
+        finally:
+            for task in asked:
+                task.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
         raise ConnectionError(f"no Sentinel that answers knows a master for {self!r}")
 
+    async def _ask_sentinel(self, sentinel: ServerAddress, into: list[Connection]) -> dict[str, Any] | None:
+        """Where it says that the master is; None if it knows none, or is none itself."""
+        connection = Connection(sentinel.driver(), self._adapter)
+        into.append(connection)
+        asking = asyncio.ensure_future(connection.open(("SENTINEL", "MASTER", self._service or "")))
+        try:
+            moved = -1
+            while not asking.done():
+                if moved == connection.moved:
+                    return None
+                moved = connection.moved
+                await asyncio.wait([asking], timeout=SENTINEL_SILENCE)
+            (reply,) = asking.result()
+            master = dict(zip(sound(reply)[::2], reply[1::2], strict=True))
+        except (OSError, self._driver.RedisError, BridgeError):
+            return None
+        finally:
+            asking.cancel()
+            into.remove(connection)
+            await connection.close()
+            await asyncio.gather(asking, return_exceptions=True)
+        if b"down" in master[b"flags"]:
+            return None
+        return {"host": decode(master[b"ip"]), "port": int(master[b"port"])}
 
-class _Place(NamedTuple):
+
+class ServerAddress(NamedTuple):
     """Where a server is, and how it is spoken to."""
 
     kind: Any  # a class of redis-py's connections
@@ -213,14 +339,17 @@ class _Place(NamedTuple):
     context: SSLContext | None = None
 
     @classmethod
-    def of(cls, pool: Any) -> _Place:
+    def of(cls, pool: Any) -> ServerAddress:
         """Where the connections of a pool lead."""
         settings = {name: value for name, value in pool.connection_kwargs.items() if not _NOTED.match(name)}
+        if settings.get("socket_connect_timeout") == _DRIVERS_OWN:
+            del settings["socket_connect_timeout"]
         return cls(pool.connection_class, settings)
 
-    def connection(self, **where: Any) -> Any:
+    def driver(self, **where: Any) -> Any:
         """One of redis-py's connections, not connected yet."""
-        connection = self.kind(**{**self.settings, **where, **OURS, "retry_on_error": []})
+        ours = {"socket_connect_timeout": None, **self.settings, **where, **OURS, "retry_on_error": []}
+        driver = self.kind(**ours)
         if self.context is not None:
-            connection.ssl_context.context = self.context
-        return connection
+            driver.ssl_context.context = self.context
+        return driver

@@ -1,0 +1,224 @@
+"""What an entry of a stream is made of, on its way out and in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Any, NamedTuple, cast
+
+from ...errors import DecodeError, EncodeError
+from ...key import Key
+from ..adapter import Loss, Received, Record
+from ..address import Addresses, cached
+from .resp import arguments, decode, encode
+from .scripts import MOST_VALUES
+
+# All but the separator, line ends, which make reading slow, and what UTF-8 does not have.
+ALLOWED = r"\0-\x09\x0b\x0c\x0e-9;-\ud7ff\ue000-\U0010ffff"
+
+MOST_HEADERS = MOST_VALUES // 2 - 2
+MOST_BATCH_VALUES = 100_000
+"""Arguments of one call: the server takes ten times as many."""
+MOST_BATCH_BYTES = 4 << 20
+"""Bytes of one call, about: what makes it longer is one large record."""
+
+as_tuple = tuple.__new__
+_LIVE = (False, False, None)  # the last fields of what was received
+
+
+class Batch(NamedTuple):
+    """Records as one call of the script appends them, packed."""
+
+    parts: list[bytes]
+    values: int
+    """How many arguments that is."""
+    indices: list[int]
+
+
+class Entries:
+    """Makes entries of records, and messages of entries, also of those that other programs have written."""
+
+    def __init__(self) -> None:
+        self._addresses = Addresses(":", allowed=ALLOWED, binary=True)
+        self._head = cached(self._pack_key)
+        self.key: Callable[[bytes], Key[Any]] = cached(self._read_key)
+        """The key of an address."""
+
+    def address(self, key: Key[Any]) -> bytes:
+        """The parts of a key, as the field `key` has them."""
+        return self._addresses.to_bytes(self._addresses.address(key))
+
+    # Out
+
+    def batches(
+        self, records: Sequence[Record], indices: Iterable[int], refused: dict[int, Exception]
+    ) -> Iterator[Batch]:
+        """Records packed for APPEND, in as many calls as it takes; what cannot be packed is `refused` by its index."""
+        head, counts = self._head, _counts
+        parts: list[bytes] = []
+        packed: list[int] = []
+        count = size = 0
+        # Written as it is sent: packing each argument by itself would take as long as all else that happens here.
+        for (key, payload, headers, sequence, _), index in zip(records, indices, strict=True):
+            try:
+                number, values = b"%d" % sequence, 4 + 2 * len(headers)
+                length = len(payload)
+                part = b"$%d\r\n%b\r\n%b%b$%d\r\n%b" % (
+                    len(number),
+                    number,
+                    counts[values],
+                    head(key),
+                    length,
+                    payload,
+                )
+                fields = pack_headers(headers) if headers else b"\r\n"
+            except Exception as error:
+                refused[index] = unpackable(key, error)
+                continue
+            parts.append(part)
+            parts.append(fields)
+            packed.append(index)
+            count += 2 + values
+            size += length
+            if count > MOST_BATCH_VALUES or size > MOST_BATCH_BYTES:
+                yield Batch(parts, count, packed)
+                parts, packed, count, size = [], [], 0, 0
+        if packed:
+            yield Batch(parts, count, packed)
+
+    def _pack_key(self, key: Key[Any]) -> bytes:
+        """The beginning of an entry, as it is sent."""
+        return arguments("key", self.address(key), "payload")
+
+    def dead_letter(self, received: Received, why: str) -> list[bytes | str]:
+        """The fields of an entry that says what could not be handled, and why.
+
+        Put back into the stream, it is the message again.
+        """
+        about = {"reason": why, "position": received.position or "", "attempts": str(received.attempts)}
+        headers = dict(received.headers) | about
+        pack_headers(headers)
+        return ["key", self.address(received.key), "payload", received.payload or b"", *chain(*headers.items())]
+
+    # In
+
+    def read(
+        self,
+        stream: str,
+        entries: Sequence[Any],
+        found: list[Received | Loss],
+        token_of: Callable[[bytes], Any] | None = None,
+    ) -> None:
+        """Put entries, each of them id, fields and perhaps the number of deliveries, behind what was found.
+
+        Whatever is in them, a message comes of it, if only one that says why it cannot be read.
+        """
+        key_of, append = self.key, found.append
+        prefix = stream + ":"
+        attempts = 0
+        token: Any = None
+        for entry in entries:
+            id, fields = entry[0], entry[1]
+            if fields is None:  # pending, but gone
+                continue
+            if len(entry) == 3:
+                attempts = entry[2] - 1
+            if token_of is not None:
+                token = token_of(id)
+            text = id.decode()
+            time = int(text.partition("-")[0]) / 1000
+            tail: tuple[Any, ...] = _LIVE
+            try:
+                if fields[0] == b"key" and fields[2:3] == [b"payload"]:
+                    key, payload = key_of(fields[1]), fields[3]
+                    headers = as_headers(fields[4:]) if len(fields) > 4 else {}
+                else:
+                    key, payload, headers = self._take_apart(stream, fields)
+            except Exception as error:
+                key, payload, headers = Key(stream), None, {}
+                tail = (False, False, DecodeError(key, f"an entry that cannot be read: {error}"))
+            append(as_tuple(Received, (key, payload, headers, stream, prefix + text, token, attempts, time, *tail)))
+
+    def _take_apart(self, stream: str, fields: Sequence[bytes]) -> tuple[Key[Any], bytes, dict[str, str]]:
+        """The key, payload and headers of an entry that another program has written."""
+        named = {decode(name): value for name, value in zip(fields[::2], fields[1::2], strict=True)}
+        address = named.pop("key", None)
+        key = Key(stream) if address is None else self.key(address)
+        payload = named.pop("payload", None)
+        values = {name: decode(value) for name, value in named.items()}
+        if payload is None:
+            return key, json.dumps(values).encode(), {}
+        return key, payload, values
+
+    def _read_key(self, address: bytes) -> Key[Any]:
+        return cast(Key[Any], self._addresses.key(self._addresses.to_text(address)))
+
+
+def unpackable(key: Any, error: Exception) -> EncodeError:
+    """Why a record is refused that nothing can be made of."""
+    refusal = EncodeError(key, f"it cannot be sent to Redis: {error}")
+    refusal.__cause__ = error
+    return refusal
+
+
+class _Counts(dict[int, bytes]):
+    """How many values an entry has, as it is sent.
+
+    Raises:
+        ValueError: There are too many.
+    """
+
+    def __missing__(self, values: int) -> bytes:
+        if values > MOST_VALUES:
+            raise ValueError(f"{values // 2 - 2} headers, and an entry has {MOST_HEADERS} at most")
+        self[values] = arguments(values)
+        return self[values]
+
+
+class _Names(dict[str, str]):
+    """What stands between one value and the length of the next: the end of the line, and the name of a header."""
+
+    def __missing__(self, name: str) -> str:
+        between = f"\r\n${len(encode(name))}\r\n{name}\r\n"
+        if len(self) < 4096 and len(name) < 100:
+            self[name] = between
+        return between
+
+
+class _Lengths(dict[int, str]):
+    """What stands before a value of so many bytes."""
+
+    def __missing__(self, length: int) -> str:
+        head = f"${length}\r\n"
+        if length < 4096:
+            self[length] = head
+        return head
+
+
+_counts, _names, _lengths = _Counts(), _Names(), _Lengths()
+
+
+def pack_headers(headers: Mapping[str, str]) -> bytes:
+    """What stands behind the payload of an entry: the end of its line, and the headers as arguments.
+
+    Raises:
+        TypeError: One of them is no string.
+    """
+    names, lengths = _names, _lengths
+    text = "".join([names[name] + lengths[len(value)] + value for name, value in headers.items()])
+    # Characters were counted, and bytes are wanted.
+    if text.isascii():
+        return text.encode() + b"\r\n"
+    return b"\r\n" + arguments(*chain.from_iterable(headers.items()))
+
+
+_name_of = cached(decode)
+
+
+def as_headers(fields: Sequence[bytes]) -> dict[str, str]:
+    """Headers, which are every other field and their names before them."""
+    try:
+        return dict(zip(map(_name_of, fields[::2]), map(bytes.decode, fields[1::2]), strict=True))
+    except UnicodeDecodeError:
+        return dict(zip(map(_name_of, fields[::2]), map(decode, fields[1::2]), strict=True))

@@ -1,0 +1,249 @@
+"""Reading streams as a member of a group: each message goes to one of the members."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from time import monotonic
+from typing import Any
+
+from ...errors import BrokerBusy
+from ..adapter import Loss, Received
+from .answers import is_no_stream, is_unknown, is_without_group, sound
+from .connection import Connection
+from .entries import Entries
+from .pace import Pace
+from .position import BEGINNING
+from .reader import STATE_BYTES, begin
+from .resp import Command
+from .scripts import HANDED_BACK, JOIN, LOOK, RECLAIM, TIDY, Script
+from .source import Shares, Source, new_epoch
+
+SCRIPTS = (JOIN, LOOK, RECLAIM, TIDY)
+"""What is run over the connection that reads."""
+
+
+class Member:
+    """Reads streams over a connection of its own, which it is made for.
+
+    Args:
+        connection: Reads, and waits.
+        sources: What to read.
+        group: The group.
+        consumer: The name of this member.
+        start: Where a group that is new begins.
+        lease: Seconds after which what a member has not finished is given to another, unless extended.
+        pace: How much to ask for.
+        entries: Makes messages of entries.
+        block: Milliseconds that the server waits for a message before it says that there is none.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        sources: Sequence[Source],
+        group: bytes,
+        consumer: bytes,
+        start: str | float,
+        lease: float,
+        pace: Pace,
+        entries: Entries,
+        block: int,
+    ) -> None:
+        self._connection = connection
+        self._sources = sources
+        self._group = group
+        self._consumer = consumer
+        self._start = start
+        self._lease = lease
+        self._pace = pace
+        self._entries = entries
+        self._block = block
+        self._shares = Shares()
+        self._tend_at = 0.0
+
+    async def begin(self) -> None:
+        """Join the group, which is made if it is not there."""
+        await self._join(self._sources)
+        for source in self._sources:
+            # What was on its way to us when a connection was lost, and what was handed back while nobody was there.
+            source.mine = source.returns = b"-"
+        self._tend_at = monotonic()
+
+    async def _join(self, sources: Sequence[Source]) -> None:
+        """Make the group where it is not there. If it was, and we do it, all before is lost."""
+        replies = await self._connection.ask(*(self._joining(source) for source in sources))
+        if any(map(is_unknown, replies)):
+            await self.load()
+            replies = await self._connection.ask(*(self._joining(source) for source in sources))
+        for source, is_new in zip(sources, replies, strict=True):
+            source.lost += source.broken(is_no_stream(is_new))
+            if not source.is_broken:
+                if sound(is_new) and source.is_joined:
+                    source.lost.append(Loss("recreated", None, source.stream))
+                source.is_joined = True
+
+    def _joining(self, source: Source) -> Command:
+        # Whoever was in the group when it went begins at the beginning: nothing that is there now has been seen.
+        after = BEGINNING if source.is_joined else begin(self._start)
+        return ("EVALSHA", JOIN.sha, 2, source.raw, source.beside("epoch"), self._group, after, new_epoch())
+
+    async def load(self) -> None:
+        """Have the server know what it is to run."""
+        for reply in await self._connection.ask(*(("SCRIPT", "LOAD", script.text) for script in SCRIPTS)):
+            sound(reply)
+
+    def look_for_returns(self) -> None:
+        """Something was handed back: look for it before anything else."""
+        for source in self._sources:
+            source.returns = b"-"
+
+    # Reading
+
+    async def read(self, room: int) -> list[Received | Loss]:
+        """What a member of the group gets: what it lost hold of, what others gave or left, and what is new.
+
+        Waits a second for it. While the server takes no writes, nothing can be read, and nothing comes.
+        """
+        found: list[Received | Loss] = []
+        for source in self._sources:
+            found += source.lost
+            source.lost.clear()
+        try:
+            if not found:
+                found += await self._take_over(room)
+            return found or await self._read_new(room)
+        except BrokerBusy:
+            for source in self._sources:
+                source.mine = b"-"  # some of it may have been on its way to us
+            await asyncio.sleep(self._block / 1000)
+            return found
+
+    async def _take_over(self, room: int) -> list[Received | Loss]:
+        """A page of what is pending: ours, what was handed back, and what others have left behind."""
+        found: list[Received | Loss] = []
+        if monotonic() >= self._tend_at:
+            self._tend_at = monotonic() + self._lease / 3
+            for source in self._sources:
+                source.others = b"-"
+                await self._tidy(source)
+        lease = b"%d" % int(self._lease * 1000)
+        for source in self._sources:
+            while source.mine is not None and not found:
+                source.mine = await self._reclaim(source, found, room, source.mine, self._consumer)
+            while source.returns is not None and not found:
+                source.returns = await self._reclaim(source, found, room, source.returns, HANDED_BACK)
+            while source.others is not None and not found:
+                source.others = await self._reclaim(source, found, room, source.others, b"", lease)
+        return found
+
+    async def _reclaim(
+        self, source: Source, found: list[Received | Loss], room: int, after: bytes, whose: bytes, *lease: bytes
+    ) -> bytes | None:
+        """Put a page behind what was found; return from where to go on, None if that is all."""
+        count = self._pace.count(room)
+        arguments = (self._group, self._consumer, after, count, whose, HANDED_BACK, *lease)
+        reply = await self._run(RECLAIM, (source.raw,), *arguments)
+        if is_no_stream(reply) or is_without_group(reply):
+            return None  # reading finds out
+        last, entries, gone = sound(reply)
+        self._pace.note(len(entries), self._connection.size, self._connection.seconds)
+        if gone:
+            found.append(Loss("trimmed", gone, source.stream))
+        self._read(source, entries, found)
+        return None if last is None else b"(" + last
+
+    async def _tidy(self, source: Source) -> None:
+        reply = await self._run(TIDY, (source.raw,), self._group, self._consumer, int(self._lease * 10_000))
+        if not (is_no_stream(reply) or is_without_group(reply)):
+            sound(reply)
+
+    async def _run(self, script: Script, keys: Sequence[bytes], *arguments: Any) -> Any:
+        command = ("EVALSHA", script.sha, len(keys), *keys, *arguments)
+        (reply,) = await self._connection.ask(command)
+        if is_unknown(reply):
+            await self.load()
+            (reply,) = await self._connection.ask(command)
+        return reply
+
+    async def _read_new(self, room: int) -> list[Received | Loss]:
+        """What nobody has got yet."""
+        sources = self._sources
+        if len(sources) == 1:
+            return await self._read_each([(sources[0], self._pace.count(room))], "BLOCK", self._block)
+        shares = self._shares.of(sources, min(room, max(len(sources), self._pace.count(room))))
+        found = await self._read_each(shares)
+        return found or await self._wait(room)
+
+    async def _read_each(self, shares: Sequence[tuple[Source, int]], *block: Any) -> list[Received | Loss]:
+        """So many entries of each stream; and what is missing before them."""
+        commands: list[Command] = []
+        for source, count in shares:
+            commands += (self._looking(source), self._reading([source], count, *block))
+        replies = await self._connection.ask(*commands)
+        size, seconds = self._connection.size - STATE_BYTES * len(shares), self._connection.seconds
+        found: list[Received | Loss] = []
+        number = 0
+        gone: list[Source] = []
+        for (source, count), seen, reply in zip(shares, replies[::2], replies[1::2], strict=True):
+            if is_no_stream(seen) or is_no_stream(reply):
+                found += source.broken(True)
+                continue
+            if is_without_group(seen) or is_without_group(reply):
+                gone.append(source)
+                continue
+            source.broken(False)
+            missed, _, returned = (0, b"", 0) if is_unknown(seen) else sound(seen)
+            if missed:
+                found.append(Loss("trimmed", missed, source.stream))
+            if returned and source.returns is None:
+                source.returns = b"-"
+            entries = sound(reply)[0][1] if sound(reply) else []
+            number += len(entries)
+            source.brought(len(entries), count)
+            self._read(source, entries, found)
+        self._pace.note(number, size, seconds)
+        if any(map(is_unknown, replies)):
+            await self.load()
+        if gone:
+            await self._join(gone)
+        elif not found and all(source.is_broken for source, _ in shares):
+            await asyncio.sleep(self._block / 1000)
+        return found
+
+    async def _wait(self, room: int) -> list[Received | Loss]:
+        """Wait until something comes in one of several streams, of which nothing is there."""
+        sources = [source for source in self._sources if not source.is_broken]
+        if not sources:
+            return []
+        if len(sources) <= room:
+            (reply,) = await self._connection.ask(self._reading(sources, 1, "BLOCK", self._block))
+        else:
+            # For fewer than one of each: only see whether something comes, and leave it there.
+            seen = await self._connection.ask(*map(self._looking, sources))
+            last = [each[1] if isinstance(each, list) else b"$" for each in seen]
+            streams = (source.raw for source in sources)
+            (reply,) = await self._connection.ask(
+                ("XREAD", "COUNT", 1, "BLOCK", self._block, "STREAMS", *streams, *last)
+            )
+            if isinstance(reply, list):
+                return []
+        found: list[Received | Loss] = []
+        if is_no_stream(reply) or is_without_group(reply):
+            return found  # reading finds out
+        entries = dict(sound(reply) or ())
+        for source in sources:
+            self._read(source, entries.get(source.raw, []), found)
+        return found
+
+    def _looking(self, source: Source) -> Command:
+        keys = (source.raw, source.beside("read", self._group.decode("utf-8", "surrogatepass")), source.beside("epoch"))
+        return ("EVALSHA", LOOK.sha, 3, *keys, self._group, HANDED_BACK)
+
+    def _reading(self, sources: Sequence[Source], count: int, *block: Any) -> Command:
+        head: Command = ("XREADGROUP", "GROUP", self._group, self._consumer, "COUNT", count, *block, "STREAMS")
+        return (*head, *(source.raw for source in sources), *[">"] * len(sources))
+
+    def _read(self, source: Source, entries: Sequence[Any], found: list[Received | Loss]) -> None:
+        if entries:
+            self._entries.read(source.stream, entries, found, lambda id: (source, id))

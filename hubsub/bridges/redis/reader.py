@@ -1,0 +1,278 @@
+"""Reading streams from positions of one's own: everything, or on from where a name was."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from math import ceil
+from typing import Any, cast
+
+from ...errors import BrokerBusy
+from ..adapter import Loss, Received
+from .answers import is_no_stream, is_unknown, sound
+from .connection import Connection
+from .entries import Entries
+from .pace import Pace
+from .position import BEGINNING, Position, State, number_of
+from .resp import Command
+from .scripts import STATE
+from .source import Shares, Source, new_epoch
+
+STATE_BYTES = 100
+"""About what the server says of a stream, beside entries."""
+
+
+class PositionReader:
+    """Reads streams over a connection of its own, which it is made for.
+
+    Args:
+        connection: Reads, and waits.
+        sources: What to read; where each is.
+        start: Where one begins that was not read yet.
+        name: Positions are kept under this name.
+        pace: How much to ask for.
+        entries: Makes messages of entries.
+        block: Milliseconds that the server waits for a message before it says that there is none.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        sources: Sequence[Source],
+        start: str | float,
+        name: str | None,
+        pace: Pace,
+        entries: Entries,
+        block: int,
+    ) -> None:
+        self._connection = connection
+        self._sources = sources
+        self._start = start
+        self._name = name
+        self._pace = pace
+        self._entries = entries
+        self._block = block
+        self._shares = Shares()
+
+    # Where to begin
+
+    async def begin(self) -> None:
+        """Find out where to begin: where the name was, or where reading was; else where it is wished."""
+        for source in self._sources:
+            source.position = None if self._name or source.known is None else replace(source.known)
+        if self._name is not None:
+            # Also after an interruption: what was not acknowledged is delivered anew.
+            await self._begin_with_saved()
+        new = [source for source in self._sources if source.position is None]
+        if new:
+            await self._begin_anew(new)
+        for source in self._sources:
+            source.known = source.returned = replace(_position(source))
+
+    def _saved(self, source: Source) -> bytes:
+        return source.beside("position", str(self._name))
+
+    async def _begin_with_saved(self) -> None:
+        """Where the name was."""
+        saved = await self._connection.ask(*(("GET", self._saved(source)) for source in self._sources))
+        for source, text in zip(self._sources, saved, strict=True):
+            if text is None:
+                continue
+            try:
+                source.position = Position.read(b"" if is_no_stream(text) else sound(text))
+            except ValueError:
+                # Somebody else has written there. What is left is read again: nothing is skipped.
+                source.lost.append(Loss("its position was overwritten", None, source.stream))
+                source.position = Position()
+
+    async def _begin_anew(self, sources: Sequence[Source]) -> None:
+        """Where the streams are now that are read for the first time."""
+        start = begin(self._start)
+        saving: list[Command] = []
+        for source, stream in zip(sources, await self._states(sources), strict=True):
+            if stream is None:
+                source.lost += source.broken(True)
+                source.position = Position()
+            elif start == b"$":
+                source.position = Position(stream.last, stream.added, stream.epoch)
+            elif start == BEGINNING:
+                source.position = Position(BEGINNING, stream.added - stream.length, stream.epoch)
+            else:
+                source.position = Position(min(start, stream.last, key=number_of), None, stream.epoch)
+            if self._name is not None:
+                # Else one that begins with what is new would miss what comes while it is away before its first message.
+                saving.append(("SET", self._saved(source), bytes(source.position)))
+        for reply in await self._connection.ask(*saving):
+            sound(reply)
+
+    async def _states(self, sources: Sequence[Source]) -> list[State | None]:
+        """What there is of streams, None of what is none; each has an epoch from now on."""
+        asking = [*map(_state_of, sources)]
+        replies = await self._connection.ask(*asking)
+        if any(map(is_unknown, replies)):
+            await self._connection.one("SCRIPT", "LOAD", STATE.text)
+            replies = await self._connection.ask(*asking)
+        states = [None if is_no_stream(reply) else State(*sound(reply)) for reply in replies]
+        new: list[Command] = [
+            ("SET", source.beside("epoch"), new_epoch(), "NX")
+            for source, state in zip(sources, states, strict=True)
+            if state is not None and state.epoch is None
+        ]
+        if not new:
+            return states
+        for reply in await self._connection.ask(*new):
+            sound(reply)
+        return await self._states(sources)
+
+    # Reading
+
+    async def read(self, room: int) -> list[Received | Loss]:
+        """What is there behind our positions, and what is not there any more; wait a second for it."""
+        try:
+            return await self._read(room)
+        except BrokerBusy:
+            for source in self._sources:
+                source.position = None if source.returned is None else replace(source.returned)
+            await asyncio.sleep(self._block / 1000)
+            return []
+
+    async def _read(self, room: int) -> list[Received | Loss]:
+        found = await self._read_on(room, {})
+        if found:
+            return found
+        streams = [source for source in self._sources if not source.is_broken]
+        if not streams:
+            await asyncio.sleep(self._block / 1000)
+            return found
+        # It tells that something came; what was lost meanwhile has to be told before that.
+        (reply,) = await self._connection.ask(
+            (
+                *("XREAD", "COUNT", 1, "BLOCK", self._block, "STREAMS"),
+                *(source.raw for source in streams),
+                *(_position(source).id for source in streams),
+            )
+        )
+        if is_no_stream(reply):
+            return await self._read_on(room, {})
+        came = dict(sound(reply) or ())
+        if not came:
+            return []
+        self._pace.note(len(came), self._connection.size, self._connection.seconds)
+        return await self._read_on(room, {source: came[source.raw] for source in streams if source.raw in came})
+
+    async def _read_on(self, room: int, rung: dict[Source, list[Any]]) -> list[Received | Loss]:
+        """Read on behind our positions, and behind the one entry of which is known that it comes next."""
+        sources = self._sources
+        if len(sources) > room and rung:
+            sources = list(rung)
+        shares = self._shares.of(sources, min(room, max(len(sources), self._pace.count(room))))
+        commands: list[Command] = []
+        for source, count in shares:
+            commands.append(_state_of(source))
+            first = rung.get(source, [])
+            if count > len(first):
+                after = first[-1][0] if first else _position(source).id
+                commands.append(("XREAD", "COUNT", count - len(first), "STREAMS", source.raw, after))
+        replies = await self._at_once(commands)
+        if any(map(is_unknown, replies)):
+            await self._connection.one("SCRIPT", "LOAD", STATE.text)
+            replies = await self._at_once(commands)
+        size, seconds = self._connection.size - STATE_BYTES * len(shares), self._connection.seconds
+        for reply in replies:
+            # Before anything is taken from them.
+            if not is_no_stream(reply):
+                sound(reply)
+        found: list[Received | Loss] = []
+        number = 0
+        each = iter(replies)
+        for source, count in shares:
+            first = rung.get(source, [])
+            asked = count - len(first)
+            state, read = next(each), next(each) if asked else None
+            found += source.lost
+            source.lost.clear()
+            found += source.broken(is_no_stream(state) or is_no_stream(read))
+            if not source.is_broken:
+                behind = sound(read)[0][1] if sound(read) else []
+                number += len(behind)
+                await self._find(source, State(*sound(state)), first, behind, asked, found)
+        self._pace.note(number, size, seconds)
+        return found
+
+    async def _at_once(self, commands: Sequence[Command]) -> list[Any]:
+        """Replies between which nothing has happened."""
+        try:
+            return await self._connection.atomically(*commands)
+        except BrokerBusy:
+            # Without memory the server queues nothing; but then nobody adds anything either.
+            return await self._connection.ask(*commands)
+
+    async def _find(
+        self,
+        source: Source,
+        stream: State,
+        first: list[Any],
+        behind: list[Any],
+        asked: int,
+        found: list[Received | Loss],
+    ) -> None:
+        """Put what was read of a stream behind what was found; the first entry was read a moment before its state."""
+        position = _position(source)
+        if position.is_void(stream):
+            # What was read from behind our position is left: it is read again, from where that makes sense.
+            if stream.epoch != position.epoch or not stream.added:
+                found.append(Loss("recreated", None, source.stream))
+                (now,) = await self._states([source])
+                source.position = Position(BEGINNING, 0, None if now is None else now.epoch)
+            else:
+                # The same stream without its end, as after a crash: what came since is behind what is left.
+                found.append(Loss("rolled back", None, source.stream))
+                source.position = Position(min(position.id, stream.last, key=number_of), None, stream.epoch)
+            return
+        position.epoch = stream.epoch
+        its = first + behind
+        is_all = len(behind) < asked
+        is_gone = bool(first) and (stream.first is None or number_of(first[-1][0]) < number_of(stream.first))
+        missed = position.missed(stream, len(its), is_all, len(first) if is_gone else 0)
+        if missed:
+            found.append(Loss("trimmed", missed, source.stream))
+            position.advance(position.id, missed)
+        if its:
+            self._entries.read(source.stream, its, found, self._token_of(source))
+            position.advance(its[-1][0], len(its))
+        if is_all:
+            position.ordinal = stream.added
+        source.brought(len(behind), asked)
+        source.lag = None if position.ordinal is None else stream.added - position.ordinal
+
+    def _token_of(self, source: Source) -> Any:
+        """What makes the token of an entry of its id: its position, for a name."""
+        if self._name is None:
+            return None
+        position = _position(source)
+        ordinal, epoch = position.ordinal, position.epoch
+
+        def token_of(id: bytes) -> tuple[Source, Position]:
+            nonlocal ordinal
+            if ordinal is not None:
+                ordinal += 1
+            return source, Position(id, ordinal, epoch)
+
+        return token_of
+
+
+def _state_of(source: Source) -> Command:
+    return ("EVALSHA", STATE.sha, 2, source.raw, source.beside("epoch"))
+
+
+def _position(source: Source) -> Position:
+    """Where reading is; there is a position after beginning."""
+    return cast(Position, source.position)
+
+
+def begin(start: str | float) -> bytes:
+    """The id behind which to begin; `$` for what is new."""
+    if isinstance(start, str):
+        return b"$" if start == "new" else BEGINNING
+    return b"%d-%d" % (max(1, ceil(start * 1000)) - 1, 2**64 - 1)

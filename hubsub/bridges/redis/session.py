@@ -1,0 +1,424 @@
+"""One connection of the streams' adapter, which in truth is several: made for it, and thrown away with it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ...errors import BrokerBusy, NameTaken
+from ...key import Key
+from ..adapter import Link, Loss, Received
+from .answers import is_denied, is_no_stream, is_unknown, is_without_group, sound
+from .connection import Connection
+from .control import Channels, Control
+from .entries import Entries
+from .group import SCRIPTS, Member
+from .pace import Pace
+from .position import Position
+from .reader import PositionReader
+from .resp import Command, encode
+from .scripts import EXTEND, GIVE_NAME, HAND_BACK, HANDED_BACK, HOLD_NAME, LEAVE, STATE, Script
+from .server import Server
+from .source import Source, ids_by_stream
+from .writer import Writer
+
+NAME_SECONDS = 10
+"""How long a name is taken after its bridge was killed."""
+LEAVE_SECONDS = 0.5
+"""How long closing waits at least for what is to be given back; on a slow line some round trips."""
+SILENT_LOOKS = 10
+"""So many times, a second apart, an answer may be owed over one connection while others carry some."""
+PAUSE = 0.05
+"""Seconds before a server that takes nothing just now is asked again; doubles up to one."""
+PAUSE_FOR_ROOM = 0.001
+"""Seconds between two looks whether there is room again, at first; later a fifth of what it has taken so far."""
+MOST_IDS = 1000
+"""Ids in one call of a script."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """What is the same for all connections."""
+
+    server: Server
+    entries: Entries
+    maxlen: bytes
+    lease: float
+    block: int
+    pace: Pace
+    """Of the line on which streams are read."""
+
+
+class Session:
+    """Everything that is said to a server from one connect until it is lost or closed.
+
+    There are up to four connections: one reads and waits; one sends; one acknowledges and renews, which must not wait
+    for those; and one is for control messages. When one of them is lost, all are.
+
+    Args:
+        setup: What is the same for all.
+        link: What the relay says.
+        main: The name of the stream that belongs to the namespace.
+        sources: The streams to read.
+    """
+
+    def __init__(self, setup: Setup, link: Link, main: str, sources: Sequence[Source]) -> None:
+        self._setup = setup
+        self._link = link
+        self._sources = sources if link.reads else ()
+        self._consumer = encode(link.sender)
+        self._name_key = encode(f"{main}:name:{link.name}")
+        self._channels = Channels(link.namespace, setup.server.database, setup.entries)
+        self._waking = self._channels.waking(link.group or "")
+        self._connections: list[Connection] = []
+        self._news = asyncio.Event()
+        self._reader: PositionReader | Member | None = None
+        self._reading: asyncio.Task[list[Received | Loss]] | None = None
+        self._renewal: asyncio.Task[None] | None = None
+        self._control: Control | None = None
+        self._asker: Connection | None = None
+        self._listening: Connection | None = None
+        self._reader_id: int | None = None
+        self._is_inside = False  # of the group, or has the name
+        self._is_leaving = False  # nothing is read any more
+        self._look_at = 0.0
+        self._silent: dict[Connection, tuple[int, int]] = {}
+        self._is_closed = False
+
+    # Beginning
+
+    async def open(self) -> None:
+        """Connect, and find out where to begin: in as few round trips as there can be, for a line may be slow."""
+        link = self._link
+        commands: list[list[Command]] = [[]]
+        if link.reads:
+            scripts = SCRIPTS if link.group else (STATE,)
+            commands += [], [("CLIENT", "ID"), *(("SCRIPT", "LOAD", script.text) for script in scripts)]
+        if link.control or (link.reads and link.group):
+            commands.append([])
+        opened = await self._setup.server.open(self._connections, self._lost, *commands)
+        sender = opened.pop(0)[0]
+        self.writer = Writer(sender, link.sender, self._setup.entries, self._channels, self._setup.maxlen)
+        self._asker = sender
+        if link.reads:
+            (self._asker, _), (connection, (id, *replies)) = opened.pop(0), opened.pop(0)
+            for reply in replies:
+                sound(reply)
+            self._reader_id = None if is_denied(id) else sound(id)
+            self._listening = connection
+        if opened:
+            self._control = Control(opened.pop(0)[0], self._news.set)
+        if self._listening is not None:
+            await self._begin(self._listening)
+
+    async def _begin(self, connection: Connection) -> None:
+        link, setup = self._link, self._setup
+        if link.group:
+            group = encode(link.group)
+            member = Member(
+                connection, self._sources, group, self._consumer, link.start, setup.lease, setup.pace, setup.entries,
+                setup.block,
+            )  # fmt: skip
+            assert self._control is not None
+            watching = asyncio.ensure_future(self._control.watch(self._waking, self._woken))
+            try:
+                await member.begin()
+                await watching
+            finally:
+                watching.cancel()
+            self._reader = member
+            self._is_inside = True
+            return
+        if link.name:
+            await self._hold_name()
+            self._is_inside = True
+            self._renewal = asyncio.create_task(self._keep_name())
+            self._renewal.add_done_callback(lambda _: self._news.set())
+        reader = PositionReader(
+            connection, self._sources, link.start, link.name, setup.pace, setup.entries, setup.block
+        )
+        await reader.begin()
+        self._reader = reader
+
+    async def listen(self, keys: Sequence[Key[Any]]) -> None:
+        """Have the control messages of these keys received."""
+        if not keys:
+            return
+        if self._control is None:
+            ((connection, _),) = await self._setup.server.open(self._connections, self._lost, [])
+            self._control = Control(connection, self._news.set)
+        await self._control.listen({self._channels.channel(key): key for key in keys})
+
+    # Signs of life
+
+    @property
+    def activity(self) -> int:
+        """Changes whenever bytes have moved."""
+        return sum(connection.moved for connection in self._connections)
+
+    @property
+    def receiving(self) -> int | None:
+        """Changes whenever bytes have come where streams are read, or control messages if none are."""
+        if self._listening is not None and self._reading is not None:
+            return self._listening.received
+        return None if self._control is None else self._control.connection.received
+
+    @property
+    def sending(self) -> int | None:
+        """Changes whenever bytes have moved where it sends."""
+        return self.writer.connection.moved
+
+    async def ping(self) -> None:
+        """Return when the server has answered; that it denies that is an answer."""
+        await self._asked().ask(("PING",))
+
+    def _asked(self) -> Connection:
+        if self._asker is None:
+            raise ConnectionResetError("there is no connection to Redis")
+        return self._asker
+
+    def _lost(self) -> None:
+        """One connection has failed."""
+        if self._control is not None:
+            self._control.lost()
+        self._news.set()
+
+    def _check(self) -> None:
+        """Raise what has gone wrong meanwhile.
+
+        Raises:
+            ConnectionError: A connection is lost.
+            NameTaken: Another bridge has our name by now.
+        """
+        if self._is_closed:
+            raise ConnectionResetError("the connection to Redis is closed")
+        for connection in self._connections:
+            if connection.error is not None:
+                raise connection.failure()
+        if self._renewal is not None and self._renewal.done():
+            self._renewal.result()
+
+    def _look(self) -> None:
+        """See to it that not one connection is dead while the others live: nobody else could tell.
+
+        Looks are counted, not time: while the loop stands still nobody can hear anything.
+
+        Raises:
+            ConnectionError: One is.
+        """
+        now = asyncio.get_running_loop().time()
+        if now < self._look_at:
+            return
+        self._look_at = now + 1
+        control = None
+        if self._control is not None:
+            control = self._control.connection
+            self._control.ping()
+        for connection in self._connections:
+            sign = connection.received if connection is control else connection.moved
+            before, looks = self._silent.get(connection, (-1, 0))
+            if sign != before or not (connection.owes or connection is control) or connection is self._listening:
+                looks = 0
+            elif looks >= SILENT_LOOKS:
+                raise ConnectionError(f"no answer for {looks} s over one connection, while others answer")
+            self._silent[connection] = (sign, looks + 1)
+
+    # Receiving
+
+    async def receive(self) -> list[Received | Loss]:
+        """Control messages as soon as they come, and what is read from the streams, as far as there is room."""
+        self._look()
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        until = began + self._setup.block / 1000
+        while True:
+            self._news.clear()
+            self._check()
+            if self._control is not None and self._control.inbox:
+                return list(self._control.receive())
+            if self._reading is None:
+                self._read()
+            if self._reading is None:
+                now = loop.time()
+                if now >= until:
+                    return []
+                look = now + max(PAUSE_FOR_ROOM, (now - began) / 5) if self._may_read else until
+                with suppress(TimeoutError):
+                    async with asyncio.timeout_at(min(look, until)):
+                        await self._news.wait()
+            elif self._reading.done():
+                reading, self._reading = self._reading, None
+                found = reading.result()
+                for source in self._sources:
+                    if source.position is not None:
+                        source.returned = replace(source.position)
+                return found
+            else:
+                await self._news.wait()
+
+    @property
+    def _may_read(self) -> bool:
+        return bool(self._sources) and not self._is_leaving
+
+    def _read(self) -> None:
+        """Begin to read if there is room."""
+        if self._reader is None or not self._may_read or (room := self._link.room()) < 1:
+            return
+        for source in self._sources:
+            # Whoever asks for more has taken what came before.
+            source.known = source.returned
+        self._reading = asyncio.create_task(self._reader.read(room))
+        self._reading.add_done_callback(lambda _: self._news.set())
+
+    def _woken(self) -> None:
+        """Another member of the group has handed something back."""
+        if isinstance(self._reader, Member) and not self._is_leaving:
+            self._reader.look_for_returns()
+            self._unblock()
+
+    def _unblock(self) -> None:
+        """Have the read end that waits for something new; where that is denied, it ends within a second."""
+        if self._asker is not None and self._reader_id is not None:
+            self._asker.tell(("CLIENT", "UNBLOCK", self._reader_id))
+
+    # Finished with
+
+    async def ack(self, tokens: Sequence[Any]) -> None:
+        """Have these count as handled; wait while the server takes nothing.
+
+        Raises:
+            NameTaken: Another bridge has our name by now, and goes on from where it was told.
+        """
+        if self._link.group:
+            ids = ids_by_stream(tokens)
+            acks: list[Command] = [("XACK", stream, self._link.group, *its) for stream, its in ids.items()]
+            await self._patiently(lambda: self._tell_all(acks))
+        elif self._link.name:
+            last: dict[Source, Position] = dict(tokens)
+            await self._patiently(lambda: self._hold_name(last))
+
+    async def _tell_all(self, commands: Sequence[Command]) -> None:
+        for reply in await self._asked().ask(*commands):
+            if not is_no_stream(reply):
+                sound(reply)
+
+    async def _patiently(self, call: Callable[[], Awaitable[None]]) -> None:
+        """Try until the server takes it."""
+        pause = PAUSE
+        while True:
+            try:
+                return await call()
+            except BrokerBusy:
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, 1.0)
+
+    async def extend(self, tokens: Sequence[Any]) -> None:
+        """Keep these from being given to others. A group that is gone is found by reading."""
+        for stream, ids in ids_by_stream(tokens).items():
+            for part in _parts(ids):
+                reply = await self._run(EXTEND, (stream,), self._link.group, self._consumer, *part)
+                # Where nothing is written, nobody else can take them.
+                if not (is_without_group(reply) or is_no_stream(reply) or isinstance(reply, BrokerBusy)):
+                    sound(reply)
+
+    async def hand_back(self, tokens: Sequence[Any]) -> None:
+        """Let the other members have these at once. Nothing is read any more."""
+        self._is_leaving = True
+        self._unblock()
+        for stream, ids in ids_by_stream(tokens).items():
+            for part in _parts(ids):
+                arguments = (self._link.group, self._consumer, HANDED_BACK, self._waking, *part)
+                reply = await self._run(HAND_BACK, (stream,), *arguments)
+                if not (is_without_group(reply) or is_no_stream(reply)):
+                    sound(reply)
+
+    async def _run(self, script: Script, keys: Sequence[bytes], *arguments: Any) -> Any:
+        """Run a script, which is sent if the server does not have it; return the reply."""
+        asker = self._asked()
+        (reply,) = await asker.ask(("EVALSHA", script.sha, len(keys), *keys, *arguments))
+        if is_unknown(reply):
+            (reply,) = await asker.ask(("EVAL", script.text, len(keys), *keys, *arguments))
+        return reply
+
+    async def _hold_name(self, positions: Mapping[Source, Position] | None = None) -> None:
+        """Take our name, or keep it, and note with it where we are."""
+        name = str(self._link.name)
+        where = {source.beside("position", name): bytes(position) for source, position in (positions or {}).items()}
+        milliseconds = int(NAME_SECONDS * 1000)
+        reply = await self._run(HOLD_NAME, (self._name_key, *where), self._consumer, milliseconds, *where.values())
+        if not sound(reply):
+            raise NameTaken(name)
+
+    async def _keep_name(self) -> None:
+        while True:
+            await asyncio.sleep(NAME_SECONDS / 4)
+            # While nothing is written, nobody else can take it.
+            with suppress(BrokerBusy):
+                await self._hold_name()
+
+    # History
+
+    async def history(self, source: Source, limit: int, newest: str, oldest: str, pace: Pace) -> list[Any]:
+        """The last entries of a stream, no more than `limit`, in order; read in parts, so that others get a turn."""
+        asker = self._asked()
+        found: list[Any] = []
+        while len(found) < limit:
+            count = pace.count(limit - len(found))
+            (reply,) = await asker.ask(("XREVRANGE", source.raw, newest, oldest, "COUNT", count))
+            # The last of all ids, say, has nothing behind it.
+            is_void = isinstance(reply, Exception) and "for the interval" in str(reply)
+            entries = [] if is_void or is_no_stream(reply) else sound(reply)
+            pace.note(len(entries), asker.size, asker.seconds)
+            found += entries
+            if len(entries) < count:
+                break
+            newest = "(" + entries[-1][0].decode()
+        return found[::-1]
+
+    # Ending
+
+    async def close(self, *, leave: bool) -> None:
+        """Cut the connections. Closing twice is safe.
+
+        Args:
+            leave: For good: give back the name, or what was on its way here as a member of a group.
+        """
+        self._is_leaving = self._is_closed = True
+        self._news.set()
+        tasks = [task for task in (self._reading, self._renewal) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if leave and self._is_inside:
+            self._is_inside = False
+            # A courtesy, for which nothing waits long.
+            with suppress(Exception):
+                async with asyncio.timeout(max(LEAVE_SECONDS, min(5.0, 4 * self._asked().round_trip))):
+                    await self._leave()
+        connections, self._connections = self._connections, []
+        for connection in connections:
+            await connection.close()
+
+    async def _leave(self) -> None:
+        """Give back our name, or all that is pending of us: whatever came on the way is in no other hands."""
+        connection = self._asked()
+        if connection.error is not None:
+            ((connection, _),) = await self._setup.server.open(self._connections, self._lost, [])
+        commands: list[Command] = []
+        if self._link.group:
+            if self._reader_id is not None:
+                # Else something may still come to who is not there any more.
+                commands.append(("CLIENT", "UNBLOCK", self._reader_id))
+            for source in self._sources:
+                arguments = (self._link.group, self._consumer, HANDED_BACK, self._waking)
+                commands.append(("EVAL", LEAVE.text, 1, source.raw, *arguments))
+        else:
+            commands.append(("EVAL", GIVE_NAME.text, 1, self._name_key, self._consumer))
+        await connection.ask(*commands)
+
+
+def _parts(ids: Sequence[bytes]) -> list[Sequence[bytes]]:
+    return [ids[start : start + MOST_IDS] for start in range(0, len(ids), MOST_IDS)]
