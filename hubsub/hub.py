@@ -959,6 +959,8 @@ class Hub(Registry):
         if debug != (checker in self._router.observers):
             (self._router.observers.append if debug else self._router.observers.remove)(checker)
         self._router.dismantle_on(loop)
+        for part in self.border.attached:
+            part.opened()
 
     def _forked(self) -> None:
         """Begin anew in a forked process, with what is registered."""

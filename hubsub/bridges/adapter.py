@@ -272,8 +272,8 @@ class Adapter:
         """Let go of the connection, whatever state it is in; a waiting `receive` ends. Closing twice is safe."""
         raise NotImplementedError
 
-    def forked(self) -> None:
-        """Forget the connection without touching it: this is a forked process, and the connection is the parent's.
+    def forget(self) -> None:
+        """Forget the connection without touching it: its loop is closed, or is that of the parent of a forked process.
 
         `connect` follows, perhaps. By default nothing is done, for adapters whose `connect` replaces all there is.
         """

@@ -127,7 +127,7 @@ def check_keys(message: Any, payload: bytes) -> None:
         ValueError: It has; the error tells where.
     """
     folded = payload.translate(_FOLDED)
-    if folded.find(b'0":') < 0 and folded.find(b'"trrr":') < 0:
+    if (folded.find(b'0":') < 0 or folded.find(b'"0') < 0) and folded.find(b'"trrr":') < 0:
         return
     found = _NOT_ONLY_TEXT.findall(payload)
     if len(found) == len(set(found)):
@@ -149,8 +149,8 @@ def where_alike(message: Any) -> ValueError:
     return located(KeysAlike(()), message, _refuse_keys_alike)
 
 
-# A key that is a number ends in what becomes `0":`; true, false and null become `trrr`, with what becomes a quotation
-# mark before it. Few keys of another kind do.
+# A key that is a number begins with what becomes `"0` and ends in what becomes `0":`. And true, false and null become
+# `trrr` behind what becomes a quotation mark. Few keys of another kind do.
 _FOLDED = bytes.maketrans(b"0123456789-.ftanrluse", b"0" * 12 + b'"' + b"ttt" + b"rrrrr")
 _NOT_ONLY_TEXT = re.compile(rb'"(?:-?[0-9][^"\\]*|true|false|null)":')
 _to_sorted_json: Callable[[Any], str] = json.JSONEncoder(sort_keys=True, **_STYLE).encode

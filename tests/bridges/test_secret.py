@@ -76,6 +76,34 @@ async def test_a_request_that_is_not_signed_reaches_nobody(sites: Sites) -> None
     assert asked == []
 
 
+class Unpickled:
+    """It says so when it is."""
+
+    seen = 0
+
+    def __reduce__(self) -> Any:
+        return _unpickled, ()
+
+
+def _unpickled() -> None:
+    Unpickled.seen += 1
+
+
+async def test_what_is_not_signed_is_never_unpickled(sites: Sites) -> None:
+    guarded = await sites.bridge(secret=SECRET, codec="pickle")
+    messages = heard_by(guarded)
+    await guarded.synced()
+    for secret in (None, "another"):
+        stranger = await sites.bridge(outgoing=ALL, codec="pickle", secret=secret)
+        stranger.hub.publish(("a",), Unpickled())
+    await until(lambda: guarded.health().undecodable == 2)
+    assert Unpickled.seen == 0
+    friend = await sites.bridge(outgoing=ALL, codec="pickle", secret=SECRET)
+    friend.hub.publish(("a",), Unpickled())
+    await until(lambda: messages == [None])
+    assert Unpickled.seen == 1
+
+
 async def test_what_is_sent_again_by_somebody_is_a_duplicate(sites: Sites) -> None:
     guarded = await sites.bridge(incoming=ALL, secret=SECRET)
     messages = heard_by(guarded)

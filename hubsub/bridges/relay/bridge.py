@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -221,6 +222,11 @@ class Bridge:
         self._shared.bridges.append(self)
         self._notify_neighbours()
 
+    def _open_again(self) -> None:
+        # Under the old name the broker has records of these numbers already, and takes the new ones for them.
+        self._number = next(self._shared.numbers)
+        self._open()
+
     @property
     def _sender_name(self) -> str:
         return f"{self.hub.border.origin}-{self._number}"
@@ -271,10 +277,11 @@ class Bridge:
 
         One that was closed begins anew.
         """
+        self._let_go_of_closed_loop()
         if self._closing is not None:
             await outlast(self._closing)
             self._gone.clear()
-            self._open()
+            self._open_again()
         if self._living is None:
             await self.hub.start()
             loop = asyncio.get_running_loop()
@@ -288,27 +295,45 @@ class Bridge:
 
         What the parent has is kept as it is: a driver that closed it here would take it off the selector of both.
         """
-        if self._gone.is_set():
-            return
-        was_started = self._living is not None
+        if not self._gone.is_set():
+            was_started = self._living is not None
+            _OF_PARENT.append((self._parts, self._connection, dict(vars(self.adapter))))
+            self._begin_anew(os.getpid())
+            self._was_closed_by_hub = was_started
+
+    def _let_go_of_closed_loop(self) -> bool:
+        """Begin anew if the loop was closed on which it was running; return whether that is so."""
+        task = self._closing or self._living
+        if task is None or self._gone.is_set() or not task.get_loop().is_closed():
+            return False
+        if unsent := self._parts.sender.pending:
+            self._log.warning("%r was not closed before its loop, and has lost %d messages unsent", self, unsent)
+        self._begin_anew(asyncio.get_running_loop())
+        return True
+
+    def _begin_anew(self, of: object) -> None:
+        """Forget what was going on; `of` is what all bridges of the hub have in common that do so."""
         connection = self._connection
-        _OF_PARENT.append((self._parts, connection, self._living, self._closing, dict(vars(self.adapter))))
-        for task in (self._living, *(() if connection is None else connection.tasks)):
-            if task is not None:
-                task._log_destroy_pending = False  # type: ignore[attr-defined]
+        tasks: list[Any] = [self._living, self._closing, *(() if connection is None else connection.tasks)]
+        for task in tasks:
+            if task is not None and not task.done():
+                # Were it collected, its clean-up would run, in the middle of whatever follows.
+                task._log_destroy_pending = False
+                _OF_PARENT.append(task)
         if (outbox := self._parts.sender.outbox) is not None:
             outbox.close()
-        self.adapter.forked()
-        self._shared.forked()
+        self.adapter.forget()
+        self._shared.begin_anew(of)
+        if self in self._shared.bridges:
+            self._shared.bridges.remove(self)
         self._waiting.clear()
         self._gone = asyncio.Event()
         self._state = "new"
-        self._open()
-        self._was_closed_by_hub = was_started
+        self._open_again()
 
     def opened(self) -> None:
-        """The hub was started again: so is what was closed with it."""
-        if self._was_closed_by_hub:
+        """The hub was started, again perhaps: so is what was closed with it, or with its loop."""
+        if self._let_go_of_closed_loop() or self._was_closed_by_hub:
             self._was_closed_by_hub = False
             task = asyncio.get_running_loop().create_task(self.start())
             task.add_done_callback(lambda task: task.cancelled() or task.exception())
@@ -649,7 +674,7 @@ class Bridge:
 
 
 _OF_PARENT: list[object] = []
-"""What a forked process has of its parent's connections."""
+"""What a forked process has of its parent's connections, and what loops that were closed have left behind."""
 
 # What only a bug explains: the first at once, the others when they come again and again.
 _CERTAIN_BUGS = (NotImplementedError, NameError, SyntaxError)

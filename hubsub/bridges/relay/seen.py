@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Hashable
 from itertools import count
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -91,21 +90,20 @@ class HubBridges:
     """What the bridges of one hub share: two bridges, or a ring of them, bring a message once."""
 
     def __init__(self) -> None:
-        self.process = os.getpid()
         self.seen = SeenWindow()
+        self._of: object = None
         self.numbers = count(1)
         self.bridges: list[Neighbour] = []
 
-    def forked(self) -> None:
-        """In a forked process: what the parent has seen may be in its hands still."""
-        if self.process != os.getpid():
-            self.process = os.getpid()
+    def begin_anew(self, of: object) -> None:
+        """Forget what was seen, once for each `of`: part of that is in hands that do nothing any more."""
+        if of != self._of:
+            self._of = of
             self.seen = SeenWindow()
-            self.bridges.clear()
 
-    _of: ClassVar[WeakKeyDictionary[Hub, HubBridges]] = WeakKeyDictionary()
+    _all: ClassVar[WeakKeyDictionary[Hub, HubBridges]] = WeakKeyDictionary()
 
     @classmethod
     def of(cls, hub: Hub) -> HubBridges:
         """That of a hub."""
-        return cls._of.setdefault(hub, cls())
+        return cls._all.setdefault(hub, cls())

@@ -18,12 +18,10 @@ from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from hmac import compare_digest
-from itertools import count
 from typing import Any, TypeAlias
 
 from ...errors import SignatureError
 from ...key import NAMESPACE, Key
-from ..address import cached
 
 Secrets: TypeAlias = str | bytes | Sequence[str | bytes]
 """A secret, or several: the first one signs, and what was signed with any of them is accepted."""
@@ -58,9 +56,9 @@ class Signer:
             raise ValueError(f"the window of signatures is more than 0 seconds, not {window!r}")
         start = f"hubsub 1{_measured(namespace)}".encode("utf-8", "surrogatepass")
         self._states = [_keyed(secret, start) for secret in _each_of(secrets)]
+        self._sign_inner, self._sign_outer = self._states[0]
         self._prefix = len(prefix)
         self._window = window
-        self._signed_key = cached(self._sign_key)
         self._heard: dict[str, _Numbers] = {}
         # The time that was read last: that of many messages is the same.
         self._heard_moment, self._heard_second = "", 0
@@ -69,46 +67,81 @@ class Signer:
     def renew(self) -> None:
         """Begin to count again, under another name: in a fork."""
         self._name = os.urandom(8).hex()
-        self._numbers = count(1)
-        self._second = -1
+        self._batch = 0
+        self._heads: list[str] = []
+        self._until = 0.0
         self._time = ""
 
-    def sign(self, key: Key[Any], text: str, data: bytes) -> str:
+    def key_text(self, key: Key[Any]) -> str:
+        """What is signed of a key, given as in this process."""
+        parts = key if key[0] == NAMESPACE else key[self._prefix :]
+        return f"{len(parts)};{''.join(map(_measured, parts))}"
+
+    def sign(self, text: str, data: bytes) -> str:
         """Return a signature as of now.
 
         Args:
-            key: As in this process.
-            text: What is signed, up to the data; see `ENVELOPE` and `in_headers`.
-            data: What of it is bytes.
+            text: What is signed of the key, followed by `ENVELOPE` or by what is signed of the headers.
+            data: What stands behind the signature in an envelope; or the payload.
         """
-        second = int(time.time())
-        if second != self._second:
-            self._second = second
+        now = time.time()
+        if not self._until - 1 <= now < self._until:
+            second = int(now)
+            self._until = second + 1.0
             self._time = f"-{second:010x}-"
-        head = f"{self._name}-{next(self._numbers):012x}{self._time}"
-        return head + _hmac(self._states[0], _encoded(f"{head}{self._signed_key(key)}{text}") + data)
+        if not self._heads:
+            self._number()
+        head = self._heads.pop() + self._time
+        # As `_hmac`, here and in `verify`: a call more for each message would be felt.
+        inner, outer = self._sign_inner(), self._sign_outer()
+        try:
+            inner.update(f"{head}{text}".encode() + data)
+        except UnicodeEncodeError:
+            inner.update(f"{head}{text}".encode("utf-8", "surrogatepass") + data)
+        outer.update(inner.digest())
+        signature: str = head + outer.hexdigest()[:_DIGITS]
+        return signature
+
+    def _number(self) -> None:
+        """Write the next numbers, the last one first."""
+        begin = f"{self._name}-{self._batch:010x}"
+        self._batch += 1
+        self._heads = [begin + last for last in _LAST]
 
     def verify(self, key: Key[Any], signature: str, text: str, data: bytes, live: bool) -> None:
         """Return if it was signed with one of the secrets and, if `live`, within the window, and came never before.
 
+        Args:
+            key: For errors.
+            signature: Whatever is said to be one.
+            text: As of `sign`.
+            data: As of `sign`.
+            live: Whether its age and number count.
+
         Raises:
             SignatureError: It was not; the error tells why.
         """
-        is_right = False
-        if len(signature) == WIDTH and signature.isascii():
-            signed = _encoded(f"{signature[:HEAD]}{self._signed_key(key)}{text}") + data
-            given = signature[HEAD:]
-            for state in self._states:
-                is_right |= compare_digest(_hmac(state, signed), given)
+        try:
+            signed = f"{signature[:HEAD]}{text}".encode() + data
+        except UnicodeEncodeError:
+            signed = f"{signature[:HEAD]}{text}".encode("utf-8", "surrogatepass") + data
+        inner, outer = self._sign_inner(), self._sign_outer()
+        inner.update(signed)
+        outer.update(inner.digest())
+        given = signature[HEAD:]
+        try:
+            is_right = compare_digest(outer.hexdigest()[:_DIGITS], given)
+            if not is_right:
+                is_right = any(compare_digest(_hmac(state, signed), given) for state in self._states[1:])
+        except TypeError:  # it is no text in ASCII
+            is_right = False
         if not is_right:
             raise SignatureError(
                 key, "its signature is wrong: it is of another secret, namespace or key, or was changed"
             )
-        if live:
-            self._check_fresh(key, signature)
-
-    def _check_fresh(self, key: Key[Any], signature: str) -> None:
-        name, moment = signature[:16], signature[30:40]
+        if not live:
+            return
+        moment = signature[30:40]
         if moment != self._heard_moment:
             self._heard_moment, self._heard_second = moment, int(moment, 16)
         second = self._heard_second
@@ -118,12 +151,16 @@ class Signer:
             raise SignatureError(
                 key, f"it was signed {when}, beyond the window of {self._window:g} s; is a clock wrong?"
             )
+        name = signature[:16]
         heard = self._heard.get(name)
         if heard is None:
             heard = self._meet(name)
         if second > heard.second:
             heard.second = second
-        if not heard.add(int(signature[17:29], 16)):
+        number = int(signature[17:29], 16)
+        if number == heard.expected:
+            heard.expected = number + 1
+        elif not heard.add(number):
             raise SignatureError(key, "it has come before, and was sent again by somebody", is_replay=True)
 
     def _meet(self, name: str) -> _Numbers:
@@ -135,30 +172,26 @@ class Signer:
         heard = self._heard[name] = _Numbers()
         return heard
 
-    def _sign_key(self, key: Key[Any]) -> str:
-        parts = key if key[0] == NAMESPACE else key[self._prefix :]
-        return f"{len(parts)};{''.join(map(_measured, parts))}"
-
 
 class _Numbers:
-    """Which numbers of a signer have come: the highest one, and the ranges below it that have not."""
+    """Which numbers of a signer have come: all below the one that is expected next, but for some ranges."""
 
-    __slots__ = ("_highest", "_missing", "second")
+    __slots__ = ("_missing", "expected", "second")
 
     # Ranges that are remembered, at least; what is missing below them counts as having come.
     MOST = 1024
 
     def __init__(self) -> None:
-        self._highest = 0
+        self.expected = 0
         self._missing: list[tuple[int, int]] = []  # first, and last + 1, in order
         self.second = 0
         """When the last of them was signed, in seconds since the epoch."""
 
     def add(self, number: int) -> bool:
         """Note that a number has come; return False if it had already."""
-        expected = self._highest + 1
+        expected = self.expected
         if number >= expected:
-            self._highest = number
+            self.expected = number + 1
             if number > expected:
                 self._missing.append((expected, number))
                 if len(self._missing) > 2 * self.MOST:
@@ -190,9 +223,12 @@ def in_headers(attributes: Mapping[str, str], others: Mapping[str, str], has_pay
     return "".join(parts) + ("=" if has_payload else "-")
 
 
-def in_plain_headers(constant: str, id: str, time: str) -> str:
-    """The same for one that has just the plain attributes and a payload, given the `constant_of` its source."""
-    return f"{constant}{len(id)}:{id}{len(time)}:{time}0;0;="
+NO_MORE = "0;0;="
+"""What is signed behind id and time of a message that has just the plain attributes, and before its payload.
+
+What `in_headers` returns of such a message is what `constant_of` its source returns, id and time each behind its length
+and a colon, and this.
+"""
 
 
 def constant_of(source: str, type: str, content_type: str) -> str:
@@ -201,13 +237,6 @@ def constant_of(source: str, type: str, content_type: str) -> str:
 
 
 _PLAIN = ("ce_specversion", "ce_source", "ce_type", "content-type", "ce_id", "ce_time")
-
-
-def _encoded(text: str) -> bytes:
-    try:
-        return text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-8", "surrogatepass")
 
 
 def _measured(text: str) -> str:
@@ -219,6 +248,7 @@ def _measured(text: str) -> str:
 
 
 _DIGITS = WIDTH - HEAD
+_LAST = [f"{number:02x}" for number in reversed(range(256))]
 
 
 def _keyed(secret: bytes, start: bytes) -> _HmacState:

@@ -22,7 +22,7 @@ from ...event import Gap, Meta
 from ...key import Key
 from ..address import cached
 from .signing import ENVELOPE as SIGNED_ENVELOPE
-from .signing import WIDTH, Secrets, Signer, constant_of, in_headers, in_plain_headers
+from .signing import NO_MORE, WIDTH, Secrets, Signer, constant_of, in_headers
 
 MESSAGE = "hubsub.message"
 """The type of what was published; any type that is not ours is a message too."""
@@ -122,7 +122,7 @@ class Wire:
         self._signer = None if secret is None else Signer(secret, namespace, prefix, window)
         self._type_of = type_of
         self._encode = self.codec.encode
-        self._short = _ShortKeys()
+        self._short = _ShortKeys((lambda key: "") if self._signer is None else self._signer.key_text)
         content_type = self.codec.content_type
         self._form = _media_type(content_type)
         self._is_json = _is_json(self._form)
@@ -143,8 +143,8 @@ class Wire:
     def source(self, source: str) -> None:
         # Whatever is the same for all messages is written once.
         self._source = source
-        own = f'{{"specversion":"1.0","source":{json.dumps(source)},'
-        self._own = own.encode()
+        own = f'"specversion":"1.0","source":{json.dumps(source)},'
+        self._own = f"{{{own}".encode()
         self._before_id = f'{own}"type":"{MESSAGE}","datacontenttype":{json.dumps(self.codec.content_type)},"id":"'
         self._ce = {"ce_specversion": "1.0", "ce_source": source, **dict(self._plain)}
         self._ce_size = _bytes_of(self._ce) + len("ce_id") + len("ce_time")
@@ -180,13 +180,15 @@ class Wire:
         if self.headers:
             headers = {**self._ce, "ce_id": id, "ce_time": time}
             if self._signer is not None:
-                headers["ce_signature"] = self._signer.sign(key, in_plain_headers(self._constant, id, time), data)
+                text = f"{self._short[key]}{self._constant}{len(id)}:{id}{len(time)}:{time}{NO_MORE}"
+                headers["ce_signature"] = self._signer.sign(text, data)
             return data, headers
         name = "data"
         if not self._is_json:
             name, data = _in_json(key, data, self._form)
-        payload = f'{self._before_id}{id}","time":"{time}","{name}":'.encode() + data + b"}"
-        return payload if self._signer is None else self._sign_envelope(key, payload), {}
+        if self._signer is None:
+            return f'{{{self._before_id}{id}","time":"{time}","{name}":'.encode() + data + b"}", {}
+        return self._sign_envelope(key, f'{self._before_id}{id}","time":"{time}","{name}":'.encode() + data + b"}"), {}
 
     def pack(self, kind: str, key: Key[Any], message: Any, meta: Meta) -> Packed:
         """Return payload and headers of anything.
@@ -231,7 +233,7 @@ class Wire:
             attributes["headers"] = json.dumps(others)
         name, data = _in_json(key, data, _media_type(codec.content_type))
         payload = f'{json.dumps(attributes, separators=(",", ":"))[:-1]},"{name}":'.encode() + data + b"}"
-        return payload if self._signer is None else self._sign_envelope(key, payload), {}
+        return payload if self._signer is None else self._sign_envelope(key, payload[1:]), {}
 
     def _attributes(
         self, kind: str, codec: Codec, meta: Meta, headers: Mapping[str, str]
@@ -284,11 +286,11 @@ class Wire:
 
     # Signing
 
-    def _sign_envelope(self, key: Key[Any], payload: bytes) -> bytes:
-        """Put the signature in front, so that it can be of all that stands behind it."""
+    def _sign_envelope(self, key: Key[Any], rest: bytes) -> bytes:
+        """An envelope of what follows its brace: the signature stands in front, and is of all that stands behind it."""
         assert self._signer is not None
-        rest = payload[1:]
-        return b'%b%b",%b' % (_SIGNATURE_BEGINS, self._signer.sign(key, SIGNED_ENVELOPE, rest).encode(), rest)
+        signature = self._signer.sign(f"{self._short[key]}{SIGNED_ENVELOPE}", rest)
+        return f'{{"signature":"{signature}",'.encode() + rest
 
     def _sign_headers(self, key: Key[Any], payload: bytes, headers: dict[str, str]) -> dict[str, str]:
         assert self._signer is not None
@@ -296,17 +298,19 @@ class Wire:
         if others:
             # So that a broker can add some of its own.
             attributes["ce_signedheaders"] = " ".join(quote(name, safe="") for name in others)
-        signature = self._signer.sign(key, in_headers(attributes, others, True), payload)
+        signature = self._signer.sign(self._short[key] + in_headers(attributes, others, True), payload)
         return {**attributes, **others, "ce_signature": signature}
 
     def renewed(self, key: Key[Any], payload: bytes, headers: Mapping[str, str]) -> Packed:
         """Return something that was packed, signed as of now: to be sent a second time, or long after it was packed."""
-        if self._signer is None or not self.envelope:
+        if self._signer is None:
             return payload, dict(headers)
+        if key not in self._short:
+            self._short.check(key)
         if headers:
             unsigned = {name: value for name, value in headers.items() if name != "ce_signedheaders"}
             return payload, self._sign_headers(key, payload, unsigned)
-        return self._sign_envelope(key, b"{" + payload[_SIGNATURE_ENDS:]), {}
+        return self._sign_envelope(key, payload[_SIGNATURE_ENDS:]), {}
 
     # Unpacking
 
@@ -345,7 +349,8 @@ class Wire:
                 # What `pack_plain` has made.
                 id, source, time = headers["ce_id"], headers["ce_source"], headers["ce_time"]
                 if self._signer is not None:
-                    text = in_plain_headers(self._constant_of(source), id, time)
+                    constant = self._constant if source == self._source else self._constant_of(source)
+                    text = f"{self._short[key]}{constant}{len(id)}:{id}{len(time)}:{time}{NO_MORE}"
                     self._signer.verify(key, headers["ce_signature"], text, payload, live)
                 if len(id) > LONGEST_NAME or len(source) > LONGEST_NAME or len(time) > LONGEST_TIME:
                     return self._unpack_attributes(key, payload, headers)
@@ -358,7 +363,7 @@ class Wire:
                 return self._unpack_signed(self._signer, key, payload, headers, live)
             if headers:
                 return self._unpack_with_headers(key, payload, headers)
-            return self._unpack_alone(key, payload)
+            return self._unpack_alone(key, payload, _PLAIN.match(payload) if payload and self._form == JSON else None)
         except DecodeError as error:
             error.payload = payload
             raise
@@ -372,36 +377,32 @@ class Wire:
         signature = headers.get("ce_signature") if headers else None
         if signature is not None:
             attributes, others = _parted(headers, headers.get("ce_signedheaders", ""))
-            signer.verify(key, signature, in_headers(attributes, others, payload is not None), payload or b"", live)
+            text = self._short[key] + in_headers(attributes, others, payload is not None)
+            signer.verify(key, signature, text, payload or b"", live)
             attributes.pop("ce_signedheaders", None)
             return self._unpack_with_headers(key, payload, {**attributes, **others})
-        if (
-            payload is not None
-            and payload.startswith(_SIGNATURE_BEGINS)
-            and payload.startswith(b'",', _SIGNATURE_ENDS - 2)
-        ):
-            signature = payload[len(_SIGNATURE_BEGINS) : len(_SIGNATURE_BEGINS) + WIDTH].decode("ascii", "replace")
+        plain = _SIGNED_PLAIN.match(payload) if payload and self._form == JSON else None
+        found = plain or (_SIGNED.match(payload) if payload else None)
+        if found is not None and payload is not None:
+            signature = found[1].decode()
             rest = payload[_SIGNATURE_ENDS:]
-            signer.verify(key, signature, SIGNED_ENVELOPE, rest, live)
-            return self._unpack_alone(key, b"{" + rest)
+            signer.verify(key, signature, f"{self._short[key]}{SIGNED_ENVELOPE}", rest, live)
+            return self._unpack_alone(key, payload, plain)
         raise SignatureError(key, "it is not signed, and this bridge has a secret=")
 
-    def _unpack_alone(self, key: Key[Any], payload: bytes | None) -> Unpacked:
-        """Unpack what has no headers."""
-        plain = _PLAIN.match(payload) if payload is not None and self._form == JSON else None
+    def _unpack_alone(self, key: Key[Any], payload: bytes | None, plain: re.Match[bytes] | None) -> Unpacked:
+        """Unpack what has no headers; `plain` is how it begins if it is as `pack_plain` writes it."""
         if plain is None or payload is None or not payload.endswith(b"}"):
             return self._unpack_payload(key, payload, None, {})
+        meta = _plain_meta(*plain.groups()[-4:])
         try:
-            message = self.codec.decode(payload[plain.end() : -1], self._type_of(key))
+            return as_tuple(Unpacked, (MESSAGE, self.codec.decode(payload[plain.end() : -1], self._type_of(key)), meta))
         except Exception as error:
             # Something follows the data in the envelope; or the data is none, or not of its type.
             envelope = _envelope_of(payload)
             if envelope is not None:
                 return self._unpack_envelope(key, envelope, {})
-            raise DecodeError(
-                key, f"cannot be decoded: {_text_of(error)}", payload, _plain_meta(*plain.groups())
-            ) from error
-        return as_tuple(Unpacked, (MESSAGE, message, _plain_meta(*plain.groups())))
+            raise DecodeError(key, f"cannot be decoded: {_text_of(error)}", payload, meta) from error
 
     def _unpack_with_headers(self, key: Key[Any], payload: bytes | None, headers: Mapping[str, str]) -> Unpacked:
         if "ce_specversion" not in headers:
@@ -481,15 +482,18 @@ _MSGPACK = ("application/msgpack", "application/x-msgpack", "application/vnd.msg
 
 # What `Wire.pack_plain` makes, and the simplest of `Wire.pack`, up to the data; not signed, or without the signature.
 _TEXT = rb'([^"\\\x00-\x1f]{1,%d}+)'
-_PLAIN = re.compile(
-    rb'\{"specversion":"1\.0","source":"%b","type":"hubsub\.message","datacontenttype":"application/json",'
+_REST = (
+    rb'"specversion":"1\.0","source":"%b","type":"hubsub\.message","datacontenttype":"application/json",'
     rb'"id":"%b","time":"%b"(?:,"hops":([0-9]{1,9}+))?+,"data":'
     % (_TEXT % LONGEST_NAME, _TEXT % LONGEST_NAME, _TEXT % LONGEST_TIME)
 )
-_PLAIN_HEADERS = {"ce_specversion", "ce_source", "ce_type", "content-type", "ce_id", "ce_time"}
-# Where in an envelope the signature stands.
 _SIGNATURE_BEGINS = b'{"signature":"'
 _SIGNATURE_ENDS = len(_SIGNATURE_BEGINS) + WIDTH + len('",')
+_BEGINS = rb'\{"signature":"([0-9a-f-]{%d})",' % WIDTH
+_PLAIN = re.compile(rb"\{" + _REST)
+_SIGNED_PLAIN = re.compile(_BEGINS + _REST)
+_SIGNED = re.compile(_BEGINS)
+_PLAIN_HEADERS = {"ce_specversion", "ce_source", "ce_type", "content-type", "ce_id", "ce_time"}
 _SIGNATURE = re.compile("[0-9a-f]{16}-[0-9a-f]{12}-[0-9a-f]{10}-[0-9a-f]{32}")
 _MISSING = object()
 # Attributes that belong to a signature.
@@ -501,18 +505,23 @@ _FREE_NAME = re.compile(
 )
 
 
-class _ShortKeys(set[Key[Any]]):
-    """Keys that are not too long; those that were asked for lately."""
+class _ShortKeys(dict[Key[Any], str]):
+    """Keys that are not too long, those that were asked for lately, with what is signed of them.
+
+    Args:
+        signed: Tells what is signed of a key.
+    """
 
     MOST = 65536
     MOST_CHARACTERS = 4 * 1024 * 1024
 
-    def __init__(self) -> None:
+    def __init__(self, signed: Callable[[Key[Any]], str]) -> None:
         super().__init__()
+        self._signed = signed
         self._characters = 0
 
     def check(self, key: Key[Any]) -> str:
-        """Return why a key is refused; an empty text if it is not."""
+        """Return why a key is refused; an empty text if it is not, and from now on it is here."""
         length = sum(map(len, key)) + len(key)
         if length > LONGEST_KEY:
             return f"the key has {length} characters, and at most {LONGEST_KEY} cross a bridge"
@@ -520,7 +529,7 @@ class _ShortKeys(set[Key[Any]]):
         if len(self) >= self.MOST or self._characters > self.MOST_CHARACTERS:
             self.clear()
             self._characters = length
-        self.add(key)
+        self[key] = self._signed(key)
         return ""
 
 
