@@ -255,7 +255,8 @@ class Connection(AIOKafkaConnection):  # type: ignore[misc]
         self._plain, _ = await loop.create_connection(lambda: protocol, self.host, self.port)
         writer = asyncio.StreamWriter(self._plain, protocol, reader, loop)
         try:
-            await writer.start_tls(self._ssl_context, server_hostname=self.host, ssl_handshake_timeout=HANDSHAKE)
+            context: Any = self._ssl_context
+            await writer.start_tls(context, server_hostname=self.host, ssl_handshake_timeout=HANDSHAKE)
         except BaseException:
             self._plain.abort()
             raise
@@ -328,7 +329,7 @@ class Client(AIOKafkaClient):  # type: ignore[misc]
     _md_update_fut: Any
 
     @classmethod
-    def adopt(cls, client: AIOKafkaClient, line: Line) -> Client:
+    def adopt(cls, client: Any, line: Line) -> Client:
         """Make a client that the driver has made, and not used yet, one of these: it refers to it in many places."""
         client.__class__ = cls
         client.line, client.connections, client.failure = line, set(), None
@@ -413,7 +414,7 @@ class Client(AIOKafkaClient):  # type: ignore[misc]
         self.line.round_trip = self._loop.time() - began
         return connection
 
-    def _on_connection_closed(self, connection: Any, reason: Any) -> None:
+    def _on_connection_closed(self, connection: Any, reason: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         self.connections.discard(connection)
         super()._on_connection_closed(connection, reason)
 
@@ -527,7 +528,8 @@ class Client(AIOKafkaClient):  # type: ignore[misc]
         """Create a topic with one partition, replicated as another one is; return whether there is one now."""
         replicas = [len(each.replicas) for each in self.cluster._partitions.get(like, {}).values()]
         wanted = [(name.replace("_", "."), str(value)) for name, value in settings.items()]
-        request = CreateTopicsRequest([(topic, 1, max(replicas, default=-1), [], wanted)], 10_000, False)
+        topics: Any = [(topic, 1, max(replicas, default=-1), [], wanted)]
+        request = CreateTopicsRequest(topics, 10_000, False)
         controller = self.cluster.controller
         node = self.get_random_node() if controller is None else controller.nodeId
         answer = await self.send(node, request)
