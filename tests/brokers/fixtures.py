@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import AsyncIterator, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
@@ -114,7 +114,7 @@ class Expendable:
         if kind not in self._brokers:
             require(kind)
             self._brokers[kind] = kind()
-        broker = self._brokers[kind]
+        broker: Any = self._brokers[kind]
         assert isinstance(broker, kind)
         return broker
 

@@ -504,7 +504,7 @@ class Writer:
     def _look_at_partitions(self, cluster: Any) -> None:
         """Hear of new metadata."""
         for topic, known in list(self._partitions.items()):
-            partitions = sorted(cluster.partitions_for_topic(topic) or ())
+            partitions: list[int] = sorted(cluster.partitions_for_topic(topic) or ())
             if partitions != known:
                 if partitions:
                     self._partitions[topic] = partitions

@@ -388,7 +388,7 @@ class Session:
         """
         self._is_leaving = self._is_closed = True
         self._news.set()
-        tasks = [task for task in (self._reading, self._renewal) if task is not None]
+        tasks: list[asyncio.Task[Any]] = [task for task in (self._reading, self._renewal) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -196,7 +196,8 @@ class Sender:
         try:
             if meta is None:
                 # One that leaves by several bridges has got its name in the publish: the same for all.
-                id = item[2] if len(item) == 3 else self._border.mint_id()
+                named: Any = item
+                id = named[2] if len(item) == 3 else self._border.mint_id()
                 payload, headers = self._wire.pack_plain(key, message, id, text)
                 if self._max_payload is not None and len(payload) + self.PLAIN_HEADERS > self._max_payload:
                     self._check_size(key, payload, headers)

@@ -116,7 +116,9 @@ class Watched(Adapter):
     def __new__(cls, inner: Adapter) -> Self:
         # What the other one leaves as it is, this one has to leave as it is, too: bridges look at that.
         left = {name: getattr(Adapter, name) for name in ("listen", "ping") if _leaves(inner, name)}
-        return super().__new__(type(cls.__name__, (cls,), left) if left else cls)
+        kind: Any = type(cls.__name__, (cls,), left) if left else cls
+        watched: Self = super().__new__(kind)
+        return watched
 
     def __init__(self, inner: Adapter) -> None:
         self.inner = inner
