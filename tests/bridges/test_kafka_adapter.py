@@ -649,6 +649,21 @@ async def test_closing_needs_no_broker(fragile: Kafka, connected: Open, fault: s
         await sending
 
 
+@pytest.mark.parametrize("seconds", [2.0, 5.5, 8.0])
+async def test_closing_needs_no_broker_in_the_middle_of_looking_for_one(
+    fragile: Kafka, connected: Open, seconds: float
+) -> None:
+    adapter = await connected(fragile, group="g")
+    await adapter.send(records(1))
+    sending = asyncio.ensure_future(adapter.send(records(2)))
+    fragile.freeze()
+    # By then it has given up some of its connections, and waits for others.
+    await asyncio.sleep(seconds)
+    async with asyncio.timeout(20):
+        await adapter.close()
+    await asyncio.wait([sending])
+
+
 async def test_closing_goes_on_when_it_is_cancelled(kafka: Kafka, connected: Open) -> None:
     adapter = await connected(kafka)
     closing = asyncio.ensure_future(adapter.close())

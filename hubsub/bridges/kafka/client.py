@@ -322,16 +322,18 @@ class Client(AIOKafkaClient):  # type: ignore[misc]
     """Also those which are being made."""
     failure: BaseException | None
     """Why the last connection could not be made."""
+    _is_closed: bool
     _asked_at: float
     _locks: dict[object, asyncio.Lock]
     _sync_task: Any
+    _md_update_fut: Any
 
     @classmethod
     def adopt(cls, client: Any, line: Line) -> Client:
         """Make a client that the driver has made, and not used yet, one of these: it refers to it in many places."""
         client.__class__ = cls
         client.line, client.connections, client.failure = line, set(), None
-        client._locks, client._asked_at = {}, 0.0
+        client._locks, client._asked_at, client._is_closed = {}, 0.0, False
         line.add(client)
         return client  # type: ignore[no-any-return]
 
@@ -418,6 +420,8 @@ class Client(AIOKafkaClient):  # type: ignore[misc]
 
     async def _get_conn(self, node_id: Any, *, group: Any = ConnectionGroup.DEFAULT, no_hint: bool = False) -> Any:
         """The connection to a broker, which is made if need be; None if it cannot be made."""
+        if self._is_closed:
+            return None
         name = (node_id, group)
         connection = self._conns.get(name)
         if connection is not None and connection.connected():
@@ -531,10 +535,22 @@ class Client(AIOKafkaClient):  # type: ignore[misc]
         answer = await self.send(node, request)
         return all(code in (0, TopicAlreadyExistsError.errno) for _, code, *_ in answer.topic_errors)
 
+    def force_metadata_update(self) -> Any:
+        if self._is_closed:
+            # Nobody would do it any more, and parts of the driver would wait for it for ever.
+            done = self._loop.create_future()
+            done.set_result(False)
+            return done
+        return super().force_metadata_update()
+
     async def close(self) -> None:
-        await super().close()
+        self._is_closed = True
         for connection in list(self.connections):
             connection.close()
+        await super().close()
+        update, self._md_update_fut = self._md_update_fut, None
+        if update is not None and not update.done():
+            update.set_result(False)
         self.line.remove(self)
 
 
