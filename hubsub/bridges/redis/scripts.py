@@ -112,8 +112,8 @@ return 1
 
 # The server counts what a group has read one by one, past what was trimmed too: whoever sees the difference tells it,
 # and sets the count right, so that nobody else does. A server that was restarted has forgotten the count, or counts
-# less than it was; so it is noted beside the stream, and looked up with each new connection. A server that has no memory
-# left does without the note.
+# less than it was; so it is noted beside the stream, and looked up with each new connection. A server that has no
+# memory left does without the note.
 LOOK = Script(
     _NAMED
     + """
