@@ -26,9 +26,10 @@ test: ## run the tests
 	$(SETUP) $(if $(filter 0,$(BROKERS)),,--brokers) test
 	$(RUN) pytest -n 4 --dist loadgroup $(ARGS)
 
-soak: ## send a million messages through brokers that are killed every few seconds
+soak: ## send a million messages through brokers that are killed every few seconds, and run the tests that take minutes
 	$(SETUP) $(if $(filter 0,$(BROKERS)),,--brokers) test
 	PYTHONPATH=tests $(RUN) bridges.soak $(ARGS)
+	$(RUN) pytest -m long -n 4 --dist loadgroup
 
 lint: ## check style and format
 	$(SETUP) lint

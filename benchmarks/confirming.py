@@ -56,3 +56,45 @@ def publish_event_confirmed_by_callback() -> tuple[Side, Side]:
 def publish_event_with_meta_confirmed_by_callback() -> tuple[Side, Side]:
     """The same of events with metadata, as bridges bring them."""
     return _handled(_confirmed, hubsub.Meta(id="7", source="elsewhere")), _handled(None)
+
+
+def _awaited(function: Any) -> Side:
+    async def seconds() -> float:
+        hub = hubsub.Hub()
+        hub.add_listener(KEY, function)
+        began = perf_counter()
+        for message in range(LOT):
+            await hub.publish_confirmed(KEY, message)
+        return (perf_counter() - began) / LOT
+
+    return lambda: asyncio.run(seconds())
+
+
+def _by_hand() -> Side:
+    async def listener(key: Any, future: asyncio.Future[None]) -> None:
+        future.set_result(None)
+
+    async def seconds() -> float:
+        hub = hubsub.Hub()
+        hub.add_listener(KEY, listener)
+        loop = asyncio.get_running_loop()
+        began = perf_counter()
+        for _ in range(LOT):
+            future = loop.create_future()
+            hub.publish(KEY, future)
+            await future
+        return (perf_counter() - began) / LOT
+
+    return lambda: asyncio.run(seconds())
+
+
+@compare(at_most=1.9)
+def publish_confirmed_awaited_async_listener() -> tuple[Side, Side]:
+    """`await Hub.publish_confirmed` to one async listener, against publishing a future that the listener sets."""
+    return _awaited(_listener), _by_hand()
+
+
+@compare(at_most=0.7)
+def publish_confirmed_awaited_sync_listener() -> tuple[Side, Side]:
+    """The same of a plain listener, against the same future through an async one."""
+    return _awaited(lambda key, message: None), _by_hand()

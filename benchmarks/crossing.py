@@ -23,14 +23,16 @@ PATTERN: hubsub.Key[Any] = hubsub.Key("sensor", "*")
 
 
 @asynccontextmanager
-async def hubs(url: str, arrived: Arrived, group: str | None = None, keys: int = 1) -> AsyncIterator[Ends]:
+async def hubs(
+    url: str, arrived: Arrived, group: str | None = None, keys: int = 1, secret: str | None = None
+) -> AsyncIterator[Ends]:
     """Through a bridge of one hub and that of another, where a sync listener is on each of so many keys."""
     namespace = uuid4().hex
     async with hubsub.Hub() as sending, hubsub.Hub() as receiving:
         receiving.add_listener([KEY, *(hubsub.Key("sensor", str(each)) for each in range(1, keys))], _listener(arrived))
         async with (
-            hubsub.Bridge(sending, url, outgoing=PATTERN, namespace=namespace) as outward,
-            hubsub.Bridge(receiving, url, incoming=PATTERN, namespace=namespace, group=group) as inward,
+            hubsub.Bridge(sending, url, outgoing=PATTERN, namespace=namespace, secret=secret) as outward,
+            hubsub.Bridge(receiving, url, incoming=PATTERN, namespace=namespace, group=group, secret=secret) as inward,
         ):
             await outward.ready()
             await inward.ready()
@@ -151,6 +153,20 @@ def bulk_through_redis_pubsub_10k_keys() -> tuple[Side, Side]:
     one key alone."""
     ours, _ = pubsub()
     return bulk(partial(ours, keys=10_000)), bulk(ours)
+
+
+@compare(at_most=1.3)
+def bulk_through_redis_pubsub_signed() -> tuple[Side, Side]:
+    """The same by Redis Pub/Sub, each message signed with `secret=` and verified, against those that are not."""
+    ours, _ = pubsub()
+    return bulk(partial(ours, secret="s3cret")), bulk(ours)
+
+
+@compare(at_most=1.3)
+def bulk_through_redis_stream_signed() -> tuple[Side, Side]:
+    """The same by Redis Streams and a group."""
+    ours, _ = stream()
+    return bulk(partial(ours, secret="s3cret")), bulk(ours)
 
 
 @compare(at_most=1.5)

@@ -6,6 +6,7 @@ import gc
 import subprocess
 import sys
 import tracemalloc
+from collections.abc import Callable
 from typing import Any
 
 import psutil
@@ -19,10 +20,20 @@ def _listener(key: Any, message: Any) -> None:
     pass
 
 
-def _bytes_per_listener(number: int, traced: bool) -> float:
+async def _async_listener(key: Any, message: Any) -> None:
+    pass
+
+
+def _bytes_each(number: int, kind: str, traced: bool) -> float:
     keys = [hubsub.Key("sensor", f"room{index}", "celsius") for index in range(number)]
-    subscriber = hubsub.Subscriber(hubsub.Hub(), "bench")
+    hub = hubsub.Hub()
+    subscriber = hubsub.Subscriber(hub, "bench")
     process = psutil.Process()
+    add: dict[str, Callable[[Any], object]] = {
+        "listener": lambda key: subscriber.add_sync_listener(key, _listener),
+        "async listener": lambda key: hub.add_listener(key, _async_listener),
+        "subscription": lambda key: hub.subscribe(key),
+    }
 
     def occupied() -> int:
         gc.collect()
@@ -32,12 +43,12 @@ def _bytes_per_listener(number: int, traced: bool) -> float:
         tracemalloc.start()
     before = occupied()
     for key in keys:
-        subscriber.add_sync_listener(key, _listener)
+        add[kind](key)
     return (occupied() - before) / number
 
 
-def _in_a_fresh_process(number: int, how: str) -> float:
-    command = [sys.executable, "-m", "benchmarks.memory", str(number), how]
+def _in_a_fresh_process(number: int, how: str, kind: str = "listener") -> float:
+    command = [sys.executable, "-m", "benchmarks.memory", str(number), how, kind]
     return float(subprocess.run(command, check=True, capture_output=True).stdout)
 
 
@@ -54,5 +65,18 @@ def memory_of_listeners_100k_exact_keys_traced() -> Side:
     return lambda: _in_a_fresh_process(100_000, "traced")
 
 
+@measure("bytes", at_most=2400, rounds=1)
+def memory_of_subscriptions_10k_traced() -> Side:
+    """Each of 10 000 subscriptions made by `Hub.subscribe`, with its empty queue, on as many exact keys, the keys
+    themselves not counted, as counted by tracemalloc."""
+    return lambda: _in_a_fresh_process(10_000, "traced", "subscription")
+
+
+@measure("bytes", at_most=2400, rounds=1)
+def memory_of_async_listeners_10k_traced() -> Side:
+    """The same of async listeners, added by `Hub.add_listener`."""
+    return lambda: _in_a_fresh_process(10_000, "traced", "async listener")
+
+
 if __name__ == "__main__":
-    print(_bytes_per_listener(int(sys.argv[1]), sys.argv[2] == "traced"))
+    print(_bytes_each(int(sys.argv[1]), sys.argv[3], sys.argv[2] == "traced"))

@@ -46,6 +46,33 @@ def publish_to_full_queue_latest() -> tuple[Side, Side]:
     return _publish_to(1, Overflow.LATEST), _publish_to(10**9, Overflow.GROW)
 
 
+def _fill(is_fresh: bool, number: int = 1_000) -> Side:
+    """Publish so many messages to a queue, one after the other, that has held as many before or has not."""
+
+    def seconds() -> float:
+        hub = hubsub.Hub()
+        total = 0.0
+        for _ in range(20):
+            with hub.subscribe(KEY) as queue:
+                hub.publish(KEY)  # so that the route is there
+                for message in range(0 if is_fresh else number):
+                    hub.publish(KEY, message)
+                queue.take(number + 1)
+                began = perf_counter()
+                for message in range(number):
+                    hub.publish(KEY, message)
+                total += perf_counter() - began
+        return total / number / 20
+
+    return seconds
+
+
+@compare(at_most=1.2)
+def fill_of_a_fresh_queue() -> tuple[Side, Side]:
+    """`Hub.publish` of 1000 messages to a queue that never held more than one, against one that has held as many."""
+    return _fill(True), _fill(False)
+
+
 def _drain_latest(keys: int) -> Side:
     names: list[hubsub.Key[Any]] = [hubsub.Key("sensor", str(number)) for number in range(keys)]
     lots = 40_000 // keys

@@ -24,7 +24,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="see a hub at work on this machine's live figures",
         description="Publish this machine's live figures through a hub, and show them. Ctrl-C ends it.",
     )
-    demo.add_argument("--seconds", type=_seconds, metavar="N", help="end by itself after so long (default: never)")
+    demo.add_argument(
+        "--seconds",
+        type=_seconds,
+        metavar="N",
+        help="end by itself after so long (default: never on a terminal, else after 10)",
+    )
     demo.add_argument("--plain", action="store_true", help="print lines, as without a terminal, instead of a table")
     demo.add_argument(
         "--bridge",

@@ -30,6 +30,7 @@ HubsubError
 │   ├── BrokerBusy                    the broker takes nothing just now; raised by adapters
 │   ├── EncodeError (ValueError)      a message that cannot be encoded
 │   ├── DecodeError (ValueError)      bytes that cannot be decoded
+│   │   └── SignatureError            they are not signed as `secret=` wants it
 │   └── PayloadTooLarge (ValueError)  more bytes than the broker takes
 ├── WaitingForItself                  a listener would wait for its own call
 └── WrongContext (RuntimeError)       used from where it cannot work
@@ -376,12 +377,27 @@ class EncodeError(BridgeError, ValueError):
 
 
 class DecodeError(BridgeError, ValueError):
-    """Something came from a broker that cannot be decoded; `key` is what it was published to, `payload` the bytes."""
+    """Something came from a broker that cannot be decoded; `key` is what it was published to, `payload` the bytes.
 
-    def __init__(self, key: object, why: str, payload: bytes | None = None) -> None:
+    `meta` is its `Meta`, if that could be read; else None.
+    """
+
+    def __init__(self, key: object, why: str, payload: bytes | None = None, meta: Any = None) -> None:
         super().__init__(f"{describe(key)}: {why}")
         self.key = key
         self.payload = payload
+        self.meta = meta
+
+
+class SignatureError(DecodeError):
+    """Something came from a broker that is not signed, or not rightly, where a bridge has a `secret=`.
+
+    `is_replay` tells that it was signed rightly, but has come before. Nothing that it says is believed: `meta` is None.
+    """
+
+    def __init__(self, key: object, why: str, payload: bytes | None = None, is_replay: bool = False) -> None:
+        super().__init__(key, why, payload)
+        self.is_replay = is_replay
 
 
 class PayloadTooLarge(BridgeError, ValueError):

@@ -16,6 +16,7 @@ from ._core.confirming import publish_until_finished
 from ._core.declarations import Declarations
 from ._core.direct import DirectSubscribers
 from ._core.explain import Explanation, explain
+from ._core.hints import Hints
 from ._core.history import Retention
 from ._core.life import UNTIL_ENDED, Life
 from ._core.listener import AsyncListener, Listener
@@ -119,7 +120,14 @@ class Hub(Registry):
     ) -> None:
         self.name = name
         life = Life(
-            self, seconds(drain, "drain"), self._bound, self._closing, self._drained, self._ended, self._cleared
+            self,
+            seconds(drain, "drain"),
+            bound=self._bound,
+            closing=self._closing,
+            drained=self._drained,
+            ended=self._ended,
+            cleared=self._cleared,
+            forked=self._forked,
         )
         cached = count(route_cache, "route_cache", "keys", least=0)
         super().__init__(Router(cached), life, on_error, maxsize=maxsize, overflow=overflow)
@@ -128,6 +136,7 @@ class Hub(Registry):
         self._declarations = Declarations()
         self.border = Border(self, self._desk, self._declarations)
         """For bridges, and whatever else connects the hub to others; users need none of it."""
+        self._hint(life.is_debug)
 
     def __repr__(self) -> str:
         return f"<Hub {self.name!r}>"
@@ -226,6 +235,9 @@ class Hub(Registry):
         return self._publish_first(route, message) if is_first else self.publish(key, message)
 
     def _publish_with_room(self, key: Key[Any], message: Any) -> Awaitable[int]:
+        if self._hints is not None:
+            targets: Any = self._router.targets(key)
+            self._hints.on_waiting(key, targets)
         return publish_with_room(
             key,
             lambda: _mailboxes(self._route_of(key)),
@@ -358,7 +370,9 @@ class Hub(Registry):
             event: Call `function(event)` instead, with the `Event`.
             where: Called in the publish with key and message; only messages for which it is true are for the
                 listener. What it raises is a failure of the listener.
-            **options: `once=True` removes the listener with its first message, just before the call. For async
+            **options: `once=True` removes the listener with its first message, just before the call. `history`
+                begins with the last so many retained messages of each key, the oldest first; a plain function is called
+                with them before this returns, and what is published meanwhile comes after them. For async
                 functions: `maxsize` and `overflow` of the queue, by default the hub's; `concurrency`, the number of
                 calls that may run at the same time, by default 1; `retry`, a `Retry`, by which failing calls are tried
                 again, and given up as a `DeadLetter`; `context="publisher"`, to see the context variables of each
@@ -448,6 +462,7 @@ class Hub(Registry):
         snapshot: Callable[[], Awaitable[Any]] | None = None,
         where: Where | None = None,
         ack: Ack = "auto",
+        ready: Callable[[], object] | None = None,
         **options: Unpack[QueueOptions],
     ) -> Queue[Any]:
         """Queue every message that matches one of `patterns`, from now on.
@@ -463,6 +478,8 @@ class Hub(Registry):
                 raises is logged.
             ack: What tells who published it that a message is finished, see `publish_confirmed`: "auto", asking for the
                 next one; "manual", `event.done()` or `event.fail()`.
+            ready: A plain function of no arguments, called in the publish when the empty queue has got something: for
+                whoever reads with `take` and waits for nothing. What it raises is logged.
             **options: `maxsize` and `overflow` of the queue, by default the hub's.
 
         Raises:
@@ -474,7 +491,7 @@ class Hub(Registry):
         named = as_patterns(patterns)
         if snapshot is not None and history:
             raise ValueError("a snapshot takes the place of history and of gaps: choose one")
-        subscription = self._subscription(gaps=gaps, snapshot=snapshot, where=where, ack=ack, **options)
+        subscription = self._subscription(gaps=gaps, snapshot=snapshot, where=where, ack=ack, ready=ready, **options)
         self._add(subscription, named, history)
         return subscription
 
@@ -485,18 +502,21 @@ class Hub(Registry):
         snapshot: Callable[[], Awaitable[Any]] | None = None,
         where: Where | None = None,
         ack: Ack = "auto",
+        ready: Callable[[], object] | None = None,
         **options: Unpack[QueueOptions],
     ) -> Queue[Any]:
         """A subscription with these options, not registered yet."""
         choice(ack, "ack", ("auto", "manual"))
         options_of(options, SUBSCRIBE_OPTIONS, "subscribe")
         queue, where = self._queue(**options), predicate(where)
+        if ready is not None:
+            checked_function(ready, "ready")
         if snapshot is None:
-            return (GapSubscription if gaps else Subscription)(self, **queue, where=where, ack=ack)
+            return (GapSubscription if gaps else Subscription)(self, **queue, where=where, ack=ack, ready=ready)
         if gaps:
             raise ValueError("a snapshot takes the place of history and of gaps: choose one")
         checked_async_function(snapshot, "snapshot")
-        return SnapshotSubscription(self, **queue, where=where, ack=ack, load=snapshot)
+        return SnapshotSubscription(self, **queue, where=where, ack=ack, ready=ready, load=snapshot)
 
     # Remembering
 
@@ -802,8 +822,8 @@ class Hub(Registry):
     def has_subscribers(self, patterns: Patterns = STAR, local: bool = True) -> bool:
         """True exactly if some publishable key matches both a pattern and a subscription; by default: any at all.
 
-        For a key without wildcards this costs a look-up; for a pattern it scans the subscribed patterns. With
-        `local=False` also if a bridge carries such a key away, to whoever may be there.
+        For a key without wildcards this costs a look-up; for a pattern, a look at those subscribed that begin like it
+        or share its rarest part. With `local=False` also if a bridge carries such a key away, to whoever may be there.
         """
         named = as_patterns(patterns)
         if any(self._router.matcher.overlaps(pattern) for pattern in named):
@@ -857,7 +877,11 @@ class Hub(Registry):
         Raises:
             InvalidKey: It can neither be published nor subscribed to.
         """
-        return explain(key, self._router, self._registered, self.border.outboxes, self._history, self.border.attached)
+        border, life = self.border, self._life
+        is_bound = life.loop is not None and not life.loop.is_closed()
+        return explain(
+            key, self._router, self._registered, border.outboxes, self._history, border.attached, self._hints, is_bound
+        )
 
     def busy(self) -> tuple[Listener | Subscription[Any] | GapSubscription[Any], ...]:
         """Who has something to do: async listeners with a call or a message, and subscriptions that are read with one.
@@ -944,6 +968,36 @@ class Hub(Registry):
         if debug != (checker in self._router.observers):
             (self._router.observers.append if debug else self._router.observers.remove)(checker)
         self._router.dismantle_on(loop)
+        self._hint(debug)
+        for part in self.border.attached:
+            part.opened()
+
+    def _hint(self, debug: bool) -> None:
+        """In debug mode, log what is most likely a mistake."""
+        if not debug:
+            if self._hints is not None:
+                self._followers.remove(self._hints.on_patterns)
+                self._hints = None
+            return
+        if self._hints is None:
+            self._hints = Hints(self, self._slow)
+            self._followers.append(self._hints.on_patterns)
+        self._hints.on_patterns(pattern for pattern, _ in self._router.matcher.counts())
+        for part in (*self.border.outboxes, *self.border.attached):
+            self._hints.on_patterns(part.patterns)
+
+    def _slow(self) -> float:
+        loop = self._life.loop
+        return 0.1 if loop is None else loop.slow_callback_duration
+
+    def _forked(self) -> None:
+        """Begin anew in a forked process, with what is registered."""
+        self._router.forked()
+        self._desk.forked()
+        for registration in dict.fromkeys([*self._registered, *self.border.outboxes]):
+            registration.forked()
+        for part in self.border.attached:
+            part.forked()
 
     def _closing(self) -> None:
         for part in self.border.attached:

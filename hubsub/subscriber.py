@@ -36,12 +36,16 @@ class Subscriber:
 
     DEFAULT_SUBSCRIPTION_ID = "default"
 
-    __slots__ = ("_called", "_finishing", "_listeners", "_options", "_subscriptions", "hub", "id")
+    # Subscriptions that have ended whose ids are remembered, so that `consume` can say that they have.
+    MOST_ENDED = 64
+
+    __slots__ = ("_called", "_finishing", "_listeners", "_most", "_options", "_subscriptions", "hub", "id")
 
     def __init__(self, hub: Hub, id_: str) -> None:
         self.hub = hub
         self.id = id_
         self._subscriptions: dict[Hashable, Queue[Any]] = {}
+        self._most = self.MOST_ENDED
         self._options: dict[Hashable, dict[str, Any]] = {}  # of each subscription, as they were given
         self._called: dict[Hashable, Callable[..., object]] = {}  # functions of `sync_subscribe`, by their id
         self._listeners: dict[Hashable, dict[tuple[str, ...], Listener]] = {}
@@ -128,6 +132,8 @@ class Subscriber:
         patterns = as_patterns(key)
         subscription = self._subscriptions.get(subscription_id)
         is_new = subscription is None
+        if is_new and len(self._subscriptions) >= self._most:
+            self._forget_ended()
         if subscription is None:
             subscription = self.hub._subscription(**options)
         elif options and options != self._options[subscription_id]:
@@ -148,6 +154,14 @@ class Subscriber:
         return subscription
 
     async_subscribe = subscribe
+
+    def _forget_ended(self) -> None:
+        """Forget the ids of subscriptions that have ended and were read to the end, where there are very many."""
+        for subscription_id, subscription in list(self._subscriptions.items()):
+            if subscription.closed and not subscription.pending:
+                del self._subscriptions[subscription_id]
+                self._options.pop(subscription_id, None)
+        self._most = 2 * len(self._subscriptions) + self.MOST_ENDED
 
     def sync_subscribe(
         self, key: Patterns, callback: Callable[..., object], subscription_id: Hashable = DEFAULT_SUBSCRIPTION_ID
@@ -199,7 +213,7 @@ class Subscriber:
         Cancelled, it loses nothing.
 
         Raises:
-            UnknownSubscription: Nothing was ever subscribed under that id.
+            UnknownSubscription: Nothing was ever subscribed under that id, or it ended, and dozens of others since.
             SubscriptionClosed: It ended and everything queued was read.
         """
         # Not an async function of its own: a coroutine less to go through for each message.
@@ -219,13 +233,14 @@ class Subscriber:
         event: bool = False,
         where: Where | None = None,
         once: bool = False,
+        history: int = 0,
     ) -> Listener:
         """Call a plain function right in the publish of every message that matches; as `Hub.add_listener`.
 
         Raises:
             InvalidListener: It is an async function, or cannot be called.
         """
-        return self._add(keys, callback, False, event=event, where=where, once=once)
+        return self._add(keys, callback, False, event=event, where=where, once=once, history=history)
 
     def add_async_listener(
         self,
@@ -351,8 +366,10 @@ class Subscriber:
                 listener.wind_up()
             else:
                 listener.remove()
-        for subscription in self._subscriptions.values():
+        for subscription in list(self._subscriptions.values()):
             subscription.close()
+        if len(self._subscriptions) > self.MOST_ENDED:
+            self._forget_ended()
         self._finishing = self.hub._life.finish(runners, self) or self._finishing
         if any(runner.is_caller() for runner in runners):
             return None, Removal(task for runner in runners if not runner.is_caller() for task in runner.tasks)

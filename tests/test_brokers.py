@@ -322,7 +322,7 @@ async def test_proxy_passes_everything_and_the_end_too(echo: Any) -> None:
         writer.write_eof()
         assert await reader.read(-1) == sent + b"bye"
         writer.close()
-        await until(lambda: proxy.lines == 0)
+        await until(lambda: proxy.connections == 0)
 
 
 async def test_proxy_keeps_back_what_is_stalled_and_lets_it_through_later(echo: Any) -> None:
@@ -402,17 +402,59 @@ async def test_proxy_half_closes(echo: Any) -> None:
         writer.close()
 
 
-async def test_proxy_delays_in_both_directions(echo: Any) -> None:
+async def test_proxy_delays_in_both_directions_without_narrowing_the_line(echo: Any) -> None:
     port, heard = echo
     async with Proxy(port) as proxy:
         reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
-        proxy.delay = 0.01
-        writer.write(b"slowly")
-        assert await reader.readexactly(6) == await heard.get()
-        proxy.delay = 3600
+        began = time.monotonic()
+        proxy.delay(0.2)
+        # In twenty pieces, which would take four seconds each way if they were delayed one after the other.
+        for _ in range(20):
+            writer.write(b"x" * 65536)
+            await writer.drain()
+        assert len(await reader.readexactly(20 * 65536)) == 20 * 65536
+        assert 0.4 <= time.monotonic() - began < 4
+        while not heard.empty():
+            heard.get_nowait()
+        proxy.delay(3600)
         writer.write(b"much later")
         assert await nothing_comes(reader)
         assert heard.empty()
+        writer.close()
+
+
+async def test_proxy_lets_so_many_bytes_a_second_through_in_each_direction(echo: Any) -> None:
+    port, _ = echo
+    async with Proxy(port) as proxy:
+        lines = [await asyncio.open_connection("127.0.0.1", proxy.port) for _ in range(2)]
+        proxy.slow(1_000_000)
+        began = time.monotonic()
+        for _, writer in lines:
+            writer.write(b"x" * 300_000)
+        await asyncio.gather(*(reader.readexactly(300_000) for reader, _ in lines))
+        # Both directions at the same time, and both connections by one line.
+        assert time.monotonic() - began >= 0.5
+        proxy.slow(None)
+        for reader, writer in lines:
+            writer.write(b"x" * 10_000_000)
+            await reader.readexactly(10_000_000)
+            writer.close()
+
+
+async def test_proxy_cuts_in_the_middle_of_a_message(echo: Any) -> None:
+    port, heard = echo
+    async with Proxy(port) as proxy:
+        reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+        proxy.cut_after(4)
+        writer.write(b"message")
+        assert await heard.get() == b"mess"
+        assert await heard.get() == b"(reset)"
+        with pytest.raises(ConnectionResetError):
+            await reader.read(1)
+        writer.close()
+        reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+        writer.write(b"whole")
+        assert await reader.readexactly(5) == b"whole"
         writer.close()
 
 

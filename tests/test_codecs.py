@@ -5,10 +5,12 @@ import json
 import logging
 import math
 import pickle
+import re
 import subprocess
 import sys
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
@@ -20,6 +22,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hubsub import EncodeError, Key
+from hubsub.bridges.relay.wire import Wire
 from hubsub.codec.builtin import Codec, JsonCodec, MsgpackCodec, _warn_of_pickle, codec_of
 from hubsub.codec.decoders import _json_validator, json_decoder
 
@@ -287,6 +291,105 @@ def test_what_json_cannot_hold_is_named_with_its_place(message: Any, says: str) 
         JsonCodec().encode(message)
 
 
+class AnyKeys(pydantic.BaseModel, extra="allow"):
+    by: dict[Any, Any]
+
+
+class StructOfAnyKeys(msgspec.Struct):
+    by: dict[Any, Any]
+
+
+ALIKE: list[dict[Any, Any]] = [
+    {1: 0, "1": 0},
+    {"-7": 0, -7: 0},
+    {True: 0, "true": 0},
+    {"false": 0, False: 0},
+    {None: 0, "null": 0},
+    {1.0: 0, "1.0": 0},
+    {1e16: 0, "1e+16": 0},
+    {10**30: 0, str(10**30): 0},
+    {Size.SMALL: 0, "1": 0},
+]
+
+
+@pytest.mark.parametrize("keys", ALIKE, ids=repr)
+def test_two_keys_that_json_writes_alike_are_refused_with_their_place(keys: dict[Any, Any]) -> None:
+    one, other = keys
+    for message, place in (
+        (keys, "message"),
+        ([1, {"a": keys}], r"message\[1\]\['a'\]"),
+        (Line("tea", keys), r"message\.price"),
+        (Line("tea", [AnyKeys(by=keys)]), r"message\.price\[0\]\.by"),
+        (AnyKeys(by={}, more={"a": keys}), r"message\.more\['a'\]"),
+        ({"a": StructOfAnyKeys({"b": keys})}, r"message\['a'\]\.by\['b'\]"),
+        (Point(1, keys), r"message\.y"),  # type: ignore[arg-type]
+    ):
+        says = rf"^{place} cannot be encoded: JSON writes {re.escape(f'{one!r} and {other!r}')} of its keys alike$"
+        with pytest.raises(ValueError, match=says):
+            JsonCodec().encode(message)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {1: 0, 2: 0},
+        {"1": 0, 2: 0, None: 0},
+        [{1: 0}, {1: 0, "2": 0}, {"1": 0}],
+        {"1": {1: {"1": 0}}},
+        {"value": 0, "false": 0, "x1": 0, "e": 0},
+        {"a": '{"1":0,"1":0}', '"1"': 0, '\\"1': {"1": 0}},
+        [True, None, "1", 1, "null"],
+        AnyKeys(by={1: 0, "2": 0}),
+        StructOfAnyKeys({1: 0, "2": 0, None: 0}),
+    ],
+    ids=repr,
+)
+def test_keys_that_are_not_written_alike_are_let_be(message: Any) -> None:
+    payload = JsonCodec().encode(message)
+    assert payload.decode() == json.dumps(message, separators=(",", ":"), default=vars_of)
+
+
+def vars_of(value: Any) -> Any:
+    return {"by": value.by}
+
+
+KEYS = (
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 12)
+    | st.sampled_from([1.0, 2.5, -0.5])
+    | st.sampled_from(["1", "-1", "true", "null", "value", "2.5", "1.0", "e", "ee", '"1', "\\", "é1", ""])
+)
+
+
+@given(
+    st.recursive(
+        st.sampled_from([1, "1", '"1":', None, "true"]),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4),
+        max_leaves=10,
+    )
+)
+def test_no_two_keys_become_one_unnoticed(message: Any) -> None:
+    def number_of_keys(value: Any) -> int:
+        if isinstance(value, dict):
+            return len(value) + sum(map(number_of_keys, value.values()))
+        return sum(map(number_of_keys, value)) if isinstance(value, list) else 0
+
+    if number_of_keys(json.loads(json.dumps(message))) == number_of_keys(message):
+        assert number_of_keys(json.loads(JsonCodec().encode(message))) == number_of_keys(message)
+    else:
+        with pytest.raises(ValueError, match="alike"):
+            JsonCodec().encode(message)
+
+
+@given(PLAIN)
+def test_json_is_written_as_the_standard_library_writes_it(message: Any) -> None:
+    payload = JsonCodec().encode(message)
+    assert json.loads(payload) == message
+    with suppress(UnicodeEncodeError):
+        assert payload == json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode()
+
+
 # MessagePack
 
 
@@ -382,6 +485,38 @@ def test_what_is_no_codec_is_told() -> None:
         codec_of("yaml")
     with pytest.raises(ValueError, match="is no codec: it needs name, content_type, encode and decode"):
         codec_of(json)  # type: ignore[arg-type]
+
+
+class Hesitating:
+    """A codec whose answers have to be awaited, openly or not."""
+
+    name = "hesitating"
+    content_type = "application/hesitating"
+
+    def encode(self, message: Any) -> Any:
+        return self._encode(message)
+
+    async def _encode(self, message: Any) -> bytes:
+        return b""
+
+    def decode(self, payload: bytes, type: Any) -> Any:
+        return payload
+
+
+class Waiting(Hesitating):
+    async def decode(self, payload: bytes, type: Any) -> Any:
+        return payload
+
+
+def test_a_codec_that_cannot_answer_at_once_is_refused() -> None:
+    with pytest.raises(ValueError, match="its decode is async"):
+        codec_of(Waiting())
+
+
+def test_what_a_codec_returns_is_bytes_or_the_message_cannot_be_encoded() -> None:
+    wire = Wire(Hesitating(), "here")
+    with pytest.raises(EncodeError, match="the codec 'hesitating' returned <coroutine object"):
+        wire.pack_plain(Key("a"), 1, "1", "2026-01-01T00:00:00Z")
 
 
 ALONE = """

@@ -18,11 +18,14 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from test_key import KEYS, PATTERNS, naive
 
 import hubsub
-from hubsub import Event, Hub, Key, ListenerFailure, Meta
+from hubsub import Event, Gap, Hub, Key, ListenerFailure, Meta
+from hubsub._core import literals
+from hubsub._core.border import Border
 from hubsub._core.matcher import Matcher
 from hubsub._core.router import Router
 from hubsub._core.routes import RouteCache
 from hubsub._core.wide import WideRoutes
+from hubsub.key import is_subset
 
 
 def under_x(parts: st.SearchStrategy[tuple[str, ...]]) -> st.SearchStrategy[tuple[str, ...]]:
@@ -1101,3 +1104,80 @@ def test_an_error_of_publish_does_not_speak_of_the_look_up_that_failed_first() -
     with pytest.raises(hubsub.EmptyKey) as caught:
         Hub().publish(())
     assert caught.value.__suppress_context__
+
+
+async def test_a_gap_that_concerns_very_many_stalls_nobody_and_comes_before_what_is_relayed_next(hub: Hub) -> None:
+    number = 3 * Border.MOST_AT_ONCE
+    subscriptions = [hub.subscribe(("a", str(each)), gaps=True) for each in range(number)]
+    hub.subscribe("b", gaps=True)
+    gap = Gap("a test", None, 1.0, 2.0, None)
+    hub.border.report_gap(("a", "*"), gap)
+    last = subscriptions[-1]
+    assert not last._mailbox.has_gaps
+    hub.border.relay(Event(Key("a", str(number - 1)), "next"))
+    assert [gap, (("a", str(number - 1)), "next")] == await last.get_batch(9)
+    subscriptions[-2].close()
+    while hub.border._late_gaps:  # noqa: ASYNC110 - not waiting: giving the loop its turns
+        await asyncio.sleep(0)
+    for subscription in subscriptions[:-2]:
+        assert await subscription.get_batch(9) == [gap]
+
+
+def test_a_pattern_is_found_among_very_many_without_a_look_at_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = Hub()
+    for number in range(Matcher.MANY):
+        hub.subscribe(("a", str(number), "x"))
+        hub.subscribe(("b", str(number), "*"))
+    looks = 0
+
+    def count(narrow: tuple[str, ...], wide: tuple[str, ...]) -> bool:
+        nonlocal looks
+        looks += 1
+        return is_subset(narrow, wide)
+
+    monkeypatch.setattr(literals, "is_subset", count)
+    for pattern, expected in {
+        ("a", "*"): True,
+        ("c", "*"): False,
+        ("a", "+", "y"): False,
+        ("a", "7", "*"): True,
+        ("b", "7", "+"): True,
+        ("b", "seven", "+"): False,
+        ("+", "+", "+", "+"): True,
+        ("a", "+", "+", "+"): False,
+    }.items():
+        assert hub.has_subscribers(pattern) == expected, pattern
+    assert looks < 10
+
+
+def test_ids_of_subscriptions_that_ended_do_not_pile_up() -> None:
+    subscriber = hubsub.Subscriber(Hub(), "s")
+    unread = subscriber.subscribe("a", "unread")
+    subscriber.hub.publish("a", 1)
+    subscriber.unsubscribe("a", "unread")
+    for number in range(1000):
+        subscriber.subscribe("b", number)
+        subscriber.unsubscribe("b", number)
+    assert len(subscriber._subscriptions) <= 2 * subscriber.MOST_ENDED
+    assert subscriber.subscribe("a", "unread") is unread
+    for number in range(1000):
+        subscriber.subscribe("b", number)
+    subscriber.close()
+    assert list(subscriber._subscriptions) == ["unread"]
+
+
+@pytest.mark.parametrize("kind", ["listener", "subscription"])
+def test_what_an_announcement_interrupts_is_not_left_behind_without_a_handle(kind: str) -> None:
+    hub = Hub()
+
+    def interrupt(key: Key[Any], message: Any) -> None:
+        raise KeyboardInterrupt
+
+    listener = hub.add_listener(("Hub", "addedSubscriber", "a", "*"), interrupt)
+    patterns: Any = [("a", "b"), ("a", "c"), "d"]
+    with pytest.raises(KeyboardInterrupt):
+        hub.add_listener(patterns, print) if kind == "listener" else hub.subscribe(patterns)
+    assert hub.registrations() == (listener,)
+    assert hub.publish(("a", "b")) == hub.publish("d") == 0
+    listener.remove()
+    assert_nothing_left(hub)

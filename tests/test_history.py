@@ -15,6 +15,7 @@ from hubsub import (
     Event,
     HistoryUnavailable,
     Hub,
+    InvalidListener,
     Key,
     Meta,
     Overflow,
@@ -427,6 +428,94 @@ async def test_a_consumer_that_is_cut_as_a_replay_wakes_it_passes_its_turn_on(hu
     first.cancel()
     assert (await asyncio.wait_for(second, 5))[1] == 1
     await subscriber.close()
+
+
+# Listeners with a history
+
+
+@pytest.mark.parametrize("kind", ["plain", "async", "concurrent"])
+async def test_a_listener_begins_with_a_history(hub: Hub, kind: str) -> None:
+    hub.retain(("a", "*"), limit=3)
+    for number in range(8):
+        hub.publish(("a", "xy"[number % 2]), number)
+    seen: list[Any] = []
+
+    def listen(key: Key[Any], message: Any) -> None:
+        seen.append(message)
+
+    async def listen_async(key: Key[Any], message: Any) -> None:
+        await asyncio.sleep(0)
+        seen.append(message)
+
+    options: Any = {"plain": {}, "async": {"maxsize": 1}, "concurrent": {"concurrency": 2}}[kind]
+    function: Any = listen if kind == "plain" else listen_async
+    listener = hub.add_listener(("a", "*"), function, history=2, where=lambda key, message: message != 5, **options)
+    hub.publish(("a", "x"), "live")
+    await settled(20)
+    assert seen == [4, 6, 7, "live"]
+    assert (listener.accepted, listener.delivered, listener.filtered, listener.pending) == (4, 4, 1, 0)
+    hub.publish(("a", "y"), "more")
+    await settled(10)
+    assert seen[4:] == ["more"]
+
+
+async def test_what_a_listener_publishes_while_it_gets_its_history_comes_after_that(hub: Hub) -> None:
+    hub.retain("a", limit=9)
+    for number in range(3):
+        hub.publish("a", number)
+    seen: list[Any] = []
+
+    def listen(key: Key[Any], message: Any) -> None:
+        seen.append(message)
+        if message < 20:
+            hub.publish("a", message + 10)
+
+    listener = hub.add_listener("a", listen, history=9)
+    assert seen == [0, 1, 2, 10, 11, 12, 20, 21, 22]
+    hub.publish("a", 30)
+    assert seen[9:] == [30]
+    assert listener.accepted == listener.delivered == 10
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_a_listener_for_one_message_gets_the_first_of_its_history(hub: Hub, asynchronous: bool) -> None:
+    hub.retain("a", limit=9)
+    for number in range(3):
+        hub.publish("a", number)
+    seen: list[Any] = []
+
+    async def listen(key: Key[Any], message: Any) -> None:
+        seen.append(message)
+
+    function: Any = listen if asynchronous else lambda key, message: seen.append(message)
+    listener = hub.add_listener("a", function, history=9, once=True)
+    await settled()
+    assert hub.publish("a", 3) == 0
+    assert (seen, listener.closed, listener.accepted, listener.delivered) == ([0], True, 1, 1)
+
+
+async def test_a_listener_that_fails_or_is_removed_in_its_history(hub: Hub) -> None:
+    hub.retain("a", limit=9)
+    for number in range(4):
+        hub.publish("a", number)
+    seen: list[Any] = []
+
+    def listen(key: Key[Any], message: Any) -> None:
+        seen.append(message)
+        if message == 0:
+            raise ValueError
+        if message == 2:
+            hub.publish("a", "missed")
+            [registration] = hub.registrations()
+            registration.remove()  # type: ignore[union-attr]
+
+    listener = hub.add_listener("a", listen, history=9)
+    assert seen == [0, 1, 2]
+    assert (listener.closed, listener.failed, listener.accepted, listener.delivered) == (True, 1, 3, 3)
+    with pytest.raises(InvalidListener, match="history"):
+        hub.respond("a", listen, history=1)  # type: ignore[call-arg]
+    with pytest.raises(HistoryUnavailable):
+        hub.add_listener("b", listen, history=1)
 
 
 # Snapshots

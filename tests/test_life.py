@@ -89,12 +89,14 @@ def test_a_run_that_ends_in_the_middle_of_a_call_leaves_the_rest_for_the_next() 
     assert recorder.seen == [1, 2]  # the call of 0 was cut off with its loop
 
 
-def test_a_loop_closed_without_ending_its_tasks_leaves_the_listener_usable() -> None:
-    hub = Hub()
+@pytest.mark.parametrize("concurrency", [1, 2])
+def test_a_loop_closed_without_ending_its_tasks_leaves_the_listener_usable(concurrency: int) -> None:
+    failures: list[Any] = []
+    hub = Hub(on_error=failures.append)
     recorder = Recorder()
     hub.add_listener("a", recorder)
     stuck = Recorder(before=lambda: asyncio.Event().wait())
-    hub.add_listener("b", stuck)
+    listener = hub.add_listener("b", stuck, concurrency=concurrency)
 
     async def program() -> None:
         hub.publish("a", 1)
@@ -111,6 +113,50 @@ def test_a_loop_closed_without_ending_its_tasks_leaves_the_listener_usable() -> 
     gc.collect()
     assert recorder.seen == [1, 2, 1]
     assert stuck.seen == [2, 1]
+    # The call that was cut off with its loop has failed.
+    assert (listener.delivered, listener.failed, [failure.message for failure in failures]) == (3, 1, [1])
+
+
+@pytest.mark.parametrize("concurrency", [1, 2])
+def test_what_a_closed_loop_has_left_behind_does_no_harm_when_it_is_collected(
+    concurrency: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    hub = Hub()
+    recorder = Recorder()
+    hub.add_listener("a", recorder, concurrency=concurrency)
+    stuck = Recorder(before=lambda: asyncio.Event().wait())
+    hub.add_listener("b", stuck, concurrency=concurrency)
+
+    async def program() -> None:
+        hub.publish("a", 1)
+        confirming = asyncio.ensure_future(hub.publish_confirmed("b", 1))
+        confirming._log_destroy_pending = False  # type: ignore[attr-defined]
+        await settled()
+
+    gc.disable()
+    try:
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(program())
+        loop.close()
+        del loop
+        stuck.before = None
+
+        async def again() -> None:
+            for key in "ab":
+                hub.publish(key, 2)
+            await settle(hub)
+            gc.collect()  # here the tasks of the other loop are collected, while those of this one sleep
+            for key in "ab":
+                hub.publish(key, 3)
+            await settle(hub)
+            await hub.close()
+
+        asyncio.run(again())
+    finally:
+        gc.enable()
+    assert recorder.seen == [1, 2, 3]
+    assert stuck.seen == [2, 3]
+    assert caplog.text == ""
 
 
 async def _makes_a_task() -> None:
@@ -179,7 +225,6 @@ def test_a_listener_outlives_a_run_whatever_other_tasks_do_when_it_ends(other: A
     asyncio.run(program())
     byes = ["bye"] * 3 + ["good bye"] * 3 if other is _publishes_in_the_end else []
     assert not listener.closed
-    assert seen == []
     asyncio.run(again())
     assert seen == [1, 2, *byes, 3]
     assert (idle.delivered, idle.closed) == (2, False)
@@ -879,6 +924,35 @@ def test_a_hub_that_closes_on_one_loop_cannot_be_closed_on_another() -> None:
 
         first.run(end())
     assert not hub.is_open
+
+
+def test_a_snapshot_that_was_being_loaded_when_its_loop_was_closed_is_loaded_on_the_next() -> None:
+    hub = Hub()
+    loads: list[int] = []
+
+    async def load() -> int:
+        loads.append(len(loads))
+        if len(loads) == 1:
+            await asyncio.Event().wait()
+        return len(loads)
+
+    subscription = hub.subscribe("a", snapshot=load)
+
+    async def begin() -> None:
+        reading = asyncio.ensure_future(subscription.consume())
+        reading._log_destroy_pending = False  # type: ignore[attr-defined]
+        left_behind.append(reading)
+        await settled()
+
+    left_behind: list[Any] = []  # as a program would keep it
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(begin())
+    loop.close()
+
+    async def again() -> Any:
+        return await asyncio.wait_for(subscription.consume(), 20)
+
+    assert asyncio.run(again()).value == 2
 
 
 # Threads and loops

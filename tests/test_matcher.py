@@ -49,7 +49,9 @@ class MatcherMachine(RuleBasedStateMachine):
     def overlaps(self, pattern: tuple[str, ...]) -> None:
         from hubsub.key import overlaps
 
-        assert self.matcher.overlaps(pattern) == any(overlaps(pattern, held) for held, _ in self.pairs)
+        found = {subscription for held, subscription in self.pairs if overlaps(pattern, held)}
+        assert self.matcher.overlaps(pattern) == bool(found)
+        assert set(self.matcher.overlapping(pattern)) == found
 
     @invariant()
     def counts_and_emptiness(self) -> None:
@@ -62,6 +64,21 @@ class MatcherMachine(RuleBasedStateMachine):
             self.matcher.remove(pattern, subscription)
         assert self.matcher.is_empty()
 
+
+class ManyMachine(MatcherMachine):
+    """The same with exact patterns filed by their parts from the first one on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.many, Matcher.MANY = Matcher.MANY, 1
+
+    def teardown(self) -> None:
+        Matcher.MANY = self.many
+        super().teardown()
+
+
+TestManyMachine = ManyMachine.TestCase
+TestManyMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 
 TestMatcherMachine = MatcherMachine.TestCase
 TestMatcherMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

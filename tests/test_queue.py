@@ -554,3 +554,206 @@ def test_no_interleaving_of_waiting_cancelling_and_consuming_loses_or_doubles(sc
         await hub.close()
 
     asyncio.run(run())
+
+
+# Reading at once
+
+
+async def test_take_returns_what_is_queued_at_once(hub: Hub) -> None:
+    subscription = hub.subscribe("a", gaps=True, maxsize=3, overflow=Overflow.DROP_NEWEST)
+    assert subscription.take(5) == []
+    for number in range(5):
+        hub.publish("a", number)
+    assert subscription.take(2) == [(("a",), 0), (("a",), 1)]
+    last, gap = subscription.take(9)
+    assert (last, type(gap), gap.count) == ((("a",), 2), Gap, 2)
+    hub.publish_event(Event(Key("a"), 5, Meta(id="5")))
+    subscription.close()
+    [event] = subscription.take(1)
+    assert event.meta == Meta(id="5")
+    assert subscription.take(1) == []
+    for nonsense in (0, -1, True, 1.5, "all"):
+        with pytest.raises(ValueError, match="at least one"):
+            subscription.take(nonsense)  # type: ignore[arg-type]
+    assert (subscription.accepted, subscription.delivered, subscription.dropped) == (6, 4, 2)
+
+
+async def test_take_of_a_snapshot_subscription_waits_for_the_snapshot(hub: Hub) -> None:
+    async def load() -> str:
+        return "loaded"
+
+    subscription = hub.subscribe("a", snapshot=load, maxsize=1, overflow=Overflow.DROP_OLDEST)
+    hub.publish("a", 1)
+    assert subscription.take(9) == []
+    assert await subscription.consume() == ("loaded",)
+    assert subscription.take(9) == [(("a",), 1)]
+    hub.publish("a", 2)
+    hub.publish("a", 3)
+    assert subscription.take(9) == []  # it has to be loaded again
+    assert await subscription.get_batch(9) == [("loaded",), (("a",), 3)]
+
+
+async def test_ready_is_called_when_an_empty_queue_gets_something(hub: Hub) -> None:
+    calls: list[list[Any]] = []
+    subscription: Any = hub.subscribe("a", ready=lambda: calls.append([subscription.pending]))
+    for number in range(3):
+        hub.publish("a", number)
+    hub.publish_event(Event(Key("a"), 3, Meta()))
+    assert calls == [[1]]
+    subscription.take(3)
+    hub.publish("a", 4)
+    assert calls == [[1]]
+    subscription.take(9)
+    hub.publish_event(Event(Key("a"), 5, Meta()))
+    assert calls == [[1], [1]]
+    subscription.close()
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize("overflow", Overflow)
+async def test_whoever_is_called_as_ready_may_do_anything_to_the_queue(hub: Hub, overflow: Overflow) -> None:
+    read: list[Any] = []
+    subscription: Any = None
+
+    def ready() -> None:
+        if subscription is not None:
+            taken = subscription.take(9)
+            read.extend(message for _, message in taken)
+            if read[-1] == 1:
+                hub.publish("a", 2)  # which calls it once more
+            elif read[-1] == 3:
+                subscription.close()
+
+    subscription = hub.subscribe("a", ready=ready, maxsize=1, overflow=overflow)
+    hub.publish("a", 1)
+    hub.publish("a", 3)
+    hub.publish("a", 4)
+    assert read == [1, 2, 3]
+    assert (subscription.accepted, subscription.delivered, subscription.pending) == (3, 3, 0)
+
+
+async def test_ready_is_called_for_a_replay_and_for_a_gap(hub: Hub) -> None:
+    hub.retain("a")
+    hub.publish("a", 1)
+    calls: list[int] = []
+    with hub.subscribe("a", history=1, ready=lambda: calls.append(1)) as subscription:
+        assert calls == [1]
+        assert len(subscription.take(9)) == 1
+    with hub.subscribe("a", gaps=True, ready=lambda: calls.append(2)) as with_gaps:
+        hub.border.report_gap("a", Gap("lost", 1, 0.0, 0.0, None))
+        assert calls == [1, 2]
+        assert with_gaps.take(9) == [Gap("lost", 1, 0.0, 0.0, None)]
+
+
+async def test_what_ready_raises_concerns_it_alone(hub: Hub, caplog: pytest.LogCaptureFixture) -> None:
+    async def forgotten() -> None: ...
+
+    for ready in (lambda: 1 / 0, lambda: forgotten()):
+        caplog.clear()
+        with hub.subscribe("a", ready=ready) as subscription:
+            assert hub.publish("a", 1) == 1
+            assert subscription.pending == 1
+        assert "ready= of" in caplog.text
+    for nonsense in (forgotten, 5, lambda key, message: None):
+        with pytest.raises((TypeError, ValueError), match="ready"):
+            hub.subscribe("a", ready=nonsense)  # type: ignore[arg-type]
+
+
+# Live patterns
+
+
+async def test_patterns_come_and_go_while_the_queue_stays(hub: Hub) -> None:
+    subscription = hub.subscribe("a")
+    hub.publish("a", 1)
+    subscription.add(["b", ("c", "*")])
+    subscription.add("b")  # it has that one
+    for key in ("a", "b", ("c", "x")):
+        assert hub.publish(key, key) == 1
+    subscription.discard(["a", "never had"])
+    assert hub.publish("a") == 0
+    assert subscription.patterns == (("b",), ("c", "*"))
+    assert [message for _, message in subscription.take(9)] == [1, "a", "b", ("c", "x")]
+    assert (subscription.accepted, subscription.delivered, subscription.closed) == (4, 4, False)
+
+
+async def test_a_subscription_without_patterns_stays_open(hub: Hub) -> None:
+    subscription = hub.subscribe("a")
+    waiting = asyncio.create_task(subscription.consume())
+    await settled()
+    subscription.discard("a")
+    assert not subscription.closed
+    assert not hub.has_subscribers()
+    assert subscription in hub.registrations()
+    subscription.add("b")
+    hub.publish("b", 1)
+    assert (await waiting).message == 1
+    subscription.discard("b")
+    subscription.close()
+    assert subscription.closed
+    assert subscription not in hub.registrations()
+    subscription.discard("b")
+    with pytest.raises(SubscriptionClosed):
+        subscription.add("a")
+    with pytest.raises(SubscriptionClosed):
+        await subscription.consume()
+
+
+async def test_an_added_pattern_replays_what_the_others_do_not_match(hub: Hub) -> None:
+    hub.retain(("a", "*"), limit=3)
+    for name in "xy":
+        hub.publish(("a", name), name)
+    subscription = hub.subscribe(("a", "x"), history=3)
+    subscription.add(("a", "*"), history=3)
+    assert [message for _, message in subscription.take(9)] == ["x", "y"]
+    with pytest.raises(ValueError, match="history"):
+        subscription.add("b", history=-1)
+    assert subscription.patterns == (("a", "x"), ("a", "*"))
+
+
+async def test_what_is_discarded_during_a_publish_gets_nothing_more_of_it(hub: Hub) -> None:
+    hub.add_listener("a", lambda key, message: subscription.discard("a"))
+    subscription = hub.subscribe(["a", "b"])
+    hub.publish("a", 1)
+    hub.publish("b", 2)
+    assert [message for _, message in subscription.take(9)] == [2]
+    assert (subscription.accepted, subscription.delivered) == (1, 1)
+
+
+async def test_every_handle_is_a_context_manager_and_can_be_awaited(hub: Hub) -> None:
+    async def listen(key: Key[Any], message: Any) -> None: ...
+
+    def handles() -> list[Any]:
+        return [
+            hub.subscribe("a"),
+            hub.add_listener("a", lambda key, message: None),
+            hub.add_listener("a", listen),
+            hub.retain("a"),
+            hub.tap("a"),
+        ]
+
+    for handle in handles():
+        with handle as entered:
+            assert entered is handle
+        assert handle.closed
+    for handle in handles():
+        async with handle:
+            assert not handle.closed
+        assert handle.closed
+        await (handle.remove() if hasattr(handle, "remove") else handle.close())
+
+
+async def test_what_is_shown_of_a_registration_names_its_function_its_state_and_its_figures(hub: Hub) -> None:
+    def listen(key: Key[Any], message: Any) -> None:
+        raise ValueError
+
+    listener = hub.add_listener(("a", "*"), listen)
+    subscription = hub.subscribe(["b", "c"], maxsize=1, overflow=Overflow.DROP_NEWEST)
+    hub.publish(("a", "x"))
+    for _ in range(3):
+        hub.publish("b")
+    assert repr(listener) == f"<Listener {listen.__qualname__} on ('a', '*') failed=1>"
+    assert repr(subscription) == "<Subscription ('b',), ('c',) pending=1 dropped=2>"
+    subscription.discard(["b", "c"])
+    subscription.take(1)
+    subscription.close()
+    assert repr(subscription) == "<Subscription on nothing dropped=2 closed>"

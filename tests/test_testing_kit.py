@@ -1,6 +1,8 @@
 """What `hubsub.testing` promises to the tests of others."""
 
 import asyncio
+import configparser
+import os
 import re
 import subprocess
 import sys
@@ -9,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import hubsub
 from hubsub import Event, Hub, Key, Meta
 from hubsub.testing import Recorder, settle
 
@@ -179,8 +182,8 @@ async def test_what_does_not_settle_in_time_is_named(hub: Hub) -> None:
         await settle(hub, timeout=0.01)
     assert str(failure.value).splitlines() == [
         "<Hub 'hub'> has not settled within 0.01 s; busy:",
-        "  <AsyncListener ('a', '*')>: 1 pending",
-        "  <Subscription ('b',)>: 1 pending",
+        f"  <AsyncListener {stuck.__qualname__} on ('a', '*') pending=1>: 1 pending",
+        "  <Subscription ('b',) pending=1>: 1 pending",
     ]
     never.set()
     await queue.consume()
@@ -262,7 +265,7 @@ async def test_too_early(hub):
     await asyncio.sleep(0)
 """)
     result.assert_outcomes(passed=1, errors=1)
-    result.stdout.fnmatch_lines(["*<AsyncListener ('a', '[*]')>: 1 pending*"])
+    result.stdout.fnmatch_lines(["*<AsyncListener stuck on ('a', '[*]') pending=1*>: 1 pending*"])
 
 
 def test_a_test_that_failed_is_not_complained_of_twice(run: Any) -> None:
@@ -310,3 +313,21 @@ def test_the_example_of_the_page_passes(pytester: pytest.Pytester, monkeypatch: 
 def test_pytest_is_needed_by_the_plugin_alone() -> None:
     code = "import sys; sys.modules['pytest'] = None; import hubsub.testing"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.once
+def test_pytest_finds_the_plugin_by_itself_also_where_it_is_named(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = configparser.ConfigParser()
+    settings.read(Path(__file__).parent.parent / "setup.cfg")
+    site = pytester.mkdir("site")
+    info = site / "found-0.1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: found\nVersion: 0.1\n")
+    (info / "entry_points.txt").write_text(f"[pytest11]{settings['options.entry_points']['pytest11']}\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), str(Path(hubsub.__file__).parent.parent)]))
+    pytester.makepyfile("def test_it(hub): assert hub.is_open")
+    for conftest in ("", 'pytest_plugins = ["hubsub.testing.plugin"]'):
+        pytester.makeconftest(conftest)
+        pytester.runpytest_subprocess().assert_outcomes(passed=1)

@@ -15,7 +15,22 @@ from hypothesis import strategies as st
 
 from hubsub import DecodeError, EncodeError, Gap, HubsubError, Key, Meta, PayloadTooLarge
 from hubsub._core.declarations import Declarations
-from hubsub.bridges.relay.wire import BEAT, GAP, MESSAGE, Notice, Unpacked, Wire, seconds_of, time_text
+from hubsub.bridges.relay.wire import (
+    BEAT,
+    GAP,
+    LONGEST_KEY,
+    LONGEST_NAME,
+    LONGEST_TIME,
+    MESSAGE,
+    MOST_HOPS,
+    MOST_IN_HEADERS,
+    Notice,
+    Unpacked,
+    Wire,
+    _seconds_of,
+    seconds_of,
+    time_text,
+)
 
 KEY: Key[Any] = Key("order", "new")
 TIME = "2024-02-29T12:30:00.25Z"
@@ -48,7 +63,8 @@ METAS = st.builds(
     | st.datetimes(datetime(1970, 1, 2), datetime(9999, 1, 1)).map(lambda it: it.replace(tzinfo=UTC).timestamp()),
     headers=st.dictionaries(NAMES, VALUES, max_size=4),
     hops=st.integers(0, 2**31 - 1),
-    reply_to=st.none() | st.lists(st.text(), min_size=1).map(lambda parts: Key(*parts)),
+    reply_to=st.none()
+    | st.lists(st.text().filter(lambda part: part not in ("*", "+")), min_size=1).map(lambda parts: Key(*parts)),
     correlation=st.none() | st.text(),
     # What the broker says does not travel.
     position=st.none(),
@@ -447,3 +463,431 @@ def test_times_are_exact_to_the_microsecond(time: datetime) -> None:
 )
 def test_times_of_others_are_read(text: str, seconds: float | None) -> None:
     assert seconds_of(text) == seconds
+
+
+# Hostile
+
+MB = "x" * 1_000_000
+EVENT_OF_ANYBODY: dict[str, Any] = {"specversion": "1.0", "id": "1", "source": "s", "type": "t"}
+
+
+def enveloped(**members: Any) -> bytes:
+    return json.dumps({**EVENT_OF_ANYBODY, "data": 1, **members}).encode()
+
+
+def beside(**attributes: Any) -> dict[str, Any]:
+    return {f"ce_{name}": value for name, value in {**EVENT_OF_ANYBODY, **attributes}.items()}
+
+
+def plain(**members: str) -> bytes:
+    """As `pack_plain` writes it, with something else for some members."""
+    said = {"source": "s", "type": MESSAGE, "datacontenttype": "application/json", "id": "1", "time": TIME, **members}
+    return json.dumps({"specversion": "1.0", **said, "data": 1}, separators=(",", ":")).encode()
+
+
+GAP_DATA: dict[str, Any] = {"reason": "r", "count": 1, "since": 1, "until": 2, "keys": ["a"], "patterns": ["*"]}
+
+
+def notice(**members: Any) -> bytes:
+    return enveloped(type=GAP, data={**GAP_DATA, **members})
+
+
+HOSTILE: dict[str, tuple[bytes | None, dict[str, Any]]] = {
+    "nothing": (None, {}),
+    "empty": (b"", {}),
+    "half of JSON": (b'{"a": [1', {}),
+    "two of JSON": (b"1 2", {}),
+    "deep array": (b"[" * 100_000 + b"]" * 100_000, {}),
+    "deep object": (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, {}),
+    "deep in an envelope": (b'{"specversion":"1.0","id":"1","source":"s","type":"t","data":' + b"[" * 100_000, {}),
+    "deep beside attributes": (b"[" * 100_000, beside()),
+    "deep headers": (enveloped(headers="[" * 100_000), {}),
+    "not a number": (b"NaN", {}),
+    "more than a float": (b"1e999", {}),
+    "huge number": (b"9" * 100_000, {}),
+    "huge number in an envelope": (enveloped()[:-1] + b',"n":' + b"9" * 100_000 + b"}", {}),
+    "half of a pair": (b'"\\ud800"', {}),
+    "half of a pair for id": (enveloped(id="\ud800"), {}),
+    "half of a pair in headers": (b"1", beside(id="\udcff", x="\ud800")),
+    "doubled keys": (b'{"a":1,"a":2}', {}),
+    "doubled attributes": (enveloped()[:-1] + b',"id":"2"}', {}),
+    "data twice": (enveloped(data_base64="MQ=="), {}),
+    "data that is no base64": (b'{"specversion":"1.0","id":"1","source":"s","type":"t","data_base64":7}', {}),
+    "not UTF-8": (b"\xff\xfe\x00", {}),
+    "not UTF-8 in an envelope": (plain().replace(b'"s"', b'"\xff"'), {}),
+    "control characters": (plain().replace(b'"s"', b'"\n\x00"'), {}),
+    "UTF-16": ('{"a": "b"}'.encode("utf-16"), {}),
+    "binary said to be text": (b"\xff", {"content-type": "text/plain"}),
+    "binary said to be JSON": (b"\x00\xff", beside(datacontenttype="x") | {"content-type": "application/json"}),
+    "content type of 1 MB": (b"1", {"content-type": MB}),
+    "content type that is a list": (enveloped(datacontenttype=["a"]), {}),
+    "types for every attribute": (enveloped(time=1, hops=[], replyto={}, correlation=[1], headers=3, subject={}), {}),
+    "numbers for what names it": (enveloped(id=1, source=2, type=3), {}),
+    "specversion of 1 MB": (enveloped(specversion="1." + MB), {}),
+    "id of 1 MB": (enveloped(id=MB), {}),
+    "source of 1 MB": (enveloped(source=MB), {}),
+    "type of 1 MB": (enveloped(type=MB), {}),
+    "time of 1 MB": (enveloped(time=MB), {}),
+    "hops of 1 MB": (enveloped(hops="1" * 1_000_000), {}),
+    "reply address of 1 MB": (enveloped(replyto=MB), {}),
+    "reply address of a million parts": (enveloped(replyto="/" * 1_000_000), {}),
+    "correlation of 1 MB": (enveloped(correlation=MB), {}),
+    "attribute of 1 MB": (enveloped(subject=MB), {}),
+    "name of an attribute of 1 MB": (enveloped(**{MB: "1"}), {}),
+    "headers of 1 MB": (enveloped(headers=json.dumps({"a": MB})), {}),
+    "headers that are no strings": (enveloped(headers='{"a": {"b": [1]}, "c": null}'), {}),
+    "plain id of 1 MB": (plain(id=MB), {}),
+    "plain source of 1 MB": (plain(source=MB), {}),
+    "plain time of 1 MB": (plain(time=MB), {}),
+    "ce_id of 1 MB": (b"1", beside(id=MB)),
+    "ce_source of 1 MB": (b"1", beside(source=MB)),
+    "ce_time of 1 MB": (b"1", beside(time=MB)),
+    "ce_hops of 1 MB": (b"1", beside(hops=MB)),
+    "ce_replyto of 1 MB": (b"1", beside(replyto=MB)),
+    "plain ce_id of 1 MB": (b"1", beside(type=MESSAGE, time=TIME, id=MB) | {"content-type": "application/json"}),
+    "plain ce_time of 1 MB": (b"1", beside(type=MESSAGE, time=MB) | {"content-type": "application/json"}),
+    "header of 1 MB": (b"1", {"a": MB}),
+    "name of a header of 1 MB": (b"1", {MB: "a"}),
+    "a hundred thousand headers": (b"1", {f"h{number}": "" for number in range(100_000)}),
+    "headers of other types": (b"1", {"a": 1, "b": None, "c": [b"d"]}),
+    "names of other types": (b"1", {1: "a"}),  # type: ignore[dict-item]
+    "event of another version": (b"1", beside(specversion="9")),
+    "event of HTTP twice": (b"1", {"ce-specversion": "1.0", "CE-SpecVersion": "1.0", "Ce-Id": "%zz%ff", "ce-id": "2"}),
+    "nothing in the headers": (b"1", {"": "", "ce_": "", "ce_specversion": ""}),
+    "year of nought": (enveloped(time="0000-00-00T00:00:00Z"), {}),
+    "end of time": (enveloped(time="9999-12-31T23:59:59.999999-23:59"), {}),
+    "notice of nothing": (enveloped(type=GAP, data=None), {}),
+    "notice of text": (enveloped(type=GAP, data="gap"), {}),
+    "notice that counts backwards": (notice(count=-1), {}),
+    "notice that does not count": (notice(count="1"), {}),
+    "notice of no time": (notice(since="NaN", until="inf"), {}),
+    "notice of no key": (notice(keys=[1]), {}),
+    "notice of a pattern for a key": (notice(keys=["*"]), {}),
+    "notice of a key of 1 MB": (notice(keys=[MB]), {}),
+    "notice of many keys": (notice(keys=["a"] * 100_000), {}),
+    "notice of many patterns": (notice(patterns=["a"] * 100_000), {}),
+    "notice of 1 MB": (notice(reason=MB), {}),
+    "beat of anything": (enveloped(type=BEAT, data=[[[]]]), {}),
+    "pickle": (b"\x80\x04\x95", {"content-type": "application/x-python-pickle"}),
+    "MessagePack that is deep": (b"\x91" * 100_000, {"content-type": "application/msgpack"}),
+    "MessagePack that lies about its length": (b"\xdf\xff\xff\xff\xff", {"content-type": "application/msgpack"}),
+}
+
+
+def assert_within_bounds(meta: Meta | None) -> None:
+    """What stays of a message in tables and queues is not large."""
+    if meta is not None:
+        for name in (meta.id, meta.source, meta.correlation):
+            assert name is None or 0 <= len(name) <= LONGEST_NAME
+        assert sum(len(name) + len(value) for name, value in meta.headers.items()) <= MOST_IN_HEADERS
+        assert 0 <= meta.hops <= MOST_HOPS
+        assert meta.time is None or abs(meta.time) < 1e12
+        if meta.reply_to is not None:
+            assert not meta.reply_to.is_wildcard
+            assert len(meta.reply_to.text) <= LONGEST_KEY
+
+
+def outcome(wire: Wire, payload: bytes | None, headers: Mapping[str, str]) -> Unpacked | DecodeError:
+    try:
+        return wire.unpack(KEY, payload, headers)
+    except DecodeError as error:
+        return error
+
+
+@pytest.mark.parametrize("shape", HOSTILE)
+@pytest.mark.parametrize("declared", [None, Order, dict[str, int]], ids=["any", "order", "dict"])
+@pytest.mark.parametrize("secret", [None, "s3cret"])
+def test_whatever_comes_is_a_message_within_bounds_or_one_error(shape: str, declared: Any, secret: str | None) -> None:
+    payload, headers = HOSTILE[shape]
+    for codec in ("json", "str", "bytes", "msgpack"):
+        wire = Wire(codec, "here", type_of=lambda key: declared, secret=secret)
+        wire.is_own(payload, headers)
+        received = outcome(wire, payload, headers)
+        assert_within_bounds(received.meta)
+        if isinstance(received, DecodeError):
+            assert received.payload is payload
+            assert len(str(received)) < 2000
+        else:
+            assert secret is None, "it is not signed"
+
+
+# What of these cannot be understood as anything.
+REFUSED = [name for name in HOSTILE if "1 MB" in name or "deep" in name or name.startswith("notice")] + [
+    "data twice",
+    "huge number",
+    "a hundred thousand headers",
+    "headers of other types",
+    "content type that is a list",
+    "reply address of a million parts",
+]
+# These attributes may be anybody's, and mean something else.
+REFUSED = [name for name in REFUSED if name not in ("deep headers", "specversion of 1 MB")]
+
+
+@pytest.mark.parametrize("shape", REFUSED)
+def test_what_is_too_long_too_deep_or_cannot_be_is_refused(shape: str) -> None:
+    payload, headers = HOSTILE[shape]
+    with pytest.raises(DecodeError):
+        Wire("json", "here").unpack(KEY, payload, headers)
+
+
+def test_what_is_refused_for_its_size_is_remembered_nowhere() -> None:
+    wire = Wire("json", "here", headers=True)
+    _seconds_of.cache_clear()
+    for number in range(20):
+        for payload, headers in (
+            (plain(time=f"{number}{MB}"), {}),
+            (enveloped(time=f"{number}{MB}"), {}),
+            (b"1", beside(type=MESSAGE, time=f"{number}{MB}") | {"content-type": "application/json"}),
+        ):
+            with pytest.raises(DecodeError, match=r"time has|headers have"):
+                wire.unpack(KEY, payload, headers)
+        with pytest.raises(DecodeError, match=r"the key has 100000\d+ characters, and at most 1024 cross a bridge"):
+            wire.unpack(Key(f"{number}{MB}"), b"1", {})
+        with pytest.raises(EncodeError, match="the key has"):
+            wire.pack_plain(Key(f"{number}{MB}"), 1, "1", TIME)
+    assert _seconds_of.cache_info().currsize <= 1  # nought, or that there is no time
+    assert len(wire._short) <= 1
+
+
+def test_keys_are_measured_with_their_parts() -> None:
+    wire = Wire("json", "here")
+    longest = Key("x" * (LONGEST_KEY - 1))
+    assert wire.unpack(longest, *wire.pack_plain(longest, 1, "1", TIME)).message == 1
+    for key in (Key("x" * LONGEST_KEY), Key(*[""] * (LONGEST_KEY + 1))):
+        with pytest.raises(EncodeError):
+            wire.pack(MESSAGE, key, 1, Meta("1"))
+        with pytest.raises(DecodeError):
+            wire.unpack(key, b"1", {})
+
+
+def test_of_keys_that_were_asked_for_only_so_many_are_remembered() -> None:
+    wire = Wire("json", "here")
+    wire._short.MOST = 10
+    wire._short.MOST_CHARACTERS = 2000
+    for number in range(1000):
+        wire.unpack(Key(str(number) * 100), b"1", {})
+        assert len(wire._short) <= 10
+        assert sum(len(part) + 1 for key in wire._short for part in key) <= 2000
+
+
+TOO_LONG = [
+    Meta("x" * (LONGEST_NAME + 1)),
+    Meta("1", "x" * (LONGEST_NAME + 1)),
+    Meta("1", correlation="x" * (LONGEST_NAME + 1)),
+    Meta("1", headers={"a": "x" * MOST_IN_HEADERS}),
+    Meta("1", headers={"x" * MOST_IN_HEADERS: "a"}),
+    Meta("1", reply_to=Key("x" * (LONGEST_KEY + 1))),
+]
+OF_OTHER_TYPES = [
+    Meta(7),  # type: ignore[arg-type]
+    Meta(b"7"),  # type: ignore[arg-type]
+    Meta("1", 7),  # type: ignore[arg-type]
+    Meta("1", correlation=7),  # type: ignore[arg-type]
+    Meta("1", time="now"),  # type: ignore[arg-type]
+    Meta("1", time=float("nan")),
+    Meta("1", hops=-1),
+    Meta("1", hops=2**31),
+    Meta("1", hops="2"),  # type: ignore[arg-type]
+    Meta("1", reply_to="a"),  # type: ignore[arg-type]
+    Meta("1", reply_to=Key("a", "*")),
+]
+OTHER_HEADERS: list[Any] = [{"n": 1}, {"n": None}, {"n": b"1"}, {"a": "b", "n": 1.5}, {1: "a"}, {None: "a"}, ["a"]]
+
+
+@pytest.mark.parametrize("meta", TOO_LONG + OF_OTHER_TYPES, ids=lambda meta: repr(meta)[:60])
+@both_ways
+def test_what_would_not_be_understood_there_is_refused_here(meta: Meta, headers: bool) -> None:
+    with pytest.raises(EncodeError, match=r"^\('order', 'new'\): its metadata cannot be encoded: "):
+        Wire("json", "here", headers=headers).pack(MESSAGE, KEY, 1, meta)
+
+
+@pytest.mark.parametrize("given", OTHER_HEADERS, ids=repr)
+@pytest.mark.parametrize(("envelope", "secret"), [(True, None), (True, "s3cret"), (False, None)])
+@both_ways
+def test_headers_that_are_no_strings_are_an_encode_error_in_every_form(
+    given: Any, envelope: bool, secret: str | None, headers: bool
+) -> None:
+    wire = Wire("json", "here", envelope=envelope, headers=headers, secret=secret)
+    with pytest.raises(EncodeError, match="its metadata cannot be encoded") as caught:
+        wire.pack(MESSAGE, KEY, 1, Meta("1", headers=given))
+    if given == {"n": 1}:
+        assert "its header 'n' is 1, and headers are strings" in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["Hub/reply/*", "*", "a/+", "a\\b", "", "x" * 200, 7, None, ["a"], "Hub/reply/1"])
+def test_a_reply_address_is_an_exact_key_or_somebody_elses_attribute(text: Any) -> None:
+    wire = Wire("json", "here")
+    for packed in ((enveloped(replyto=text), {}), (b"1", beside(replyto=text)))[: 2 if isinstance(text, str) else 1]:
+        meta = wire.unpack(KEY, *packed).meta
+        assert meta is not None
+        if text in ("", "x" * 200, "Hub/reply/1"):
+            assert meta.reply_to == Key.parse(text)
+            assert "ce_replyto" not in meta.headers
+        else:
+            assert meta.reply_to is None
+            assert meta.headers["ce_replyto"] == (text if isinstance(text, str) else json.dumps(text))
+
+
+@pytest.mark.parametrize("value", [-1, "-1", 2**31, "9" * 20, "1_0", "٣", 1.5, True, None, "many", [1], "", " 1"])
+def test_hops_that_cannot_be_are_somebody_elses_attribute(value: Any) -> None:
+    meta = Wire("json", "here").unpack(KEY, enveloped(hops=value), {}).meta
+    assert meta is not None
+    assert meta.hops == 1
+    assert meta.headers["ce_hops"] == (value if isinstance(value, str) else json.dumps(value))
+
+
+@pytest.mark.parametrize("type", [Order, int, str, list[int], bytes])
+def test_an_event_without_data_is_no_message_of_a_type_that_has_some(type: Any) -> None:
+    for codec in ("json", "str", "bytes", "msgpack"):
+        wire = Wire(codec, "here", type_of=lambda key: type)
+        for payload, headers in (
+            (b'{"specversion":"1.0","id":"1","source":"s","type":"t"}', {}),
+            (None, beside()),
+            (b"", beside() | {"content-type": "application/json"}),
+            (None, {}),
+            (None, {"trace": "7"}),
+        ):
+            with pytest.raises(DecodeError, match="it has no data, and is declared as"):
+                wire.unpack(KEY, payload, headers)
+
+
+@pytest.mark.parametrize("type", [None, Any, Order | None, type(None), object])
+def test_an_event_without_data_is_none_where_that_may_be(type: Any) -> None:
+    wire = Wire("json", "here", type_of=lambda key: type)
+    assert wire.unpack(KEY, b'{"specversion":"1.0","id":"1","source":"s","type":"t"}', {}).message is None
+    assert wire.unpack(KEY, None, {}).message is None
+
+
+REQUEST = Meta("a-1", "/shop", SECONDS, {"trace": "7"}, 2, reply_to=Key("Hub", "reply", "x"), correlation="c")
+
+
+@pytest.mark.parametrize("secret", [None, "s3cret"])
+@pytest.mark.parametrize("codec", ["json", "msgpack"])
+@both_ways
+def test_an_error_has_what_could_be_read_of_the_metadata(headers: bool, codec: str, secret: str | None) -> None:
+    wire = Wire(codec, "here", headers=headers, type_of=lambda key: Order, secret=secret)
+    for packed, meta in (
+        (wire.pack(MESSAGE, KEY, {"item": 1}, REQUEST), REQUEST),
+        (wire.pack_plain(KEY, {"item": 1}, "1", TIME), Meta("1", "here", SECONDS, hops=1)),
+    ):
+        with pytest.raises(DecodeError) as caught:
+            wire.unpack(KEY, *packed)
+        assert caught.value.meta == meta
+        assert caught.value.payload == packed[0]
+
+
+@pytest.mark.parametrize(
+    ("payload", "headers", "id"),
+    [
+        (b"{", beside(), "1"),
+        (b'{"specversion":"1.0","id":"1","source":"s","type":"t","data_base64":"?"}', {}, "1"),
+        (plain()[:-2] + b"{}", {}, "1"),
+        (enveloped(id="x" * (LONGEST_NAME + 1)), {}, None),
+        (b"{", {}, None),
+        (b"{", {"trace": "7"}, None),
+        (plain(time="x" * (LONGEST_TIME + 1)), {}, None),
+    ],
+)
+def test_an_error_of_foreign_messages_has_it_too(payload: bytes, headers: dict[str, str], id: str | None) -> None:
+    with pytest.raises(DecodeError) as caught:
+        Wire("json", "here").unpack(KEY, payload, headers)
+    meta = caught.value.meta
+    assert (meta and meta.id) == id
+
+
+class Unspeakable(Exception):
+    """An error that cannot even be told."""
+
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+class Broken:
+    """A codec that does what codecs should not."""
+
+    name = "broken"
+    content_type = "application/json"
+
+    def __init__(self, does: Any) -> None:
+        self.does = does
+
+    def encode(self, message: Any) -> Any:
+        return self.does()
+
+    def decode(self, payload: bytes, type: Any) -> Any:
+        return self.does()
+
+
+def raising(error: Exception) -> Any:
+    def does() -> Any:
+        raise error
+
+    return does
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError(1), RecursionError(), MemoryError(), StopIteration(), Unspeakable(), ValueError(MB)]
+)
+@both_ways
+def test_whatever_a_codec_raises_is_an_error_with_the_key(error: Exception, headers: bool) -> None:
+    wire = Wire(Broken(raising(error)), "here", headers=headers)
+    for pack in (lambda: wire.pack_plain(KEY, 1, "1", TIME), lambda: wire.pack(MESSAGE, KEY, 1, Meta("1"))):
+        with pytest.raises(EncodeError) as caught:
+            pack()
+        assert caught.value.__cause__ is error
+        assert len(str(caught.value)) < 2000
+    packed = Wire("json", "here", headers=headers).pack_plain(KEY, 1, "1", TIME)
+    for payload, beside in (packed, (b"1", {})):
+        with pytest.raises(DecodeError) as failed:
+            wire.unpack(KEY, payload, beside)
+        assert len(str(failed.value)) < 2000
+    assert failed.value.__cause__ is error
+
+
+@pytest.mark.parametrize("result", ["1", None, 1, ["1"]])
+@both_ways
+def test_a_codec_that_returns_no_bytes_is_an_encode_error(result: Any, headers: bool) -> None:
+    wire = Wire(Broken(lambda: result), "here", headers=headers)
+    for pack in (lambda: wire.pack_plain(KEY, 1, "1", TIME), lambda: wire.pack(MESSAGE, KEY, 1, Meta("1"))):
+        with pytest.raises(EncodeError, match="the codec 'broken' returned"):
+            pack()
+    wire = Wire(Broken(lambda: bytearray(b"1")), "here", headers=headers)
+    assert Wire("json", "there").unpack(KEY, *wire.pack_plain(KEY, 1, "1", TIME)).message == 1
+
+
+def test_text_of_a_codec_that_is_no_utf8_is_an_encode_error() -> None:
+    codec = Broken(lambda: b"\xff")
+    codec.content_type = "text/plain"
+    wire = Wire(codec, "here")
+    with pytest.raises(EncodeError, match="UTF-8"):
+        wire.pack_plain(KEY, 1, "1", TIME)
+    with pytest.raises(EncodeError, match="UTF-8"):
+        wire.pack(MESSAGE, KEY, 1, Meta("1"))
+
+
+@pytest.mark.parametrize("source", ["here", "hïer"])
+@pytest.mark.parametrize("secret", [None, "s3cret"])
+@both_ways
+@given(METAS, MESSAGES["json"], st.text("0123456789abcdef-", min_size=1))
+def test_the_size_counts_payload_and_headers(
+    headers: bool, secret: str | None, source: str, meta: Meta, message: Any, id: str
+) -> None:
+    wire = Wire("json", source, headers=headers, secret=secret)
+    for payload, beside in (
+        wire.pack_plain(KEY, message, id, TIME),
+        wire.pack(MESSAGE, KEY, message, meta),
+        wire.pack(MESSAGE, KEY, message, meta._replace(source=source, headers={})),
+        (b"1", {"ü": "ß"}),
+    ):
+        naive = len(payload) + sum(len(name.encode()) + len(value.encode()) for name, value in beside.items())
+        assert wire.size(payload, beside) == naive
+
+
+@both_ways
+def test_two_keys_of_a_dict_that_json_writes_alike_are_an_encode_error(headers: bool) -> None:
+    wire = Wire("json", "here", headers=headers)
+    says = r"\('order', 'new'\): message\['lines'\]\[0\] cannot be encoded: JSON writes 1 and '1' of its keys alike"
+    for pack in (wire.pack_plain, lambda key, message, id, time: wire.pack(MESSAGE, key, message, Meta(id))):
+        with pytest.raises(EncodeError, match=says):
+            pack(KEY, {"lines": [{1: "a", "1": "b"}]}, "1", TIME)

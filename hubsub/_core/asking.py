@@ -31,7 +31,6 @@ class Asked(Owner, Protocol):
     _desk: Desk
 
     def _route_of(self, key: KeyLike[Any]) -> Route: ...
-    def _add(self, registration: Registration, patterns: Sequence[tuple[str, ...]]) -> None: ...
     def publish_event(self, event: Event[Any]) -> int: ...
 
 
@@ -210,6 +209,15 @@ class Next(Registration):
         self._cancel_timer()
         _fail(self.future, HubClosed(self._hub))  # unless it has ended otherwise
         return []
+
+    def forked(self) -> None:
+        # Nobody is told: whoever waits, waits in the parent.
+        self.future = self.loop.create_future()
+        self.future.cancel()
+        self._timer = None
+        self.end()
+
+    forked.__doc__ = Registration.forked.__doc__
 
     def _cancel_timer(self) -> None:
         if self._timer is not None:
@@ -533,6 +541,10 @@ class Desk:
         self.tickets[correlation] = ticket
         return correlation
 
+    def forked(self) -> None:
+        """Forget the requests of the parent of this process."""
+        self.tickets.clear()
+
     def close(self) -> None:
         """Let nobody wait any more."""
         for ticket in list(self.tickets.values()):
@@ -568,6 +580,12 @@ class Responder(Listener):
     def is_busy(self) -> bool:
         """True while something that it returned is being awaited, other than by the call that asks."""
         return self._awaited.is_busy
+
+    def forked(self) -> None:
+        super().forked()
+        self._awaited.forked()
+
+    forked.__doc__ = Listener.forked.__doc__
 
     def returned(self, event: Event[Any], result: object, /) -> None:
         """What it returned to a message that is no request has to run, too, if it is a coroutine."""
@@ -711,6 +729,11 @@ class Awaited:
         for task in others:
             task.cancel()
         return others
+
+    def forked(self) -> None:
+        """Forget the tasks, which are those of the parent of this process."""
+        self._tasks.clear()
+        self._quiet.clear()
 
     def drop(self, notices: Notices) -> int:
         """Nothing is queued."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
+from itertools import chain, islice
+from operator import attrgetter
 from typing import Any
 
 from ..confirm import Confirmation, Confirmed
@@ -11,6 +14,7 @@ from ..event import Event, Gap, ListenerFailure, Meta
 from ..key import Key, Patterns, as_patterns, overlaps
 from .asking import Desk
 from .checks import count as count_of
+from .circles import NOWHERE
 from .declarations import Declarations
 from .ids import Ids
 from .life import Grace
@@ -37,10 +41,14 @@ class Border:
     - living with the hub: `attach`, `detach`, `grace`, and `attached`, which is `hub.bridges` for users.
     """
 
+    # Registrations to which a gap is reported in one turn of the loop.
+    MOST_AT_ONCE = 100
+
     def __init__(self, core: Registry, desk: Desk, declarations: Declarations) -> None:
         self._core = core
         self._desk = desk
         self._attached: list[Attachment] = []
+        self._late_gaps: list[LateGap] = []
         self._outboxes: list[Outbox] = []
         self.type_of: Callable[[tuple[str, ...]], Any] = declarations.type_of
         """Returns what messages of an exact key are declared to be; None if nothing is."""
@@ -90,6 +98,8 @@ class Border:
             targets, sole = route.others[exclude]
         except (AttributeError, KeyError):
             targets, sole = _others(route, exclude)
+        for late in self._late_gaps:
+            late.report_to(targets)
         if only is not None:
             targets = [target for target in targets if target in only]
             sole = targets[0] if len(targets) == 1 and targets[0].is_subscription else None
@@ -107,27 +117,46 @@ class Border:
         try:
             sole.deliver_event(event, bounded)
         except BaseException as error:
+            if error.__class__ is RecursionError:
+                core._circles.key, core._routes = key, NOWHERE
             interrupt = core._failure(sole, *event, error)
             if interrupt is not None:
                 raise interrupt from None
         return 1
 
     def report_gap(self, patterns: Patterns, gap: Gap) -> None:
-        """Let everyone know who is subscribed to something of these patterns that messages are missing here.
+        """Let everyone who is subscribed to something of these patterns know that messages are missing here.
 
         In a queue the gap stands behind what is queued; a plain listener's is published at once, as
-        `("Hub", "gap", *pattern)`.
+        `("Hub", "gap", *pattern)`. Where very many are concerned, some learn of it in later turns of the loop, but
+        before they get the next message that is relayed.
         """
         named = as_patterns(patterns)
-        for registration in list(self._core._registered):
-            if any(overlaps(own, other) for own in registration._patterns for other in named):
-                if registration.mailbox is None:
-                    registration._gap_passed(gap)
-                else:
-                    registration.mailbox.miss(gap)
+        matcher = self._core._router.matcher
+        found = chain.from_iterable(map(matcher.overlapping, named))
+        concerned = dict.fromkeys(islice(found, self.MOST_AT_ONCE))
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            loop = None  # nobody has to wait for it
+            concerned.update(dict.fromkeys(found))
+        if loop is not None and next(found, None) is not None:
+            late = LateGap(gap, named, list(self._core._registered))
+            self._late_gaps.append(late)
+            self._report_late(loop)
+        else:
+            for registration in sorted(concerned, key=_by_order):
+                _report_gap(registration, gap)
         for outbox in self._outboxes:
             if outbox.wants_gaps and any(overlaps(own, other) for own in outbox._patterns for other in named):
                 outbox.miss(gap)
+
+    def _report_late(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Report the oldest gap to some of those who have not learned of it yet."""
+        if self._late_gaps and not self._late_gaps[0].report_to_some(self.MOST_AT_ONCE):
+            del self._late_gaps[0]
+        if self._late_gaps:
+            loop.call_soon(self._report_late, loop)
 
     def report_error(self, failure: ListenerFailure) -> None:
         """Tell the hub's `on_error` of a failure, if there is one; what it raises is logged."""
@@ -188,6 +217,8 @@ class Border:
             gaps=gaps,
         )
         self._outboxes.append(outbox)
+        if core._hints is not None:
+            core._hints.on_patterns(outbox._patterns)
         core._router.observers.append(outbox.observer)
         self._outboxes_changed()
         self._notify_followers(outbox)
@@ -233,6 +264,8 @@ class Border:
         """Tell `part` of changes of subscription, and have it closed with the hub, until `detach`."""
         self._core._life.check_thread()
         self._attached.append(part)
+        if self._core._hints is not None:
+            self._core._hints.on_patterns(part.patterns)
         self._core._followers.append(part.changed)
 
     def grace(self) -> Grace:
@@ -243,6 +276,48 @@ class Border:
         """Undo `attach`."""
         self._attached.remove(part)
         self._core._followers.remove(part.changed)
+
+
+class LateGap:
+    """A gap that concerns so many that some learn of it later, but before they get the next message that is relayed."""
+
+    __slots__ = ("_gap", "_left", "_patterns", "_told", "_until")
+
+    def __init__(self, gap: Gap, patterns: Sequence[tuple[str, ...]], registrations: list[Any]) -> None:
+        self._gap = gap
+        self._patterns = patterns
+        self._until = registrations[-1].order
+        registrations.reverse()
+        self._left = registrations
+        self._told: set[Any] = set()
+
+    def report_to_some(self, most: int) -> bool:
+        """Look at so many of those who are left; return whether there are more."""
+        some = self._left[-most:]
+        del self._left[-most:]
+        self.report_to(reversed(some))
+        return bool(self._left)
+
+    def report_to(self, registrations: Iterable[Any]) -> None:
+        """Report it to those of them whom it concerns, once."""
+        for registration in registrations:
+            if registration.is_subscription and registration.order <= self._until and registration not in self._told:
+                self._told.add(registration)
+                if any(overlaps(own, other) for own in tuple(registration._patterns) for other in self._patterns):
+                    _report_gap(registration, self._gap)
+
+
+def _report_gap(registration: Any, gap: Gap) -> None:
+    """Let a registration know of a gap, unless it is gone."""
+    if registration.closed:
+        return
+    if registration.mailbox is None:
+        registration._gap_passed(gap)
+    else:
+        registration.mailbox.miss(gap)
+
+
+_by_order: Any = attrgetter("order")
 
 
 def _others(route: Route, exclude: Target | None) -> tuple[Sequence[Target], Target | None]:

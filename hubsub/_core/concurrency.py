@@ -39,7 +39,7 @@ class ConcurrentListener(AsyncListener):
 
     def start(self) -> None:
         """Start a task for each message that is queued, as far as there may be so many."""
-        for _ in range(min(len(self._mailbox.items), self._concurrency - len(self._workers))):
+        for _ in range(min(self._mailbox.pending, self._concurrency - len(self._workers))):
             self._wake()
 
     def _wake(self) -> None:
@@ -62,7 +62,7 @@ class ConcurrentListener(AsyncListener):
             await asyncio.sleep(0)
         mailbox, items = self._mailbox, self._mailbox.items
         popleft = items.popleft
-        while items:
+        while items or mailbox.is_replaying:
             for _ in calls.BURST:
                 if mailbox.alert:
                     item: Any = mailbox.take()
@@ -86,7 +86,7 @@ class ConcurrentListener(AsyncListener):
             calls.end(bool(items))
             if task.cancelling():
                 return  # which the call has kept to itself
-            if items:
+            if items or mailbox.is_replaying:
                 await asyncio.sleep(0)
         if mailbox.alert:
             mailbox.take_gap()
@@ -107,13 +107,16 @@ class ConcurrentListener(AsyncListener):
             self._rest()
         if self._workers:
             life.running[self] = None
-        elif self.closed and (was_told or not self._mailbox.items):
+        elif self.closed and (was_told or not self._mailbox.pending):
             notify(self._let_go())
         self._tell_quiet()
 
     def reset(self) -> None:
         """Forget the tasks of a loop that was closed under them, and start anew if something is queued."""
         life = self._hub._life
+        for task in self._workers:
+            if task.get_loop() is not life.loop:
+                self._left_behind(task)
         # When the hub was opened again during a call, that one goes on.
         self._workers = {task: calls for task, calls in self._workers.items() if task.get_loop() is life.loop}
         if self._workers:
@@ -122,6 +125,12 @@ class ConcurrentListener(AsyncListener):
             self._out_of_time = False
         self._arm()
         self.start()
+
+    def forked(self) -> None:
+        self._workers.clear()  # they go on in the parent
+        super().forked()
+
+    forked.__doc__ = AsyncListener.forked.__doc__
 
     def stop(self) -> list[asyncio.Task[None]]:
         """End the tasks, since there is no more time, but not the one whose call this is; return what to wait for."""
@@ -153,12 +162,12 @@ class ConcurrentListener(AsyncListener):
     @property
     def is_working(self) -> bool:
         """True while a call runs or messages are queued."""
-        return bool(self._mailbox.items or self._workers)
+        return bool(self._mailbox.pending or self._workers)
 
     @property
     def is_busy(self) -> bool:
         """True while a call runs, other than the one that asks, or messages are queued."""
-        return bool(self._mailbox.items or self._others())
+        return bool(self._mailbox.pending or self._others())
 
     def quiet(self) -> asyncio.Future[None]:
         """A future that is done when one of its tasks has ended; then look again."""

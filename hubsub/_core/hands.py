@@ -75,7 +75,7 @@ class Hands:
             running = asyncio.get_running_loop()
         except RuntimeError:
             running = None
-        if running is not None and running is loop:
+        if loop is not None and running is loop:
             if finished:
                 self.finish(reader)
             else:

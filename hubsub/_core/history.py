@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from ..errors import HistoryUnavailable
 from ..event import Event, Meta
 from ..key import PLUS, STAR, Key, is_subset, overlaps
+from .handles import Handle, Removal
 from .routes import Observer
 
 if TYPE_CHECKING:
-    from typing import Self
+    pass
 
 Pattern = tuple[str, ...]
 
@@ -22,7 +23,7 @@ Pattern = tuple[str, ...]
 Entry = tuple[int, float, Any] | tuple[int, float, Any, Meta]
 
 
-class Retention:
+class Retention(Handle):
     """A hub's promise to keep the last messages of some keys, until `close()`, or leaving it as a context manager."""
 
     __slots__ = ("_history", "closed", "limit", "max_age", "max_keys", "patterns", "recent")
@@ -39,11 +40,15 @@ class Retention:
         # When each of its keys was last published, the longest ago first; only kept if a bound asks for it.
         self.recent: OrderedDict[Key[Any], float] = OrderedDict()
 
-    def close(self) -> None:
-        """Forget what no other retention keeps. Closing twice is safe."""
+    def close(self) -> Removal:
+        """Forget what no other retention keeps. Closing twice is safe; awaiting it is optional."""
         if not self.closed:
             self.closed = True
             self._history.release(self)
+        return Removal()
+
+    def _end(self) -> Removal:
+        return self.close()
 
     def covers(self, key: Pattern) -> bool:
         """True if it is for messages of an exact key."""
@@ -57,12 +62,6 @@ class Retention:
     def is_bounded(self) -> bool:
         """True if it keeps keys only so long, or only so many."""
         return self.max_age is not None or self.max_keys is not None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"<Retention {', '.join(map(repr, self.patterns))} limit={self.limit}{' closed' if self.closed else ''}>"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable
 from contextlib import nullcontext, suppress
 from threading import get_ident
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
+from weakref import WeakSet
 
 from ..describe import describe
 from ..errors import HubClosed, WrongLoop, WrongThread
@@ -101,23 +103,31 @@ class Life:
         drained: Awaited when the runners have finished, or the time is over.
         ended: Called when the hub is closed, before the tasks are.
         cleared: Awaited last.
+        forked: Called in a process that was forked off while the hub was bound to a loop.
     """
+
+    _all: ClassVar[WeakSet[Life]] = WeakSet()
 
     def __init__(
         self,
         hub: object,
         drain: float,
+        *,
         bound: Callable[[asyncio.AbstractEventLoop], None],
         closing: Callable[[], None],
         drained: Callable[[], Awaitable[None]],
         ended: Callable[[], None],
         cleared: Callable[[], Awaitable[None]],
+        forked: Callable[[], None],
     ) -> None:
         self.loop: asyncio.AbstractEventLoop | None = None
         self.thread = 0
         self.running: dict[Runner, None] = {}
         self.unstarted: dict[Runner, None] = {}  # with messages, but without a loop; or resting
         self.drain = drain
+        self.is_debug = _is_debug()
+        """True in asyncio's debug mode: that of the loop, or before there is one, that of the process."""
+        self._has_warned = False  # that there is no loop
         self.deadline: float | None = None
         """While the hub closes, when by the loop's clock the draining ends."""
         self._grace: Grace | None = None  # of what was closed last
@@ -128,8 +138,10 @@ class Life:
         self._drained = drained
         self._ended = ended
         self._cleared = cleared
+        self._begin_anew = forked
         self._closing: asyncio.Task[None] | None = None
         self._finishing: set[asyncio.Task[None]] = set()
+        Life._all.add(self)
 
     @property
     def state(self) -> Literal["open", "closing", "closed"]:
@@ -156,6 +168,7 @@ class Life:
             self._let_go_of_loop()
         self.loop = loop
         self.thread = get_ident()
+        self.is_debug = loop.get_debug()
         self._bound(loop)
         left = [*self.running, *self.unstarted]
         self.running, self.unstarted = {}, {}
@@ -173,6 +186,11 @@ class Life:
             # A loop that is bound but stands still in this thread will run again.
             if loop is None or loop.is_closed():
                 self.unstarted[runner] = None
+                if self.is_debug and not self._has_warned:
+                    self._has_warned = True
+                    logger.warning(
+                        "%r has messages for async listeners, but no event loop: await hub.start()", self._hub
+                    )
                 return None
         else:
             loop = self.bind()
@@ -188,13 +206,22 @@ class Life:
         if self.thread != get_ident() and self.loop is not None and not self.loop.is_closed():
             raise WrongThread(self._hub)
 
-    def _let_go_of_loop(self) -> None:
+    def _let_go_of_loop(self, first: Callable[[], None] = lambda: None) -> None:
         """The loop is closed: what belonged to it is over. The runners forget their tasks when they get another."""
         self.loop = self._closing = self.deadline = self._grace = None
         self._finishing.clear()
+        first()
         if self._state == "closing":
             self._state = "closed"
             self._ended()
+
+    @classmethod
+    def forked(cls) -> None:
+        """In a forked process, let go of the loops of its parent, and of what belongs to them."""
+        for life in list(cls._all):
+            if life.loop is not None and not life.loop.is_closed():
+                life.running, life.unstarted = {}, {}
+                life._let_go_of_loop(life._begin_anew)
 
     def rest(self, runner: Runner) -> None:
         """The task of a runner was cancelled, and neither was it removed nor is the hub closing: go on after a while.
@@ -346,6 +373,16 @@ class Life:
             for task in stuck & tasks.keys():
                 logger.error("%r was closed, but %r goes on in spite of being cancelled", who, task)
                 tasks[task].give_up(task)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=Life.forked)
+
+
+def _is_debug() -> bool:
+    """What asyncio asks when it makes a loop."""
+    flags = sys.flags
+    return flags.dev_mode or (not flags.ignore_environment and bool(os.environ.get("PYTHONASYNCIODEBUG")))
 
 
 def _own_task(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context
 from functools import partial
 from typing import Any, cast
 
-from ..describe import name_of_callable
+from ..describe import describe_all, name_of_callable
 from ..errors import InvalidListener
 from ..event import DeadLetter, Event
-from ..key import Key
+from ..key import Deliver, Key
 from .callables import is_awaitable, refuse_awaitable
 from .calls import Calls, context_outside, current_call
 from .context import CapturingMailbox, InContext
@@ -24,7 +25,7 @@ from .retry import GivenUp, Retry, Retrying
 class Listener(Registration):
     """A callable that is called with each message, right in the publish. `remove()` ends it."""
 
-    __slots__ = ("_event", "_watched", "failed", "function", "last_error")
+    __slots__ = ("_event", "_held", "_watched", "failed", "function", "last_error")
 
     def __init__(
         self,
@@ -36,12 +37,12 @@ class Listener(Registration):
         where: Where | None = None,
         once: bool = False,
     ) -> None:
-        deliver = partial(_call_with_event, function) if event else function
-        super().__init__(hub, deliver, owner=owner, where=where, once=once)
-        self._watched = False
         self._event = event
-        self.function = function
+        self.function: Callable[..., object] = function
         """The callable."""
+        super().__init__(hub, self._plain(), owner=owner, where=where, once=once)
+        self._watched = False
+        self._held: deque[Event[Any]] | None = None  # what is published while it is called with a history
         self.failed = 0
         """Calls that raised."""
         self.last_error: BaseException | None = None
@@ -61,6 +62,80 @@ class Listener(Registration):
         if is_awaitable(result):
             self._watch()
             refuse_awaitable(result, self.function)
+
+    # Beginning with a history
+
+    def _put_off(self) -> None:
+        if self.mailbox is None:
+            self._held = deque()
+            self.deliver = self._put_aside
+
+    def _put_aside(self, key: Key[Any], message: Any) -> None:
+        assert self._held is not None
+        self._held.append(Event(key, message))
+
+    def deliver_event(self, event: Event[Any], bounded: bool = False, /) -> bool:
+        if self._held is not None:
+            self._held.append(event)
+            return True
+        # As what it overrides: calling that would cost a plain listener a third of the delivery.
+        if (self._where is not None or self._once) and not self._admits(*event):
+            return False
+        mailbox = self.mailbox
+        if mailbox is None:
+            self._take(event)
+            return False
+        mailbox.put_event(event, bounded)
+        return True
+
+    def _replay(self, events: list[Event[Any]]) -> None:
+        held = self._held
+        if held is None:
+            super()._replay(events)
+            return
+        notices: Notices = []
+        if self._once and events:
+            self.counted -= len(events) - 1
+            del events[1:]
+            self._use_up()
+            notices.append(partial(self._call_with, events[0], self._take))
+        else:
+            notices += [partial(self._call_unless_closed, event) for event in events]
+        try:
+            notify(notices)
+            while held and not self.closed:
+                self._call_with(held.popleft(), super().deliver_event)
+        finally:
+            self._held = None
+            self.deliver = self._gate(self._deliver_watched if self._watched else self._plain())
+            for pattern in self._patterns:
+                self._hub._router.forget(pattern)
+            self.missed += len(held)
+            notify([partial(event.fail, why="dropped, it was removed or closed") for event in held])
+
+    def _call_unless_closed(self, event: Event[Any]) -> None:
+        if self.closed:
+            self.counted -= 1
+        else:
+            self._call_with(event, self._take)
+
+    def _call_with(self, event: Event[Any], call: Callable[[Event[Any]], object]) -> None:
+        """Call it as a publish does, so that what it raises is its own failure."""
+        try:
+            call(event)
+        except BaseException as error:
+            event.fail(error, "it failed")
+            interrupt = self._hub._failure(self, event[0], event[1], error)
+            if interrupt is not None:
+                raise interrupt from None
+        else:
+            event.done()
+
+    def _plain(self) -> Deliver:
+        """What a publish calls where there is nothing to look at."""
+        return partial(_call_with_event, self.function) if self._event else self.function
+
+    # Watching
 
     def _watch(self) -> None:
         """Look from now on at everything that the function returns, which doubles what a call costs."""
@@ -86,6 +161,13 @@ class Listener(Registration):
         if not self.closed:
             self._hub._remove(self)
         return Removal()
+
+    def _end(self) -> Removal:
+        return self.remove()
+
+    @property
+    def _described(self) -> str:
+        return f"{name_of_callable(self.function)} on {describe_all(self._patterns)}"
 
 
 def _call_with_event(function: Callable[[Event[Any]], object], key: Key[Any], message: Any) -> object:
@@ -159,6 +241,10 @@ class AsyncListener(Listener):
 
     remove.__doc__ = Listener.remove.__doc__
 
+    @property
+    def _state(self) -> str:
+        return " winding up" if self._winding_up else super()._state
+
     def wind_up(self) -> None:
         """Remove it at once, but have it handle what is queued."""
         if not self.closed:
@@ -204,7 +290,7 @@ class AsyncListener(Listener):
         set_call, apart = current_call.set, calls.FEW
         done = Event.done  # looking it up in each event costs as much as half of it
         # What is queued was dropped when it was removed, unless it is winding up.
-        while items or not (self.closed or self._stopped):
+        while items or not (self.closed or self._stopped) or mailbox.is_replaying:
             for _ in calls.BURST:
                 if mailbox.alert:
                     item = cast("Item | None", mailbox.take())
@@ -240,7 +326,7 @@ class AsyncListener(Listener):
                 return  # which the call has kept to itself
             if mailbox.alert:
                 mailbox.take_gap()
-            if items:
+            if items or mailbox.is_replaying:
                 await asyncio.sleep(0)
             elif not (self.closed or self._stopped):
                 await self._sleep(loop)
@@ -264,6 +350,8 @@ class AsyncListener(Listener):
 
     def _failed(self, item: Item, error: BaseException, task: asyncio.Task[None]) -> None:
         """A call has raised: report it, and raise it again if the task is being ended."""
+        if isinstance(error, GeneratorExit):
+            raise error  # its loop was closed long ago, and it is being collected
         is_cut = isinstance(error, asyncio.CancelledError) and task.cancelling() > 0
         # A cancellation may leak out of something that the listener awaited: that is a failure like any other.
         is_failure = isinstance(error, Exception | asyncio.CancelledError) and not is_cut
@@ -297,13 +385,15 @@ class AsyncListener(Listener):
         return self._call(event) if self._event else self._call(*event)
 
     async def _sleep(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._idle = loop.create_future()
+        idle = self._idle = loop.create_future()
         self._mailbox.wake = self._wake
         self._tell_quiet()
         try:
-            await self._idle
+            await idle
         finally:
-            self._idle = None
+            # What a closed loop has left behind is collected some day: by then another task sleeps.
+            if self._idle is idle:
+                self._idle = None
 
     def _wake(self) -> None:
         self._hub._life.check_thread()
@@ -324,7 +414,7 @@ class AsyncListener(Listener):
         was_told = self._stopped or self._out_of_time or life.state == "closed"
         self._task = self._calls = None
         self._stopped = self._out_of_time = False
-        if self.closed and (was_told or not (self._winding_up and self._mailbox.items)):
+        if self.closed and (was_told or not (self._winding_up and self._mailbox.pending)):
             notify(self._let_go())
         elif life.state == "closing" or (was_told and life.state == "open"):
             self.reset()  # in the latter case the hub was opened again during the last call
@@ -353,10 +443,21 @@ class AsyncListener(Listener):
             # The hub was opened again during the last call: after that it goes on, in order.
             life.running[self] = None
             return
+        if self._task is not None:
+            self._left_behind(self._task)
         self._task = self._calls = self._idle = None
         self._mailbox.wake = self.start
-        if self._mailbox.items:
+        if self._mailbox.pending:
             self.start()
+
+    def forked(self) -> None:
+        super().forked()
+        self._quiet.clear()
+        self._task = None  # it goes on in the parent
+        self.deadline = None
+        self.reset()
+
+    forked.__doc__ = Listener.forked.__doc__
 
     def stop(self) -> list[asyncio.Task[None]]:
         """End the task, since there is no more time, but not from inside its own call; return what to wait for."""
@@ -376,10 +477,24 @@ class AsyncListener(Listener):
 
     def give_up(self, task: asyncio.Task[None]) -> None:
         """The call that this task is in does not end: it has failed."""
+        item = self._in_hand(task)
+        if item is not None:
+            self._cut_short(item, None)
+
+    def _left_behind(self, task: asyncio.Task[None]) -> None:
+        """The loop of this task was closed: a call that it was in does not end."""
+        item = self._in_hand(task)
+        if item is not None:
+            error = RuntimeError("its event loop was closed in the middle of the call")
+            self._hub._report(self, item[0], item[1], error, quietly=True)
+
+    def _in_hand(self, task: asyncio.Task[None]) -> Item | None:
+        """The message of the call that this task is in, if it is in one."""
         calls = self._calls_of(task)
         frame = getattr(task.get_coro(), "cr_frame", None)
-        if calls is not None and calls.running is not None and frame is not None:
-            self._cut_short(frame.f_locals["item"], None)
+        if calls is None or calls.running is None or frame is None:
+            return None
+        return cast("Item | None", frame.f_locals.get("item"))
 
     def _calls_of(self, task: asyncio.Task[None]) -> Calls | None:
         return self._calls if task is self._task else None
@@ -398,7 +513,7 @@ class AsyncListener(Listener):
 
     def _removed(self) -> Notices:
         if self._winding_up:
-            if self._idle is not None and not self._mailbox.items:
+            if self._idle is not None and not self._mailbox.pending:
                 self._wake()
             return []
         notices = self._let_go()
@@ -447,7 +562,7 @@ class AsyncListener(Listener):
     @property
     def is_working(self) -> bool:
         """True while a call runs or messages are queued for it."""
-        return self._task is not None and (self._idle is None or bool(self._mailbox.items))
+        return self._task is not None and (self._idle is None or bool(self._mailbox.pending))
 
     @property
     def is_busy(self) -> bool:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
-from ..key import PLUS, STAR, is_subset, overlaps
+from ..key import PLUS, STAR, is_subset
+from .literals import Literals
 
 S = TypeVar("S")
 
@@ -42,11 +43,15 @@ class Matcher(Generic[S]):
     patterns there are. `S` is anything hashable.
     """
 
-    __slots__ = ("_exact", "_root", "_wild")
+    __slots__ = ("_exact", "_literals", "_root", "_wild")
+
+    # Exact patterns from which on they are filed by their parts as well, for whoever asks which a pattern matches.
+    MANY = 4096
 
     def __init__(self) -> None:
         # Most exact patterns have one subscription: a dict for each would double the memory of a million of them.
         self._exact: dict[Pattern, S | _Group[S]] = {}
+        self._literals: Literals | None = None
         self._wild: dict[Pattern, int] = {}
         self._root: Node[S] = Node()
 
@@ -56,6 +61,10 @@ class Matcher(Generic[S]):
             held = self._exact.get(pattern)
             if held is None:
                 self._exact[pattern] = subscription
+                if self._literals is not None:
+                    self._literals.add(pattern)
+                elif len(self._exact) >= self.MANY:
+                    self._literals = Literals(self._exact)
                 return 1
             if type(held) is not _Group:
                 held = self._exact[pattern] = _Group({held: None})  # type: ignore[dict-item]
@@ -79,6 +88,10 @@ class Matcher(Generic[S]):
                 if held:
                     return len(held)
             del self._exact[pattern]
+            if self._literals is not None:
+                self._literals.remove(pattern)
+                if not self._exact:
+                    self._literals = None
             return 0
         node = self._branch(pattern)
         entries = node.rest if pattern[-1] == STAR else node.here
@@ -136,10 +149,66 @@ class Matcher(Generic[S]):
         return found
 
     def overlaps(self, pattern: Pattern) -> bool:
-        """True if some publishable key matches both `pattern` and a subscription. Scans; an exact key is matched."""
+        """True if some publishable key matches both `pattern` and a subscription."""
         if STAR not in pattern and PLUS not in pattern:
             return bool(self.match(pattern))
-        return any(is_subset(key, pattern) for key in self._exact) or any(overlaps(p, pattern) for p in self._wild)
+        return any(True for _ in self._exact_within(pattern)) or any(True for _ in self._wild_beside(pattern))
+
+    def overlapping(self, pattern: Pattern) -> Iterator[S]:
+        """The subscriptions with which `pattern` has a publishable key in common; one of several patterns repeats."""
+        if STAR not in pattern and PLUS not in pattern:
+            yield from self.match(pattern)
+            return
+        for key in self._exact_within(pattern):
+            held = self._exact[key]
+            if type(held) is _Group:
+                yield from held
+            else:
+                yield held  # type: ignore[misc]
+        for entries in self._wild_beside(pattern):
+            yield from entries
+
+    def _exact_within(self, pattern: Pattern) -> Iterable[Pattern]:
+        """The exact patterns that `pattern` matches."""
+        if self._literals is not None:
+            return self._literals.matching(pattern)
+        return (key for key in self._exact if is_subset(key, pattern))
+
+    def _wild_beside(self, pattern: Pattern) -> Iterator[dict[S, int]]:
+        """The subscriptions of the wildcard patterns that overlap `pattern`, those of each node together."""
+        nodes = [(self._root, 0)]
+        while nodes:
+            node, place = nodes.pop()
+            if place == len(pattern):
+                if node.here is not None:
+                    yield node.here
+                continue
+            if node.rest is not None:
+                yield node.rest
+            part = pattern[place]
+            if part in (STAR, PLUS):
+                below = list(node.parts.values())
+            else:
+                below = [node.parts[part]] if part in node.parts else []
+            if node.one is not None:
+                below.append(node.one)
+            if part == STAR and place == len(pattern) - 1:
+                yield from self._below(below)
+            else:
+                nodes += [(child, place + 1) for child in below]
+
+    @staticmethod
+    def _below(nodes: list[Node[S]]) -> Iterator[dict[S, int]]:
+        """All subscriptions of these nodes and of those below, those of each together."""
+        while nodes:
+            node = nodes.pop()
+            if node.here is not None:
+                yield node.here
+            if node.rest is not None:
+                yield node.rest
+            nodes += node.parts.values()
+            if node.one is not None:
+                nodes.append(node.one)
 
     def counts(self) -> Iterator[tuple[Pattern, int]]:
         """Every pattern and how many subscriptions it has."""

@@ -229,6 +229,11 @@ class Mailbox:
         return len(self.items) + len(self._replay)
 
     @property
+    def is_replaying(self) -> bool:
+        """True while messages of a history wait to be taken."""
+        return bool(self._replay)
+
+    @property
     def peak(self) -> int:
         """The most items that were ever queued."""
         return max(self._peak, len(self.items))
@@ -427,6 +432,14 @@ class Mailbox:
         self._spanned = 0
         self._eased(count)
         return count
+
+    def forget(self) -> None:
+        """Forget what is queued and who waits, of which nobody is notified: in a forked process it is the parent's."""
+        self.drop_all([])
+        self._waiters = _NONE
+        self.wake = self.line = None
+        self.awaited = self._overfull = False
+        self._changed()
 
     async def wait(self, loop: asyncio.AbstractEventLoop, check: Callable[[], None]) -> None:
         """Wait until something may be there to take, or the mailbox is closed.

@@ -25,11 +25,19 @@ Shed: TypeAlias = Callable[[], Callable[[], object] | None]
 class Attachment(Protocol):
     """What is attached to a hub and lives as long as it: a bridge."""
 
+    @property
+    def patterns(self) -> Sequence[Key[Any]]:
+        """All that it carries, in whatever direction."""
+        ...
+
     def changed(self, patterns: Iterable[Pattern]) -> None:
         """Subscriptions of these came or went."""
 
     def opened(self) -> None:
         """The hub was started, again perhaps."""
+
+    def forked(self) -> None:
+        """This is a forked process now: what runs, runs in the parent. Called from `os.fork`."""
 
     def arrival(self, key: Key[Any]) -> str | None:
         """Describe how messages of a key or pattern come by it, and what became of them; None if none do."""
@@ -197,6 +205,12 @@ class Handover:
         if self.line is not None:
             self.line.offer(0, len(self.line))
 
+    def forget(self) -> None:
+        """Forget what is here and who waits for room, telling nobody: in a forked process it is the parent's."""
+        self.dropped += len(self.drop_all())
+        self._hole = self.line = None
+        self.hold(0)
+
     def drop_all(self) -> list[Item]:
         """Drop what is here, and return it."""
         dropped = [item for item in self.items if not isinstance(item, Gap)]
@@ -296,7 +310,7 @@ class Outbox(Registration):
         """What carries the messages away."""
         self._is_named = is_named
         self._number = 0  # among several outboxes; 0 if it is the only one, which leaves naming to whoever sends
-        self.diverts = tuple(diverts)
+        self.diverts: Sequence[Pattern] = tuple(diverts)
         """Patterns of which a plain publish brings everything here, and nowhere else."""
         self.is_wanted = is_wanted
         self.wants_gaps = gaps

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, Protocol, TypeAlias, TypedDict
 
 from ..describe import describe_all
@@ -12,6 +11,8 @@ from ..event import DeadLetter, Event, Gap
 from ..key import Announced, Deliver, Key, is_subset
 from ..log import Logger
 from .callables import truth
+from .handles import Handle
+from .handles import Removal as Removal
 from .life import Life
 from .message_queue import Mailbox, Overflow
 from .notices import Notices
@@ -34,7 +35,11 @@ class Owner(Protocol):
     _life: Life
     _router: Router[Any]
 
-    def _remove(self, registration: Registration, patterns: Iterable[tuple[str, ...]] | None = None) -> None: ...
+    def _add(self, registration: Registration, patterns: Sequence[tuple[str, ...]], history: int = 0) -> None: ...
+    def _remove(
+        self, registration: Registration, patterns: Iterable[tuple[str, ...]] | None = None, stays: bool = False
+    ) -> None: ...
+    def _failure(self, target: Any, key: Key[Any], message: Any, error: BaseException) -> BaseException | None: ...
     def _report(
         self, listener: Any, key: Key[Any], message: Any, error: BaseException, quietly: bool = False
     ) -> None: ...
@@ -65,10 +70,12 @@ class AsyncOptions(QueueOptions, total=False):
 
 
 class ListenerOptions(AsyncOptions, total=False):
-    """What can be said of a listener; all but the last for async ones only."""
+    """What can be said of a listener; all but the last two for async ones only."""
 
     once: bool
     """Remove it with its first message."""
+    history: int
+    """Begin with the last so many retained messages of each key."""
 
 
 class SubscribeOptions(QueueOptions, total=False):
@@ -78,6 +85,8 @@ class SubscribeOptions(QueueOptions, total=False):
     """Only messages for which it is true are queued."""
     ack: Ack
     """What tells that a message is finished."""
+    ready: Callable[[], object] | None
+    """Called when there is something to read where there was nothing."""
 
 
 class Bookkeeper(Protocol):
@@ -110,7 +119,7 @@ def without_patterns(held: Held, fewer: Sequence[tuple[str, ...]]) -> Held:
     return tuple(pattern for pattern in held if pattern not in fewer)
 
 
-class Registration:
+class Registration(Handle):
     """One registration with a hub, on one pattern or several; several that match give a message once."""
 
     __slots__ = (
@@ -276,6 +285,18 @@ class Registration:
         """What `where` says of an event, if there is one."""
         return self._where is None or truth(self._where(*event), self._where, "where")
 
+    def _put_off(self) -> None:
+        """Keep what is delivered back until `_replay` has called it with what came before."""
+
+    def _replay(self, events: list[Event[Any]]) -> None:
+        """Deliver these before everything else; they were counted, and are wanted."""
+        if self._once and events:
+            self.counted -= len(events) - 1
+            del events[1:]
+            self._use_up()
+        if self.mailbox is not None:
+            self.mailbox.replay(events)
+
     def _use_up(self) -> None:
         """Remove it before the message that it was there for is handed over."""
         self._hub._remove(self)
@@ -283,6 +304,11 @@ class Registration:
     def _removed(self) -> Notices:
         """Let go of what was queued or running, being removed; return who is to be notified when that is done."""
         return []
+
+    def forked(self) -> None:
+        """Let go of what belongs to the parent of this process: what is queued, and whoever waits or works there."""
+        if self.mailbox is not None:
+            self.mailbox.forget()
 
     # What the mailbox tells
 
@@ -301,28 +327,14 @@ class Registration:
         self._patterns = ()
 
     def __repr__(self) -> str:
-        patterns = describe_all(self._patterns)
-        closed = " closed" if self.closed else ""
-        return f"<{type(self).__name__} {patterns}{closed}>"
+        troubles = ("pending", "dropped", "superseded", "filtered", "failed")
+        figures = "".join(f" {name}={number}" for name in troubles if (number := getattr(self, name, 0)))
+        return f"<{type(self).__name__} {self._described}{figures}{self._state}>"
 
+    @property
+    def _described(self) -> str:
+        return describe_all(self._patterns) or "on nothing"
 
-class Removal:
-    """What removing returns: awaited, it ends when the tasks that were removed have. Awaiting is optional."""
-
-    __slots__ = ("_tasks",)
-
-    awaiting_is_optional = True  # a listener may return it
-
-    def __init__(self, tasks: Iterable[asyncio.Task[None]] = ()) -> None:
-        self._tasks = tuple(tasks)
-
-    @classmethod
-    def of(cls, removals: Iterable[Removal]) -> Removal:
-        """Several removals as one."""
-        return cls(task for removal in removals for task in removal._tasks)
-
-    def __await__(self) -> Generator[Any, None, None]:
-        running = [task for task in self._tasks if not task.done() and not task.get_loop().is_closed()]
-        if running:
-            # Waited for, not awaited: who cancels the waiting does not cancel them a second time.
-            yield from asyncio.wait(running).__await__()
+    @property
+    def _state(self) -> str:
+        return " closed" if self.closed else ""

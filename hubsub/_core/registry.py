@@ -90,6 +90,7 @@ class Registry(Exchange):
         once: bool = False,
         owner: Bookkeeper | None = None,
         responding: bool = False,
+        history: int = 0,
         **options: Unpack[AsyncOptions],
     ) -> Listener:
         looks_async = checked_listener(function, event=event)
@@ -98,6 +99,8 @@ class Registry(Exchange):
         elif looks_async and not asynchronous:
             raise InvalidListener(function, "this is an async function; add it with add_async_listener or add_listener")
         options_of(options, LISTENER_OPTIONS, "a listener")
+        if responding and history:
+            raise InvalidListener(function, "history: a responder answers requests, and those of the past are over")
         named = as_patterns(patterns)
         common: _Common = {"event": event, "where": predicate(where), "once": once, "owner": owner}
         listener: Listener
@@ -108,7 +111,7 @@ class Registry(Exchange):
             raise InvalidListener(function, f"{given}: for async listeners; a sync one is called right in the publish")
         else:
             listener = (Responder if responding else Listener)(self, function, **common)
-        self._add(listener, named)
+        self._add(listener, named, history)
         return listener
 
     def _async_listener(
@@ -174,9 +177,13 @@ class Registry(Exchange):
         if registration not in self._registered:
             self._registered[registration] = None
             registration.order = next(self._order)
-        registration._patterns = with_patterns(registration._patterns, patterns)
-        if len(registration._patterns) > 1:
+        if len(patterns) == 1 and not registration._patterns:
+            registration._patterns = (patterns[0],)  # as so often
+        else:
+            registration._patterns = with_patterns(registration._patterns, patterns)
             self._router.several = True
+        if replay:
+            registration._put_off()
         added = [(pattern, self._router.add(pattern, registration)) for pattern in patterns]
         self._watchers += sum(map(_may_be_meta, patterns))
         if registration._owner is not None:
@@ -187,10 +194,18 @@ class Registry(Exchange):
             try:
                 self._replay(registration, replay)
             except BaseException:
-                self._remove(registration, patterns)
+                if not registration.closed:
+                    self._remove(registration, patterns)
                 raise
         if self._watchers:
-            self._announce_changes("addedSubscriber", added)
+            try:
+                self._announce_changes("addedSubscriber", added)
+            except BaseException:
+                # Whoever adds it gets no handle.
+                held = [pattern for pattern in patterns if pattern in registration._patterns]
+                if held and not registration.closed:
+                    self._remove(registration, held)
+                raise
 
     def _replay(self, registration: Registration, events: Iterable[Event[Any]]) -> None:
         """Have a new registration begin with what its `where` wants of these; an error in there is its own failure."""
@@ -206,11 +221,12 @@ class Registry(Exchange):
                 if interrupt is not None:
                     raise interrupt from None
             registration.filtered += 1
-        if registration.mailbox is not None:
-            registration.mailbox.replay(wanted)
+        registration._replay(wanted)
 
-    def _remove(self, registration: Registration, patterns: Iterable[tuple[str, ...]] | None = None) -> None:
-        """Take it off these patterns, or off all; off its last one it is closed."""
+    def _remove(
+        self, registration: Registration, patterns: Iterable[tuple[str, ...]] | None = None, stays: bool = False
+    ) -> None:
+        """Take it off these patterns, or off all; off its last one it is closed, unless it `stays`."""
         self._life.check_thread()
         left: Held = ()
         if patterns is None:
@@ -218,13 +234,14 @@ class Registry(Exchange):
         else:
             patterns = tuple(patterns)
             left = without_patterns(registration._patterns, patterns)
-        registration._patterns = left or patterns
-        registration.closed = not left
+        ends = not (left or stays)
+        registration._patterns = left or (patterns if ends else ())
+        registration.closed = ends
         removed = [(pattern, self._router.remove(pattern, registration)) for pattern in patterns]
         self._watchers -= sum(map(_may_be_meta, patterns))
         self._router.withdraw(registration, left)
         notices: Notices = []
-        if not left:
+        if ends:
             del self._registered[registration]
             notices = registration._removed()
         if registration._owner is not None:

@@ -21,6 +21,7 @@ class Bounded(Protocol):
 
     def has_room(self, key: Key[Any], ahead: int) -> bool:
         """True if a message of this key would drop nothing, once so many others are in the queue."""
+        ...
 
     def line_changed(self) -> None:
         """Somebody has joined the line or left it."""

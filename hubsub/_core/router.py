@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from operator import attrgetter
 from typing import Any, Generic, TypeVar
 
-from ..key import Key, is_subset
+from ..key import PLUS, STAR, Key, is_subset
 from .matcher import Matcher
 from .routes import FIRST, Route, RouteCache, Tally, Target
 from .running import Running
@@ -67,7 +67,7 @@ class Router(Generic[R]):
         The target says already that it is on it.
         """
         self.forget(pattern)
-        if self._wide:
+        if self._wide.kept:
             self._wide.changed(pattern, target)
         return self.matcher.add(pattern, target)
 
@@ -77,14 +77,14 @@ class Router(Generic[R]):
         The target says already that it is not. A publish that is running comes to it, until it is withdrawn.
         """
         self.forget(pattern)
-        if self._wide:
+        if self._wide.kept:
             self._wide.changed(pattern, target)
         self._fold_uncached()  # and let go of it
         return self.matcher.remove(pattern, target)
 
     def withdraw(self, target: R, left: Collection[tuple[str, ...]]) -> None:
         """Have publishes that are running come to a target no more, but for keys of the patterns that it has `left`."""
-        if not self._running and not self.retired:
+        if not self._running.noted and not self.retired:
             return
         for cache in self.retired:
             if not cache.is_searched:
@@ -115,7 +115,7 @@ class Router(Generic[R]):
 
     def make(self, key: Key[Any]) -> Route:
         """Make the route of an exact key that has none, and remember it."""
-        route = self._wide.take(key) if self._wide else None
+        route = self._wide.take(key) if self._wide.kept else None
         if route is None:
             targets = self.matcher.match(key)
             if len(targets) > 1:
@@ -202,6 +202,8 @@ class Router(Generic[R]):
     def forget(self, pattern: tuple[str, ...]) -> None:
         """Forget the routes that a change of this pattern touches."""
         self.changes += 1
+        if pattern not in self.cache.routes and STAR not in pattern and PLUS not in pattern:
+            return  # as so often
         touched = self.cache.touched(pattern, self.MOST_DROPPED)
         if touched is None:
             # The next cache knows from the start that patterns come and go.
@@ -233,6 +235,10 @@ class Router(Generic[R]):
             self.retired.clear()
         else:
             self.dismantle_on(loop)
+
+    def forked(self) -> None:
+        """Dismantle on no loop any more: it is that of the parent of this process."""
+        self._dismantling_on = None
 
     def dismantle_on(self, loop: asyncio.AbstractEventLoop) -> None:
         """Dismantle what is retired, a slice in each turn of the loop."""

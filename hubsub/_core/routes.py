@@ -24,14 +24,10 @@ class Target(Protocol):
     responds: bool  # requests are for it
     remote: bool  # it takes messages out of the process
     diverts: Sequence[tuple[str, ...]]  # patterns of which it takes all that is published, from everybody else
+    deliver: Any  # what a publish calls with key and message; pyright would take a `Deliver` for a method here
     mailbox: Any  # its queue, or None
     counted: int  # messages routed to it, as far as routes have told
     missed: int  # of these, the ones that never came
-
-    @property
-    def deliver(self) -> Deliver:
-        """What a publish calls with key and message."""
-        ...
 
     def deliver_event(self, event: Event[Any], bounded: bool = False, /) -> object:
         """Deliver a message with what travels along; return whether it is queued now.

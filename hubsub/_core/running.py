@@ -16,31 +16,28 @@ class Running:
     A removal needs them, to take what was removed out of publishes that have not come to it yet.
     """
 
-    __slots__ = ("_most", "_noted")
+    __slots__ = ("_most", "noted")
 
     def __init__(self) -> None:
-        self._noted: list[ref[Route]] = []
+        self.noted: list[ref[Route]] = []
         self._most = 64
-
-    def __bool__(self) -> bool:
-        return bool(self._noted)
 
     def note(self, routes: Iterable[Route]) -> None:
         """These leave the cache, or never were in it."""
-        self._noted += map(ref, routes)
-        if len(self._noted) > self._most:
+        self.noted += map(ref, routes)
+        if len(self.noted) > self._most:
             self.alive()
 
     def note_used(self, routes: Collection[Route]) -> None:
         """Note those of a cache's routes, which it keeps for some time, that somebody else refers to as well."""
         used = compress(routes, map((_HELD + 1).__lt__, map(getrefcount, routes)))
         # A key of one part is in the cache twice.
-        self._noted += [ref(route) for route in used if len(route.key) > 1 or getrefcount(route) > _HELD + 2]
+        self.noted += [ref(route) for route in used if len(route.key) > 1 or getrefcount(route) > _HELD + 2]
 
     def alive(self) -> list[Route]:
         """Those that somebody runs along; a few more, perhaps, that something else has kept."""
-        alive = [route for each in self._noted if (route := each()) is not None]
-        self._noted = list(map(ref, alive))
+        alive = [route for each in self.noted if (route := each()) is not None]
+        self.noted = list(map(ref, alive))
         self._most = 2 * len(alive) + 64
         return alive
 

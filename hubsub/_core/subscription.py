@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from ..describe import describe
 from ..errors import SubscriberTooSlow, SubscriptionClosed
 from ..event import Event, Gap, Snapshot
-from ..key import T, V
-from .callables import awaitable
+from ..key import Patterns, T, V, as_patterns
+from .callables import awaitable, refuse_awaitable
 from .hands import Hands, left_by_choice
 from .message_queue import Item, Mailbox, Overflow, as_event, as_tuple
 from .notices import Notices, notify
-from .registration import Ack, Owner, Registration, Where
+from .ready import ReadyMailbox
+from .registration import Ack, Owner, Registration, Removal, Where, logger
 
 if TYPE_CHECKING:
     from types import TracebackType
-    from typing import Self
 
 Read = TypeVar("Read")  # what a consumer reads: events, and gaps if it wants them
 
@@ -33,9 +34,19 @@ class Queue(Registration, Generic[Read]):
     _gaps = False
 
     def __init__(
-        self, hub: Owner, maxsize: int, overflow: Overflow, where: Where | None = None, ack: Ack = "auto"
+        self,
+        hub: Owner,
+        maxsize: int,
+        overflow: Overflow,
+        where: Where | None = None,
+        ack: Ack = "auto",
+        ready: Callable[[], object] | None = None,
     ) -> None:
-        self._mailbox = Mailbox(maxsize, overflow, self, gaps=self._gaps)
+        if ready is None:
+            self._mailbox = Mailbox(maxsize, overflow, self, gaps=self._gaps)
+        else:
+            told = partial(self._call_ready, ready)
+            self._mailbox = ReadyMailbox(hub._life.check_thread, told, maxsize, overflow, self, gaps=self._gaps)
         self._was_too_slow = False
         self._hands: Hands | None = None  # until there is a confirmed message
         self.ack: Ack = ack
@@ -128,10 +139,56 @@ class Queue(Registration, Generic[Read]):
         """True while messages are queued, if somebody reads: waited for one, or took one."""
         return self.pending > 0 and (self._mailbox.awaited or self.delivered > 0)
 
-    def close(self) -> None:
-        """End it at once: nothing more is delivered; what is queued can still be read. Closing twice is safe."""
+    def add(self, patterns: Patterns, history: int = 0) -> None:
+        """Queue the messages of these patterns, too, from now on; what it has already stays as it is.
+
+        Args:
+            patterns: One pattern, or a list, set or frozenset of them.
+            history: Replay the last so many retained messages of each key that its other patterns do not match.
+
+        Raises:
+            InvalidKey: A pattern cannot be subscribed to.
+            SubscriptionClosed: It is closed.
+            HubClosed: The hub is closing.
+            HistoryUnavailable: `history` is asked for, and nothing retains a new pattern.
+            ValueError: `history` makes no sense, or there is a snapshot instead.
+        """
+        named = as_patterns(patterns)
+        if self.closed:
+            raise SubscriptionClosed(self)
+        if history and isinstance(self, SnapshotSubscription):
+            raise ValueError("a snapshot takes the place of history and of gaps: choose one")
+        self._hub._add(self, [pattern for pattern in named if pattern not in self._patterns], history)
+
+    def discard(self, patterns: Patterns) -> None:
+        """Queue the messages of these patterns no more, those it does not have left out; what is queued stays.
+
+        Without any pattern it stays open, until `close`.
+
+        Raises:
+            InvalidKey: A pattern cannot be subscribed to.
+        """
+        held = [pattern for pattern in as_patterns(patterns) if pattern in self._patterns]
+        if held and not self.closed:
+            self._hub._remove(self, held, stays=True)
+
+    def close(self) -> Removal:
+        """End it at once: nothing more is delivered; what is queued can still be read.
+
+        Closing twice is safe. Awaiting what it returns is optional: it has ended.
+        """
         if not self.closed:
             self._hub._remove(self)
+        return Removal()
+
+    def _end(self) -> Removal:
+        return self.close()
+
+    def _call_ready(self, ready: Callable[[], object]) -> None:
+        try:
+            refuse_awaitable(ready(), ready)
+        except (Exception, asyncio.CancelledError) as error:
+            logger.error("ready= of %r failed", self, error=error)
 
     def _too_slow(self) -> None:
         if not self.closed:
@@ -144,13 +201,16 @@ class Queue(Registration, Generic[Read]):
         self._mailbox.close()
         return notices
 
+    def forked(self) -> None:
+        super().forked()
+        self._hands = None
+
+    forked.__doc__ = Registration.forked.__doc__
+
     def _reopened(self) -> None:
         super()._reopened()
         self._was_too_slow = False
         self._mailbox.closed = False
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -160,9 +220,6 @@ class Queue(Registration, Generic[Read]):
                 self._hands.let_go(error)
         finally:
             self.close()
-
-    async def __aenter__(self) -> Self:
-        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -201,7 +258,7 @@ class SnapshotSubscription(Queue[Event[T] | Snapshot[V]], Generic[T, V]):
     step is cancelled, the next read loads again. `take` never loads: until a snapshot is read it returns nothing.
     """
 
-    __slots__ = ("_is_stale", "_load", "_lock", "_pause")
+    __slots__ = ("_is_stale", "_load", "_loading", "_pause")
 
     _gaps = True
     # Seconds between two loads because of overflow: the first pause, and the longest.
@@ -214,13 +271,14 @@ class SnapshotSubscription(Queue[Event[T] | Snapshot[V]], Generic[T, V]):
         overflow: Overflow,
         where: Where | None = None,
         ack: Ack = "auto",
+        ready: Callable[[], object] | None = None,
         *,
         load: Callable[[], Awaitable[V]],
     ) -> None:
-        super().__init__(hub, maxsize, overflow, where, ack)
+        super().__init__(hub, maxsize, overflow, where, ack, ready)
         self._load = load
         self._is_stale = True
-        self._lock = asyncio.Lock()
+        self._loading: tuple[asyncio.AbstractEventLoop, asyncio.Lock] | None = None
         self._pause: float | None = None  # before the next load, after one that the queue overflowed in
 
     async def consume_pair(self) -> Any:
@@ -273,7 +331,11 @@ class SnapshotSubscription(Queue[Event[T] | Snapshot[V]], Generic[T, V]):
     async def _refresh(self) -> Snapshot[V] | None:
         """Load; None if another consumer has done so meanwhile."""
         mailbox = self._mailbox
-        async with self._lock:
+        loop = asyncio.get_running_loop()
+        # One of a loop that is closed may be held for ever.
+        if self._loading is None or self._loading[0] is not loop:
+            self._loading = loop, asyncio.Lock()
+        async with self._loading[1]:
             first, longest = self.PAUSES
             for is_last in (False, True):
                 if not self._is_stale:

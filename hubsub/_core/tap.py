@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..describe import describe_all
 from ..event import Event, Meta
 from ..key import Key, is_subset
+from .handles import Handle, Removal
 from .routes import Observer
 
 if TYPE_CHECKING:
-    from typing import Self
+    pass
 
 
 class Tapped(NamedTuple):
@@ -29,7 +30,7 @@ class Tapped(NamedTuple):
     """What was known of it beyond key and payload."""
 
 
-class Tap:
+class Tap(Handle):
     """Records the messages that match its patterns, until `close()`, or leaving it as a context manager.
 
     Each is recorded before it is delivered. What became of it afterwards, the figures of the subscriptions tell, and
@@ -64,11 +65,15 @@ class Tap:
         self._records.clear()
         self.forgotten = 0
 
-    def close(self) -> None:
-        """Record nothing more; what was recorded stays. Closing twice is safe."""
+    def close(self) -> Removal:
+        """Record nothing more; what was recorded stays. Closing twice is safe; awaiting it is optional."""
         if not self.closed:
             self._close(self)
             self.closed = True
+        return Removal()
+
+    def _end(self) -> Removal:
+        return self.close()
 
     def _observer(self, key: Key[Any], routed: int) -> Any:
         """Who records an exact key that leads to so many subscriptions."""
@@ -96,12 +101,6 @@ class Tap:
 
     def __bool__(self) -> bool:
         return True  # empty or not
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         patterns = describe_all(self._patterns)

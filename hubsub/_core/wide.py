@@ -20,43 +20,43 @@ class WideRoutes:
     # Routes kept.
     MOST_KEPT = 16
 
-    __slots__ = ("_changes", "_kept")
+    __slots__ = ("_changes", "kept")
 
     def __init__(self) -> None:
-        self._kept: dict[Key[object], Route] = {}
+        self.kept: dict[Key[object], Route] = {}
+        """The copies, by key."""
         self._changes: dict[Key[object], int] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self._kept)
 
     def keep(self, route: Route) -> None:
         """Keep a copy of a route that is dropped, if it is wide."""
         width = route.width
-        if width < self.LEAST or len(self._kept) >= self.MOST_KEPT:
+        if width < self.LEAST:
             return
+        if len(self.kept) >= self.MOST_KEPT:
+            self.take(next(iter(self.kept)))
         copy = Route(route)
         copy.targets = route.targets.copy()
         if width < len(copy):
             del copy[:-width], copy.targets[:-width]
         copy.key = route.key
-        self._kept[route.key] = copy
+        self.kept[route.key] = copy
         self._changes[route.key] = 0
 
     def changed(self, pattern: tuple[str, ...], target: Target) -> None:
         """A target has come to a pattern, or gone from it: have the routes that are kept say so."""
-        for key in [key for key in self._kept if is_subset(key, pattern)]:
+        for key in [key for key in self.kept if is_subset(key, pattern)]:
             self._changes[key] += 1
             if self._changes[key] > self.MOST_CHANGES:
                 self.take(key)
             else:
-                self._kept[key].update(target)
+                self.kept[key].update(target)
 
     def take(self, key: Key[object]) -> Route | None:
         """Hand out what is kept for a key, up to date but for its observers, and keep it no longer."""
         self._changes.pop(key, None)
-        return self._kept.pop(key, None)
+        return self.kept.pop(key, None)
 
     def clear(self) -> None:
         """Keep nothing."""
-        self._kept.clear()
+        self.kept.clear()
         self._changes.clear()

@@ -272,6 +272,12 @@ class Adapter:
         """Let go of the connection, whatever state it is in; a waiting `receive` ends. Closing twice is safe."""
         raise NotImplementedError
 
+    def forget(self) -> None:
+        """Forget the connection without touching it: its loop is closed, or is that of the parent of a forked process.
+
+        `connect` follows, perhaps. By default nothing is done, for adapters whose `connect` replaces all there is.
+        """
+
 
 def bytes_moved(transport: Any) -> int:
     """How many bytes have moved over a transport's connection, in both directions, as the kernel counts them.

@@ -65,6 +65,7 @@ class MemoryAdapter(Adapter):
             raise ConnectionError("the broker is down")
         self._patterns.clear()
         self._inbox.clear()
+        self._news = asyncio.Event()  # of the loop that runs now
         self._is_connected = True
         self.broker.connections.append(self)
 

@@ -364,12 +364,20 @@ class Screen:
             Text.assemble((as_text(key, figure), "bold"), " " + "/".join(key[2:]) if key[0] == "host" else "")
             for key, figure in self.of_hub.items()
         ]
-        return panel(("host", "hub", "*"), Columns(figures, padding=(0, 3)))
+        return panel(("host", "hub", "*"), Columns(figures, padding=(0, 3)), HOW_TO_END)
 
 
-def panel(pattern: Iterable[str], content: RenderableType) -> Panel:
+def panel(pattern: Iterable[str], content: RenderableType, remark: str | None = None) -> Panel:
     """Return a frame that is titled with what its content is subscribed to."""
-    return Panel(content, title=Text("/".join(pattern), "bold"), title_align="left", border_style="bright_black")
+    title = Text("/".join(pattern), "bold")
+    return Panel(
+        content,
+        title=title,
+        title_align="left",
+        subtitle=remark,
+        subtitle_align="right",
+        border_style="bright_black",
+    )
 
 
 def heat(percent: float) -> str:
@@ -387,6 +395,10 @@ async def paint(screen: Screen, console: Console) -> None:
 
 # Running
 
+HOW_TO_END = "Ctrl-C ends it"
+# Where nobody looks on, who could press Ctrl-C.
+SECONDS_WITHOUT_TERMINAL = 10.0
+
 
 @contextmanager
 def set_by_signals(event: asyncio.Event) -> Iterator[None]:
@@ -401,10 +413,19 @@ def set_by_signals(event: asyncio.Event) -> Iterator[None]:
 
 
 async def run(seconds: float | None, plain: bool, bridge: tuple[str, Adapter] | None) -> None:
-    """Show the figures for so many seconds, or until Ctrl-C or SIGTERM; then print a summary."""
+    """Show the figures for so many seconds, or until Ctrl-C or SIGTERM; then print a summary.
+
+    Without a terminal and a number of seconds it is ten of them.
+    """
     started = time.monotonic()
     end = asyncio.Event()
     console = Console()
+    on_terminal = sys.stdout.isatty()
+    if seconds is None and not on_terminal:
+        seconds = SECONDS_WITHOUT_TERMINAL
+    as_lines = plain or not on_terminal or console.is_dumb_terminal
+    if as_lines:
+        print(HOW_TO_END if seconds is None else f"{HOW_TO_END}, and {seconds:g} seconds", flush=True)
 
     with set_by_signals(end):
         async with Hub(name="demo") as hub, asyncio.TaskGroup() as group:
@@ -412,7 +433,7 @@ async def run(seconds: float | None, plain: bool, bridge: tuple[str, Adapter] | 
             publish_rates(hub)
             publish_alerts(hub)
             alerts = Alerts(hub)
-            if plain or not sys.stdout.isatty() or console.is_dumb_terminal:
+            if as_lines:
                 # Alerts at once; but of each figure only the latest, however many there were meanwhile.
                 figures = hub.subscribe([("host", "*"), ("rate", "*"), ("peer", "*")], overflow=Overflow.LATEST)
                 news = hub.subscribe([Alerts.PATTERN, ("bridge", "*")])

@@ -6,12 +6,13 @@ import pickle
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
+from inspect import iscoroutinefunction
 from typing import Any, Protocol, runtime_checkable
 
 from .._core.declarations import name_of
 from ..log import Logger
 from .decoders import Decode, by_pydantic, check, is_of_pydantic, json_decoder, optional, validator
-from .json_fallback import dumped, located, to_ascii_json, to_json
+from .json_fallback import KeysAlike, check_keys, dumped, located, to_ascii_json, to_json, where_alike
 
 logger = Logger("hubsub.bridge.codec")
 
@@ -50,15 +51,19 @@ class JsonCodec:
         """Return the payload of a message.
 
         Raises:
-            ValueError: JSON cannot hold something in it; the error tells where.
+            ValueError: JSON cannot hold something in it, or writes two keys of a dict alike; the error tells where.
         """
         try:
-            return to_json(message).encode()
+            payload = to_json(message).encode()
         except UnicodeEncodeError:
             # A half of a surrogate pair has no UTF-8 form, but an escaped one.
-            return to_ascii_json(message).encode()
+            payload = to_ascii_json(message).encode()
+        except KeysAlike as error:
+            raise where_alike(message) from error
         except (TypeError, ValueError, RecursionError) as error:
             raise located(error, message, to_json) from error
+        check_keys(message, payload)
+        return payload
 
     def decode(self, payload: bytes, type: Any) -> Any:
         """Return the message of a payload.
@@ -212,6 +217,9 @@ def codec_of(codec: str | Codec) -> Codec:
     if not isinstance(codec, str):
         if not isinstance(codec, Codec):
             raise ValueError(f"{codec!r} is no codec: it needs name, content_type, encode and decode")
+        for method in (codec.encode, codec.decode):
+            if iscoroutinefunction(method):
+                raise ValueError(f"{codec!r} is no codec: its {method.__name__} is async, and is to answer at once")
         return codec
     if codec not in _BUILT_IN:
         raise ValueError(f"no codec is called {codec!r}; there are {', '.join(_BUILT_IN)}")

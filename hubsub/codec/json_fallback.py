@@ -1,11 +1,16 @@
-"""What stands in JSON for values that it has no form for, and which part of a message cannot be encoded at all."""
+"""What stands in JSON for values that it has no form for, and which part of a message cannot be encoded at all.
+
+Keys of objects are strings there, so that two keys of a dict may become one: that is refused.
+"""
 
 from __future__ import annotations
 
 import json
+import json.encoder
+import re
 import sys
 from base64 import b64encode
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -15,18 +20,23 @@ from typing import Any
 from uuid import UUID
 
 from .._core.declarations import name_of
+from ..describe import describe
 
 
 @singledispatch
 def plain(value: Any) -> Any:
     """Return what stands for a value in JSON; it may hold such values in turn."""
     if hasattr(value, "__pydantic_serializer__"):
-        return value.__pydantic_serializer__.to_python(value, mode="json", by_alias=True)
+        result = value.__pydantic_serializer__.to_python(value, mode="json", by_alias=True)
+        # Of keys that it writes alike it has left one.
+        if _has_keys_alike(value):
+            raise KeysAlike(())
+        return result
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in fields(value)}
     if hasattr(value, "__struct_fields__"):
         # With its tags and other names, which msgspec knows best.
-        return sys.modules["msgspec"].to_builtins(value, str_keys=True, enc_hook=plain)
+        return sys.modules["msgspec"].to_builtins(value, enc_hook=plain)
     raise TypeError(f"nothing in JSON stands for a {name_of(type(value))}")
 
 
@@ -73,10 +83,22 @@ def _(value: Enum) -> Any:
     return value.value
 
 
-to_json: Callable[[Any], str] = json.JSONEncoder(
-    ensure_ascii=False, separators=(",", ":"), default=plain, allow_nan=False
-).encode
-to_ascii_json: Callable[[Any], str] = json.JSONEncoder(separators=(",", ":"), default=plain, allow_nan=False).encode
+_STYLE: dict[str, Any] = {"separators": (",", ":"), "default": plain, "allow_nan": False}
+to_ascii_json: Callable[[Any], str] = json.JSONEncoder(**_STYLE).encode
+
+
+def _encoder() -> Callable[[Any], str]:
+    """What writes JSON. `JSONEncoder.encode` makes an encoder each time, which takes longer than a short message."""
+    make = getattr(json.encoder, "c_make_encoder", None)
+    if make is None:
+        return json.JSONEncoder(ensure_ascii=False, **_STYLE).encode
+    # What holds itself is found by its depth: that needs no note of each container.
+    chunks_of = make(None, plain, json.encoder.encode_basestring, None, ":", ",", False, False, False)
+    join = "".join
+    return lambda message: join(chunks_of(message, 0))
+
+
+to_json = _encoder()
 
 
 def dumped(value: Any) -> Any:
@@ -84,6 +106,100 @@ def dumped(value: Any) -> Any:
     if hasattr(value, "__pydantic_serializer__"):
         return value.__pydantic_serializer__.to_python(value, by_alias=True)
     raise TypeError(f"nothing in MessagePack stands for a {name_of(type(value))}")
+
+
+# Keys that JSON writes alike
+
+
+class KeysAlike(ValueError):
+    """Two keys of a dict would be one in JSON."""
+
+    def __init__(self, keys: Sequence[object]) -> None:
+        super().__init__(f"JSON writes {' and '.join(map(describe, keys)) or 'two'} of its keys alike")
+
+
+def check_keys(message: Any, payload: bytes) -> None:
+    """Refuse a message of whose dicts one has two keys that are written alike in its payload: `1` and `"1"`, say.
+
+    It takes nearly no time if there is no key in the payload that is written as some other value would be.
+
+    Raises:
+        ValueError: It has; the error tells where.
+    """
+    folded = payload.translate(_FOLDED)
+    if (folded.find(b'0":') < 0 or folded.find(b'"0') < 0) and folded.find(b'"trrr":') < 0:
+        return
+    found = _NOT_ONLY_TEXT.findall(payload)
+    if len(found) == len(set(found)):
+        return
+    try:
+        # Strings, and what is none, have no order.
+        _to_sorted_json(message)
+    except TypeError:
+        if _has_doubles(payload):
+            raise where_alike(message) from None
+
+
+def where_alike(message: Any) -> ValueError:
+    """Return an error that says where in a message keys are that are written alike."""
+    try:
+        _refuse_keys_alike(message)
+    except KeysAlike as error:
+        return located(error, message, _refuse_keys_alike)
+    return located(KeysAlike(()), message, _refuse_keys_alike)
+
+
+# A key that is a number begins with what becomes `"0` and ends in what becomes `0":`. And true, false and null become
+# `trrr` behind what becomes a quotation mark. Few keys of another kind do.
+_FOLDED = bytes.maketrans(b"0123456789-.ftanrluse", b"0" * 12 + b'"' + b"ttt" + b"rrrrr")
+_NOT_ONLY_TEXT = re.compile(rb'"(?:-?[0-9][^"\\]*|true|false|null)":')
+_to_sorted_json: Callable[[Any], str] = json.JSONEncoder(sort_keys=True, **_STYLE).encode
+
+
+def _has_doubles(payload: bytes) -> bool:
+    """True if an object in some JSON has a key twice."""
+    doubles = []
+
+    def note(pairs: list[tuple[str, Any]]) -> None:
+        doubles.append(len({name for name, _ in pairs}) < len(pairs))
+
+    json.loads(payload, object_pairs_hook=note)
+    return any(doubles)
+
+
+def _refuse_keys_alike(value: Any) -> None:
+    if _has_keys_alike(value):
+        raise KeysAlike(_keys_alike(value))
+
+
+_SCALARS = frozenset({str, int, float, bool, type(None), bytes})
+
+
+def _has_keys_alike(value: Any) -> bool:
+    """True if there is a dict in a value of whose keys two are written alike; the value is known not to hold itself."""
+    if type(value) in _SCALARS:
+        return False
+    if isinstance(value, Mapping):
+        return bool(_keys_alike(value)) or any(map(_has_keys_alike, value.values()))
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return not _SCALARS.issuperset(map(type, value)) and any(map(_has_keys_alike, value))
+    names = _fields_of(value)
+    return any(_has_keys_alike(getattr(value, name)) for name in names) if names else False
+
+
+def _keys_alike(value: Any) -> Sequence[object]:
+    """Two keys of a dict that are written alike; none if there are none, or it is no dict."""
+    if isinstance(value, Mapping) and not _STR.issuperset(map(type, value)):
+        written: dict[Any, Any] = {}
+        for key in value:
+            text = key if isinstance(key, str) else to_ascii_json({key: 0})[2:-4] if type(key) in _SCALARS else str(key)
+            if text in written:
+                return [written[text], key]
+            written[text] = key
+    return ()
+
+
+_STR = frozenset({str})
 
 
 # Where the fault is
@@ -124,9 +240,18 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
             yield "{…}", part
     elif isinstance(value, Enum):
         yield ".value", value.value
-    elif not isinstance(value, type):
-        names = getattr(value, "__struct_fields__", None) or getattr(type(value), "model_fields", None)
-        if names is None and is_dataclass(value):
-            names = [field.name for field in fields(value)]
-        for name in names or ():
+    else:
+        for name in _fields_of(value):
             yield f".{name}", getattr(value, name)
+
+
+def _fields_of(value: Any) -> Iterable[str]:
+    """The names of the fields of a dataclass, model or struct."""
+    if isinstance(value, type):
+        return ()
+    names = getattr(value, "__struct_fields__", None) or getattr(type(value), "model_fields", None)
+    if extra := getattr(value, "__pydantic_extra__", None):
+        return (*(names or ()), *extra)
+    if names is None and is_dataclass(value):
+        return [field.name for field in fields(value)]
+    return names or ()

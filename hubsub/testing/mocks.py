@@ -54,9 +54,9 @@ class MockHub(Hub):
         for pattern in patterns:
             self.subscribers[Key(*pattern)].append(registration.deliver)
 
-    def _remove(self, registration: Any, patterns: Iterable[Pattern] | None = None) -> None:
+    def _remove(self, registration: Any, patterns: Iterable[Pattern] | None = None, stays: bool = False) -> None:
         taken = registration._patterns if patterns is None else tuple(patterns)
-        super()._remove(registration, patterns)
+        super()._remove(registration, patterns, stays)
         for pattern in taken:
             subscribed = self.subscribers[Key(*pattern)]
             if registration.deliver in subscribed:

@@ -99,7 +99,7 @@ class Ledger:
             else:
                 self.confirmed[number] = 1
 
-        hub.publish_event(Event(KEYS[number % len(KEYS)], [number, FILLING]), confirmed=confirmed)
+        hub.border.relay(Event(KEYS[number % len(KEYS)], [number, FILLING]), confirmed=confirmed)
 
     def receive(self, key: Key[Any], message: Any) -> None:
         number = message[0]
@@ -113,9 +113,17 @@ def memory() -> int:
 
 
 async def soak(
-    kind: Kind, namespace: str, messages: float, seconds: float = math.inf, every: float | None = None
+    kind: Kind,
+    namespace: str,
+    messages: float,
+    seconds: float = math.inf,
+    every: float | None = None,
+    least_kills: int = 0,
 ) -> Figures:
-    """Send so many messages, or for so long, to a broker that is killed every so many seconds, and started again."""
+    """Send so many messages, or for so long, to a broker that is killed every so many seconds, and started again.
+
+    However slow the machine is, it is killed so many times at least.
+    """
     broker = kind.broker()
     ledger = Ledger()
     kills = 0
@@ -145,7 +153,7 @@ async def soak(
             await receiving.ready(30)
             killing = asyncio.create_task(kill())
             published, warm = 0, 0
-            while published < messages and time.monotonic() - started < seconds:
+            while kills < least_kills or (published < messages and time.monotonic() - started < seconds):
                 while published - ledger.finished >= AHEAD:
                     ledger.came.clear()
                     await ledger.came.wait()

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from brokers.kafka_server import Kafka
 from brokers.redis_server import Redis
 
@@ -13,11 +15,11 @@ ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = Path(__file__).with_name("forking.py")
 
 
-async def fork_and_talk(url: str, namespace: str) -> dict[str, dict[str, int]]:
+async def fork_and_talk(url: str, namespace: str, when: str) -> dict[str, dict[str, int]]:
     """Return what each of the two processes heard first of each."""
     done = await asyncio.to_thread(
         subprocess.run,
-        [sys.executable, "-W", "error", PROGRAM, url, namespace],
+        [sys.executable, "-W", "error", PROGRAM, url, namespace, when],
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -25,6 +27,8 @@ async def fork_and_talk(url: str, namespace: str) -> dict[str, dict[str, int]]:
         timeout=50,
     )
     assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "destroyed" not in done.stderr
     lines = {name: figures for name, *figures in map(json.loads, done.stdout.splitlines())}
     (origin_of_parent, origin, of_parent), (origin_of_child, _, of_child) = lines["parent"], lines["child"]
     assert origin_of_parent == origin != origin_of_child
@@ -32,18 +36,27 @@ async def fork_and_talk(url: str, namespace: str) -> dict[str, dict[str, int]]:
 
 
 # Nobody's message is taken for an echo of the other's, not even what was published before there was a connection.
+WHEN = pytest.mark.parametrize("when", ["before", "up"])
 
 
-async def test_forked_processes_hear_each_other_over_redis(redis: Redis, namespace: str) -> None:
-    heard = await fork_and_talk(redis.url, namespace)
-    assert all(of_each.keys() == {"parent", "child"} for of_each in heard.values())
+@WHEN
+async def test_forked_processes_hear_each_other_over_redis(redis: Redis, namespace: str, when: str) -> None:
+    heard = await fork_and_talk(redis.url, namespace, when)
+    assert heard["parent"].keys() - {"before"} == heard["child"].keys() == {"parent", "child"}
 
 
-async def test_forked_processes_hear_everything_over_redis_streams(redis: Redis, namespace: str) -> None:
-    heard = await fork_and_talk(redis.url.replace("redis:", "redis-stream:"), namespace)
-    assert heard == {"parent": {"parent": 0, "child": 0}, "child": {"parent": 0, "child": 0}}
+def assert_all_was_heard(heard: dict[str, dict[str, int]], when: str) -> None:
+    """A message is heard where it is published, and once by the other process: also that of before the fork."""
+    before = {"before": 0} if when == "up" else {}
+    assert heard == {"parent": {"parent": 0, "child": 0} | before, "child": {"parent": 0, "child": 0} | before}
 
 
-async def test_forked_processes_hear_everything_over_kafka(kafka: Kafka, namespace: str) -> None:
-    heard = await fork_and_talk(kafka.url, namespace)
-    assert heard == {"parent": {"parent": 0, "child": 0}, "child": {"parent": 0, "child": 0}}
+@WHEN
+async def test_forked_processes_hear_everything_over_redis_streams(redis: Redis, namespace: str, when: str) -> None:
+    url = redis.url.replace("redis:", "redis-stream:")
+    assert_all_was_heard(await fork_and_talk(url, namespace, when), when)
+
+
+@WHEN
+async def test_forked_processes_hear_everything_over_kafka(kafka: Kafka, namespace: str, when: str) -> None:
+    assert_all_was_heard(await fork_and_talk(kafka.url, namespace, when), when)

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from itertools import count
 from time import time
 from typing import Any
@@ -20,95 +20,29 @@ from hypothesis import strategies as st
 
 import hubsub
 from brokers import Kafka, certificates
-from brokers.fixtures import Private, require
 from hubsub import Key
-from hubsub.bridges.adapter import Link, Loss, Received, Record
+from hubsub.bridges.adapter import Link, Loss, Record
 from hubsub.bridges.kafka import KafkaAdapter
 from hubsub.bridges.kafka.exclusive import ExclusiveAssignor
 
+from .kafka_site import (  # fixtures among them
+    Open,
+    admin,
+    connected,
+    fragile,
+    kafka,
+    last,
+    numbers,
+    payloads,
+    read,
+    receive_for_ever,
+    records,
+    strict,
+    topic,
+)
 from .sites import until
 
-numbers = count()
-
-
-@pytest.fixture(scope="module")
-def kafka() -> Iterator[Kafka]:
-    """A broker that stays up. Topics that nobody made have three partitions."""
-    require(Kafka)
-    broker = Kafka(num_partitions=3, group_min_session_timeout_ms=1000, secure=("SSL", "SASL_PLAINTEXT", "SASL_SSL"))
-    broker.start()
-    yield broker
-    broker.close()
-
-
-@pytest.fixture
-async def fragile(private: Private) -> Kafka:
-    """A broker for one test."""
-    return await private(Kafka(num_partitions=2, group_min_session_timeout_ms=1000))
-
-
-@pytest.fixture
-def topic() -> str:
-    return f"topic-{next(numbers)}"
-
-
-Open = Callable[..., Awaitable[KafkaAdapter]]
-
-
-@pytest.fixture
-async def connected(topic: str) -> AsyncIterator[Open]:
-    """Makes adapters that are connected, and closes them."""
-    adapters = []
-
-    async def open(broker: Kafka, /, *, topic: str = topic, options: Any = (), **link: Any) -> KafkaAdapter:
-        adapter = KafkaAdapter(broker.url, **{"topic": topic, **dict(options)})
-        adapters.append(adapter)
-        await adapter.connect(Link(**{"sender": f"sender-{next(numbers)}", "namespace": "test", **link}))
-        return adapter
-
-    yield open
-    for adapter in adapters:
-        await adapter.close()
-    assert asyncio.all_tasks() == {asyncio.current_task()}
-
-
-def records(*payloads: object) -> list[Record]:
-    return [Record(Key("orders", "new"), str(payload).encode(), {}, next(numbers)) for payload in payloads]
-
-
-async def read(adapter: KafkaAdapter, number: int, *, ack: bool = True) -> list[Any]:
-    """Receive so many things, losses included."""
-    result: list[Received | Loss] = []
-    async with asyncio.timeout(30):
-        while len(result) < number:
-            batch = await adapter.receive()
-            result += batch
-            if ack:
-                await adapter.ack(last(batch))
-    return result
-
-
-def last(batch: Sequence[Received | Loss]) -> list[Any]:
-    """The last token of each lane."""
-    return list({each.lane: each.token for each in batch if isinstance(each, Received)}.values())
-
-
-def payloads(received: Sequence[Any]) -> list[Any]:
-    return [int(each.payload) for each in received]
-
-
-async def receive_for_ever(adapter: KafkaAdapter) -> None:
-    while True:
-        await adapter.receive()
-
-
-@pytest.fixture
-async def admin(kafka: Kafka) -> AsyncIterator[AIOKafkaAdminClient]:
-    client = AIOKafkaAdminClient(bootstrap_servers=kafka.address())
-    await client.start()
-    yield client
-    await client.close()
-
+__all__ = ["admin", "connected", "fragile", "kafka", "strict", "topic"]
 
 # Messages
 
@@ -243,6 +177,15 @@ async def test_the_namespace_is_the_topic_unless_there_is_one(kafka: Kafka, conn
     assert (await read(adapter, 1))[0].lane.topic == topic
 
 
+async def test_what_it_can_do_is_the_same_for_every_link(kafka: Kafka) -> None:
+    adapter = KafkaAdapter(kafka.url)
+    for options in ({}, {"name": "n"}, {"group": "g"}, {"reads": False}):
+        features = adapter.features_for(Link(sender="s", namespace="test", **options))
+        assert features == adapter.features
+        assert features.replay
+        assert features.durable
+
+
 # Where reading begins
 
 
@@ -302,6 +245,43 @@ async def test_a_start_counts_though_nothing_was_handled(kafka: Kafka, connected
     assert payloads(await read(await connected(kafka, **link), 1)) == [1]
 
 
+async def test_a_new_group_begins_with_the_earliest_message_whichever_member_comes_first(
+    kafka: Kafka, connected: Open, topic: str
+) -> None:
+    sender = await connected(kafka, reads=False)
+    await sender.send([Record(Key(str(number)), b"%d" % number, {}, next(numbers)) for number in range(60)])
+    opening = [connected(kafka, group=topic, start="earliest") for _ in range(2)]
+    seen: list[int] = []
+
+    async def consume(adapter: KafkaAdapter) -> None:
+        while len(set(seen)) < 60:
+            batch = await adapter.receive()
+            seen.extend(payloads(batch))
+            await adapter.ack(last(batch))
+
+    members = await asyncio.gather(*opening)
+    await asyncio.gather(*map(consume, members))
+    assert set(seen) == set(range(60))
+
+
+async def test_a_new_group_begins_with_the_earliest_message_of_partitions_that_are_added(
+    kafka: Kafka, connected: Open, admin: AIOKafkaAdminClient, topic: str
+) -> None:
+    await admin.create_topics([NewTopic(topic, 1, 1)])
+    sender = await connected(kafka, reads=False, options={"metadata_max_age_ms": 300})
+    await sender.send(records(0))
+    await admin.create_partitions({topic: NewPartitions(4)})
+    # Before the group exists, and before its members know the partitions.
+    await until(lambda: len(sender._writer._partitions[topic]) == 4)
+    await sender.send([Record(Key(str(number)), b"%d" % number, {}, next(numbers)) for number in range(1, 41)])
+    adapter = await connected(kafka, group=topic, start="earliest", options={"metadata_max_age_ms": 300})
+    assert sorted(payloads(await read(adapter, 41))) == list(range(41))
+    await admin.create_partitions({topic: NewPartitions(6)})
+    await until(lambda: len(sender._writer._partitions[topic]) == 6)
+    await sender.send([Record(Key(str(number)), b"%d" % number, {}, next(numbers)) for number in range(41, 101)])
+    assert sorted(payloads(await read(adapter, 60))) == list(range(41, 101))
+
+
 async def test_what_was_not_handled_comes_again_with_the_next_connection(kafka: Kafka, connected: Open) -> None:
     adapter = await connected(kafka, sender="same")
     await adapter.send(records(1, 2, 3))
@@ -337,8 +317,8 @@ def test_only_one_member_has_a_name_and_the_next_time_it_is_the_same(held: dict[
 
     generation = 5
     members = {member: ExclusiveAssignor(lambda: generation) for member in held}
-    for member, last in held.items():
-        members[member]._held = last
+    for member, held_in in held.items():
+        members[member]._held = held_in
     holders = []
     for _ in range(2):
         generation += 1
@@ -667,6 +647,21 @@ async def test_closing_needs_no_broker(fragile: Kafka, connected: Open, fault: s
         await adapter.close()
     with pytest.raises(ConnectionError):
         await sending
+
+
+@pytest.mark.parametrize("seconds", [2.0, 5.5, 8.0])
+async def test_closing_needs_no_broker_in_the_middle_of_looking_for_one(
+    fragile: Kafka, connected: Open, seconds: float
+) -> None:
+    adapter = await connected(fragile, group="g")
+    await adapter.send(records(1))
+    sending = asyncio.ensure_future(adapter.send(records(2)))
+    fragile.freeze()
+    # By then it has given up some of its connections, and waits for others.
+    await asyncio.sleep(seconds)
+    async with asyncio.timeout(20):
+        await adapter.close()
+    await asyncio.wait([sending])
 
 
 async def test_closing_goes_on_when_it_is_cancelled(kafka: Kafka, connected: Open) -> None:

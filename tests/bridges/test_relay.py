@@ -471,6 +471,7 @@ async def test_a_broker_that_is_absent_at_the_start_is_waited_for(sites: Sites) 
     sites.broker.is_down = True
     bridge = await sites.bridge(ready=False)
     messages = record(bridge.hub)
+    await until(lambda: bridge.health().last_error is not None)
     with pytest.raises(BridgeNotReady) as caught:
         await bridge.ready(0.1)
     assert isinstance(caught.value.__cause__, ConnectionError)

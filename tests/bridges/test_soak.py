@@ -9,7 +9,7 @@ MEGABYTE = 1 << 20
 
 
 @pytest.mark.once
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.xdist_group(f"soak of {name}")) for name in KINDS]
 )
@@ -18,8 +18,7 @@ async def test_nothing_confirmed_is_lost_by_a_broker_that_is_killed_every_few_se
 ) -> None:
     kind = KINDS[name]
     require(kind.broker)
-    figures = await soak(kind, namespace, messages=200_000, seconds=30)
-    assert figures.kills >= 2
+    figures = await soak(kind, namespace, messages=200_000, seconds=30, least_kills=2)
     assert figures.confirmed == figures.published
     assert (figures.lost, figures.doubled, figures.gaps, figures.failed) == (0, 0, 0, 0), f"\n{figures}"
     # What a bridge remembers to have seen takes 25 of them, and is full only after a longer time.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import AsyncIterator, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
@@ -24,8 +24,10 @@ SHARED: dict[str, type[Broker]] = {"redis": Redis, "kafka": Kafka}
 
 def pytest_itemcollected(item: pytest.Item) -> None:
     names = SHARED.keys() & getattr(item, "fixturenames", ())
-    if names or "private" in getattr(item, "fixturenames", ()):
+    if names or {"private", "expendable"} & set(getattr(item, "fixturenames", ())):
         # What a broker does depends neither on the event loop nor on the version of Python.
+        item.add_marker("once")
+    if item.get_closest_marker("long") is not None:
         item.add_marker("once")
     # A Kafka takes seconds to start: one worker has it. A Redis takes none, every worker has its own.
     if "kafka" in names and item.get_closest_marker("xdist_group") is None:
@@ -97,5 +99,33 @@ class Private:
 async def private() -> AsyncIterator[Private]:
     """Starts brokers that are this test's own, and closes them after it."""
     brokers = Private()
+    yield brokers
+    brokers.close()
+
+
+class Expendable:
+    """Brokers that tests may kill and freeze, one test after the other, as long as each leaves them whole."""
+
+    def __init__(self) -> None:
+        self._brokers: dict[type[Broker], Broker] = {}
+
+    def __call__(self, kind: type[B]) -> B:
+        """The one of a kind; perhaps it does not run."""
+        if kind not in self._brokers:
+            require(kind)
+            self._brokers[kind] = kind()
+        broker: Any = self._brokers[kind]
+        assert isinstance(broker, kind)
+        return broker
+
+    def close(self) -> None:
+        for broker in self._brokers.values():
+            broker.close()
+
+
+@pytest.fixture(scope="session")
+def expendable() -> Iterator[Expendable]:
+    """Brokers of this worker that may be harmed."""
+    brokers = Expendable()
     yield brokers
     brokers.close()

@@ -217,6 +217,11 @@ class KafkaAdapter(Adapter):
                 if result is not None:
                     raise result
 
+    def forget(self) -> None:
+        self._quiet = Quiet()
+        self._writer = Writer(self._options, self._topic_of, self._address)
+        self._reader = self._control = self._link = None
+
     # Messages
 
     async def send(self, records: Sequence[Record]) -> Mapping[int, Exception]:

@@ -41,6 +41,8 @@ TICK = 0.25
 TOPIC_TIMEOUT = 3.0
 # Seconds between two requests for metadata, on average of so many: without a pause it asks for what is not there.
 METADATA_PAUSE, METADATA_BURST = 0.02, 20
+# Bytes that may be held on the way, where they are not seen to move, and bytes a second of the slowest line.
+BUFFERED, SLOWEST = 1 << 20, 64 * 1024
 # Of the bytes that are sent, so many are one sign of life. The kernel of a broker that is frozen acknowledges the few
 # bytes of a question, too.
 SENT = 4096
@@ -67,6 +69,8 @@ class Line:
         """Bytes a second that came while an answer was on its way for a whole `TICK`; None if none is that long."""
         self.round_trip = 0.0
         """Seconds that the newest connection took to answer."""
+        self.owed = 0
+        """Bytes that are being sent, and are not answered yet."""
         self._patience = patience
         self._group_patience = group_patience
         self._clients: list[Client] = []
@@ -84,7 +88,8 @@ class Line:
     @property
     def limit(self) -> float:
         """Seconds of silence after which nobody is there."""
-        return SILENCE + self._patience + min(30.0, self.round_trip)
+        on_the_way = min(self.owed, BUFFERED) / SLOWEST
+        return SILENCE + self._patience + min(30.0, self.round_trip) + on_the_way
 
     @asynccontextmanager
     async def patience(
@@ -250,7 +255,8 @@ class Connection(AIOKafkaConnection):  # type: ignore[misc]
         self._plain, _ = await loop.create_connection(lambda: protocol, self.host, self.port)
         writer = asyncio.StreamWriter(self._plain, protocol, reader, loop)
         try:
-            await writer.start_tls(self._ssl_context, server_hostname=self.host, ssl_handshake_timeout=HANDSHAKE)
+            context: Any = self._ssl_context
+            await writer.start_tls(context, server_hostname=self.host, ssl_handshake_timeout=HANDSHAKE)
         except BaseException:
             self._plain.abort()
             raise
@@ -316,16 +322,18 @@ class Client(AIOKafkaClient):  # type: ignore[misc]
     """Also those which are being made."""
     failure: BaseException | None
     """Why the last connection could not be made."""
+    _is_closed: bool
     _asked_at: float
     _locks: dict[object, asyncio.Lock]
     _sync_task: Any
+    _md_update_fut: Any
 
     @classmethod
-    def adopt(cls, client: AIOKafkaClient, line: Line) -> Client:
+    def adopt(cls, client: Any, line: Line) -> Client:
         """Make a client that the driver has made, and not used yet, one of these: it refers to it in many places."""
         client.__class__ = cls
         client.line, client.connections, client.failure = line, set(), None
-        client._locks, client._asked_at = {}, 0.0
+        client._locks, client._asked_at, client._is_closed = {}, 0.0, False
         line.add(client)
         return client  # type: ignore[no-any-return]
 
@@ -406,12 +414,14 @@ class Client(AIOKafkaClient):  # type: ignore[misc]
         self.line.round_trip = self._loop.time() - began
         return connection
 
-    def _on_connection_closed(self, connection: Any, reason: Any) -> None:
+    def _on_connection_closed(self, connection: Any, reason: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         self.connections.discard(connection)
         super()._on_connection_closed(connection, reason)
 
     async def _get_conn(self, node_id: Any, *, group: Any = ConnectionGroup.DEFAULT, no_hint: bool = False) -> Any:
         """The connection to a broker, which is made if need be; None if it cannot be made."""
+        if self._is_closed:
+            return None
         name = (node_id, group)
         connection = self._conns.get(name)
         if connection is not None and connection.connected():
@@ -518,16 +528,29 @@ class Client(AIOKafkaClient):  # type: ignore[misc]
         """Create a topic with one partition, replicated as another one is; return whether there is one now."""
         replicas = [len(each.replicas) for each in self.cluster._partitions.get(like, {}).values()]
         wanted = [(name.replace("_", "."), str(value)) for name, value in settings.items()]
-        request = CreateTopicsRequest([(topic, 1, max(replicas, default=-1), [], wanted)], 10_000, False)
+        topics: Any = [(topic, 1, max(replicas, default=-1), [], wanted)]
+        request = CreateTopicsRequest(topics, 10_000, False)
         controller = self.cluster.controller
         node = self.get_random_node() if controller is None else controller.nodeId
         answer = await self.send(node, request)
         return all(code in (0, TopicAlreadyExistsError.errno) for _, code, *_ in answer.topic_errors)
 
+    def force_metadata_update(self) -> Any:
+        if self._is_closed:
+            # Nobody would do it any more, and parts of the driver would wait for it for ever.
+            done = self._loop.create_future()
+            done.set_result(False)
+            return done
+        return super().force_metadata_update()
+
     async def close(self) -> None:
-        await super().close()
+        self._is_closed = True
         for connection in list(self.connections):
             connection.close()
+        await super().close()
+        update, self._md_update_fut = self._md_update_fut, None
+        if update is not None and not update.done():
+            update.set_result(False)
         self.line.remove(self)
 
 

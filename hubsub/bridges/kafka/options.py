@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from copy import copy
 from hashlib import sha256
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
@@ -33,6 +33,9 @@ _DECIDED = {
 }
 _TOPIC = re.compile(r"[A-Za-z0-9._-]+\Z")
 _SERVER = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s/@:\[\]]+)(:[0-9]{1,5})?\Z")
+
+# Which one is not shown: it may be part of a password.
+NO_SERVER = "a server of Kafka is a host, or host:port; a login belongs into a URL, or options"
 
 # Milliseconds that the driver lets a request take: what is silent is given up long before, by those who watch the line.
 _FAR_OFF = 600_000
@@ -77,8 +80,7 @@ class Options:
         self.servers = servers.split(",") if isinstance(servers, str) else list(servers)
         for server in self.servers:
             if not _SERVER.match(server):
-                # Not shown: it may be part of a password.
-                raise ValueError("a server of Kafka is a host, or host:port; a login belongs into a URL, or options")
+                raise ValueError(NO_SERVER)
         self.topic = topic and checked(topic)
         cafile = settings.pop("ssl_cafile", None)
         for name in settings:
@@ -169,10 +171,7 @@ def beside(topic: str, suffix: str) -> str:
 
 def _read(url: str) -> tuple[str, str, dict[str, Any]]:
     """Servers, topic and options of a URL. No error shows any of it that may be part of a password."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        raise ValueError("a URL of Kafka that makes no sense: in a user or password, escape what is special") from None
+    parts = _split(url)
     login, _, servers = parts.netloc.rpartition("@")
     if parts.scheme != "kafka" or not servers:
         raise ValueError("a URL of Kafka is like kafka://host:9092,host:9092/topic?option=value")
@@ -181,6 +180,8 @@ def _read(url: str) -> tuple[str, str, dict[str, Any]]:
             "a URL of Kafka has @ and # only where they mean something: in a user or password, / ? # @ and : are "
             "written %2F %3F %23 %40 and %3A, and likewise elsewhere"
         )
+    if not all(_SERVER.match(server) for server in servers.split(",")):
+        raise ValueError(NO_SERVER)
     topic = unquote(parts.path.strip("/"))
     if topic:
         checked(topic, "what stands in the URL behind the servers")
@@ -190,6 +191,14 @@ def _read(url: str) -> tuple[str, str, dict[str, Any]]:
         options.setdefault("security_protocol", "SASL_PLAINTEXT")
         options |= {"sasl_plain_username": unquote(user), "sasl_plain_password": unquote(password)}
     return servers, topic, options
+
+
+def _split(url: str) -> SplitResult:
+    try:
+        return urlsplit(url)
+    except ValueError:
+        pass  # what it says shows a password, also as the context of another error
+    raise ValueError("a URL of Kafka that makes no sense: in a user or password, escape what is special")
 
 
 def _value(name: str, text: str) -> Any:

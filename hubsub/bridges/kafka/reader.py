@@ -152,7 +152,8 @@ class Reader:
             raise
         # From what was not handled on: whoever had it in hand when the connection was lost may have let go of it.
         self._read.clear()
-        await self._take_up(consumer.assignment())
+        assigned: Any = consumer
+        await self._take_up(assigned.assignment())
         await self._ask_for_denied()
         self.line.silent = 0.0
 
@@ -186,7 +187,8 @@ class Reader:
         # Without a group, too, this has partitions that are added assigned.
         consumer.subscribe(self._topics, listener=_Listener(self))
         if self._group is None:
-            consumer._coordinator.assign_all_partitions()
+            coordinator: Any = consumer._coordinator
+            coordinator.assign_all_partitions()
 
     async def _until_settled(self, consumer: Any) -> None:
         """Wait for the group to come together, and see meanwhile that the broker answers."""
@@ -502,8 +504,8 @@ class Reader:
     def _ask_for_life(self) -> None:
         is_due = self.line.silent > QUIET and (self._probe is None or self._probe.done())
         if is_due and self._consumer is not None:
-            self._probe = asyncio.ensure_future(self._consumer._client.ask())
-            self._probe.add_done_callback(lambda task: task.cancelled() or task.exception())
+            self._probe = probe = asyncio.ensure_future(self._consumer._client.ask())
+            probe.add_done_callback(lambda task: task.cancelled() or task.exception())
 
     def _look_at_topics(self, consumer: Any) -> None:
         """Say when a topic is gone; try again what was not for us."""

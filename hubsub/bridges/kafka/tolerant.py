@@ -106,7 +106,7 @@ class _Batch(_DefaultRecordBatchPy):  # type: ignore[misc]
     _buffer: Any
     _pos: int
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
         try:
             if not self.validate_crc():
                 raise CorruptRecordException("its checksum is wrong")

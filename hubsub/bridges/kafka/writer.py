@@ -55,6 +55,8 @@ MISSING_FOR, TOO_LARGE_FOR = 5.0, 30.0
 MOST_REMEMBERED = 1_000
 # Seconds that a batch should take at most over a slow line, and bytes that it may have over any.
 BATCH_SECONDS, LEAST_BATCH = 1.0, 16_384
+# Bytes of the first one: nobody knows the line yet.
+FIRST_BATCH = 65_536
 # Bytes of a batch that are no record.
 BATCH_OVERHEAD = 61
 # Records of unknown fate that are remembered, should they be sent again.
@@ -110,7 +112,7 @@ class Writer:
         self._too_large: dict[str, tuple[int, float]] = {}
         self._unclear: dict[int, asyncio.Future[Any]] = {}
         self._most_batch: int = options.producer["max_batch_size"]
-        self._most = self._most_batch
+        self._most = min(FIRST_BATCH, self._most_batch)
         self._answered_at: dict[TopicPartition, float] = {}
         self.line = Line()
         self.control_topic = ""
@@ -135,6 +137,7 @@ class Writer:
         client = Client.adopt(producer.client, self.line)
         client.cluster.add_listener(self._look_at_partitions)
         producer._sender._request_timeout_ms = REPLICAS_MS
+        producer._message_accumulator._pending_batches = _Batches()
         try:
             async with self.line.patience(silence=CONNECT, most=60.0):
                 await producer.start()
@@ -250,7 +253,7 @@ class Writer:
     async def _hand_over(self, batch: _Batch, records: Sequence[Record], waiting: Waiting) -> None:
         """Give a batch to the producer, when the one before it is on its way."""
         assert batch.partition is not None
-        future = await self._enqueue(batch.partition, batch.builder)
+        future = await self._enqueue(batch.partition, batch.builder, waiting)
         waiting[future] = batch
         unclear = self._unclear
         for index in batch.indexes:
@@ -259,7 +262,16 @@ class Writer:
         while len(unclear) > MOST_UNCLEAR:
             del unclear[next(iter(unclear))]
 
-    async def _enqueue(self, partition: TopicPartition, builder: Any) -> asyncio.Future[Any]:
+    async def _enqueue(
+        self, partition: TopicPartition, builder: Any, before: Mapping[asyncio.Future[Any], _Batch]
+    ) -> asyncio.Future[Any]:
+        """Give a batch to the producer; what becomes of it is that of the future.
+
+        Args:
+            partition: Where it goes.
+            builder: Makes its bytes.
+            before: Batches that it must not overtake: if one of its partition was refused, it is not sent.
+        """
         accumulator = self._running()._message_accumulator
         looks = _Looks(self)
         while queue := accumulator._batches.get(partition):
@@ -269,18 +281,26 @@ class Writer:
         producer = self._running()
         if accumulator._exception is not None:
             raise ConnectionError("the producer of Kafka has failed") from accumulator._exception
+        if any(each.partition in (None, partition) and _has_failed(future) for future, each in before.items()):
+            behind: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+            behind.set_exception(_Behind())
+            behind.add_done_callback(_is_stored)
+            return behind
         batch = accumulator._append_batch(builder, partition)
         began = asyncio.get_running_loop().time()
+        size = builder.size()
+        self.line.owed += size
         future: asyncio.Future[Any] = batch.future
-        future.add_done_callback(partial(self._answered, producer, batch, began))
+        future.add_done_callback(partial(self._answered, producer, batch, size, began))
         return future
 
-    def _answered(self, producer: Any, batch: Any, began: float, future: asyncio.Future[Any]) -> None:
+    def _answered(self, producer: Any, batch: Any, size: int, began: float, future: asyncio.Future[Any]) -> None:
         """Hear what became of a batch, before the producer sends the next one to its partition."""
         partition = batch.tp
+        self.line.owed -= size
         if _is_stored(future):
             if batch.retry_count == 1:
-                self._measure(partition, batch._builder.size(), began)
+                self._measure(partition, size, began)
             return
         error = future.exception()
         if isinstance(error, (*ONE_OF_THEM, *ALL_OF_THEM)):
@@ -292,7 +312,6 @@ class Writer:
                 numbers[partition] = number if number >= -(2**31) else number + 2**32
             _abandon(producer._message_accumulator, partition, _Behind())
         if isinstance(error, TOO_LARGE) and not self._options.producer.get("compression_type"):
-            size = batch._builder.size()
             known = self._known_too_large(partition.topic)
             _remember(self._too_large, partition.topic, min(size, known or size), TOO_LARGE_FOR)
 
@@ -414,7 +433,7 @@ class Writer:
                     return error
                 if added.size > (limit := self._limit(topic)):
                     return PayloadTooLarge(key, added.size, limit)
-                future = await self._enqueue(partition, builder)
+                future = await self._enqueue(partition, builder, {})
                 await self._confirm([future])
                 failure = future.exception()
                 if failure is None:
@@ -485,7 +504,7 @@ class Writer:
     def _look_at_partitions(self, cluster: Any) -> None:
         """Hear of new metadata."""
         for topic, known in list(self._partitions.items()):
-            partitions = sorted(cluster.partitions_for_topic(topic) or ())
+            partitions: list[int] = sorted(cluster.partitions_for_topic(topic) or ())
             if partitions != known:
                 if partitions:
                     self._partitions[topic] = partitions
@@ -532,7 +551,10 @@ class _Looks:
         client = self._writer.client
         if client.is_down:
             raise ConnectionError(f"no broker of Kafka answers: {client.why()}") from client.failure
-        accumulator = self._writer._running()._message_accumulator
+        producer = self._writer._running()
+        if producer._sender.sender_task.done():
+            raise ConnectionError("the producer of Kafka has failed")
+        accumulator = producer._message_accumulator
         for topic in {partition.topic for partition in accumulator._batches}:
             self._gone[topic] = 0 if client.cluster.partitions_for_topic(topic) else self._gone.get(topic, 0) + 1
         for partition in list(accumulator._batches):
@@ -546,6 +568,12 @@ class _Looks:
         if self._number >= BUSY and (leader == -1 or (leader is not None and tried >= BUSY_TIMES)):
             why = "it has no leader" if leader == -1 else "it lacks replicas, or room to store anything"
             raise BrokerBusy(f"Kafka takes nothing for {batch.tp.topic}:{batch.tp.partition} just now: {why}")
+
+
+class _Batches(set[Any]):
+    """The driver removes a batch twice that is given up while it waits to be sent again."""
+
+    remove = set.discard
 
 
 def _abandon(accumulator: Any, partition: TopicPartition, error: Exception) -> None:
@@ -577,6 +605,10 @@ def encode_headers(headers: Mapping[str, str]) -> Headers:
 
 def _is_stored(future: asyncio.Future[Any]) -> bool:
     return future.done() and not future.cancelled() and future.exception() is None
+
+
+def _has_failed(future: asyncio.Future[Any]) -> bool:
+    return future.done() and not _is_stored(future)
 
 
 async def stop(producer: Any) -> None:

@@ -154,11 +154,14 @@ class Connection(asyncio.Protocol):
 
     async def atomically(self, *commands: Command) -> list[Any]:
         """Like `ask`, with nothing happening between the commands."""
+        queued: list[Any]
+        replies: Any
         *queued, replies = await self.ask(("MULTI",), *commands, ("EXEC",))
         if isinstance(replies, Exception):
             # Why stands with the command that could not be queued.
             sound(next((reply for reply in queued if isinstance(reply, Exception)), replies))
-        return list(replies)
+        answers: Any = replies
+        return list(answers)
 
     def hand_over(self, take: Take) -> None:
         """From now on give to this function what comes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -21,12 +22,13 @@ from ..schemes import adapter_for
 from .connection import Connection, Parts, Timing
 from .health import Health, Leftover, State
 from .interest import Interest
-from .outage import Outage
+from .outage import Outage, Refusal
 from .plan import Backoff, Plan, Start, Unclaimed, named
 from .receiver import Receiver
 from .replies import OpenRequests
 from .seen import HubBridges
 from .sender import Sender
+from .signing import Secrets
 from .wire import Wire
 
 if TYPE_CHECKING:
@@ -76,6 +78,8 @@ class Bridge:
         namespace: The first part of every address at the broker; empty to join channels that exist.
         prefix: What the keys begin with here, and not at the broker; all patterns begin with it.
         backoff: How long to wait between attempts to connect.
+        secret: Sign what is sent, and refuse what is not signed with it: a str or bytes that all who take part know, or
+            several, of which the first signs and all are accepted.
         silence: Seconds without a sign of life after which a connection counts as lost; by default three where
             messages are pushed, and five otherwise. A line that moves bytes is alive, however slow; time in which the
             event loop stood still does not count.
@@ -127,6 +131,7 @@ class Bridge:
         namespace: str = "hubsub",
         prefix: KeyLike[Any] = (),
         backoff: Backoff = Backoff(),  # noqa: B008 - immutable
+        secret: Secrets | None = None,
         silence: float | None = None,
     ) -> None:
         self.hub = hub
@@ -155,6 +160,7 @@ class Bridge:
             namespace=namespace,
             prefix=Key.create_from(prefix),
             backoff=backoff,
+            secret=secret,
         )
         self._codec = codec
         self._silence = silence
@@ -180,6 +186,9 @@ class Bridge:
             envelope=plan.envelope,
             headers=features.headers,
             type_of=hub.border.type_of,
+            secret=plan.secret,
+            namespace=plan.namespace,
+            prefix=plan.prefix,
         )
         requests = OpenRequests(self._sender_name)
         name = f"a bridge to {self.adapter!r}"
@@ -201,7 +210,7 @@ class Bridge:
         beat = Key(NAMESPACE, "beat", self._sender_name)
         self._parts = Parts(plan, self.adapter, features, sender, receiver, interest, requests, self._log, beat)
         self._refusals = Episode(self._log)
-        self._busyness = Outage(self._log, "the broker takes nothing just now", "the broker takes messages again")
+        self._refusal = Refusal(self._log)
         self._connections = self._refused_count = 0
         self._last_error: BaseException | None = None
         self._living: asyncio.Task[None] | None = None
@@ -212,6 +221,11 @@ class Bridge:
             hub.border.attach(self)
         self._shared.bridges.append(self)
         self._notify_neighbours()
+
+    def _open_again(self) -> None:
+        # Under the old name the broker has records of these numbers already, and takes the new ones for them.
+        self._number = next(self._shared.numbers)
+        self._open()
 
     @property
     def _sender_name(self) -> str:
@@ -247,6 +261,11 @@ class Bridge:
         return self._plan.incoming
 
     @property
+    def patterns(self) -> Sequence[Key[Any]]:
+        """Patterns of all that it carries."""
+        return (*self.outgoing, *self.incoming)
+
+    @property
     def group(self) -> str | None:
         """The group that shares what comes in."""
         return self._plan.group
@@ -263,10 +282,11 @@ class Bridge:
 
         One that was closed begins anew.
         """
+        self._let_go_of_closed_loop()
         if self._closing is not None:
             await outlast(self._closing)
             self._gone.clear()
-            self._open()
+            self._open_again()
         if self._living is None:
             await self.hub.start()
             loop = asyncio.get_running_loop()
@@ -275,9 +295,50 @@ class Bridge:
             self._parts.sender.start()
             self._living = loop.create_task(self._live(), name=self._log.name)
 
+    def forked(self) -> None:
+        """Begin anew in a forked process, since the connection is the parent's; with the hub, if it was started there.
+
+        What the parent has is kept as it is: a driver that closed it here would take it off the selector of both.
+        """
+        if not self._gone.is_set():
+            was_started = self._living is not None
+            _OF_PARENT.append((self._parts, self._connection, dict(vars(self.adapter))))
+            self._begin_anew(os.getpid())
+            self._was_closed_by_hub = was_started
+
+    def _let_go_of_closed_loop(self) -> bool:
+        """Begin anew if the loop was closed on which it was running; return whether that is so."""
+        task = self._closing or self._living
+        if task is None or self._gone.is_set() or not task.get_loop().is_closed():
+            return False
+        if unsent := self._parts.sender.pending:
+            self._log.warning("%r was not closed before its loop, and has lost %d messages unsent", self, unsent)
+        self._begin_anew(asyncio.get_running_loop())
+        return True
+
+    def _begin_anew(self, of: object) -> None:
+        """Forget what was going on; `of` is what all bridges of the hub have in common that do so."""
+        connection = self._connection
+        tasks: list[Any] = [self._living, self._closing, *(() if connection is None else connection.tasks)]
+        for task in tasks:
+            if task is not None and not task.done():
+                # Were it collected, its clean-up would run, in the middle of whatever follows.
+                task._log_destroy_pending = False
+                _OF_PARENT.append(task)
+        if (outbox := self._parts.sender.outbox) is not None:
+            outbox.close()
+        self.adapter.forget()
+        self._shared.begin_anew(of)
+        if self in self._shared.bridges:
+            self._shared.bridges.remove(self)
+        self._waiting.clear()
+        self._gone = asyncio.Event()
+        self._state = "new"
+        self._open_again()
+
     def opened(self) -> None:
-        """The hub was started again: so is what was closed with it."""
-        if self._was_closed_by_hub:
+        """The hub was started, again perhaps: so is what was closed with it, or with its loop."""
+        if self._let_go_of_closed_loop() or self._was_closed_by_hub:
             self._was_closed_by_hub = False
             task = asyncio.get_running_loop().create_task(self.start())
             task.add_done_callback(lambda task: task.cancelled() or task.exception())
@@ -397,10 +458,10 @@ class Bridge:
     def _busy(self, error: BrokerBusy | None) -> None:
         """The broker takes nothing just now, or does again."""
         if error is None:
-            self._busyness.over()
+            self._refusal.over()
         else:
             self._last_error = error
-            self._busyness.failed(error)
+            self._refusal.failed(error)
 
     def _fail(self, error: BaseException | None) -> None:
         """End for good: the adapter has a bug, and trying again would only show it again."""
@@ -616,6 +677,9 @@ class Bridge:
                     "%d messages could not be handed back; others get them later", len(tokens), error=error
                 )
 
+
+_OF_PARENT: list[object] = []
+"""What a forked process has of its parent's connections, and what loops that were closed have left behind."""
 
 # What only a bug explains: the first at once, the others when they come again and again.
 _CERTAIN_BUGS = (NotImplementedError, NameError, SyntaxError)

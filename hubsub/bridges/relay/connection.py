@@ -148,6 +148,11 @@ class Connection:
                 self._worked()
 
     @property
+    def tasks(self) -> Sequence[asyncio.Task[None]]:
+        """What goes on for it."""
+        return self._tasks
+
+    @property
     def last_heard(self) -> float:
         """When something was heard last, in seconds since the epoch."""
         return self._last_heard
@@ -298,10 +303,11 @@ class Connection:
             self._is_reading = True
             try:
                 batch = await adapter.receive()
+                # Not when it fails: from when it was heard last, messages may be missing.
+                self._last_heard = time.time()
             finally:
                 self._is_reading = False
                 self._reads += 1
-                self._last_heard = time.time()
             if not batch:
                 if not self._room():
                     await asyncio.sleep(0)
@@ -379,7 +385,11 @@ class Connection:
                 if silent > deaf:
                     raise ConnectionError(f"nothing was heard for {deaf:.1f} s")
                 if push and silent > timing.silent:
-                    sender.beat(self._parts.beat)
+                    if sender.is_refused and self._pings:
+                        # A broker that takes no messages takes no beats either, and may be sound.
+                        self._wants_ping.set()
+                    else:
+                        sender.beat(self._parts.beat)
             elif silent > timing.silent and self._pings:
                 self._wants_ping.set()
             silent = ping.listen((self._pinging, self._pongs, adapter.activity), passed)

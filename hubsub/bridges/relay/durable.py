@@ -105,6 +105,7 @@ class Durable:
         self._blocked = 0  # acknowledgements that are due but for those before them in their lane
         self._acks: list[Any] = []
         self._last_acks: dict[Hashable, Any] = {}
+        self._acking = 0  # of those, so many are on their way
         self._tasks: set[asyncio.Task[None]] = set()
         self._news = asyncio.Event()
         self._says_held = False
@@ -417,21 +418,26 @@ class Durable:
 
     @property
     def to_ack(self) -> int:
-        """Acknowledgements that are due."""
-        return len(self._acks) + len(self._last_acks)
+        """Acknowledgements that are due, or on their way."""
+        return len(self._acks) + len(self._last_acks) + self._acking
 
     async def acknowledge(self, adapter: Adapter) -> None:
         """Acknowledge what is finished."""
         acks, self._acks = self._acks, []
         last, self._last_acks = self._last_acks, {}
+        tokens = [*acks, *last.values()]
+        if not tokens:
+            return
+        self._acking += len(tokens)
         try:
-            if acks or last:
-                await adapter.ack([*acks, *last.values()])
-                self._news.set()
+            await adapter.ack(tokens)
         except BaseException:
             self._acks = acks + self._acks
             self._last_acks = last | self._last_acks
             raise
+        finally:
+            self._acking -= len(tokens)
+        self._news.set()
 
     @property
     def tokens(self) -> list[Any]:

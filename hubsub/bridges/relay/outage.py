@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import time
 
-from ...describe import describe_error
 from ...log import Logger
 
 
 class Outage:
-    """An interruption: from the first failure until a connection has been of use. Each is one line in the log.
+    """An interruption of the connection: from the first failure until one has been of use.
 
     Args:
-        log: Where that is.
-        lost: What the first line says.
-        found: What the last one says.
+        log: Where its two lines go.
     """
 
-    def __init__(self, log: Logger, lost: str = "not connected, trying again", found: str = "connected again") -> None:
+    def __init__(self, log: Logger) -> None:
         self._log = log
-        self._lost = lost
-        self._found = found
         self._began: float | None = None
         self.attempts = 0
         """How often it was tried in vain."""
@@ -31,15 +26,31 @@ class Outage:
         return 0.0 if self._began is None else time.monotonic() - self._began
 
     def failed(self, error: BaseException | None) -> None:
-        """A connection was lost, or did not come about."""
+        """Once more it did not work."""
         if self._began is None:
             self._began = time.monotonic()
-            self._log.warning("%s: %s", self._lost, "it ended" if error is None else describe_error(error))
+            self._log_begin(error)
         self.attempts += 1
 
     def over(self) -> None:
-        """Something was sent or heard."""
+        """It works again."""
         if self._began is not None:
-            self._log.info("%s after %.1f s, at attempt %d", self._found, self.seconds, self.attempts + 1)
+            self._log_end()
             self._began = None
             self.attempts = 0
+
+    def _log_begin(self, error: BaseException | None) -> None:
+        self._log.warning("not connected, trying again: %s", error)
+
+    def _log_end(self) -> None:
+        self._log.info("connected again after %.1f s, at attempt %d", self.seconds, self.attempts + 1)
+
+
+class Refusal(Outage):
+    """A time in which the broker takes nothing, over a sound connection."""
+
+    def _log_begin(self, error: BaseException | None) -> None:
+        self._log.warning("the broker takes nothing just now, and the outbox waits: %s", error)
+
+    def _log_end(self) -> None:
+        self._log.info("the broker takes messages again after %.1f s", self.seconds)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from ...key import NAMESPACE, Key, Patterns, as_patterns, is_subset, overlaps
 from ..adapter import Features, Link
+from .signing import Secrets
 
 Unclaimed: TypeAlias = Literal["hold", "ack", "dead-letter"]
 Start: TypeAlias = Literal["new", "earliest"] | float
@@ -57,6 +58,7 @@ class Plan:
     namespace: str
     prefix: Key[Any]
     backoff: Backoff
+    secret: Secrets | None = field(repr=False)
 
     @property
     def keeps_position(self) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..._core.ids import is_unguessable
 from ..._core.registration import Registration
-from ...errors import DecodeError, WildcardPublished
+from ...errors import DecodeError, SignatureError, WildcardPublished
 from ...event import Event, Gap, ListenerFailure, Meta
 from ...hub import Hub
 from ...key import NAMESPACE, PLUS, STAR, Key, is_subset, meet
@@ -77,6 +77,8 @@ class Receiver:
         self._shares = plan.group is not None
         # A log that is read whole has the notices of gaps in their places.
         self._reads_log = features.durable and not features.patterns and not self._shares
+        # What may be old or come twice, the broker decides; a signature then cannot tell a replay.
+        self._is_live = not (features.durable or features.resumes) and features.acks == "none"
         self._full_key = cached(self._with_prefix) if plan.prefix else None
         self._entry = cached(self._entry_of)
         self.durable = Durable(plan, features, shared.seen, self._publish, lambda: hub.is_open, log)
@@ -125,7 +127,7 @@ class Receiver:
             self.echoes += 1
             self.durable.skip(received)
             return
-        kind, message, meta = self._wire.unpack(key, payload, headers)
+        kind, message, meta = self._wire.unpack(key, payload, headers, self._is_live and not received.is_replayed)
         if kind != MESSAGE:
             self.durable.skip(received)
             return
@@ -185,6 +187,11 @@ class Receiver:
 
     def _refuse(self, received: Received, error: Exception) -> None:
         """The one place where a message's trouble ends: it is counted, logged, and buried where it can be."""
+        if isinstance(error, SignatureError) and error.is_replay:
+            self.duplicates += 1
+            self._log.debug("%r is a duplicate: this very signature was seen before", received.key)
+            self.durable.skip(received)
+            return
         self.undecodable += 1
         if self._trouble.error("a message of %r is refused, and what follows goes on", received.key, error=error):
             self._border.report_error(ListenerFailure(received.key, received.payload, self._owner, error))
@@ -214,7 +221,8 @@ class Receiver:
     def _receive_control(self, received: Received) -> None:
         key = received.key
         try:
-            kind, message, meta = self._wire.unpack(key, received.payload, received.headers)
+            live = self._is_live or received.is_control
+            kind, message, meta = self._wire.unpack(key, received.payload, received.headers, live)
         except DecodeError as error:
             if key == self._requests.address:
                 self._requests.receive_garbled(error)
@@ -264,7 +272,7 @@ class Receiver:
                 continue
             if any(is_subset(key, pattern) for pattern in patterns):
                 try:
-                    kind, message, meta = self._wire.unpack(key, received.payload, received.headers)
+                    kind, message, meta = self._wire.unpack(key, received.payload, received.headers, False)
                 except DecodeError:
                     continue
                 if kind == MESSAGE:

@@ -91,12 +91,19 @@ class HubBridges:
 
     def __init__(self) -> None:
         self.seen = SeenWindow()
+        self._of: object = None
         self.numbers = count(1)
         self.bridges: list[Neighbour] = []
 
-    _of: ClassVar[WeakKeyDictionary[Hub, HubBridges]] = WeakKeyDictionary()
+    def begin_anew(self, of: object) -> None:
+        """Forget what was seen, once for each `of`: part of that is in hands that do nothing any more."""
+        if of != self._of:
+            self._of = of
+            self.seen = SeenWindow()
+
+    _all: ClassVar[WeakKeyDictionary[Hub, HubBridges]] = WeakKeyDictionary()
 
     @classmethod
     def of(cls, hub: Hub) -> HubBridges:
         """That of a hub."""
-        return cls._of.setdefault(hub, cls())
+        return cls._all.setdefault(hub, cls())

@@ -34,13 +34,15 @@ Refused: TypeAlias = Callable[[Key[Any], Any, Exception], None]
 class Outgoing:
     """An encoded message on its way."""
 
-    __slots__ = ("blame", "event", "key", "record", "size", "time")
+    __slots__ = ("blame", "event", "key", "record", "signed", "size", "time")
 
     def __init__(self, key: Key[Any], record: Record, time: float) -> None:
         self.key = key
         self.record = record
         self.size = len(record.payload)
         self.time = time
+        # When it was signed, if it is; 0 once it was sent, perhaps in vain.
+        self.signed = time
         # The event, if somebody waits to know what becomes of it.
         self.event: Event[Any] | None = None
         # How often the connection was lost while it was being sent alone.
@@ -83,6 +85,8 @@ class Sender:
     BATCH_BYTES = 4 << 20
     # Seconds that a call should take at most: on a slow line batches become smaller.
     CALL_SECONDS = 0.5
+    # Seconds that a message may wait for the connection before it is signed anew.
+    SIGNED_FOR = 30.0
     # Bridges that a message crosses at most.
     MOST_HOPS = 16
     # Replies that wait to be sent.
@@ -129,6 +133,8 @@ class Sender:
         """Bytes that the call which is going on has to send; None if there is none."""
         self.progress = 0
         """Calls of the adapter that have succeeded."""
+        self.is_refused = False
+        """The broker takes nothing just now."""
         self.outbox: Outbox | None = None
         if plan.outgoing:
             self.outbox = hub.border.outbox(
@@ -190,7 +196,8 @@ class Sender:
         try:
             if meta is None:
                 # One that leaves by several bridges has got its name in the publish: the same for all.
-                id = item[2] if len(item) == 3 else self._border.mint_id()
+                named: Any = item
+                id = named[2] if len(item) == 3 else self._border.mint_id()
                 payload, headers = self._wire.pack_plain(key, message, id, text)
                 if self._max_payload is not None and len(payload) + self.PLAIN_HEADERS > self._max_payload:
                     self._check_size(key, payload, headers)
@@ -302,6 +309,7 @@ class Sender:
             busy: Told when the broker takes nothing just now, and with None when it does again.
         """
         refusals = 0
+        self.is_refused = False
         while True:
             try:
                 if self._control:
@@ -314,12 +322,14 @@ class Sender:
                     await self._news
                     continue
             except BrokerBusy as error:
+                self.is_refused = True
                 busy(error)
                 await asyncio.sleep(random.uniform(0.5, 1.0) * min(5.0, 0.05 * 2 ** min(refusals, 16)))
                 refusals += 1
             else:
                 if refusals:
                     refusals = 0
+                    self.is_refused = False
                     busy(None)
 
     async def _send_control(self, adapter: Adapter) -> None:
@@ -337,6 +347,8 @@ class Sender:
             await self._send_omission(adapter, first)
             return
         batch = self._next_batch(first)
+        if self._plan.secret is not None:
+            self._sign_again(batch)
         if first.blame > 1:
             # Twice it was alone when the connection was lost. Whether that is its doing, a third time tells: but only
             # if the connection carries something else just before.
@@ -385,6 +397,15 @@ class Sender:
                 break
             batch.append(each)
         return batch
+
+    def _sign_again(self, batch: list[Outgoing]) -> None:
+        """Sign anew what has waited long, or was sent before: it would be refused there, as too old or as a replay."""
+        time = now()
+        for each in batch:
+            if time - each.signed > self.SIGNED_FOR:
+                payload, headers = self._wire.renewed(each.key, each.record.payload, each.record.headers)
+                each.record = each.record._replace(payload=payload, headers=headers)
+            each.signed = 0.0
 
     def _learn_pace(self, batch: list[Outgoing], seconds: float) -> None:
         size = sum(each.size for each in batch)

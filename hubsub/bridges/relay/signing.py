@@ -1,0 +1,277 @@
+"""Signatures: what came in was sent by somebody who has the secret, to this key and namespace, and is no replay.
+
+A signature is HMAC-SHA256, cut to 128 bits, of these. Each text is preceded by its length in characters, so that no two
+messages are signed alike:
+
+1. `hubsub 1`, and the namespace;
+2. the head of the signature: who signs, a number that counts up, and the time, in fixed widths;
+3. how many parts the key has, and the parts, as at the broker: without the bridge's prefix;
+4. `e` and all that stands behind the signature in an envelope; or `h`, the attributes of the event in the headers, each
+   other header with its name, and the payload.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from hashlib import sha256
+from hmac import compare_digest
+from typing import Any, TypeAlias
+
+from ...errors import SignatureError
+from ...key import NAMESPACE, Key
+
+Secrets: TypeAlias = str | bytes | Sequence[str | bytes]
+"""A secret, or several: the first one signs, and what was signed with any of them is accepted."""
+
+HEAD = 41
+"""Characters of the head: in hexadecimal digits 16 that name the signer, 12 of the number, 10 of the seconds, each with
+a `-` behind it."""
+WIDTH = HEAD + 32
+"""Characters of a signature: behind the head are the digits of the HMAC."""
+
+_HmacState: TypeAlias = tuple[Callable[[], Any], Callable[[], Any]]
+
+
+class Signer:
+    """Signs and verifies the messages of a bridge.
+
+    Args:
+        secrets: See `Secrets`.
+        namespace: That of the bridge: what was signed for another one is refused.
+        prefix: What keys begin with here, and not at the broker.
+        window: Seconds that a live message may be older or newer than the clock here says.
+
+    Raises:
+        ValueError: There is no secret, one is empty, or the window is.
+    """
+
+    # Signers that are remembered; see `_meet`.
+    MOST_SIGNERS = 1024
+
+    def __init__(self, secrets: Secrets, namespace: str, prefix: Sequence[str], window: float) -> None:
+        if not window > 0:
+            raise ValueError(f"the window of signatures is more than 0 seconds, not {window!r}")
+        start = f"hubsub 1{_measured(namespace)}".encode("utf-8", "surrogatepass")
+        self._states = [_keyed(secret, start) for secret in _each_of(secrets)]
+        self._sign_inner, self._sign_outer = self._states[0]
+        self._prefix = len(prefix)
+        self._window = window
+        self._heard: dict[str, _Numbers] = {}
+        # The time that was read last: that of many messages is the same.
+        self._heard_moment, self._heard_second = "", 0
+        self.renew()
+
+    def renew(self) -> None:
+        """Begin to count again, under another name: in a fork."""
+        self._name = os.urandom(8).hex()
+        self._batch = 0
+        self._heads: list[str] = []
+        self._until = 0.0
+        self._time = ""
+
+    def key_text(self, key: Key[Any]) -> str:
+        """What is signed of a key, given as in this process."""
+        parts = key if key[0] == NAMESPACE else key[self._prefix :]
+        return f"{len(parts)};{''.join(map(_measured, parts))}"
+
+    def sign(self, text: str, data: bytes) -> str:
+        """Return a signature as of now.
+
+        Args:
+            text: What is signed of the key, followed by `ENVELOPE` or by what is signed of the headers.
+            data: What stands behind the signature in an envelope; or the payload.
+        """
+        now = time.time()
+        if not self._until - 1 <= now < self._until:
+            second = int(now)
+            self._until = second + 1.0
+            self._time = f"-{second:010x}-"
+        if not self._heads:
+            self._number()
+        head = self._heads.pop() + self._time
+        # As `_hmac`, here and in `verify`: a call more for each message would be felt.
+        inner, outer = self._sign_inner(), self._sign_outer()
+        try:
+            inner.update(f"{head}{text}".encode() + data)
+        except UnicodeEncodeError:
+            inner.update(f"{head}{text}".encode("utf-8", "surrogatepass") + data)
+        outer.update(inner.digest())
+        signature: str = head + outer.hexdigest()[:_DIGITS]
+        return signature
+
+    def _number(self) -> None:
+        """Write the next numbers, the last one first."""
+        begin = f"{self._name}-{self._batch:010x}"
+        self._batch += 1
+        self._heads = [begin + last for last in _LAST]
+
+    def verify(self, key: Key[Any], signature: str, text: str, data: bytes, live: bool) -> None:
+        """Return if it was signed with one of the secrets and, if `live`, within the window, and came never before.
+
+        Args:
+            key: For errors.
+            signature: Whatever is said to be one.
+            text: As of `sign`.
+            data: As of `sign`.
+            live: Whether its age and number count.
+
+        Raises:
+            SignatureError: It was not; the error tells why.
+        """
+        try:
+            signed = f"{signature[:HEAD]}{text}".encode() + data
+        except UnicodeEncodeError:
+            signed = f"{signature[:HEAD]}{text}".encode("utf-8", "surrogatepass") + data
+        inner, outer = self._sign_inner(), self._sign_outer()
+        inner.update(signed)
+        outer.update(inner.digest())
+        given = signature[HEAD:]
+        try:
+            is_right = compare_digest(outer.hexdigest()[:_DIGITS], given)
+            if not is_right:
+                is_right = any(compare_digest(_hmac(state, signed), given) for state in self._states[1:])
+        except TypeError:  # it is no text in ASCII
+            is_right = False
+        if not is_right:
+            raise SignatureError(
+                key, "its signature is wrong: it is of another secret, namespace or key, or was changed"
+            )
+        if not live:
+            return
+        moment = signature[30:40]
+        if moment != self._heard_moment:
+            self._heard_moment, self._heard_second = moment, int(moment, 16)
+        second = self._heard_second
+        age = time.time() - second
+        if not -self._window <= age <= self._window:
+            when = f"{age:.0f} s ago" if age > 0 else f"{-age:.0f} s from now"
+            raise SignatureError(
+                key, f"it was signed {when}, beyond the window of {self._window:g} s; is a clock wrong?"
+            )
+        name = signature[:16]
+        heard = self._heard.get(name)
+        if heard is None:
+            heard = self._meet(name)
+        if second > heard.second:
+            heard.second = second
+        number = int(signature[17:29], 16)
+        if number == heard.expected:
+            heard.expected = number + 1
+        elif not heard.add(number):
+            raise SignatureError(key, "it has come before, and was sent again by somebody", is_replay=True)
+
+    def _meet(self, name: str) -> _Numbers:
+        """Begin to remember a signer. With too many, those go who have said nothing for a window, or the quietest."""
+        if len(self._heard) >= self.MOST_SIGNERS:
+            by_time = sorted(self._heard.items(), key=lambda item: item[1].second)
+            begin = bisect_right(by_time, time.time() - self._window, key=lambda item: item[1].second)
+            self._heard = dict(by_time[begin or self.MOST_SIGNERS // 4 :])
+        heard = self._heard[name] = _Numbers()
+        return heard
+
+
+class _Numbers:
+    """Which numbers of a signer have come: all below the one that is expected next, but for some ranges."""
+
+    __slots__ = ("_missing", "expected", "second")
+
+    # Ranges that are remembered, at least; what is missing below them counts as having come.
+    MOST = 1024
+
+    def __init__(self) -> None:
+        self.expected = 0
+        self._missing: list[tuple[int, int]] = []  # first, and last + 1, in order
+        self.second = 0
+        """When the last of them was signed, in seconds since the epoch."""
+
+    def add(self, number: int) -> bool:
+        """Note that a number has come; return False if it had already."""
+        expected = self.expected
+        if number >= expected:
+            self.expected = number + 1
+            if number > expected:
+                self._missing.append((expected, number))
+                if len(self._missing) > 2 * self.MOST:
+                    del self._missing[: self.MOST]
+            return True
+        index = bisect_right(self._missing, number, key=lambda each: each[0]) - 1
+        first, end = self._missing[index] if index >= 0 else (0, 0)
+        if not first <= number < end:
+            return False
+        self._missing[index : index + 1] = [each for each in ((first, number), (number + 1, end)) if each[0] < each[1]]
+        return True
+
+
+# What is signed
+
+
+ENVELOPE = "e"
+"""What is signed of an envelope, before what stands behind the signature."""
+
+
+def in_headers(attributes: Mapping[str, str], others: Mapping[str, str], has_payload: bool) -> str:
+    """What is signed before the payload of a message that has its attributes, with the content type, in its headers."""
+    parts = ["h"]
+    parts += [_measured(attributes[name]) if name in attributes else "-" for name in _PLAIN]
+    for headers, names in ((attributes, attributes.keys() - set(_PLAIN)), (others, others.keys())):
+        parts.append(f"{len(names)};")
+        for name in sorted(names):
+            parts += (_measured(name), _measured(headers[name]))
+    return "".join(parts) + ("=" if has_payload else "-")
+
+
+NO_MORE = "0;0;="
+"""What is signed behind id and time of a message that has just the plain attributes, and before its payload.
+
+What `in_headers` returns of such a message is what `constant_of` its source returns, id and time each behind its length
+and a colon, and this.
+"""
+
+
+def constant_of(source: str, type: str, content_type: str) -> str:
+    """What is signed of the attributes that are the same for all plain messages of a source."""
+    return f"h{_measured('1.0')}{_measured(source)}{_measured(type)}{_measured(content_type)}"
+
+
+_PLAIN = ("ce_specversion", "ce_source", "ce_type", "content-type", "ce_id", "ce_time")
+
+
+def _measured(text: str) -> str:
+    return f"{len(text)}:{text}"
+
+
+# HMAC (RFC 2104) by its two hashes, each of which has got its half of the secret, and is copied for a message.
+# `hmac.digest` begins with the secret every time, which takes longer than all the rest of a short message.
+
+
+_DIGITS = WIDTH - HEAD
+_LAST = [f"{number:02x}" for number in reversed(range(256))]
+
+
+def _keyed(secret: bytes, start: bytes) -> _HmacState:
+    block = sha256().block_size
+    if len(secret) > block:
+        secret = sha256(secret).digest()
+    secret = secret.ljust(block, b"\0")
+    inner, outer = sha256(bytes(byte ^ 0x36 for byte in secret)), sha256(bytes(byte ^ 0x5C for byte in secret))
+    inner.update(start)
+    return inner.copy, outer.copy
+
+
+def _hmac(state: _HmacState, message: bytes) -> str:
+    copy_inner, copy_outer = state
+    inner, outer = copy_inner(), copy_outer()
+    inner.update(message)
+    outer.update(inner.digest())
+    digest: str = outer.hexdigest()
+    return digest[:_DIGITS]
+
+
+def _each_of(secrets: Secrets) -> list[bytes]:
+    each = [secrets] if isinstance(secrets, (str, bytes)) else list(secrets)
+    if not each or not all(isinstance(secret, (str, bytes)) and secret for secret in each):
+        raise ValueError("a secret is a str or bytes, and not empty; several are a sequence of at least one")
+    return [secret.encode("utf-8", "surrogatepass") if isinstance(secret, str) else bytes(secret) for secret in each]

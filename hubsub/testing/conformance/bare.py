@@ -1,0 +1,226 @@
+"""An adapter without a bridge, to see what the broker itself does; and adapters that are watched, or kept away."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Collection, Hashable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from itertools import count
+from os import urandom
+from typing import Any, Self
+
+from ... import Key
+from ...bridges import Adapter, Features, Link, Loss, Received, Record
+from .sites import TIMEOUT, until
+from .table import ALL, Make
+
+
+class Bare:
+    """A connected adapter whose messages nobody handles: they are recorded, and acknowledged only by `ack`."""
+
+    def __init__(self, adapter: Adapter, link: Link) -> None:
+        self.adapter = adapter
+        self.link = link
+        self.received: list[Received] = []
+        self.losses: list[Loss] = []
+        self.reading: asyncio.Future[None] | None = None
+        self._sequence = count(1)
+
+    async def send(self, *records: Record) -> Mapping[int, Exception]:
+        """Send records; those which are no control messages are numbered."""
+        numbered = [each if each.is_control else each._replace(sequence=next(self._sequence)) for each in records]
+        return await asyncio.wait_for(self.adapter.send(numbered), TIMEOUT)
+
+    async def control(self, key: Key[Any], payload: bytes) -> None:
+        """Send a control message."""
+        await self.send(Record(key, payload, is_control=True))
+
+    @property
+    def payloads(self) -> list[bytes | None]:
+        """What came, in order."""
+        return [each.payload for each in self.received]
+
+    async def see(self, payload: bytes) -> Received:
+        """Wait for a payload; return how it came."""
+
+        def came() -> bool:
+            if self.reading is not None and self.reading.done():
+                self.reading.result()
+            return payload in self.payloads
+
+        await until(came, lambda: f"{payload!r} among {self.payloads[-20:]}")
+        return self.received[self.payloads.index(payload)]
+
+    async def ack(self) -> None:
+        """Acknowledge all that came."""
+        tokens: dict[Hashable, Any] = {}
+        for index, each in enumerate(self.received):
+            if each.token is not None:
+                tokens[index if self.adapter.features.acks == "each" else each.lane] = each.token
+        if tokens:
+            await self.adapter.ack(list(tokens.values()))
+
+    async def read(self) -> None:
+        """Record what comes, until the connection ends."""
+        while True:
+            for each in await self.adapter.receive():
+                (self.losses if isinstance(each, Loss) else self.received).append(each)  # type: ignore[arg-type]
+            await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def bare(make: Make, namespace: str, *, control: Sequence[Key[Any]] = (), **options: Any) -> AsyncIterator[Bare]:
+    """An adapter that is connected, reads everything, and listens to these control keys.
+
+    Args:
+        make: Makes the adapter.
+        namespace: Where.
+        control: Exact keys to listen to.
+        options: Of the `Link`.
+    """
+
+    async def release(lanes: Collection[Hashable]) -> None:
+        pass
+
+    adapter = make()
+    given: dict[str, Any] = {"sender": f"bare{urandom(6).hex()}", "incoming": (ALL,), "release": release} | options
+    link = Link(namespace=namespace, control=tuple(control), **given)
+    it: Bare | None = None
+    try:
+        async with asyncio.timeout(TIMEOUT):
+            await adapter.connect(link)
+        it = Bare(adapter, link)
+        if link.reads:
+            it.reading = asyncio.ensure_future(it.read())
+        async with asyncio.timeout(TIMEOUT):
+            if control:
+                await adapter.listen(control)
+            if link.reads and adapter.features.patterns:
+                await adapter.subscribe(link.incoming)
+        yield it
+    finally:
+        await adapter.close()
+        if it is not None and it.reading is not None:
+            # Its end was brought about by closing, or before that by an error that the check has seen.
+            with suppress(Exception):
+                await asyncio.wait_for(it.reading, TIMEOUT)
+
+
+def _leaves(adapter: Adapter, name: str) -> bool:
+    return getattr(type(adapter), name) is getattr(Adapter, name)
+
+
+class Watched(Adapter):
+    """Passes everything on to another adapter, and remembers what was called; subclasses change what they like."""
+
+    def __new__(cls, inner: Adapter) -> Self:
+        # What the other one leaves as it is, this one has to leave as it is, too: bridges look at that.
+        left = {name: getattr(Adapter, name) for name in ("listen", "ping") if _leaves(inner, name)}
+        kind: Any = type(cls.__name__, (cls,), left) if left else cls
+        watched: Self = super().__new__(kind)
+        return watched
+
+    def __init__(self, inner: Adapter) -> None:
+        self.inner = inner
+        self.sent: list[Record] = []
+        """Every record, each time that it was sent."""
+        self.unsubscribed: list[Key[Any]] = []
+        self.acked: list[Any] = []
+        self.buried: list[Received] = []
+        self.connections = 0
+
+    def __repr__(self) -> str:
+        return repr(self.inner)
+
+    @property
+    def features(self) -> Features:  # type: ignore[override]
+        """What the other one can do."""
+        return self.inner.features
+
+    @property
+    def lag(self) -> int | None:  # type: ignore[override]
+        """How far the other one is behind."""
+        return self.inner.lag
+
+    @property
+    def activity(self) -> int:  # type: ignore[override]
+        """What has moved over the connections of the other one."""
+        return self.inner.activity
+
+    @property
+    def receiving(self) -> int | None:  # type: ignore[override]
+        """What has arrived at the other one."""
+        return self.inner.receiving
+
+    @property
+    def sending(self) -> int | None:  # type: ignore[override]
+        """What the other one has sent."""
+        return self.inner.sending
+
+    def features_for(self, link: Link) -> Features:
+        return self.inner.features_for(link)
+
+    async def connect(self, link: Link) -> None:
+        await self.inner.connect(link)
+        self.connections += 1
+
+    async def listen(self, keys: Sequence[Key[Any]]) -> None:
+        await self.inner.listen(keys)
+
+    async def ping(self) -> None:
+        await self.inner.ping()
+
+    async def send(self, records: Sequence[Record]) -> Mapping[int, Exception]:
+        self.sent += records
+        return await self.inner.send(records)
+
+    async def receive(self) -> Sequence[Received | Loss]:
+        return await self.inner.receive()
+
+    async def subscribe(self, patterns: Sequence[Key[Any]]) -> None:
+        await self.inner.subscribe(patterns)
+
+    async def unsubscribe(self, patterns: Sequence[Key[Any]]) -> None:
+        self.unsubscribed += patterns
+        await self.inner.unsubscribe(patterns)
+
+    async def ack(self, tokens: Sequence[Any]) -> None:
+        await self.inner.ack(tokens)
+        self.acked += tokens
+
+    async def extend(self, tokens: Sequence[Any]) -> None:
+        await self.inner.extend(tokens)
+
+    async def hand_back(self, tokens: Sequence[Any]) -> None:
+        await self.inner.hand_back(tokens)
+
+    async def bury(self, received: Received, why: str) -> Exception | None:
+        self.buried.append(received)
+        return await self.inner.bury(received, why)
+
+    async def history(
+        self, limit: int, before: str | float | None = None, after: str | float | None = None
+    ) -> Sequence[Received]:
+        return await self.inner.history(limit, before, after)
+
+    async def lost(self) -> None:
+        await self.inner.lost()
+
+    async def close(self) -> None:
+        await self.inner.close()
+
+
+class Gated(Watched):
+    """Can be kept from its broker."""
+
+    is_shut = False
+
+    async def connect(self, link: Link) -> None:
+        if self.is_shut:
+            raise ConnectionError("kept away by the check")
+        await super().connect(link)
+
+    async def shut(self) -> None:
+        """Lose the connection, and get none before `is_shut` is False."""
+        self.is_shut = True
+        await self.inner.lost()

@@ -1,0 +1,257 @@
+"""A sender and a receiver on a line that can fail, and the ledger of what became of each message."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from ... import ConfirmationTimeout, DeliveryError, Key
+from ...bridges import Features
+from .broker import Broker
+from .sites import SOON, TIMEOUT, Site, Sites, sites, until
+from .table import ALL, features_of
+
+COUNTED = Key("k", "+")
+"""What the ledger is kept of."""
+PATIENCE = 90.0
+"""Seconds in which everything has to be well again, on a busy machine."""
+LINES = 4
+"""Lines of the log that an interruption may cost each bridge: that it began, why, that it is over, what was lost."""
+
+
+class Lines(logging.Handler):
+    """Counts what is logged by anybody, this library's drivers too; a context manager."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[tuple[str, str]] = Counter()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.counts[record.name, str(record.msg)] += 1
+
+    def __enter__(self) -> Lines:
+        logging.getLogger().addHandler(self)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        logging.getLogger().removeHandler(self)
+
+    @property
+    def total(self) -> int:
+        """How many there were."""
+        return self.counts.total()
+
+    def __str__(self) -> str:
+        return "\n".join(f"  {count} × {name}: {text}" for (name, text), count in self.counts.most_common(10))
+
+
+class Scene:
+    """A sender and a receiver, and what was published, confirmed and received.
+
+    Args:
+        broker: The broker.
+        those: Makes the sites.
+        features: What is promised to the receiver.
+        options: Those of the receiver.
+    """
+
+    def __init__(self, broker: Broker, those: Sites, features: Features, options: dict[str, Any]) -> None:
+        self.broker = broker
+        self.line = broker.line
+        self.those = those
+        self.features = features
+        self.options = options
+        self.lines = Lines()
+        self.sender: Site
+        self.receiver: Site
+        self.published: dict[int, float] = {}
+        self.confirmed: set[int] = set()
+        self._reconnects: dict[Site, int] = {}
+        self._going: set[asyncio.Task[None]] = set()
+
+    @property
+    def keeps(self) -> bool:
+        """Nothing is missed because a connection was lost."""
+        return self.features.durable or self.features.resumes
+
+    @property
+    def received(self) -> list[int]:
+        """The numbers that came, in order."""
+        return self.receiver.messages
+
+    async def join(self, *, ready: bool = True) -> None:
+        """Make the sender and the receiver."""
+        self.sender = await self.those.add(outgoing=ALL, ready=False)
+        self.receiver = await self.those.add(COUNTED, incoming=ALL, ready=False, **self.options)
+        if ready:
+            await self.sender.bridge.ready(PATIENCE)
+            await self.receiver.bridge.ready(PATIENCE)
+
+    async def publish(self, seconds: float, pause: float = 0.01) -> None:
+        """Publish a message each hundredth of a second, without waiting for confirmations."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        while loop.time() < end:
+            self.publish_one()
+            await asyncio.sleep(pause)
+
+    def publish_one(self) -> int:
+        """Publish a message; return its number."""
+        number = len(self.published)
+        self.published[number] = time.time()
+        task = asyncio.ensure_future(self._publish(number))
+        self._going.add(task)
+        task.add_done_callback(self._going.discard)
+        return number
+
+    async def _publish(self, number: int) -> None:
+        try:
+            await self.sender.hub.publish_confirmed(("k", str(number % 3)), number, timeout=2 * PATIENCE)
+        except (DeliveryError, ConfirmationTimeout):
+            return
+        self.confirmed.add(number)
+
+    @asynccontextmanager
+    async def publishing(self) -> AsyncIterator[None]:
+        """Publish as long as something happens."""
+        going = asyncio.ensure_future(self.publish(3600))
+        try:
+            yield
+        finally:
+            going.cancel()
+            await asyncio.wait([going])
+
+    async def settle(self) -> None:
+        """Wait until both are connected, everything is confirmed, and what is published now arrives."""
+        for site in (self.sender, self.receiver):
+            await self.is_up(site)
+            await site.bridge.ready(PATIENCE)
+        if self._going:
+            await asyncio.wait(self._going, timeout=PATIENCE)
+        for key in range(3):
+            # One of each key: what was sent before it comes before it.
+            while (number := self.publish_one()) % 3 != key:
+                pass
+            await self.receiver.see(number, PATIENCE)
+        await until(lambda: not self._going, lambda: f"{len(self._going)} confirmations", PATIENCE)
+
+    async def is_down(self, site: Site | None = None) -> None:
+        """Wait until the receiver, or another site, has noticed that its connection is lost, if only for a moment."""
+        site = site or self.receiver
+
+        def noticed() -> bool:
+            health = site.bridge.health()
+            return health.state != "up" or health.reconnects > self._reconnects.get(site, 0)
+
+        await site.until(noticed, "noticing that its connection is lost", PATIENCE)
+
+    async def is_up(self, site: Site | None = None) -> None:
+        """Wait until the receiver, or another site, is connected, from whatever state it is in."""
+        site = site or self.receiver
+        await site.until(lambda: site.bridge.health().state == "up", "coming up", PATIENCE)
+        self._reconnects[site] = site.bridge.health().reconnects
+
+    def check(self, episodes: int = 1, gaps: int | None = None) -> None:
+        """Compare what was confirmed with what came.
+
+        Args:
+            episodes: How often something happened: what is logged is measured by it.
+            gaps: How many gaps there are to be where messages are missed with a connection; by default one an episode.
+        """
+        received = self.received
+        assert len(received) == len(set(received)), "a listener got a message twice"
+        assert len(self.confirmed) > 5, "hardly anything was confirmed"
+        missing = self.confirmed - set(received)
+        if self.keeps:
+            assert not missing, f"{len(missing)} were confirmed and lost, {sorted(missing)[:10]} among them"
+            assert not self.receiver.gaps, f"there are gaps, and nothing was lost: {self.receiver.gaps}"
+        else:
+            expected = episodes if gaps is None else gaps
+            assert len(self.receiver.gaps) == expected, f"{len(self.receiver.gaps)} gaps, where {expected} are due"
+            self.check_missing(missing)
+        if self.features.order != "none":
+            for lane in range(3):
+                numbers = [number for number in received if number % 3 == lane]
+                assert numbers == sorted(numbers), "the order of a key is not kept"
+        most = LINES * 2 * episodes
+        assert self.lines.total <= most, f"{self.lines.total} lines for {episodes} episodes, most of them\n{self.lines}"
+
+    def check_missing(self, missing: set[int]) -> None:
+        """Messages are missing only where there is a gap."""
+        for number in missing:
+            at = self.published[number]
+            # What was published half a second before was perhaps on its way still.
+            assert any(gap.since - 0.5 <= at <= gap.until for gap in self.receiver.gaps), (
+                f"{number}, published at {at}, is missing without a gap: {self.receiver.gaps}"
+            )
+
+    async def give_up(self) -> None:
+        """Wait for no more confirmations."""
+        for task in self._going:
+            task.cancel()
+        await asyncio.gather(*self._going, return_exceptions=True)
+
+    async def end(self) -> None:
+        """Close both: with nothing left to do, that takes no time."""
+        await self.receiver.until(lambda: not self.receiver.bridge.health().in_flight, "all to be handled", PATIENCE)
+        for site in (self.sender, self.receiver):
+            left = await site.close(within=SOON)
+            assert tuple(left) == (0, 0)
+
+
+@asynccontextmanager
+async def scene(broker: Broker, *, join: bool = True, **options: Any) -> AsyncIterator[Scene]:
+    """A scene that is connected, has carried some messages, and closes quickly in the end.
+
+    Args:
+        broker: To be harmed; it is left unharmed.
+        join: Connect.
+        options: Those of the bridge that receives.
+    """
+    await broker.start()
+    features = features_of(broker.adapter, **options)
+    try:
+        async with sites(broker.adapter) as those:
+            it = Scene(broker, those, features, options)
+            try:
+                with it.lines:
+                    if join:
+                        await it.join()
+                        await it.publish(0.1)
+                        await it.settle()
+                    yield it
+                    if join:
+                        await it.end()
+            finally:
+                await it.give_up()
+                # Before the bridges are closed, which else takes as long as it may.
+                await heal(broker)
+    finally:
+        await heal(broker)
+    with_line = broker.line
+    await until(lambda: not with_line.connections, lambda: f"{with_line.connections} connections to end", TIMEOUT)
+
+
+async def heal(broker: Broker) -> None:
+    """Undo whatever was done to a broker and its line."""
+    broker.line.slow(None)
+    broker.line.delay(0)
+    broker.line.resume()
+    await broker.line.accept()
+    broker.thaw()
+    await broker.start()
+    await broker.take_writes()
+
+
+async def within(seconds: float, what: str, action: Callable[[], Awaitable[Any]]) -> Any:
+    """Do something that has to be over in time."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await action()
+    except TimeoutError:
+        raise AssertionError(f"{what} took more than {seconds:g} s") from None

@@ -1,0 +1,156 @@
+"""Hubs with a bridge each, which reach each other by one broker; and waiting for what becomes of them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import Any
+
+from ... import Event, Gap, Hub, Key, ListenerFailure
+from ...bridges import Adapter, Bridge, Leftover
+from .table import ALL, Make
+
+TIMEOUT = 30.0
+"""Seconds that a check waits for what has to happen."""
+SOON = 4.0
+"""Seconds in which a bridge that has nothing left to do is closed, on a busy machine."""
+
+
+async def until(condition: Callable[[], object], what: object = "", seconds: float = TIMEOUT) -> None:
+    """Wait until something is true.
+
+    Args:
+        condition: Looked at again and again.
+        what: What is waited for, for the error; a callable is called then.
+        seconds: How long to wait.
+
+    Raises:
+        AssertionError: It did not become true in time.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + seconds
+    while not condition():
+        if loop.time() > deadline:
+            text = what() if callable(what) else what
+            raise AssertionError(f"timed out after {seconds:g} s waiting for {text or condition}")
+        await asyncio.sleep(0.005)
+
+
+class Site:
+    """A hub with a bridge, and what came to it."""
+
+    def __init__(self, hub: Hub, bridge: Bridge) -> None:
+        self.hub = hub
+        self.bridge = bridge
+        self.events: list[Event[Any]] = []
+        self.gaps: list[Gap] = []
+
+    def listen(self, patterns: Any = ALL) -> Any:
+        """Record what comes, and each gap; return the listener."""
+
+        def record(event: Event[Any]) -> None:
+            if event.key[0] != "Hub":
+                self.events.append(event)
+
+        self.hub.add_listener(Key("Hub", "gap", "*"), lambda key, gap: self.gaps.append(gap))
+        return self.hub.add_listener(patterns, record, event=True)
+
+    @property
+    def messages(self) -> list[Any]:
+        """What came, without keys."""
+        return [event.message for event in self.events]
+
+    async def until(self, condition: Callable[[], object], what: str, seconds: float = TIMEOUT) -> None:
+        """Wait until something is true of this site.
+
+        Raises:
+            AssertionError: It did not become true in time. It says what had come by then.
+        """
+
+        def state() -> str:
+            came = f"{len(self.events)} messages, the last {self.messages[-3:]}; {len(self.gaps)} gaps"
+            return f"{what}; there came {came}; {self.bridge.health()}"
+
+        await until(condition, state, seconds)
+
+    async def wait_for(self, number: int, seconds: float = TIMEOUT) -> None:
+        """Wait until so many messages came."""
+        await self.until(lambda: len(self.events) >= number, f"{number} messages", seconds)
+
+    async def see(self, message: Any, seconds: float = TIMEOUT) -> None:
+        """Wait until this message came: then whatever was sent before it with its key has come, too."""
+        await self.until(lambda: message in self.messages, f"the message {message!r}", seconds)
+
+    async def wait_for_gaps(self, number: int, seconds: float = TIMEOUT) -> None:
+        """Wait until so many gaps were announced."""
+        await self.until(lambda: len(self.gaps) >= number, f"{number} gaps", seconds)
+
+    async def close(self, timeout: float = 20.0, within: float = SOON) -> Leftover:
+        """Close the bridge; return what it could not finish.
+
+        Args:
+            timeout: What the bridge may take.
+            within: Seconds that it should take.
+
+        Raises:
+            AssertionError: It took longer.
+        """
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        left = await self.bridge.close(timeout)
+        took = loop.time() - began
+        assert took <= within, f"closing took {took:.1f} s, where it should take {within:g}; {self.bridge.health()}"
+        return left
+
+
+class Sites:
+    """Makes hubs that reach each other by one namespace of the broker."""
+
+    def __init__(self, make: Make, stack: AsyncExitStack) -> None:
+        self.make = make
+        self.stack = stack
+        self.namespace = f"check{os.urandom(6).hex()}"
+
+    async def add(
+        self,
+        listening: Any = None,
+        *,
+        adapter: Adapter | None = None,
+        on_error: Callable[[ListenerFailure], object] | None = None,
+        ready: bool = True,
+        **options: Any,
+    ) -> Site:
+        """Another one, connected.
+
+        Args:
+            listening: Patterns to listen to from the start.
+            adapter: The adapter, if it is not to be made here.
+            on_error: That of the hub.
+            ready: Wait until it is connected.
+            options: Those of the bridge; it carries everything both ways unless they say otherwise.
+        """
+        if not {"outgoing", "incoming", "both"} & options.keys():
+            options["both"] = ALL
+        options.setdefault("namespace", self.namespace)
+        hub = await self.stack.enter_async_context(Hub(on_error=on_error))
+        site = Site(hub, Bridge(hub, adapter or self.make(), **options))
+        if listening is not None:
+            site.listen(listening)
+        await self.stack.enter_async_context(site.bridge)
+        if ready:
+            await site.bridge.ready(TIMEOUT)
+        return site
+
+
+@asynccontextmanager
+async def sites(make: Make) -> AsyncIterator[Sites]:
+    """Hubs for a check; afterwards nothing of them is left."""
+    before = asyncio.all_tasks()
+    async with AsyncExitStack() as stack:
+        yield Sites(make, stack)
+    with suppress(AssertionError):
+        await until(lambda: not asyncio.all_tasks() - before, seconds=2)
+    left = asyncio.all_tasks() - before
+    assert not left, f"tasks are left: {left}"

@@ -1,0 +1,160 @@
+"""The brokers that have landed, as the fault suite wants them: twenty lines each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import aiokafka
+import aiokafka.errors
+
+from brokers.broker import Broker
+from brokers.kafka_server import Kafka
+from brokers.redis_server import Redis
+from hubsub.bridges import Adapter, adapter_for
+from hubsub.bridges.memory import MemoryAdapter, MemoryBroker
+from hubsub.testing import conformance
+
+
+class Harmed(conformance.Broker):
+    """A process, and a proxy before it."""
+
+    def __init__(self, process: Broker, scheme: str) -> None:
+        self.process = process
+        self.scheme = scheme
+        self.line = process.proxy()
+
+    def adapter(self, *, direct: bool = False) -> Adapter:
+        url = self.process.url if direct else self.line.url
+        return adapter_for(self.scheme + url[url.index("://") :])
+
+    async def start(self) -> None:
+        if not self.process.is_running:
+            await self.process.start_wait()
+
+    def kill(self) -> None:
+        self.process.kill()
+
+    def freeze(self) -> None:
+        self.process.freeze()
+
+    def thaw(self) -> None:
+        self.process.thaw()
+
+
+class HarmedRedis(Harmed):
+    """Redis, as Pub/Sub or as Streams."""
+
+    process: Redis
+
+    @property
+    def _writing(self) -> str:
+        return "publish" if self.scheme == "redis" else "xadd"
+
+    async def refuse_writes(self) -> None:
+        if self.scheme == "redis":
+            return await super().refuse_writes()  # what is passed on takes no memory
+        self._command("CONFIG", "SET", "maxmemory", 1)
+
+    async def take_writes(self) -> None:
+        self._command("CONFIG", "SET", "maxmemory", 0)
+
+    async def forbid(self, namespace: str) -> None:
+        self._command("ACL", "SETUSER", "default", f"-{self._writing}")
+
+    async def allow(self, namespace: str) -> None:
+        self._command("ACL", "SETUSER", "default", f"+{self._writing}")
+
+    async def inject(self, namespace: str, messages: Sequence[conformance.Raw]) -> None:
+        with self.process.client() as client:
+            for parts, payload, headers in messages:
+                address = parts if isinstance(parts, bytes) else ":".join(parts).encode()
+                if self.scheme == "redis":
+                    client.publish(f"{namespace}:".encode() + address, payload or b"")
+                else:
+                    fields: dict[Any, Any] = {"key": address} | dict(headers)
+                    client.xadd(namespace, fields if payload is None else fields | {"payload": payload})
+
+    def _command(self, *words: object) -> None:
+        with self.process.client() as client:
+            client.execute_command(*words)
+
+
+class HarmedKafka(Harmed):
+    """Kafka."""
+
+    process: Kafka
+
+    async def inject(self, namespace: str, messages: Sequence[conformance.Raw]) -> None:
+        async with aiokafka.AIOKafkaProducer(
+            bootstrap_servers=self.process.address(), max_request_size=1 << 30
+        ) as producer:
+            for parts, payload, headers in messages:
+                address = parts if isinstance(parts, bytes) else "/".join(parts).encode()
+                try:
+                    await producer.send_and_wait(namespace, payload, key=address, headers=list(headers.items()))
+                except aiokafka.errors.MessageSizeTooLargeError:
+                    pass  # it takes no such thing from anybody
+
+
+class HarmedMemory(conformance.Broker):
+    """`memory://`, which is its own line, as far as it goes."""
+
+    def __init__(self, name: str) -> None:
+        self.url = f"memory://{name}"
+        self.broker = MemoryBroker.named.setdefault(self.url, MemoryBroker())
+        self.line = MemoryLine(self.broker)
+
+    def adapter(self, *, direct: bool = False) -> Adapter:
+        return MemoryAdapter(self.url)
+
+    async def start(self) -> None:
+        self.broker.is_down = False
+
+    def kill(self) -> None:
+        self.broker.is_down = True
+        self.broker.cut()
+
+    def freeze(self) -> None:
+        self.broker.thawed.clear()
+
+    def thaw(self) -> None:
+        self.broker.thawed.set()
+
+
+class MemoryLine:
+    """All there is between an adapter and a broker that are in one process."""
+
+    def __init__(self, broker: MemoryBroker) -> None:
+        self.broker = broker
+
+    @property
+    def connections(self) -> int:
+        return len(self.broker.connections)
+
+    def cut(self) -> None:
+        self.broker.cut()
+
+    def cut_after(self, size: int) -> None:
+        self.broker.cut()
+
+    def stall(self) -> None:
+        self.broker.thawed.clear()
+
+    def stall_replies(self) -> None:
+        self.broker.thawed.clear()
+
+    def resume(self) -> None:
+        self.broker.thawed.set()
+
+    def slow(self, rate: float | None) -> None:
+        self.broker.delay = 0.0 if rate is None else 1e4 / rate
+
+    def delay(self, seconds: float) -> None:
+        self.broker.delay = seconds
+
+    def refuse(self) -> None:
+        self.broker.is_down = True
+
+    async def accept(self) -> None:
+        self.broker.is_down = False

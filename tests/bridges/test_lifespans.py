@@ -1,0 +1,115 @@
+"""One bridge, made once, and loops that come and go: with each it carries, closed properly or not."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from brokers.redis_server import Redis
+from hubsub import Bridge, Hub, Key
+
+ALL = Key("*")
+
+
+class Pair:
+    """Two hubs at module level, so to speak, joined by a broker."""
+
+    def __init__(self, url: str, namespace: str) -> None:
+        self.out, self.into = Hub(name="out"), Hub(name="into")
+        self.sending = Bridge(self.out, url, outgoing=ALL, namespace=namespace)
+        self.receiving = Bridge(self.into, url, incoming=ALL, namespace=namespace)
+        self.seen: list[Any] = []
+        self.came = asyncio.Event()
+        self.into.add_listener("a", self.receive)
+
+    def receive(self, key: Key[Any], message: Any) -> None:
+        self.seen.append(message)
+        self.came.set()
+
+    async def carry(self, message: Any) -> None:
+        self.came = asyncio.Event()
+        await self.sending.ready()
+        await self.receiving.ready()
+        self.out.publish("a", message)
+        await asyncio.wait_for(self.came.wait(), 20)
+
+    async def run_and_close(self, message: Any) -> None:
+        async with self.out, self.into, self.sending, self.receiving:
+            await self.carry(message)
+
+    async def run_with_the_hub(self, message: Any) -> None:
+        async with self.out, self.into:
+            await self.sending.start()
+            await self.receiving.start()
+            await self.carry(message)
+
+    async def run_and_leave(self, message: Any) -> None:
+        await self.sending.start()
+        await self.receiving.start()
+        await self.carry(message)
+
+
+HOW = pytest.mark.parametrize("how", ["run_and_close", "run_with_the_hub", "run_and_leave"])
+
+
+def check(url: str, namespace: str, how: str) -> None:
+    pair = Pair(url, namespace)
+    for message in range(3):
+        asyncio.run(getattr(pair, how)(message))
+    assert pair.seen == [0, 1, 2]
+
+
+@HOW
+def test_a_bridge_carries_in_each_run(how: str, namespace: str) -> None:
+    check(f"memory://{namespace}", namespace, how)
+
+
+@HOW
+def test_a_bridge_by_redis_carries_in_each_run(how: str, redis: Redis, namespace: str) -> None:
+    check(redis.url, namespace, how)
+
+
+@HOW
+def test_a_bridge_by_redis_streams_carries_in_each_run(how: str, redis: Redis, namespace: str) -> None:
+    check(redis.url.replace("redis:", "redis-stream:"), namespace, how)
+
+
+def test_a_bridge_whose_loop_was_closed_under_it_carries_on_the_next(namespace: str) -> None:
+    pair = Pair(f"memory://{namespace}", namespace)
+    for message in range(2):
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(pair.run_and_leave(message))
+        loop.close()
+    assert pair.seen == [0, 1]
+
+
+def test_a_bridge_whose_loop_was_closed_while_it_closed_carries_on_the_next(namespace: str) -> None:
+    pair = Pair(f"memory://{namespace}", namespace)
+
+    async def run_and_begin_to_close() -> None:
+        await pair.run_and_leave(0)
+        closing = [asyncio.ensure_future(bridge.close()) for bridge in (pair.sending, pair.receiving)]
+        for task in closing:
+            task._log_destroy_pending = False  # type: ignore[attr-defined]
+        await asyncio.sleep(0)
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(run_and_begin_to_close())
+    loop.close()
+    asyncio.run(pair.run_and_close(1))
+    assert pair.seen == [0, 1]
+
+
+def test_what_is_not_sent_when_a_loop_ends_is_told(namespace: str, caplog: pytest.LogCaptureFixture) -> None:
+    hub = Hub()
+    bridge = Bridge(hub, "redis://127.0.0.1:1", outgoing=ALL, namespace=namespace)
+
+    async def run() -> None:
+        await bridge.start()
+        for number in range(3):
+            hub.publish("a", number)
+        await asyncio.sleep(0.01)
+
+    asyncio.run(run())
+    asyncio.run(bridge.start())
+    assert "was not closed before its loop, and has lost 3 messages unsent" in caplog.text
