@@ -865,7 +865,7 @@ async def test_a_line_that_moves_shows_it_while_a_message_is_on_its_way(server: 
         adapter = RedisAdapter(proxy.url)
         async with reading(adapter) as reader:
             await adapter.subscribe([Key("large")])
-            proxy.delay = 0.02
+            proxy.slow(64 * 1024 / 0.02)
             seen: set[tuple[int | None, ...]] = set()
             sending = asyncio.create_task(adapter.send([Record(Key("large"), bytes(3_000_000))]))
             while not reader.received:

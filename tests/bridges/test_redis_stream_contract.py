@@ -782,7 +782,7 @@ async def test_a_narrow_line_is_asked_for_little_at_a_time(server: Redis, fields
             await sender.send(
                 [record._replace(payload=record.payload + b" " * 8000) for record in records(start, start + 49)]
             )
-        proxy.delay = 0.05  # for each 64 KiB
+        proxy.slow(64 * 1024 / 0.05)
         url = url_of(server).replace(str(server.port), str(proxy.port))
         async with connected(url, start="earliest", **fields) as adapter:
             seen: set[int | None] = set()
