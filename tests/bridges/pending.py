@@ -10,7 +10,6 @@ KAFKA = "the faults have not been gone through with the new Kafka adapter"
 
 # By the name of the check or fault, and the kind of broker; "" stands for all.
 PENDING: dict[tuple[str, str], str] = {
-    ("no_more_than_the_window_is_in_hand", "kafka"): "with window=1 it takes most of a second for each message",
     ("", "kafka faults"): KAFKA,
 }
 

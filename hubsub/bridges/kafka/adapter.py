@@ -26,6 +26,8 @@ except ModuleNotFoundError as error:
         raise
     raise MissingDriver("KafkaAdapter", "aiokafka", "kafka") from error
 
+LOOK = 0.02
+"""Seconds between two looks at whether there is room again."""
 KEY = "hubsub-key"
 """The header by which a producer says what key a message has for a hub, if not that of the record."""
 DEAD = ".dead"
@@ -236,7 +238,10 @@ class KafkaAdapter(Adapter):
         with kept(self._quiet):
             room = link.room()
             if reader is None or room <= 0:
-                await control.wait(READ_TIMEOUT)
+                # Nobody says that there is room again: it is looked for.
+                for _ in range(1 if reader is None else int(READ_TIMEOUT / LOOK)):
+                    if await control.wait(READ_TIMEOUT if reader is None else LOOK) or link.room() > 0:
+                        break
                 if reader is not None:
                     reader.check_life()
             else:
