@@ -18,7 +18,6 @@ PENDING: dict[tuple[str, str], str] = {
     ("closing_while_reading_strands_nothing", "redis-stream"): STREAM,
     ("what_is_never_finished_keeps_the_rest_back_and_is_not_lost", "redis-stream"): STREAM,
     ("a_member_that_closes_hands_back_what_it_has_not_finished", "redis-stream"): STREAM,
-    ("no_more_than_the_window_is_in_hand", "kafka"): "with window=1 it takes most of a second for each message",
     ("a_broker_that_takes_no_writes", "redis-stream"): BUSY,
     ("a_broker_that_takes_no_writes", "redis-stream name"): BUSY,
     ("a_broker_that_takes_no_writes", "redis-stream group"): BUSY,
