@@ -177,45 +177,11 @@ async def _ask(broker: Kafka, request: Any) -> Any:
         await client.close()
 
 
-class Slow(Proxy):
-    """A line to a broker that is narrow and long: so many bytes a second each way, and so many seconds late."""
-
-    rate: float = 0.0
-    late: float = 0.0
-
-    async def _pass(self, source: asyncio.StreamReader, target: asyncio.StreamWriter, may_pass: asyncio.Event) -> None:
-        loop = asyncio.get_running_loop()
-        pieces: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
-
-        async def take() -> None:
-            data = b"anything"
-            while data:
-                data = await source.read(int(self.rate / 20) or 65536)
-                if self.rate:
-                    await asyncio.sleep(len(data) / self.rate)
-                pieces.put_nowait((loop.time() + self.late, data))
-
-        async def give() -> None:
-            data = b"anything"
-            while data:
-                due, data = await pieces.get()
-                await asyncio.sleep(due - loop.time())
-                await may_pass.wait()
-                if data:
-                    target.write(data)
-                    await target.drain()
-                else:
-                    target.write_eof()
-
-        async with asyncio.TaskGroup() as both:
-            both.create_task(take())
-            both.create_task(give())
-
-
-def slow(broker: Kafka, rate: float, late: float) -> Slow:
+def slow(broker: Kafka, rate: float, late: float) -> Proxy:
     """A line to a broker of so many bytes a second, whose round trip takes twice so many seconds."""
-    line = Slow(broker.ports["PROXIED"], url=f"kafka://{broker.address('PROXIED')}", port=broker._proxied)
-    line.rate, line.late = rate, late
+    line = broker.proxy()
+    line.slow(rate or None)
+    line.delay(late)
     return line
 
 

@@ -222,8 +222,8 @@ async def main(url, name):
     try:
         while True:
             for received in await adapter.receive():
-                print(int(received.payload), flush=True)
                 await adapter.ack([received.token])
+                print(int(received.payload), flush=True)
     except Exception as error:
         print(type(error).__name__, flush=True)
 
