@@ -91,6 +91,21 @@ async def test_control_messages_come_where_there_is_no_room_for_others(kafka: Ka
     assert payloads(await read(adapter, 2)) == [1, 2]
 
 
+async def test_messages_come_as_soon_as_there_is_room(
+    kafka: Kafka, connected: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Longer than the test may take.
+    monkeypatch.setattr("hubsub.bridges.kafka.adapter.READ_TIMEOUT", 50.0)
+    room = 0
+    adapter = await connected(kafka, room=lambda: room)
+    await adapter.send(records(1))
+    receiving = asyncio.ensure_future(adapter.receive())
+    await asyncio.sleep(0.1)
+    room = 1
+    assert await receiving == []
+    assert payloads(await read(adapter, 1)) == [1]
+
+
 async def test_control_messages_do_not_wait_for_others(
     kafka: Kafka, connected: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -83,6 +83,25 @@ async def test_a_frozen_broker_moves_nothing_however_often_it_is_asked(fragile: 
     assert sorted(payloads(await read(adapter, 2))) == [1, 2]
 
 
+async def test_a_line_that_is_cut_is_a_lost_connection_though_the_driver_has_another(
+    fragile: Kafka, connected: Open
+) -> None:
+    async with fragile.proxy() as proxy:
+        adapter = await connected(proxy.url, sender="same", group="g", listen=[MINE])
+        await adapter.send([*records(1), *control(MINE, 2)])
+        await read(adapter, 2)
+        for number in range(3, 6):
+            proxy.cut()
+            with pytest.raises(ConnectionError):
+                await receive_for_ever(adapter)
+            with pytest.raises(ConnectionError):
+                await adapter.send(records(0))
+            await adapter.lost()
+            await connect(adapter, sender="same", group="g", listen=[MINE])
+            assert await adapter.send([*records(number), *control(MINE, number)]) == {}
+            assert payloads(await read(adapter, 2)) == [number, number]
+
+
 async def read_nothing(adapter: KafkaAdapter) -> None:
     """Have it read where nothing is."""
     assert await adapter.receive() == []
@@ -203,8 +222,8 @@ async def main(url, name):
     try:
         while True:
             for received in await adapter.receive():
-                print(int(received.payload), flush=True)
                 await adapter.ack([received.token])
+                print(int(received.payload), flush=True)
     except Exception as error:
         print(type(error).__name__, flush=True)
 

@@ -14,6 +14,8 @@ import weakref
 from pathlib import Path
 from typing import Self
 
+import psutil
+
 from .proxy import Proxy
 from .reaper import kill, reaper, tree
 
@@ -130,8 +132,13 @@ class Broker:
 
     def freeze(self) -> None:
         """Stop it in the middle of whatever it does: connections stay and connect, and nothing answers."""
-        for process in tree(self.pid):
+        processes = tree(self.pid)
+        for process in processes:
             process.suspend()
+        # On a busy machine a thread may go on for a while: the signal has to be taken by one of them first.
+        deadline = time.monotonic() + 10
+        while not all(map(_is_stopped, processes)) and time.monotonic() < deadline:
+            time.sleep(0.001)
 
     def thaw(self) -> None:
         """Let it go on."""
@@ -164,6 +171,15 @@ class Broker:
         weakref.finalize(self, reserved.close)
         port: int = reserved.getsockname()[1]
         return port
+
+
+def _is_stopped(process: psutil.Process) -> bool:
+    """True if all threads of a process are stopped, or nobody can tell."""
+    for thread in Path(f"/proc/{process.pid}/task").glob("*/stat"):
+        with contextlib.suppress(OSError):
+            if thread.read_text().rpartition(")")[2].split()[0] not in "TtZX":
+                return False
+    return True
 
 
 def listens(port: int) -> bool:

@@ -26,12 +26,12 @@ except ModuleNotFoundError as error:
         raise
     raise MissingDriver("KafkaAdapter", "aiokafka", "kafka") from error
 
-LOOK = 0.02
-"""Seconds between two looks at whether there is room again."""
 KEY = "hubsub-key"
 """The header by which a producer says what key a message has for a hub, if not that of the record."""
 DEAD = ".dead"
 """What the topic of dead letters has behind the name of that which they were read from."""
+# Seconds between two looks whether there is room: at first, and later.
+FIRST_LOOK, LAST_LOOK = 0.001, 0.03
 MOST_REASON = 4_096
 """Characters of the reason that a dead letter has."""
 
@@ -237,13 +237,11 @@ class KafkaAdapter(Adapter):
         result: list[Received | Loss] = []
         with kept(self._quiet):
             room = link.room()
-            if reader is None or room <= 0:
-                # Nobody says that there is room again: it is looked for.
-                for _ in range(1 if reader is None else int(READ_TIMEOUT / LOOK)):
-                    if await control.wait(READ_TIMEOUT if reader is None else LOOK) or link.room() > 0:
-                        break
-                if reader is not None:
-                    reader.check_life()
+            if reader is None:
+                await control.wait(READ_TIMEOUT)
+            elif room <= 0:
+                await self._wait_for_room(link, control)
+                reader.check_life()
             else:
                 # Control messages wait for nobody, and hold nobody up.
                 for each in await reader.read(room, 0.0 if control.has_news else READ_TIMEOUT):
@@ -254,6 +252,14 @@ class KafkaAdapter(Adapter):
             if control.has_news:
                 self._add_control(result, control)
         return result
+
+    async def _wait_for_room(self, link: Link, control: Control) -> None:
+        """Wait for control messages, or for room: nobody says when there is some, so it is looked for."""
+        waited, step = 0.0, FIRST_LOOK
+        while waited < READ_TIMEOUT and not control.has_news and link.room() <= 0:
+            await control.wait(step)
+            waited += step
+            step = min(2 * step, LAST_LOOK)
 
     def _add(self, result: list[Received | Loss], lane: Lane, records: Iterable[Any]) -> None:
         """Add the records of a lane to a result."""

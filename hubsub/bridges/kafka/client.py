@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 import weakref
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -35,6 +36,8 @@ SILENCE = 5.0
 CONNECT = 15.0
 # Seconds of a TLS handshake at most.
 HANDSHAKE = 60.0
+# Seconds without a use after which a broker may close a connection, and nothing is lost.
+IDLE = 60.0
 # Seconds between two looks.
 TICK = 0.25
 # Seconds that a topic may take to come to be, once it was asked for.
@@ -71,6 +74,10 @@ class Line:
         """Seconds that the newest connection took to answer."""
         self.owed = 0
         """Bytes that are being sent, and are not answered yet."""
+        self.broken: ConnectionError | None = None
+        """Set when a connection is lost, though the driver goes on with another one."""
+        self.on_broken: Callable[[], object] = _nothing
+        """Called then."""
         self._patience = patience
         self._group_patience = group_patience
         self._clients: list[Client] = []
@@ -135,7 +142,13 @@ class Line:
         """Break all connections: the driver makes new ones."""
         for client in self._clients:
             for connection in list(client.connections):
+                connection.is_ready = False  # it is not lost
                 connection.close(reason=CloseReason.CONNECTION_BROKEN)
+
+    def lose(self, connection: Connection) -> None:
+        """A connection was lost."""
+        self.broken = ConnectionError(f"the connection to {connection.host}:{connection.port} was lost")
+        self.on_broken()
 
     # Watching
 
@@ -198,6 +211,10 @@ class Line:
         limit = self.limit + (self._group_patience if connection.waits_for_group() else 0.0)
         if connection.is_ready and connection.silent > limit:
             connection.close(reason=CloseReason.CONNECTION_TIMEOUT)
+
+
+def _nothing() -> None:
+    pass
 
 
 class _Wait:
@@ -311,6 +328,7 @@ class Connection(AIOKafkaConnection):  # type: ignore[misc]
         return any(request is not None and request.API_KEY in _OF_GROUPS for _, request, _ in self._requests)
 
 
+_LOST = {CloseReason.CONNECTION_BROKEN, CloseReason.CONNECTION_TIMEOUT, CloseReason.OUT_OF_SYNC}
 _OF_GROUPS = {JoinGroupRequest.API_KEY, SyncGroupRequest.API_KEY}
 
 
@@ -416,6 +434,8 @@ class Client(AIOKafkaClient):  # type: ignore[misc]
 
     def _on_connection_closed(self, connection: Any, reason: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         self.connections.discard(connection)
+        if connection.is_ready and reason in _LOST and time.monotonic() - connection._last_action < IDLE:
+            self.line.lose(connection)
         super()._on_connection_closed(connection, reason)
 
     async def _get_conn(self, node_id: Any, *, group: Any = ConnectionGroup.DEFAULT, no_hint: bool = False) -> Any:

@@ -122,6 +122,7 @@ class Reader:
         self._gone: dict[str, int] = {}
         self._trouble = Episode(log)
         self.line = Line(options.fetch_wait, options.rebalance)
+        self.line.on_broken = self.nudge
         self.late = 0
         """Acknowledgements that came when somebody else had the partition already."""
 
@@ -137,6 +138,7 @@ class Reader:
             ConnectionError: No broker answers.
         """
         self._closed = False
+        self.line.broken = None
         if self._consumer is None:
             await self._start()
         else:
@@ -357,6 +359,8 @@ class Reader:
         consumer = self._consumer
         if consumer is None or self._closed:
             raise ConnectionError("the connection to Kafka is closed")
+        if self.line.broken is not None:
+            raise self.line.broken
         most = min(most, MOST_RECORDS)
         batches: Mapping[TopicPartition, Sequence[Any]] = {}
         try:
@@ -496,6 +500,8 @@ class Reader:
     def _look(self, consumer: Any) -> None:
         """Nothing came: see that something moves, or ask."""
         client = consumer._client
+        if self.line.broken is not None:
+            raise self.line.broken
         if client.is_down or self.line.silent > self.line.limit:
             raise ConnectionError(f"Kafka does not answer: {client.why()}") from client.failure
         self._ask_for_life()

@@ -115,6 +115,7 @@ class Writer:
         self._most = min(FIRST_BATCH, self._most_batch)
         self._answered_at: dict[TopicPartition, float] = {}
         self.line = Line()
+        self.line.on_broken = self.line.interrupt
         self.control_topic = ""
         """Where control messages go."""
         self.make_control_topic: Callable[[Client], Coroutine[Any, Any, object]] | None = None
@@ -124,6 +125,7 @@ class Writer:
 
     async def open(self) -> None:
         """Start the producer, unless there is one that goes on; return when a broker has answered."""
+        self.line.broken = None
         producer = self._producer
         if producer is not None and (
             producer._message_accumulator._exception is not None or producer._sender.sender_task.done()
@@ -190,6 +192,8 @@ class Writer:
             ConnectionError: Nothing moves any more, or the connection was given up.
             BrokerBusy: The broker takes nothing just now.
         """
+        if self.line.broken is not None:
+            raise self.line.broken
         async with self.line.patience("Kafka has not confirmed what was sent"):
             refused: Errors = {}
             waiting: Waiting = {}
