@@ -12,7 +12,7 @@ import tempfile
 import time
 import weakref
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import psutil
 
@@ -59,6 +59,10 @@ class Broker:
         """What starts it, in the foreground."""
         raise NotImplementedError
 
+    def identity(self) -> dict[str, Any]:
+        """As whom it runs, for `subprocess`, if not as ourselves."""
+        return {}
+
     def is_ready(self) -> bool:
         """True if it answers."""
         raise NotImplementedError
@@ -86,6 +90,7 @@ class Broker:
                 env=environment,
                 # The Ctrl-C that ends the tests is not for it.
                 start_new_session=True,
+                **self.identity(),
             )
         reaper().watch(self._process.pid)
         deadline = time.monotonic() + timeout
