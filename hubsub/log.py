@@ -125,11 +125,11 @@ class Episode:
 
     def warning(self, message: str, *values: object, error: BaseException | None = None) -> bool:
         """Log it as a warning, or count it; return whether it was logged."""
-        return self._tell(logging.WARNING, message, values, error)
+        return self._log_or_count(logging.WARNING, message, values, error)
 
     def error(self, message: str, *values: object, error: BaseException | None = None) -> bool:
         """Log it as an error, or count it; return whether it was logged."""
-        return self._tell(logging.ERROR, message, values, error)
+        return self._log_or_count(logging.ERROR, message, values, error)
 
     def end(self) -> int:
         """Log what was counted only, and begin anew; return how often there was trouble, 0 for never."""
@@ -139,7 +139,7 @@ class Episode:
                 self._logger._log(kind.level, f"{kind.message} (%d more like it)", (*kind.values, kind.left_out), None)
         return sum(kind.count for kind in kinds.values())
 
-    def _tell(self, level: int, message: str, values: tuple[object, ...], error: BaseException | None) -> bool:
+    def _log_or_count(self, level: int, message: str, values: tuple[object, ...], error: BaseException | None) -> bool:
         named = (message, type(error) if error is not None else None)
         kind = self._kinds.get(named)
         if kind is None and len(self._kinds) >= self.MOST_KINDS:

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "hubsub"
 
 GROUND = {"errors", "describe", "log", "key", "confirm", "event"}
-CONTRACT = {"bridges.adapter", "bridges.address", "bridges.schemes"}
+CONTRACT = {"bridges.adapter", "bridges.address", "bridges.inbox", "bridges.log", "bridges.schemes", "bridges.urls"}
 PUBLIC = {"__init__", "bridges"}
 
 # The rooms of the house, and the rooms or modules that each may import besides itself. What is not named, it may not.

@@ -105,9 +105,9 @@ class Hints:
 
     def time(self, route: Route) -> Route:
         """Have the sync listeners of a route timed."""
-        for place, target in enumerate(route.targets):
+        for index, target in enumerate(route.targets):
             if isinstance(target, Listener) and target.mailbox is None:
-                route[place] = partial(self._timed, target, route[place])
+                route[index] = partial(self._timed, target, route[index])
         return route
 
     def _timed(self, listener: Listener, deliver: Callable[..., object], key: Key[Any], message: Any) -> object:
