@@ -81,7 +81,7 @@ class Broker:
             self._prepared = True
         environment = {"HOME": str(self.folder), "LANG": "C.UTF-8", "PATH": os.environ["PATH"]}
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
+            process: subprocess.Popen[bytes] = subprocess.Popen(
                 self.command(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -92,10 +92,11 @@ class Broker:
                 start_new_session=True,
                 **self.identity(),
             )
-        reaper().watch(self._process.pid)
+        self._process = process
+        reaper().watch(process.pid)
         deadline = time.monotonic() + timeout
         while not self.is_ready():
-            if self._process.poll() is not None or time.monotonic() > deadline:
+            if process.poll() is not None or time.monotonic() > deadline:
                 self.kill()
                 raise RuntimeError(f"{self!r} did not start:\n{self.log.read_text(errors='replace')[-4000:]}")
             time.sleep(0.005)
