@@ -12,7 +12,7 @@ import tempfile
 import time
 import weakref
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import psutil
 
@@ -59,6 +59,10 @@ class Broker:
         """What starts it, in the foreground."""
         raise NotImplementedError
 
+    def identity(self) -> dict[str, Any]:
+        """As whom it runs, for `subprocess`, if not as ourselves."""
+        return {}
+
     def is_ready(self) -> bool:
         """True if it answers."""
         raise NotImplementedError
@@ -77,7 +81,7 @@ class Broker:
             self._prepared = True
         environment = {"HOME": str(self.folder), "LANG": "C.UTF-8", "PATH": os.environ["PATH"]}
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
+            process: subprocess.Popen[bytes] = subprocess.Popen(
                 self.command(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -86,11 +90,13 @@ class Broker:
                 env=environment,
                 # The Ctrl-C that ends the tests is not for it.
                 start_new_session=True,
+                **self.identity(),
             )
-        reaper().watch(self._process.pid)
+        self._process = process
+        reaper().watch(process.pid)
         deadline = time.monotonic() + timeout
         while not self.is_ready():
-            if self._process.poll() is not None or time.monotonic() > deadline:
+            if process.poll() is not None or time.monotonic() > deadline:
                 self.kill()
                 raise RuntimeError(f"{self!r} did not start:\n{self.log.read_text(errors='replace')[-4000:]}")
             time.sleep(0.005)
