@@ -12,7 +12,7 @@ from typing import Any
 from ..confirm import Confirmation, Confirmed
 from ..event import Event, Gap, ListenerFailure, Meta
 from ..key import Key, Patterns, as_patterns, overlaps
-from .asking import Desk
+from .asking import Requests
 from .checks import count as count_of
 from .circles import NOWHERE
 from .declarations import Declarations
@@ -44,9 +44,9 @@ class Border:
     # Registrations to which a gap is reported in one turn of the loop.
     MOST_AT_ONCE = 100
 
-    def __init__(self, core: Registry, desk: Desk, declarations: Declarations) -> None:
+    def __init__(self, core: Registry, requests: Requests, declarations: Declarations) -> None:
         self._core = core
-        self._desk = desk
+        self._requests = requests
         self._attached: list[Attachment] = []
         self._late_gaps: list[LateGap] = []
         self._outboxes: list[Outbox] = []
@@ -167,7 +167,7 @@ class Border:
     @property
     def origin(self) -> str:
         """Random, for this hub in this process: names where messages come from."""
-        return self._desk.name
+        return self._requests.name
 
     def mint(self, meta: Meta | None = None) -> Meta:
         """Metadata for a message of this hub that has none, or has no name yet."""

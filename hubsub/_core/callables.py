@@ -101,20 +101,28 @@ def identity_of(function: Callable[..., object]) -> Hashable:
 # What was returned
 
 
-def refuse_awaitable(result: object, function: object) -> None:
-    """Refuse what a plain function has returned, if it had to be awaited or iterated to do anything.
+def refuse_awaitable(result: object, function: object, name: str = "") -> None:
+    """Refuse what a function has returned, if it had to be awaited or iterated to do anything.
 
     A coroutine is closed, so that Python does not complain of it as well.
 
+    Args:
+        result: What was returned.
+        function: What returned it.
+        name: What a function is called that is no listener, such as `on_error`.
+
     Raises:
         InvalidListener: It is one.
+        InvalidFunction: Likewise, of a function with a name.
     """
     if result is None or not is_awaitable(result):
         return
     what = type(result).__qualname__
     discard(result)
+    if name:
+        raise InvalidFunction(function, f"{name} returned a {what}, which nobody awaits; it may start a task instead")
     raise InvalidListener(
-        function, f"it is plain, and returned a {what}, which nobody awaits; write an async function (async def)"
+        function, f"it returned a {what}, which nobody awaits; write an async function (async def) that awaits it"
     )
 
 

@@ -108,18 +108,18 @@ class Circles:
             return False
         self.refused += 1
         try:
-            self._tell(key, self._publishing(hub))
+            self._log_once(key, self._publishing(hub))
         except RecursionError:
             pass  # there is room for it further up
         raise Overrun("maximum recursion depth exceeded: refused until the outermost publish has returned")
 
-    def tell(self, hub: object, key: Key[Any]) -> bool:
+    def report(self, hub: object, key: Key[Any]) -> bool:
         """Log, once, that the stack was full while `key` was delivered; return False if not because of a circle."""
         publishing = self._publishing(hub)
         next(publishing, None)  # that of the key itself
-        return self._tell(key, publishing)
+        return self._log_once(key, publishing)
 
-    def _tell(self, key: Key[Any], publishing: Iterator[Key[Any]]) -> bool:
+    def _log_once(self, key: Key[Any], publishing: Iterator[Key[Any]]) -> bool:
         if self._is_logged:
             return True
         path = [key]

@@ -11,7 +11,7 @@ from .calls import Calls
 from .listener import AsyncListener
 from .message_queue import as_event
 from .notices import notify
-from .registration import Owner
+from .registration import Core
 
 
 class ConcurrentListener(AsyncListener):
@@ -23,7 +23,7 @@ class ConcurrentListener(AsyncListener):
     __slots__ = ("_concurrency", "_workers")
 
     def __init__(
-        self, hub: Owner, function: Callable[..., Awaitable[object]], *, concurrency: int, **options: Any
+        self, hub: Core, function: Callable[..., Awaitable[object]], *, concurrency: int, **options: Any
     ) -> None:
         super().__init__(hub, function, **options)
         self._concurrency = concurrency

@@ -86,7 +86,7 @@ class Declarations:
         def check(key: Key[Any], message: Any) -> None:
             if not accepts(declared, message):
                 what, wanted, where = type(message).__qualname__, name_of(declared), _where_published()
-                logger.error("%r is declared as %s, and a message of type %s is published%s", key, wanted, what, where)
+                logger.error("%r is declared as %s, but a message of type %s is published%s", key, wanted, what, where)
 
         return Observer(check, lambda event: check(*event))
 

@@ -105,9 +105,9 @@ class Hints:
 
     def time(self, route: Route) -> Route:
         """Have the sync listeners of a route timed."""
-        for place, target in enumerate(route.targets):
+        for index, target in enumerate(route.targets):
             if isinstance(target, Listener) and target.mailbox is None:
-                route[place] = partial(self._timed, target, route[place])
+                route[index] = partial(self._timed, target, route[index])
         return route
 
     def _timed(self, listener: Listener, deliver: Callable[..., object], key: Key[Any], message: Any) -> object:
@@ -124,12 +124,12 @@ class Hints:
         self.slowest[listener.order] = max(known, took)
         if took > 2 * known:
             name = name_of_callable(listener.function)
-            logger.warning("listener %s kept the event loop waiting for %.2f s, with %r", name, took, key)
+            logger.warning("listener %s blocked the event loop for %.2f s, with %r", name, took, key)
 
     def hint_on_slow(self, registration: Registration) -> str | None:
         """Say how slow a sync listener was."""
         took = self.slowest.get(registration.order)
-        return None if took is None else f"it kept the event loop waiting for up to {took:.2f} s"
+        return None if took is None else f"it blocked the event loop for up to {took:.2f} s"
 
     def _is_first(self, what: object) -> bool:
         is_first = what not in self._seen

@@ -178,24 +178,24 @@ class Matcher(Generic[S]):
         """The subscriptions of the wildcard patterns that overlap `pattern`, those of each node together."""
         nodes = [(self._root, 0)]
         while nodes:
-            node, place = nodes.pop()
-            if place == len(pattern):
+            node, position = nodes.pop()
+            if position == len(pattern):
                 if node.here is not None:
                     yield node.here
                 continue
             if node.rest is not None:
                 yield node.rest
-            part = pattern[place]
+            part = pattern[position]
             if part in (STAR, PLUS):
                 below = list(node.parts.values())
             else:
                 below = [node.parts[part]] if part in node.parts else []
             if node.one is not None:
                 below.append(node.one)
-            if part == STAR and place == len(pattern) - 1:
+            if part == STAR and position == len(pattern) - 1:
                 yield from self._below(below)
             else:
-                nodes += [(child, place + 1) for child in below]
+                nodes += [(child, position + 1) for child in below]
 
     @staticmethod
     def _below(nodes: list[Node[S]]) -> Iterator[dict[S, int]]:

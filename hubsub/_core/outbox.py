@@ -8,10 +8,10 @@ from typing import Any, ClassVar, Protocol, TypeAlias
 
 from ..event import Event, Gap, Meta
 from ..key import NAMESPACE, Key, is_subset
-from .gaps import Hole
+from .gaps import OpenGap
 from .message_queue import FULL, Overflow
 from .notices import Notices
-from .registration import Owner, Registration
+from .registration import Core, Registration
 from .room import Line
 
 Pattern = tuple[str, ...]
@@ -66,7 +66,7 @@ class Handover:
     __slots__ = (
         "_check",
         "_held",
-        "_hole",
+        "_open_gap",
         "_is_overfull",
         "_overflowing",
         "_ready",
@@ -99,7 +99,7 @@ class Handover:
         self.dropped = self.peak = 0
         self.closed = False
         self._held = 0
-        self._hole: Hole | None = None  # what was dropped, before the first item
+        self._open_gap: OpenGap | None = None  # what was dropped, before the first item
         self._is_overfull = False
         self._shed = shed
         self._ready = ready
@@ -147,27 +147,27 @@ class Handover:
         while self.items:
             oldest = self.items.popleft()
             if isinstance(oldest, Gap):
-                self._miss(Hole.of(oldest))
+                self._miss(OpenGap.of(oldest))
             else:
                 self.dropped += 1
-                self._miss(Hole(Overflow.DROP_OLDEST.value, 0)).add(oldest[0])
+                self._miss(OpenGap(Overflow.DROP_OLDEST.value, 0)).add(oldest[0])
                 return oldest
         return None
 
-    def _miss(self, hole: Hole) -> Hole:
-        if self._hole is None:
-            self._hole = hole
+    def _miss(self, open_gap: OpenGap) -> OpenGap:
+        if self._open_gap is None:
+            self._open_gap = open_gap
         else:
-            self._hole.merge(hole)
-        return self._hole
+            self._open_gap.merge(open_gap)
+        return self._open_gap
 
     def take(self, most: int) -> list[Item | Gap]:
         """Take up to so many of what is there, a gap that stands before them included."""
         items = self.items
         taken: list[Item | Gap] = []
-        if self._hole is not None:
-            taken.append(self._hole.gap())
-            self._hole = None
+        if self._open_gap is not None:
+            taken.append(self._open_gap.gap())
+            self._open_gap = None
         taken += [items.popleft() for _ in range(min(most, len(items)))]
         # They count from this moment on.
         self.hold(self._held + len(taken), is_full=self._space == 0 and self._held < self.maxsize)
@@ -208,7 +208,7 @@ class Handover:
     def forget(self) -> None:
         """Forget what is here and who waits for room, telling nobody: in a forked process it is the parent's."""
         self.dropped += len(self.drop_all())
-        self._hole = self.line = None
+        self._open_gap = self.line = None
         self.hold(0)
 
     def drop_all(self) -> list[Item]:
@@ -287,7 +287,7 @@ class Outbox(Registration):
 
     def __init__(
         self,
-        hub: Owner,
+        hub: Core,
         patterns: Sequence[Pattern],
         maxsize: int,
         *,

@@ -29,7 +29,7 @@ Ack: TypeAlias = Literal["auto", "manual"]
 logger = Logger("hubsub.listener")
 
 
-class Owner(Protocol):
+class Core(Protocol):
     """What a registration needs of its hub."""
 
     _life: Life
@@ -43,7 +43,7 @@ class Owner(Protocol):
     def _report(
         self, listener: Any, key: Key[Any], message: Any, error: BaseException, quietly: bool = False
     ) -> None: ...
-    def _tell(
+    def _announce_about(
         self, what: Announced, registration: Registration, message: Any, keys: Iterable[Key[Any]] | None
     ) -> None: ...
     def _bury(self, letter: DeadLetter) -> None: ...
@@ -145,7 +145,7 @@ class Registration(Handle):
 
     def __init__(
         self,
-        hub: Owner,
+        hub: Core,
         deliver: Deliver,
         *,
         mailbox: Mailbox | None = None,
@@ -162,7 +162,7 @@ class Registration(Handle):
         self._patterns: Held = ()
         self.order = 0
         self.deliver: Deliver = self._gate(deliver)
-        # Messages routed here, as far as routes have told; `Owner._fold` makes them tell.
+        # Messages routed here, as far as routes have told; `Core._fold` makes them tell.
         self.counted = 0
         # Of these, the ones that never came: it was closed in the middle of their publish.
         self.missed = 0
@@ -316,10 +316,10 @@ class Registration(Handle):
         assert self.mailbox is not None
         what = f"{self.maxsize} messages wait, which is its bound; overflow: {self.mailbox.overflow.value}"
         logger.warning("%r does not keep up: %s", self, what)
-        self._hub._tell("slowSubscriber", self, {"pending": self.pending, "maxsize": self.maxsize}, (key,))
+        self._hub._announce_about("slowSubscriber", self, {"pending": self.pending, "maxsize": self.maxsize}, (key,))
 
     def _gap_passed(self, gap: Gap) -> None:
-        self._hub._tell("gap", self, gap, gap.keys)
+        self._hub._announce_about("gap", self, gap, gap.keys)
 
     def _reopened(self) -> None:
         """Begin anew; the hub is just registering it again."""

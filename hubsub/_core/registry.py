@@ -266,7 +266,9 @@ class Registry(Exchange):
             message = {"key": Key.create_from(pattern), "currentSubscriberCount": number}
             self._announce(Key(NAMESPACE, what, *escaped(pattern)), message)
 
-    def _tell(self, what: Announced, registration: Registration, message: Any, keys: Iterable[Key[Any]] | None) -> None:
+    def _announce_about(
+        self, what: Announced, registration: Registration, message: Any, keys: Iterable[Key[Any]] | None
+    ) -> None:
         """Publish a meta-event about a registration to everyone else; not about messages that are such themselves."""
         if not self._watchers or (keys is not None and all(key[0] == NAMESPACE for key in keys)):
             return

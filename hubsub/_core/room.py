@@ -66,7 +66,7 @@ def _are_granted(queues: Sequence[Bounded]) -> bool:
 
 
 class Claim:
-    """A place in the line of each queue that was full when this publisher looked.
+    """A position in the line of each queue that was full when this publisher looked.
 
     Nothing is reserved: a publish that does not wait may take the room, and then the claim waits on, where it stood.
 
@@ -178,12 +178,12 @@ class Line(list[Claim]):
 
     def remove(self, claim: Claim) -> None:
         """Let it go."""
-        place = self.ahead_of(claim)
-        if place < len(self) and self[place] is claim:
-            del self[place]
+        index = self.ahead_of(claim)
+        if index < len(self) and self[index] is claim:
+            del self[index]
 
     def offer(self, first: int, last: int) -> None:
-        """There is room for those who stand in these places, the last one left out."""
+        """Offer the room to the claims from index `first` to before `last`."""
         if last > 0:
             for claim in self[max(first, 0) : last]:
                 claim.offer()

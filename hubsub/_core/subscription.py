@@ -17,7 +17,7 @@ from .hands import Hands, left_by_choice
 from .message_queue import Item, Mailbox, Overflow, as_event, as_tuple
 from .notices import Notices, notify
 from .ready import ReadyMailbox
-from .registration import Ack, Owner, Registration, Removal, Where, logger
+from .registration import Ack, Core, Registration, Removal, Where, logger
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -35,7 +35,7 @@ class Queue(Registration, Generic[Read]):
 
     def __init__(
         self,
-        hub: Owner,
+        hub: Core,
         maxsize: int,
         overflow: Overflow,
         where: Where | None = None,
@@ -186,7 +186,7 @@ class Queue(Registration, Generic[Read]):
 
     def _call_ready(self, ready: Callable[[], object]) -> None:
         try:
-            refuse_awaitable(ready(), ready)
+            refuse_awaitable(ready(), ready, "ready")
         except (Exception, asyncio.CancelledError) as error:
             logger.error("ready= of %r failed", self, error=error)
 
@@ -266,7 +266,7 @@ class SnapshotSubscription(Queue[Event[T] | Snapshot[V]], Generic[T, V]):
 
     def __init__(
         self,
-        hub: Owner,
+        hub: Core,
         maxsize: int,
         overflow: Overflow,
         where: Where | None = None,

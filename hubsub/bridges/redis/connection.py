@@ -136,7 +136,7 @@ class Connection(asyncio.Protocol):
         self._transport.write(data)
         return await exchange.future
 
-    def tell(self, *commands: Command) -> None:
+    def send(self, *commands: Command) -> None:
         """Send the commands, and drop the replies when they come."""
         if self.error is None and self._transport is not None:
             nobody: asyncio.Future[list[Any]] = self._loop.create_future()

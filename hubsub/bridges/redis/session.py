@@ -284,7 +284,7 @@ class Session:
     def _unblock(self) -> None:
         """Have the read end that waits for something new; where that is denied, it ends within a second."""
         if self._asker is not None and self._reader_id is not None:
-            self._asker.tell(("CLIENT", "UNBLOCK", self._reader_id))
+            self._asker.send(("CLIENT", "UNBLOCK", self._reader_id))
 
     # Finished with
 
