@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from hubsub import Hub, Key, Overflow, Publisher, Retry, Subscriber
+from hubsub import Bridge, Hub, Key, Overflow, Publisher, Retry, Subscriber
 from hubsub._core.checks import count, seconds
+from hubsub.bridges import Backoff
 
 NO_SECONDS: list[Any] = [math.nan, math.inf, -1, "5", "x", True, None, [1], b"1", 1j]
 NO_COUNT: list[Any] = [0, -1, 1.5, math.nan, "5", True, None, [1]]
@@ -132,3 +133,28 @@ def test_an_unknown_option_is_refused_and_the_nearest_named() -> None:
 def test_headers_that_are_no_strings_are_refused(wrong: Any) -> None:
     with pytest.raises(ValueError, match="headers must be a mapping of str to str"):
         Hub().publish_with_headers("a", 1, wrong)
+
+
+WRONG_FOR_A_BRIDGE: list[tuple[str, list[Any]]] = [
+    *((name, NO_COUNT) for name in ("outbox", "outbox_bytes", "window", "window_bytes", "attempts", "history_scan")),
+    ("history", [-1, 1.5, "5", True, None]),
+    ("retry_pause", NO_SECONDS),
+    ("silence", [0, *(each for each in NO_SECONDS if each is not None)]),
+    ("backoff", [1, "x", None, (1, 2), Backoff(-1), Backoff(most="x")]),  # type: ignore[arg-type]
+    ("unclaimed", ["drop", 5, True]),
+    ("start", ["old", -1, math.nan, True]),
+    ("group", [5, ""]),
+    ("name", [5, ""]),
+    ("namespace", [5, None]),
+    ("encode", ["later", None]),
+    ("secret", [5, "", [], ["a", ""]]),
+    ("codec", ["jsom", 5]),
+]
+
+
+@pytest.mark.parametrize(("option", "wrong"), [(name, each) for name, all_ in WRONG_FOR_A_BRIDGE for each in all_])
+def test_a_bridge_refuses_senseless_options_and_leaves_nothing_behind(option: str, wrong: Any) -> None:
+    hub = Hub()
+    with pytest.raises((ValueError, TypeError), match=option):
+        Bridge(hub, "memory://bad-input", both="a", **{option: wrong})
+    assert hub.bridges == ()

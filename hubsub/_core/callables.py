@@ -101,19 +101,27 @@ def identity_of(function: Callable[..., object]) -> Hashable:
 # What was returned
 
 
-def refuse_awaitable(result: object, function: object) -> None:
-    """Refuse what a plain function has returned, if it would have to be awaited or iterated to do anything.
+def refuse_awaitable(result: object, function: object, name: str = "") -> None:
+    """Refuse what a function has returned, if it would have to be awaited or iterated to do anything.
 
     A coroutine is closed, so that Python does not warn about it as well.
 
+    Args:
+        result: What was returned.
+        function: What returned it.
+        name: The name of the option, such as `on_error`, if it is not a listener.
+
     Raises:
         InvalidListener: It would.
+        InvalidFunction: It would, and the function has a name.
     """
     if result is None or not is_awaitable(result):
         return
     what = type(result).__qualname__
     discard(result)
-    raise InvalidListener(function, f"it is a plain function and returned a {what}, which nobody awaits; use async def")
+    if name:
+        raise InvalidFunction(function, f"{name} returned a {what}, which nobody awaits; it may start a task instead")
+    raise InvalidListener(function, f"it returned a {what}, which nobody awaits; make it an async function (async def)")
 
 
 def truth(result: object, function: object, name: str) -> bool:

@@ -12,7 +12,7 @@ import tempfile
 import time
 import weakref
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import psutil
 
@@ -28,6 +28,8 @@ class Broker:
     """
 
     name = "broker"
+    run_as: str | None = None
+    """The user who runs it, if that is somebody else."""
 
     def __init__(self) -> None:
         self._reserved: list[socket.socket] = []
@@ -59,10 +61,6 @@ class Broker:
         """What starts it, in the foreground."""
         raise NotImplementedError
 
-    def identity(self) -> dict[str, Any]:
-        """As whom it runs, for `subprocess`, if not as ourselves."""
-        return {}
-
     def is_ready(self) -> bool:
         """True if it answers."""
         raise NotImplementedError
@@ -81,7 +79,7 @@ class Broker:
             self._prepared = True
         environment = {"HOME": str(self.folder), "LANG": "C.UTF-8", "PATH": os.environ["PATH"]}
         with self.log.open("ab") as log:
-            process: subprocess.Popen[bytes] = subprocess.Popen(
+            process = subprocess.Popen(
                 self.command(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -90,7 +88,9 @@ class Broker:
                 env=environment,
                 # The Ctrl-C that ends the tests is not for it.
                 start_new_session=True,
-                **self.identity(),
+                user=self.run_as,
+                group=self.run_as,
+                extra_groups=None if self.run_as is None else [],
             )
         self._process = process
         reaper().watch(process.pid)

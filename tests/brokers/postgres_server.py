@@ -33,6 +33,8 @@ class Postgres(Broker):
     """
 
     name = "postgres"
+    # It refuses to be root.
+    run_as = "postgres" if os.geteuid() == 0 else None
 
     def __init__(
         self, *, tls: bool = False, password: str | None = None, user: str = "hubsub", **settings: object
@@ -80,15 +82,11 @@ class Postgres(Broker):
         assert programs is not None
         return programs / name
 
-    def identity(self) -> dict[str, Any]:
-        # It refuses to be root.
-        return {"user": "postgres", "group": "postgres", "extra_groups": []} if os.geteuid() == 0 else {}
-
     def prepare(self) -> None:
-        if self.identity():
+        if self.run_as:
             # To get there, its user has to pass the folder of all brokers.
             reaper().folder.chmod(0o711)
-            shutil.chown(self.folder, "postgres", "postgres")
+            shutil.chown(self.folder, self.run_as, self.run_as)
         options = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync", "--no-instructions"]
         self._run(self._program("initdb"), "-D", self._data, *options)
         secret = "" if self.password is None else self.password.replace("'", "''")
@@ -104,8 +102,8 @@ class Postgres(Broker):
             key = self.folder / "server.pem"
             shutil.copy(certificates().key_and_chain, key)
             key.chmod(0o600)
-            if self.identity():
-                shutil.chown(key, "postgres", "postgres")
+            if self.run_as:
+                shutil.chown(key, self.run_as, self.run_as)
             self._settings |= {"ssl": "on", "ssl_cert_file": key, "ssl_key_file": key}
         method = "trust" if self.password is None else "scram-sha-256"
         kind = "hostssl" if self.tls else "host"
@@ -120,7 +118,9 @@ class Postgres(Broker):
             stderr=subprocess.STDOUT,
             cwd=self.folder,
             check=False,
-            **self.identity(),
+            user=self.run_as,
+            group=self.run_as,
+            extra_groups=None if self.run_as is None else [],
         )
         if done.returncode or b"ERROR" in done.stdout:
             raise RuntimeError(f"{self!r} cannot be prepared:\n{done.stdout.decode(errors='replace')[-4000:]}")
