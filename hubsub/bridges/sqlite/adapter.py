@@ -127,7 +127,7 @@ class SQLiteAdapter(LogAdapter):
 
         try:
             await self._write(store)
-        except (sqlite3.DataError, OverflowError) as error:
+        except _REFUSALS as error:
             return dict.fromkeys(range(len(records)), error)
         except BrokerBusy:
             raise
@@ -142,7 +142,7 @@ class SQLiteAdapter(LogAdapter):
             await self._write(
                 lambda db: sql.bury(db, link.namespace, link.group or link.name, address, received, why, self._maxlen)
             )
-        except (sqlite3.DataError, OverflowError) as error:
+        except _REFUSALS as error:
             return error
         return None
 
@@ -215,6 +215,10 @@ class SQLiteAdapter(LogAdapter):
     async def give_back(self, group: str, numbers: Sequence[int] | None) -> None:
         link = self.link
         await self._write(lambda db: sql.give_back(db, link.namespace, group, link.sender, numbers))
+
+
+_REFUSALS = (sqlite3.DataError, sqlite3.IntegrityError, OverflowError)
+"""Of a record for good: it is too long, or a trigger of the user's forbids it."""
 
 
 def _read(url: str) -> tuple[str, tuple[tuple[str, str], ...]]:
