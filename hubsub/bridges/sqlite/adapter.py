@@ -228,6 +228,8 @@ def _read(url: str) -> tuple[str, tuple[tuple[str, str], ...]]:
         raise ValueError(f"a log in SQLite is {LIKE}; a path alone is given as a pathlib.Path")
     rest, options = split_query(rest, LIKE)
     path = decoded(rest, LIKE)
+    if path.startswith("/"):
+        path = f"/{path.lstrip('/')}"  # as SQLAlchemy has it, with two slashes
     if path in ("", "/") or path.endswith("/") or "\0" in path:
         raise ValueError(f"the URL names no file: it is like {LIKE}")
     if path.strip("/") == ":memory:":

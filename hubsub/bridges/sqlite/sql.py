@@ -96,13 +96,13 @@ def _is_ready(db: Connection, path: str, space: str) -> bool:
     (version,) = db.execute("pragma user_version").fetchone()
     if not tables and not version:
         return False
+    if not tables >= {"log", "message", "sender"}:
+        raise BridgeError(f"{path} is the database of another program: give the log a file of its own")
     if version != VERSION:
         raise BridgeError(
             f"{path} has tables of version {version}, and this hubsub knows version {VERSION}: use another file, or the"
             " hubsub that made it"
         )
-    if not tables >= {"log", "message", "in_hand", "control", "dead"}:
-        raise BridgeError(f"{path} is the database of another program: give the log a file of its own")
     return db.execute("select 1 from log where space = ?", (space,)).fetchone() is not None
 
 
