@@ -522,7 +522,7 @@ async def test_silent_peer_is_forgotten_unless_it_is_the_broker_that_is_silent(
     ("url", "complaint"),
     [
         ("memory://demo", "memory:// joins hubs of one process, and two demos are two: take redis://localhost:6379"),
-        ("pigeon://loft", "no adapter for pigeon://; there are "),
+        ("pigeon://loft", "no adapter for pigeon://; known schemes are "),
         ("localhost:6379", "a bridge needs a URL with a scheme"),
         ("redis://localhost?speed=11", "speed"),
         ("redis-stream://localhost?speed=11", "speed"),

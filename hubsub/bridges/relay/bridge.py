@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequen
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from ..._core.checks import choice, seconds
 from ..._core.life import outlast
 from ...codec import Codec
 from ...errors import BridgeClosed, BridgeNotReady, BrokerBusy, Unsupported
@@ -139,8 +140,7 @@ class Bridge:
     ) -> None:
         self.hub = hub
         self.adapter = adapter_for(url_or_adapter) if isinstance(url_or_adapter, str) else url_or_adapter
-        if encode not in ("soon", "now"):
-            raise ValueError(f"encode is 'soon' or 'now', not {encode!r}")
+        choice(encode, "encode", ("soon", "now"))
         self._plan = Plan(
             outgoing=named(outgoing, both),
             incoming=named(incoming, both),
@@ -166,7 +166,7 @@ class Bridge:
             secret=secret,
         )
         self._codec = codec
-        self._silence = silence
+        self._silence = None if silence is None else seconds(silence, "silence", zero=False)
         self._log = Logger(f"hubsub.bridge.{name or group or type(self.adapter).__name__}")
         self._shared = HubBridges.of(hub)
         self._number = next(self._shared.numbers)
