@@ -7,6 +7,9 @@ async with Hub() as hub, Bridge(hub, "redis://localhost:6379", both=[Key("orders
 from ..codec import Codec
 from .adapter import Adapter, Features, Link, Loss, Received, Record, bytes_moved
 from .address import Addresses, Copies
+from .inbox import Inbox
+from .log import LogAdapter
+from .numbered import LogState, NumberedLog
 from .relay.bridge import Bridge, connect
 from .relay.health import Health, Leftover
 from .relay.plan import Backoff
@@ -21,9 +24,13 @@ __all__ = [
     "Copies",
     "Features",
     "Health",
+    "Inbox",
     "Leftover",
     "Link",
+    "LogAdapter",
+    "LogState",
     "Loss",
+    "NumberedLog",
     "Received",
     "Record",
     "adapter_for",
