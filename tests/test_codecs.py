@@ -481,7 +481,7 @@ def test_a_codec_of_ones_own_is_taken_as_it_is() -> None:
 
 
 def test_what_is_no_codec_is_told() -> None:
-    with pytest.raises(ValueError, match="no codec is called 'yaml'; known codecs are json, msgpack, bytes, str, pickle"):
+    with pytest.raises(ValueError, match="no codec is called 'yaml'; known codecs are json, msgpack, bytes, "):
         codec_of("yaml")
     with pytest.raises(ValueError, match="is not a codec: it needs name, content_type, encode and decode"):
         codec_of(json)  # type: ignore[arg-type]
