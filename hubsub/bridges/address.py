@@ -58,7 +58,8 @@ class Addresses:
         # Halves of surrogate pairs are written unescaped.
         self._halves = not self._unsafe.search("\ud800")
         self.address = cached(self._address)
-        """The address of an exact key."""self.key = cached(self._key)
+        """The address of an exact key."""
+        self.key = cached(self._key)
         """The key of an address; None if it does not begin with the prefix."""
 
     def escape(self, part: str) -> str:
