@@ -1,4 +1,4 @@
-"""What an entry of a stream is made of, on its way out and in."""
+"""The entries of a stream: made from records, and read as messages."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ..address import Addresses, cached
 from .resp import arguments, decode, encode
 from .scripts import MOST_VALUES
 
-# All but the separator, line ends, which make reading slow, and what UTF-8 does not have.
+# All but the separator, line ends, which make reading slow, and halves of surrogate pairs.
 ALLOWED = r"\0-\x09\x0b\x0c\x0e-9;-\ud7ff\ue000-\U0010ffff"
 
 MOST_HEADERS = MOST_VALUES // 2 - 2
 MOST_BATCH_VALUES = 100_000
-"""Arguments of one call: the server takes ten times as many."""
+"""Arguments of one call: the server accepts ten times as many."""
 MOST_BATCH_BYTES = 4 << 20
-"""Bytes of one call, about: what makes it longer is one large record."""
+"""Approximate bytes of one call; only a single large record exceeds it."""
 
 GIVEN_UP_BY, SENT_BACK_TO = "given-up-by", "sent-back-to"
 """The first field of a dead letter, and of what is sent back: the `Link.reader` that it was, or is, for.
@@ -37,16 +37,16 @@ _GIVEN_UP_BY, _SENT_BACK_TO = GIVEN_UP_BY.encode(), SENT_BACK_TO.encode()
 
 
 class Batch(NamedTuple):
-    """Records as one call of the script appends them, packed."""
+    """Packed records that one call of the script appends."""
 
     parts: list[bytes]
     values: int
-    """How many arguments that is."""
+    """The number of arguments."""
     indices: list[int]
 
 
 class Entries:
-    """Makes entries of records, and messages of entries, also of those that other programs have written."""
+    """Turns records into entries, and entries into messages, including entries that other programs have written."""
 
     def __init__(self) -> None:
         self._addresses = Addresses(":", allowed=ALLOWED, binary=True)
@@ -55,7 +55,7 @@ class Entries:
         """The key of an address."""
 
     def address(self, key: Key[Any]) -> bytes:
-        """The parts of a key, as the field `key` has them."""
+        """Return the parts of a key as they are written in the field `key`."""
         return self._addresses.to_bytes(self._addresses.address(key))
 
     # Out
@@ -63,12 +63,12 @@ class Entries:
     def batches(
         self, records: Sequence[Record], indices: Iterable[int], refused: dict[int, Exception]
     ) -> Iterator[Batch]:
-        """Records packed for APPEND, in as many calls as it takes; what cannot be packed is `refused` by its index."""
+        """Yield records packed for APPEND, in as many calls as needed; put those that cannot be packed in `refused`."""
         head, counts = self._head, _counts
         parts: list[bytes] = []
         packed: list[int] = []
         count = size = 0
-        # Written as it is sent: packing each argument by itself would take as long as all else that happens here.
+        # Written in the protocol's own form: packing each argument by itself would double the time spent here.
         for (key, payload, headers, sequence, _), index in zip(records, indices, strict=True):
             try:
                 number, values = b"%d" % sequence, 4 + 2 * len(headers)
@@ -97,13 +97,13 @@ class Entries:
             yield Batch(parts, count, packed)
 
     def _pack_key(self, key: Key[Any]) -> bytes:
-        """The beginning of an entry, as it is sent."""
+        """Return the start of an entry as it is sent."""
         return arguments("key", self.address(key), "payload")
 
     def dead_letter(self, received: Received, why: str, reader: str) -> list[bytes | str]:
-        """The fields of an entry that says what could not be handled, why, and by whom.
+        """Return the fields of an entry with a message that could not be handled, the reason, and who gave it up.
 
-        Put back into the stream, it is the message again.
+        If the entry is put back into the stream, it is that message again.
         """
         about = zip(ABOUT, (why, received.position or "", str(received.attempts)), strict=True)
         pack_headers(received.headers)
@@ -119,9 +119,9 @@ class Entries:
         found: list[Received | Loss],
         token_of: Callable[[bytes], Any] | None = None,
     ) -> None:
-        """Put entries, each of them id, fields and perhaps the number of deliveries, behind what was found.
+        """Append a message for each entry, which is an id, fields and perhaps the number of deliveries.
 
-        Whatever is in them, a message comes of it, if only one that says why it cannot be read.
+        An entry that cannot be read becomes a message that says why.
         """
         key_of, append = self.key, found.append
         prefix = stream + ":"
@@ -129,7 +129,7 @@ class Entries:
         token: Any = None
         for entry in entries:
             id, fields = entry[0], entry[1]
-            if fields is None:  # pending, but gone
+            if fields is None:  # pending, but deleted
                 continue
             if len(entry) == 3:
                 attempts = entry[2] - 1
@@ -150,11 +150,11 @@ class Entries:
                         continue
             except Exception as error:
                 key, payload, headers = Key(stream), None, {}
-                tail = (False, False, DecodeError(key, f"an entry that cannot be read: {error}"))
+                tail = (False, False, DecodeError(key, f"the entry cannot be read: {error}"))
             append(as_tuple(Received, (key, payload, headers, stream, prefix + text, token, attempts, time, *tail)))
 
     def _take_apart(self, stream: str, fields: Sequence[bytes]) -> tuple[Key[Any], bytes, dict[str, str]]:
-        """The key, payload and headers of a letter, or of an entry that another program has written."""
+        """Return the key, payload and headers of a letter, or of an entry that another program wrote."""
         if fields[0] in (_GIVEN_UP_BY, _SENT_BACK_TO):
             fields = fields[2:]
             if fields[0] == b"key" and fields[2:3] == [b"payload"]:
@@ -169,7 +169,7 @@ class Entries:
         return key, payload, values
 
     def read_letter(self, stream: str, entry: Sequence[Any]) -> Buried:
-        """The dead letter that an entry of a stream of them is, whoever wrote it."""
+        """Return the dead letter that an entry of their stream is, whoever wrote it."""
         id, fields = entry[0].decode(), list(entry[1])
         reader: str | None = None
         about = dict.fromkeys(ABOUT, "")
@@ -194,28 +194,28 @@ def _time_of(id: str) -> float:
 
 
 def unpackable(key: Any, error: Exception) -> EncodeError:
-    """Why a record is refused that nothing can be made of."""
+    """Return the error of a record that cannot be packed."""
     refusal = EncodeError(key, f"it cannot be sent to Redis: {error}")
     refusal.__cause__ = error
     return refusal
 
 
 class _Counts(dict[int, bytes]):
-    """How many values an entry has, as it is sent.
+    """The number of an entry's values, as it is sent.
 
     Raises:
-        ValueError: There are too many.
+        ValueError: There are too many values.
     """
 
     def __missing__(self, values: int) -> bytes:
         if values > MOST_VALUES:
-            raise ValueError(f"{values // 2 - 2} headers, and an entry has {MOST_HEADERS} at most")
+            raise ValueError(f"it has {values // 2 - 2} headers, and an entry holds at most {MOST_HEADERS}")
         self[values] = arguments(values)
         return self[values]
 
 
 class _Names(dict[str, str]):
-    """What stands between one value and the length of the next: the end of the line, and the name of a header."""
+    """The bytes between one value and the length of the next: the end of the line, and the name of a header."""
 
     def __missing__(self, name: str) -> str:
         between = f"\r\n${len(encode(name))}\r\n{name}\r\n"
@@ -225,7 +225,7 @@ class _Names(dict[str, str]):
 
 
 class _Lengths(dict[int, str]):
-    """What stands before a value of so many bytes."""
+    """The bytes before a value, by its length."""
 
     def __missing__(self, length: int) -> str:
         head = f"${length}\r\n"
@@ -238,14 +238,14 @@ _counts, _names, _lengths = _Counts(), _Names(), _Lengths()
 
 
 def pack_headers(headers: Mapping[str, str]) -> bytes:
-    """What stands behind the payload of an entry: the end of its line, and the headers as arguments.
+    """Return the rest of an entry behind its payload: the end of the line, and the headers as arguments.
 
     Raises:
-        TypeError: One of them is no string.
+        TypeError: A header is not a string.
     """
     names, lengths = _names, _lengths
     text = "".join([names[name] + lengths[len(value)] + value for name, value in headers.items()])
-    # Characters were counted, and bytes are wanted.
+    # The lengths are in characters, and must be in bytes.
     if text.isascii():
         return text.encode() + b"\r\n"
     return b"\r\n" + arguments(*chain.from_iterable(headers.items()))
@@ -255,7 +255,7 @@ _name_of = cached(decode)
 
 
 def as_headers(fields: Sequence[bytes]) -> dict[str, str]:
-    """Headers, which are every other field and their names before them."""
+    """Return the headers of an entry, whose fields are names and values in turn."""
     try:
         return dict(zip(map(_name_of, fields[::2]), map(bytes.decode, fields[1::2]), strict=True))
     except UnicodeDecodeError:
