@@ -17,12 +17,14 @@ ROOT = Path(__file__).resolve().parent.parent
 # Importing them registers their benchmarks, in the order of the table.
 GROUPS = (
     "publishing",
+    "interpreters",
     "queueing",
     "matching",
     "subscribing",
     "pausing",
     "overflowing",
     "confirming",
+    "bridging",
     "crossing",
     "recovering",
     "memory",

@@ -16,6 +16,7 @@ from ._core.confirming import publish_until_finished
 from ._core.declarations import Declarations
 from ._core.direct import DirectSubscribers
 from ._core.explain import Explanation, explain
+from ._core.hints import Hints
 from ._core.history import Retention
 from ._core.life import UNTIL_ENDED, Life
 from ._core.listener import AsyncListener, Listener
@@ -135,6 +136,7 @@ class Hub(Registry):
         self._declarations = Declarations()
         self.border = Border(self, self._desk, self._declarations)
         """For bridges, and whatever else connects the hub to others; users need none of it."""
+        self._hint(life.is_debug)
 
     def __repr__(self) -> str:
         return f"<Hub {self.name!r}>"
@@ -233,6 +235,9 @@ class Hub(Registry):
         return self._publish_first(route, message) if is_first else self.publish(key, message)
 
     def _publish_with_room(self, key: Key[Any], message: Any) -> Awaitable[int]:
+        if self._hints is not None:
+            targets: Any = self._router.targets(key)
+            self._hints.on_waiting(key, targets)
         return publish_with_room(
             key,
             lambda: _mailboxes(self._route_of(key)),
@@ -872,7 +877,11 @@ class Hub(Registry):
         Raises:
             InvalidKey: It can neither be published nor subscribed to.
         """
-        return explain(key, self._router, self._registered, self.border.outboxes, self._history, self.border.attached)
+        border, life = self.border, self._life
+        is_bound = life.loop is not None and not life.loop.is_closed()
+        return explain(
+            key, self._router, self._registered, border.outboxes, self._history, border.attached, self._hints, is_bound
+        )
 
     def busy(self) -> tuple[Listener | Subscription[Any] | GapSubscription[Any], ...]:
         """Who has something to do: async listeners with a call or a message, and subscriptions that are read with one.
@@ -959,8 +968,27 @@ class Hub(Registry):
         if debug != (checker in self._router.observers):
             (self._router.observers.append if debug else self._router.observers.remove)(checker)
         self._router.dismantle_on(loop)
+        self._hint(debug)
         for part in self.border.attached:
             part.opened()
+
+    def _hint(self, debug: bool) -> None:
+        """In debug mode, log what is most likely a mistake."""
+        if not debug:
+            if self._hints is not None:
+                self._followers.remove(self._hints.on_patterns)
+                self._hints = None
+            return
+        if self._hints is None:
+            self._hints = Hints(self, self._slow)
+            self._followers.append(self._hints.on_patterns)
+        self._hints.on_patterns(pattern for pattern, _ in self._router.matcher.counts())
+        for part in (*self.border.outboxes, *self.border.attached):
+            self._hints.on_patterns(part.patterns)
+
+    def _slow(self) -> float:
+        loop = self._life.loop
+        return 0.1 if loop is None else loop.slow_callback_duration
 
     def _forked(self) -> None:
         """Begin anew in a forked process, with what is registered."""

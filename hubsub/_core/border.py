@@ -217,6 +217,8 @@ class Border:
             gaps=gaps,
         )
         self._outboxes.append(outbox)
+        if core._hints is not None:
+            core._hints.on_patterns(outbox._patterns)
         core._router.observers.append(outbox.observer)
         self._outboxes_changed()
         self._notify_followers(outbox)
@@ -262,6 +264,8 @@ class Border:
         """Tell `part` of changes of subscription, and have it closed with the hub, until `detach`."""
         self._core._life.check_thread()
         self._attached.append(part)
+        if self._core._hints is not None:
+            self._core._hints.on_patterns(part.patterns)
         self._core._followers.append(part.changed)
 
     def grace(self) -> Grace:

@@ -15,6 +15,7 @@ from ..key import Key, KeyLike, PlainKey, T, publishable
 from ..log import Logger
 from .callables import checked_function, refuse_awaitable
 from .circles import NOWHERE, Circles, Overrun, caused_by_circle
+from .hints import Hints
 from .life import Life
 from .listener import Listener
 from .message_queue import as_tuple
@@ -45,6 +46,7 @@ class Exchange:
         self._life = life
         self._circles = Circles(_DELIVERING)
         self._failed = 0
+        self._hints: Hints | None = None  # in debug mode
 
     @property
     def on_error(self) -> Callable[[ListenerFailure], object] | None:
@@ -195,7 +197,10 @@ class Exchange:
         except (HubsubError, Overrun) as error:
             raise error from None  # nobody wants to read of the look-up that failed first
         route = self._router.routes.get(exact)
-        return self._router.make(exact) if route is None else route
+        if route is not None:
+            return route
+        route = self._router.make(exact)
+        return route if self._hints is None else self._hints.time(route)
 
     def _check_circle(self, key: Key[Any]) -> None:
         """Refuse a publish of `key` in a circle, after the stack was full; otherwise all is well again."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from heapq import nlargest
 from typing import Any, NamedTuple, cast
 
 from ..describe import describe, name_of_callable
 from ..key import PLUS, STAR, Key, KeyLike, as_patterns, is_subset, overlaps
+from .hints import Hints, hint_on_pattern, hint_on_waiting, meant_by
 from .history import History
 from .listener import Listener
 from .outbox import Attachment, Outbox
@@ -37,15 +38,18 @@ class Match(NamedTuple):
     def __str__(self) -> str:
         return self._told(f"on {', '.join(map(repr, self.patterns))}")
 
-    def _told(self, where: str) -> str:
+    @property
+    def who(self) -> str:
+        """What it is, and the name of its function."""
         function = getattr(self.subscription, "function", None)
-        who = getattr(self.subscription, "name", type(self.subscription).__name__)
-        if function is not None:
-            who += f" {name_of_callable(function)}"
+        who = str(getattr(self.subscription, "name", type(self.subscription).__name__))
+        return who if function is None else f"{who} {name_of_callable(function)}"
+
+    def _told(self, where: str) -> str:
         troubles = ("pending", "dropped", "superseded", "failed")
         figures = [f"delivered {self.delivered}", *(f"{name} {n}" for name in troubles if (n := getattr(self, name)))]
         error = "" if self.last_error is None else f"; last error: {describe(self.last_error)}"
-        return f"{who} {where}: {', '.join(figures)}{error}"
+        return f"{self.who} {where}: {', '.join(figures)}{error}"
 
 
 class Explanation(NamedTuple):
@@ -64,6 +68,8 @@ class Explanation(NamedTuple):
     """By which bridges it leaves; their `subscription` is an `Outbox`."""
     arrivals: tuple[str, ...] = ()
     """By which bridges it may come, and what became of what came."""
+    hints: tuple[str, ...] = ()
+    """What is most likely a mistake."""
 
     def __str__(self) -> str:
         number = len(self.matches)
@@ -75,6 +81,7 @@ class Explanation(NamedTuple):
             lines.append(f"  subscribed: {', '.join(map(repr, self.nearest_patterns))}")
         if self.nearest_keys:
             lines.append(f"  published: {', '.join(map(repr, self.nearest_keys))}")
+        lines += [f"  note: {hint}" for hint in self.hints]
         return "\n".join(lines)
 
     def _related(self, pattern: Key[Any]) -> str:
@@ -93,6 +100,8 @@ def explain(
     outboxes: Iterable[Registration],
     history: History,
     bridges: Iterable[Attachment],
+    hints: Hints | None,
+    is_bound: bool,
 ) -> Explanation:
     """Explain a key or pattern."""
     [named] = as_patterns([key])
@@ -122,7 +131,34 @@ def explain(
         () if seen else _nearest(named, _known(router, history)),
         leaving,
         tuple(arrival for bridge in bridges if (arrival := bridge.arrival(Key.create_from(named))) is not None),
+        tuple(_hints(named, router, matches, leaving, hints, is_bound)),
     )
+
+
+def _hints(
+    named: Pattern,
+    router: Router[Any],
+    matches: Iterable[Match],
+    leaving: Iterable[Match],
+    hints: Hints | None,
+    is_bound: bool,
+) -> Iterator[str]:
+    patterns = dict.fromkeys([named, *(pattern for match in (*matches, *leaving) for pattern in match.patterns)])
+    for pattern in patterns:
+        if (hint := hint_on_pattern(pattern)) is not None:
+            yield hint
+    if not matches:
+        # What somebody may have subscribed to it with.
+        for pattern, _ in router.matcher.counts():
+            meant = meant_by(pattern)
+            if meant is not None and pattern not in patterns and overlaps(meant, named):
+                yield f"somebody has subscribed, but {hint_on_pattern(pattern)}"
+    for match in matches:
+        registration = cast(Registration, match.subscription)
+        slow = None if hints is None else hints.hint_on_slow(registration)
+        for hint in (hint_on_waiting(registration, is_bound), slow):
+            if hint is not None:
+                yield f"{match.who}: {hint}"
 
 
 def _match(target: Registration, patterns: list[Pattern]) -> Match:

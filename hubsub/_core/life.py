@@ -125,6 +125,9 @@ class Life:
         self.running: dict[Runner, None] = {}
         self.unstarted: dict[Runner, None] = {}  # with messages, but without a loop; or resting
         self.drain = drain
+        self.is_debug = _is_debug()
+        """True in asyncio's debug mode: that of the loop, or before there is one, that of the process."""
+        self._has_warned = False  # that there is no loop
         self.deadline: float | None = None
         """While the hub closes, when by the loop's clock the draining ends."""
         self._grace: Grace | None = None  # of what was closed last
@@ -165,6 +168,7 @@ class Life:
             self._let_go_of_loop()
         self.loop = loop
         self.thread = get_ident()
+        self.is_debug = loop.get_debug()
         self._bound(loop)
         left = [*self.running, *self.unstarted]
         self.running, self.unstarted = {}, {}
@@ -182,6 +186,11 @@ class Life:
             # A loop that is bound but stands still in this thread will run again.
             if loop is None or loop.is_closed():
                 self.unstarted[runner] = None
+                if self.is_debug and not self._has_warned:
+                    self._has_warned = True
+                    logger.warning(
+                        "%r has messages for async listeners, but no event loop: await hub.start()", self._hub
+                    )
                 return None
         else:
             loop = self.bind()
@@ -368,6 +377,12 @@ class Life:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=Life.forked)
+
+
+def _is_debug() -> bool:
+    """What asyncio asks when it makes a loop."""
+    flags = sys.flags
+    return flags.dev_mode or (not flags.ignore_environment and bool(os.environ.get("PYTHONASYNCIODEBUG")))
 
 
 def _own_task(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:

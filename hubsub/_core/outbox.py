@@ -25,6 +25,11 @@ Shed: TypeAlias = Callable[[], Callable[[], object] | None]
 class Attachment(Protocol):
     """What is attached to a hub and lives as long as it: a bridge."""
 
+    @property
+    def patterns(self) -> Sequence[Key[Any]]:
+        """All that it carries, in whatever direction."""
+        ...
+
     def changed(self, patterns: Iterable[Pattern]) -> None:
         """Subscriptions of these came or went."""
 

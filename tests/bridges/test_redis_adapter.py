@@ -721,6 +721,8 @@ async def test_notices_of_changes_to_keys_that_look_like_patterns_come(private: 
         assert [each.key[1:] for each in await reader.until(2)] == [("rate", "*"), ("rate",)]
 
 
+AS_WRITTEN_EARLIER = re.compile(rb"%25|%ED")
+
 CHANNELS = st.binary(max_size=12) | st.lists(
     st.sampled_from(
         [b"%", b"25", b"3A", b":", b"\r", b"\n", b"a", b"*", b"+", b"\xff", b"\xc3", b"\xa9", b"\xed\xa0\x80"]
@@ -738,6 +740,8 @@ async def test_what_comes_under_a_key_is_subscribed_and_published_by_that_key(
     adapter = RedisAdapter(server.url)
     async with reading(adapter, link(namespace)) as reader, client_of(server) as client, client.pubsub() as others:
         prefix = adapter._connected()._addresses.prefix.encode()
+        # In a namespace of hubsub's own, what version 0.1.0 escaped is read as it was meant.
+        channels = [each for each in channels if not (namespace and AS_WRITTEN_EARLIER.search(each))]
         channels = [each for each in (prefix + channel for channel in channels) if each]
         assume(channels)
         # What comes by a pattern says which key a channel has; the key is subscribed to exactly, then published to.
@@ -861,7 +865,7 @@ async def test_a_line_that_moves_shows_it_while_a_message_is_on_its_way(server: 
         adapter = RedisAdapter(proxy.url)
         async with reading(adapter) as reader:
             await adapter.subscribe([Key("large")])
-            proxy.delay = 0.02
+            proxy.slow(64 * 1024 / 0.02)
             seen: set[tuple[int | None, ...]] = set()
             sending = asyncio.create_task(adapter.send([Record(Key("large"), bytes(3_000_000))]))
             while not reader.received:

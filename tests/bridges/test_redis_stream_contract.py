@@ -1,13 +1,14 @@
 """Redis Streams under the contract: control messages, room, what is handed back, bad neighbours, slow lines."""
 
 import asyncio
+import re
 import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import redis.asyncio
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 import hubsub
@@ -252,6 +253,7 @@ def test_an_entry_that_cannot_be_read_is_a_message_that_says_why() -> None:
 @example(b"battery:100%")
 @example(b"\xff\xc3\xa9")
 def test_an_address_that_others_write_is_a_key_with_that_address(address: bytes) -> None:
+    assume(not re.search(rb"%25|%ED", address))  # what version 0.1.0 escaped is read as it was meant
     entries = Entries()
     assert entries.address(entries.key(address)) == address
 
@@ -576,13 +578,8 @@ async def test_a_read_asks_for_no_more_than_there_is_room_for(
 ) -> None:
     names = [f"s{number}" for number in range(streams)]
     options = {"route": lambda key: key[0], "sources": names}
-    asked: list[int] = []
-
-    def room() -> int:
-        asked.append(window)
-        return window
-
-    async with connected(server, options, start="earliest", room=room, **fields) as adapter:
+    client = client_of(server)
+    async with connected(server, options, start="earliest", room=lambda: window, **fields) as adapter:
         for number, name in enumerate(names):
             await adapter.send(records(100 * number + 1, 100 * number + 50, (name,)))
         found: list[Any] = []
@@ -591,13 +588,13 @@ async def test_a_read_asks_for_no_more_than_there_is_room_for(
             assert len(batch) <= window
             if fields.get("group"):
                 # What there was no room for is left to others.
-                pending = [tell(server, "XPENDING", f"hubsub:{name}", "g").splitlines()[0] for name in names]
-                assert sum(map(int, pending)) <= len(batch)
+                assert sum(client.xpending(f"hubsub:{name}", "g")["pending"] for name in names) <= len(batch)
                 await adapter.ack([each.token for each in batch if isinstance(each, Received)])
             found += payloads(batch)
         for number in range(streams):
             its = [each for each in found if each // 100 == number]
             assert its == numbers(100 * number + 1, 100 * number + 50)
+    client.close()
 
 
 async def test_a_stream_that_is_busy_gets_the_room_of_those_that_are_not(server: Redis) -> None:
@@ -693,16 +690,13 @@ async def test_what_was_on_its_way_to_a_member_that_closes_goes_to_another(priva
 async def test_closing_hands_back_what_was_read_and_not_received(server: Redis) -> None:
     async with connected(server, group="g") as other:
         async with connected(server, group="g") as one:
-            waiting = asyncio.create_task(one.receive())
-            await until_blocked(server)
-            await other.send(records(1, 3))
             session = session_of(one)
-            while session._reading is None or not session._reading.done():  # noqa: ASYNC110
-                await asyncio.sleep(0)
-            assert not waiting.done()
-            await one.close()
-            with pytest.raises(ConnectionError):
-                await waiting
+            session._read()
+            reading = session._reading
+            assert reading is not None
+            await other.send(records(1, 3))
+            await asyncio.wait([reading])
+            assert payloads(reading.result()) == [1, 2, 3]
         assert payloads(await received(other, 3)) == [1, 2, 3]
         assert consumer_of(one) not in tell(server, "XINFO", "CONSUMERS", "hubsub", "g")
 
@@ -788,7 +782,7 @@ async def test_a_narrow_line_is_asked_for_little_at_a_time(server: Redis, fields
             await sender.send(
                 [record._replace(payload=record.payload + b" " * 8000) for record in records(start, start + 49)]
             )
-        proxy.delay = 0.05  # for each 64 KiB
+        proxy.slow(64 * 1024 / 0.05)
         url = url_of(server).replace(str(server.port), str(proxy.port))
         async with connected(url, start="earliest", **fields) as adapter:
             seen: set[int | None] = set()

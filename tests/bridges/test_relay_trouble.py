@@ -257,7 +257,6 @@ async def test_a_request_that_cannot_be_encoded_fails_at_once(sites: Sites) -> N
     assert [type(error) for error in replies.errors] == [hubsub.EncodeError]
 
 
-@pytest.mark.xfail(reason="until a DecodeError carries its metadata", strict=False)
 async def test_a_request_that_cannot_be_decoded_there_fails_at_once(sites: Sites) -> None:
     one, two = await sites.bridge(outgoing=["k"]), await sites.bridge(incoming=["k"])
     two.hub.declare("k", int)

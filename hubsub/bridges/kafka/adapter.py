@@ -256,8 +256,9 @@ class KafkaAdapter(Adapter):
     async def _wait_for_room(self, link: Link, control: Control) -> None:
         """Wait for control messages, or for room: nobody says when there is some, so it is looked for."""
         waited, step = 0.0, FIRST_LOOK
-        while waited < READ_TIMEOUT and not control.has_news and link.room() <= 0:
-            await control.wait(step)
+        while waited < READ_TIMEOUT and link.room() <= 0:
+            if await control.wait(step):
+                return
             waited += step
             step = min(2 * step, LAST_LOOK)
 

@@ -146,15 +146,16 @@ class Control:
         """True if something is to be received, or to be raised."""
         return bool(self._waiting) or self._failure is not None
 
-    async def wait(self, seconds: float) -> None:
-        """Wait until something is to be received, so long at most."""
+    async def wait(self, seconds: float) -> bool:
+        """Wait until something is to be received, or it is interrupted, so long at most; return whether it was."""
         self._news.clear()
         if not self.has_news:
             try:
                 async with asyncio.timeout(seconds):
                     await self._news.wait()
             except TimeoutError:
-                pass
+                return False
+        return True
 
     def receive(self) -> list[tuple[Lane, Any]]:
         """Return what has come.

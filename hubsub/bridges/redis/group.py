@@ -61,6 +61,7 @@ class Member:
         self._block = block
         self._shares = Shares()
         self._tend_at = 0.0
+        self._looked_at: set[bytes] = set()
 
     async def begin(self) -> None:
         """Join the group, which is made if it is not there."""
@@ -238,7 +239,9 @@ class Member:
 
     def _looking(self, source: Source) -> Command:
         keys = (source.raw, source.beside("read", self._group.decode("utf-8", "surrogatepass")), source.beside("epoch"))
-        return ("EVALSHA", LOOK.sha, 3, *keys, self._group, HANDED_BACK)
+        is_new = source.raw not in self._looked_at
+        self._looked_at.add(source.raw)
+        return ("EVALSHA", LOOK.sha, 3, *keys, self._group, HANDED_BACK, int(is_new))
 
     def _reading(self, sources: Sequence[Source], count: int, *block: Any) -> Command:
         head: Command = ("XREADGROUP", "GROUP", self._group, self._consumer, "COUNT", count, *block, "STREAMS")

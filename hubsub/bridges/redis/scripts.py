@@ -111,13 +111,15 @@ return 1
 )
 
 # The server counts what a group has read one by one, past what was trimmed too: whoever sees the difference tells it,
-# and sets the count right, so that nobody else does. A server that was restarted has forgotten the count, so it is
-# noted beside the stream; one that has no memory left does without the note.
+# and sets the count right, so that nobody else does. A server that was restarted has forgotten the count, or counts
+# less than it was; so it is noted beside the stream, and looked up with each new connection. A server that has no
+# memory left does without the note.
 LOOK = Script(
     _NAMED
     + """
--- KEYS: stream, what the group had read, epoch. ARGV: group, who has what was handed back. Returns how many entries are
--- gone that it has not read, the last id that it has read, and whether something was handed back.
+-- KEYS: stream, what the group had read, epoch. ARGV: group, who has what was handed back, 1 if the connection is new.
+-- Returns how many entries are gone that it has not read, the last id that it has read, and whether something was
+-- handed back.
 if redis.call('EXISTS', KEYS[1]) == 0 then return {0, '0-0', 0} end
 local stream = named(redis.call('XINFO', 'STREAM', KEYS[1]))
 for _, each in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
@@ -128,8 +130,8 @@ for _, each in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
     local epoch = redis.call('GET', KEYS[3]) or ''
     local note = redis.call('GET', KEYS[2]) or ''
     local id, count, of = string.match(note, '^(%S+) (%d+) (.*)$')
-    if of == epoch and (not read or read < tonumber(count)) then
-      read = tonumber(count) + #redis.call('XRANGE', KEYS[1], '(' .. id, last)
+    if of == epoch and (not read or read < tonumber(count) or ARGV[3] == '1') then
+      read = math.max(read or 0, tonumber(count) + #redis.call('XRANGE', KEYS[1], '(' .. id, last))
       redis.call('XGROUP', 'SETID', KEYS[1], ARGV[1], last, 'ENTRIESREAD', read)
     end
     if not read then return {0, last, returned} end

@@ -84,6 +84,7 @@ class Session:
         self._reader_id: int | None = None
         self._is_inside = False  # of the group, or has the name
         self._is_leaving = False  # nothing is read any more
+        self._is_open = False  # there is a writer
         self._look_at = 0.0
         self._silent: dict[Connection, tuple[int, int]] = {}
         self._is_closed = False
@@ -102,6 +103,7 @@ class Session:
         opened = await self._setup.server.open(self._connections, self._lost, *commands)
         sender = opened.pop(0)[0]
         self.writer = Writer(sender, link.sender, self._setup.entries, self._channels, self._setup.maxlen)
+        self._is_open = True
         self._asker = sender
         if link.reads:
             (self._asker, _), (connection, (id, *replies)) = opened.pop(0), opened.pop(0)
@@ -169,7 +171,7 @@ class Session:
     @property
     def sending(self) -> int | None:
         """Changes whenever bytes have moved where it sends."""
-        return self.writer.connection.moved
+        return self.writer.connection.moved if self._is_open else None
 
     async def ping(self) -> None:
         """Return when the server has answered; that it denies that is an answer."""

@@ -261,6 +261,11 @@ class Bridge:
         return self._plan.incoming
 
     @property
+    def patterns(self) -> Sequence[Key[Any]]:
+        """Patterns of all that it carries."""
+        return (*self.outgoing, *self.incoming)
+
+    @property
     def group(self) -> str | None:
         """The group that shares what comes in."""
         return self._plan.group

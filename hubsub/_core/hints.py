@@ -1,0 +1,140 @@
+"""What is most likely a mistake, with the remedy: a line in the log in debug mode, and a line of an explanation."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from functools import partial
+from time import perf_counter
+from typing import Any
+
+from ..describe import describe, name_of_callable
+from ..key import PLUS, STAR, Key
+from ..log import Logger
+from .listener import AsyncListener, Listener
+from .registration import Registration
+from .routes import Route
+
+Pattern = tuple[str, ...]
+
+logger = Logger("hubsub.hub")
+
+# What others write between the parts of a pattern, and for any part.
+_SEPARATORS = re.compile(r"[./:]")
+_WILDCARDS = {STAR: STAR, PLUS: PLUS, "#": STAR, "**": STAR, ">": STAR}
+
+
+def meant_by(pattern: Pattern) -> Key[Any] | None:
+    """The pattern that somebody meant, perhaps, who wrote this one, in which a part reads like a pattern of its own.
+
+    >>> meant_by(("order.*",))
+    ('order', '*')
+    """
+    parts: list[str] = []
+    is_other = False
+    for part in pattern:
+        pieces = _SEPARATORS.split(part)
+        if len(pieces) > 1 and "" not in pieces and not _WILDCARDS.keys().isdisjoint(pieces):
+            is_other = True
+            parts += [_WILDCARDS.get(piece, piece) for piece in pieces]
+        else:
+            parts.append(part)
+    return Key.create_from(tuple(parts)) if is_other else None
+
+
+def hint_on_pattern(pattern: Pattern) -> str | None:
+    """Say that a pattern matches nothing but itself, if it reads as if it did."""
+    meant = meant_by(pattern)
+    if meant is None:
+        return None
+    return f"{Key.create_from(pattern)!r} matches only itself; as a pattern write {meant!r}"
+
+
+def hint_on_waiting(registration: Registration, is_bound: bool) -> str | None:
+    """Say that nobody handles what is queued, and why."""
+    mailbox = registration.mailbox
+    if mailbox is None or not mailbox.pending:
+        return None
+    if isinstance(registration, AsyncListener):
+        if not is_bound:
+            return "its messages wait for an event loop, and none has run yet; await hub.start() binds the hub to one"
+        return None
+    if mailbox.line and is_unread(registration):
+        return "publish_wait waits for room in it, and nobody has read it yet"
+    return None
+
+
+def is_unread(registration: Registration) -> bool:
+    """True if somebody would have to read it, and nobody ever has."""
+    mailbox = registration.mailbox
+    reads_itself = isinstance(registration, Listener) or registration.remote
+    return mailbox is not None and not reads_itself and not mailbox.awaited and not registration.delivered
+
+
+class Hints:
+    """Logs, in debug mode, what is most likely a mistake; each once.
+
+    Args:
+        hub: Named in the log.
+        slow: Seconds in which a sync listener should have returned, since it keeps the loop waiting.
+    """
+
+    def __init__(self, hub: object, slow: Callable[[], float]) -> None:
+        self._hub = hub
+        self._slow = slow
+        self._seen: set[object] = set()
+        self.slowest: dict[int, float] = {}
+        """By the order of listeners, the seconds that the longest call of each took which was too slow."""
+
+    def on_patterns(self, patterns: Iterable[Pattern]) -> None:
+        """Look at patterns that are subscribed to, or carried."""
+        for pattern in patterns:
+            meant = meant_by(pattern)
+            if meant is not None and self._is_first(pattern):
+                key = Key.create_from(pattern)
+                logger.warning("%r matches only itself; as a pattern write %r", key, meant)
+
+    def on_waiting(self, key: Key[Any], registrations: Iterable[Registration]) -> None:
+        """Somebody waits to publish until these have room."""
+        for registration in registrations:
+            mailbox = registration.mailbox
+            if mailbox is None or mailbox.has_room(key, 0):
+                continue
+            if is_unread(registration) and self._is_first(("waiting", registration.order)):
+                logger.warning("publish_wait of %r waits for room in %r, which nobody has read yet", key, registration)
+
+    def time(self, route: Route) -> Route:
+        """Have the sync listeners of a route timed."""
+        for place, target in enumerate(route.targets):
+            if isinstance(target, Listener) and target.mailbox is None:
+                route[place] = partial(self._timed, target, route[place])
+        return route
+
+    def _timed(self, listener: Listener, deliver: Callable[..., object], key: Key[Any], message: Any) -> object:
+        began = perf_counter()
+        try:
+            return deliver(key, message)
+        finally:
+            took = perf_counter() - began
+            if took >= self._slow():
+                self._too_slow(listener, key, took)
+
+    def _too_slow(self, listener: Listener, key: Key[Any], took: float) -> None:
+        known = self.slowest.get(listener.order, 0.0)
+        self.slowest[listener.order] = max(known, took)
+        if took > 2 * known:
+            name = name_of_callable(listener.function)
+            logger.warning("listener %s kept the event loop waiting for %.2f s, with %r", name, took, key)
+
+    def hint_on_slow(self, registration: Registration) -> str | None:
+        """Say how slow a sync listener was."""
+        took = self.slowest.get(registration.order)
+        return None if took is None else f"it kept the event loop waiting for up to {took:.2f} s"
+
+    def _is_first(self, what: object) -> bool:
+        is_first = what not in self._seen
+        self._seen.add(what)
+        return is_first
+
+    def __repr__(self) -> str:
+        return f"<Hints of {describe(self._hub)}>"
