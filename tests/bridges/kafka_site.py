@@ -178,8 +178,8 @@ async def _ask(broker: Kafka, request: Any) -> Any:
 
 
 def slow(broker: Kafka, rate: float, late: float) -> Proxy:
-    """A line to a broker of so many bytes a second, 0 for any, whose round trip takes twice so many seconds."""
-    line = Proxy(broker.ports["PROXIED"], url=f"kafka://{broker.address('PROXIED')}", port=broker._proxied)
+    """A line to a broker of so many bytes a second, whose round trip takes twice so many seconds."""
+    line = broker.proxy()
     line.slow(rate or None)
     line.delay(late)
     return line

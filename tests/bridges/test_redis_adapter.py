@@ -872,8 +872,8 @@ async def test_a_line_that_moves_shows_it_while_a_message_is_on_its_way(server: 
                 seen.add((adapter.sending, adapter.receiving))
                 await asyncio.sleep(0.01)
             await sending
-            assert len({sent for sent, _ in seen}) > 2
-            assert len({received for _, received in seen}) > 2
+            assert len({sent for sent, _ in seen}) > 1
+            assert len({received for _, received in seen}) > 1
             assert adapter.activity
 
 

