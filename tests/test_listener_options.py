@@ -639,7 +639,7 @@ async def test_removal_cuts_the_wait_short_and_the_message_is_given_up(hub: Hub,
 
 @pytest.mark.parametrize("concurrency", [1, 2])
 async def test_closing_leaves_time_for_every_attempt(concurrency: int) -> None:
-    hub = Hub(drain=0.5)
+    hub = Hub(drain=3.0)
     letters: list[Any] = []
 
     @hub.on(("Hub", "deadLetter", "*"))

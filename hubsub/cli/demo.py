@@ -424,10 +424,10 @@ async def run(seconds: float | None, plain: bool, bridge: tuple[str, Adapter] | 
     if seconds is None and not on_terminal:
         seconds = SECONDS_WITHOUT_TERMINAL
     as_lines = plain or not on_terminal or console.is_dumb_terminal
-    if as_lines:
-        print(HOW_TO_END if seconds is None else f"{HOW_TO_END}, and {seconds:g} seconds", flush=True)
 
     with set_by_signals(end):
+        if as_lines:
+            print(HOW_TO_END if seconds is None else f"{HOW_TO_END}, and {seconds:g} seconds", flush=True)
         async with Hub(name="demo") as hub, asyncio.TaskGroup() as group:
             demos = None if bridge is None else Demos(hub, *bridge)
             publish_rates(hub)
