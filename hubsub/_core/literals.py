@@ -1,4 +1,4 @@
-"""Very many exact keys, filed by their parts: which of them a pattern matches, without a look at the others."""
+"""Very many exact keys, indexed by their parts: finds those that a pattern matches without a look at the others."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ Pattern = tuple[str, ...]
 class Literals:
     """A set of exact keys."""
 
-    __slots__ = ("_places",)
+    __slots__ = ("_by_length",)
 
     def __init__(self, keys: Iterable[Pattern]) -> None:
-        # By length of key, then place, then part: the keys that have this part in this place, or the only one.
-        self._places: dict[int, list[dict[str, Pattern | dict[Pattern, None]]]] = {}
+        # By length of key, then position, then part: the keys that have this part at this position, or the only one.
+        self._by_length: dict[int, list[dict[str, Pattern | dict[Pattern, None]]]] = {}
         for key in keys:
             self.add(key)
 
     def add(self, key: Pattern) -> None:
         """Add a key that it does not hold yet."""
-        places = self._places.get(len(key))
-        if places is None:
-            places = self._places[len(key)] = [{} for _ in key]
-        for keys, part in zip(places, key, strict=False):
+        positions = self._by_length.get(len(key))
+        if positions is None:
+            positions = self._by_length[len(key)] = [{} for _ in key]
+        for keys, part in zip(positions, key, strict=False):
             held = keys.get(part)
             if held is None:
                 keys[part] = key
@@ -36,27 +36,27 @@ class Literals:
 
     def remove(self, key: Pattern) -> None:
         """Remove a key that it holds."""
-        places = self._places[len(key)]
-        for keys, part in zip(places, key, strict=False):
+        positions = self._by_length[len(key)]
+        for keys, part in zip(positions, key, strict=False):
             held = keys[part]
             if type(held) is dict and len(held) > 1:
                 del held[key]
             else:
                 del keys[part]
-        if not places[0]:
-            del self._places[len(key)]
+        if not positions[0]:
+            del self._by_length[len(key)]
 
     def matching(self, pattern: Pattern) -> Iterator[Pattern]:
-        """The keys that a pattern matches; costs what the rarest of its literal parts has."""
-        literal = [(place, part) for place, part in enumerate(pattern) if part != STAR and part != PLUS]
-        for length, places in self._places.items():
+        """Yield the keys that a pattern matches; costs as much as there are keys with its rarest literal part."""
+        literal = [(position, part) for position, part in enumerate(pattern) if part != STAR and part != PLUS]
+        for length, positions in self._by_length.items():
             if length < len(pattern) or (length > len(pattern) and pattern[-1] != STAR):
                 continue
             if not literal:
-                for held in places[0].values():
+                for held in positions[0].values():
                     yield from _keys(held)
                 continue
-            groups = [places[place].get(part, {}) for place, part in literal]
+            groups = [positions[position].get(part, {}) for position, part in literal]
             yield from (key for key in _keys(min(groups, key=_number)) if is_subset(key, pattern))
 
 
