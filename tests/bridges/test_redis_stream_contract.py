@@ -832,7 +832,7 @@ async def test_options_of_streams_stand_in_a_url(server: Redis) -> None:
         ("redis-stream://h?lease=nan", ValueError, "a number of seconds"),
         ("redis-stream://h?maxlen=0", ValueError, "at least 1"),
         ("redis-stream://h?maxlen=1e6", ValueError, "or none"),
-        ("redis-stream://h?leese=3", TypeError, "knows no option leese: it has maxlen, lease, client_name"),
+        ("redis-stream://h?leese=3", TypeError, "has no option leese: it has maxlen, lease, client_name"),
         ("unix:///run/redis.sock", ValueError, r"redis-stream:///0\?path=/run/redis.sock"),
     ],
 )
