@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, cast
 
 from ...errors import DecodeError, EncodeError
 from ...key import Key
-from ..adapter import Loss, Received, Record
+from ..adapter import Buried, Loss, Received, Record, SentBack
 from ..address import Addresses, cached
 from .resp import arguments, decode, encode
 from .scripts import MOST_VALUES
@@ -23,8 +23,17 @@ MOST_BATCH_VALUES = 100_000
 MOST_BATCH_BYTES = 4 << 20
 """Approximate bytes of one call; only a single large record exceeds it."""
 
+GIVEN_UP_BY, SENT_BACK_TO = "given-up-by", "sent-back-to"
+"""The first field of a dead letter, and of what is sent back: the `Link.reader` that it was, or is, for.
+
+Where others have `key`, so that it costs nothing to look for it.
+"""
+ABOUT = ("reason", "position", "attempts")
+"""The last fields of a dead letter."""
+
 as_tuple = tuple.__new__
 _LIVE = (False, False, None)  # the last fields of what was received
+_GIVEN_UP_BY, _SENT_BACK_TO = GIVEN_UP_BY.encode(), SENT_BACK_TO.encode()
 
 
 class Batch(NamedTuple):
@@ -91,15 +100,15 @@ class Entries:
         """Return the start of an entry as it is sent."""
         return arguments("key", self.address(key), "payload")
 
-    def dead_letter(self, received: Received, why: str) -> list[bytes | str]:
-        """Return the fields of an entry with a message that could not be handled, and the reason.
+    def dead_letter(self, received: Received, why: str, reader: str) -> list[bytes | str]:
+        """Return the fields of an entry with a message that could not be handled, the reason, and who gave it up.
 
         If the entry is put back into the stream, it is that message again.
         """
-        about = {"reason": why, "position": received.position or "", "attempts": str(received.attempts)}
-        headers = dict(received.headers) | about
-        pack_headers(headers)
-        return ["key", self.address(received.key), "payload", received.payload or b"", *chain(*headers.items())]
+        about = zip(ABOUT, (why, received.position or "", str(received.attempts)), strict=True)
+        pack_headers(received.headers)
+        message = ("key", self.address(received.key), "payload", received.payload or b"")
+        return [GIVEN_UP_BY, reader, *message, *chain(*received.headers.items()), *chain(*about)]
 
     # In
 
@@ -135,13 +144,21 @@ class Entries:
                     headers = as_headers(fields[4:]) if len(fields) > 4 else {}
                 else:
                     key, payload, headers = self._take_apart(stream, fields)
+                    if fields[0] == _SENT_BACK_TO:
+                        received = Received(key, payload, headers, stream, prefix + text, token, attempts, time)
+                        append(SentBack.to(decode(fields[1]), received))
+                        continue
             except Exception as error:
                 key, payload, headers = Key(stream), None, {}
                 tail = (False, False, DecodeError(key, f"the entry cannot be read: {error}"))
             append(as_tuple(Received, (key, payload, headers, stream, prefix + text, token, attempts, time, *tail)))
 
     def _take_apart(self, stream: str, fields: Sequence[bytes]) -> tuple[Key[Any], bytes, dict[str, str]]:
-        """Return the key, payload and headers of an entry that another program has written."""
+        """Return the key, payload and headers of a letter, or of an entry that another program wrote."""
+        if fields[0] in (_GIVEN_UP_BY, _SENT_BACK_TO):
+            fields = fields[2:]
+            if fields[0] == b"key" and fields[2:3] == [b"payload"]:
+                return self.key(fields[1]), fields[3], as_headers(fields[4:])
         named = {decode(name): value for name, value in zip(fields[::2], fields[1::2], strict=True)}
         address = named.pop("key", None)
         key = Key(stream) if address is None else self.key(address)
@@ -151,8 +168,29 @@ class Entries:
             return key, json.dumps(values).encode(), {}
         return key, payload, values
 
+    def read_letter(self, stream: str, entry: Sequence[Any]) -> Buried:
+        """Return the dead letter that an entry of their stream is, whoever wrote it."""
+        id, fields = entry[0].decode(), list(entry[1])
+        reader: str | None = None
+        about = dict.fromkeys(ABOUT, "")
+        if fields[0] == _GIVEN_UP_BY:
+            reader = decode(fields[1])
+            del fields[:2]
+        if tuple(map(decode, fields[-6::2])) == ABOUT:
+            about = dict(zip(ABOUT, map(decode, fields[-5::2]), strict=True))
+            del fields[-6:]
+        found: list[Received | Loss] = []
+        self.read(stream, [(entry[0], fields)], found)
+        attempts = int(about["attempts"]) if about["attempts"].isdecimal() else 0
+        received = cast(Received, found[0])._replace(position=about["position"] or None, attempts=attempts, time=None)
+        return Buried(received, about["reason"], f"{stream}:{id}", _time_of(id), reader)
+
     def _read_key(self, address: bytes) -> Key[Any]:
         return cast(Key[Any], self._addresses.key(self._addresses.to_text(address)))
+
+
+def _time_of(id: str) -> float:
+    return int(id.partition("-")[0]) / 1000
 
 
 def unpackable(key: Any, error: Exception) -> EncodeError:
