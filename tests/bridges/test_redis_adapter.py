@@ -521,7 +521,7 @@ async def test_nodes_of_a_cluster_pass_messages_on_and_a_cluster_client_is_refus
 
             await eventually(is_passed_on)  # once the nodes have met
             assert reader.received[0] == Received(Key("a"), b"1")
-    with pytest.raises(TypeError, match="any node's URL"):
+    with pytest.raises(TypeError, match="the URL of any node"):
         RedisAdapter(client=object())  # type: ignore[arg-type]
 
 
