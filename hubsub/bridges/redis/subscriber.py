@@ -144,7 +144,7 @@ class Subscriber:
             await done
 
     def _glob(self, pattern: Key[Any]) -> bytes:
-        """Return the pattern as a glob for Redis, whose `*` crosses separators: more may come than the pattern matches."""
+        """Return the pattern as a glob for Redis; its `*` crosses separators, so the glob may match more."""
         parts = ("*" if part in (STAR, PLUS) else _literally(self._addresses.escape(part)) for part in pattern)
         return self._addresses.to_bytes(_literally(self._addresses.prefix) + self._addresses.separator.join(parts))
 

@@ -24,11 +24,11 @@ class Writer:
     """Writes records over a connection of its own; it is made for that connection.
 
     Args:
-        connection: It may carry much, and then nothing else.
-        sender: Whose records these are.
-        reader: Who gives up messages, as `Link.reader`.
-        entries: Makes entries of records.
-        channels: Where control messages go.
+        connection: Used for nothing else, since it may carry much.
+        sender: The id of the sender of these records.
+        reader: The reader that gives up messages, as `Link.reader`.
+        entries: Turns records into entries.
+        channels: Has the channels of control messages.
         maxlen: Entries that a stream keeps; empty for all.
     """
 
