@@ -17,7 +17,7 @@ from .table import ALL, Make, check, each_way, features_of, need_control
 
 @check
 @each_way()
-async def an_interruption_is_survived_and_told_of(make: Make, **options: Any) -> None:
+async def an_interruption_is_survived_and_reported(make: Make, **options: Any) -> None:
     """If the broker stores what was sent, nothing is lost; else there is exactly one gap."""
     features = features_of(make, **options)
     async with sites(make) as those:

@@ -151,14 +151,14 @@ class _Refusing(Watched):
 
 @check
 @each_way("durable")
-async def a_dead_letter_that_is_refused_is_told_and_does_not_stay_in_the_way(make: Make, **options: Any) -> None:
+async def a_dead_letter_that_is_refused_is_reported_and_does_not_stay_in_the_way(make: Make, **options: Any) -> None:
     """It is tried once more without the payload; then the messages behind it go on, also after a restart."""
     async with sites(make) as those:
-        told: list[ListenerFailure] = []
+        failures: list[ListenerFailure] = []
         one = await those.add(outgoing=ALL)
         refusing = _Refusing(make())
         two = await those.add(
-            adapter=refusing, on_error=told.append, incoming=ALL, retry_pause=0.02, attempts=2, **options
+            adapter=refusing, on_error=failures.append, incoming=ALL, retry_pause=0.02, attempts=2, **options
         )
         calls = _failing_at_one(two)
         await two.bridge.ready(TIMEOUT)
@@ -168,7 +168,7 @@ async def a_dead_letter_that_is_refused_is_told_and_does_not_stay_in_the_way(mak
         await until(lambda: len(refusing.buried) >= 2, "the attempt without the payload")
         assert refusing.buried[0].payload
         assert not refusing.buried[1].payload
-        await until(lambda: any(each.key == ("k",) for each in told), "on_error")
+        await until(lambda: any(each.key == ("k",) for each in failures), "on_error")
         assert tuple(await two.close()) == (0, 0)
         if options:
             again = await those.add(ALL, incoming=ALL, **options)

@@ -229,7 +229,7 @@ async def a_line_that_stalls(broker: Broker, **options: Any) -> None:
 
 
 @fault()
-async def a_broker_that_does_what_it_is_told_and_cannot_answer(broker: Broker, **options: Any) -> None:
+async def a_broker_that_carries_out_requests_and_cannot_reply(broker: Broker, **options: Any) -> None:
     """The last messages were stored, and the sender does not know."""
     async with scene(broker, **options) as it:
         async with it.publishing():
