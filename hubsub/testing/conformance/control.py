@@ -1,4 +1,5 @@
 """Control messages between bridges, and what is built on them: requests, and notices of dropped messages."""
+
 from __future__ import annotations
 
 import asyncio
