@@ -27,10 +27,10 @@ def explained(error: Exception) -> Exception:
         remedy = REMEDIES["25006"]
     if remedy is not None:
         told: Exception = BridgeError(f"Postgres refuses the bridge: {error}; {remedy}")
-    elif isinstance(error, OSError):
-        return error
+    elif type(error).__module__.startswith("asyncpg"):
+        told = ConnectionResetError(f"there is no connection to Postgres: {error}")
     else:
-        told = ConnectionResetError(f"the connection to Postgres is lost: {error}")
+        return error
     told.__cause__ = error
     return told
 

@@ -16,11 +16,11 @@ LONGEST = 7999
 MOST_BYTES = 64 << 20
 """Bytes of a message, which is then many notifications."""
 _PIECE = LONGEST - 40
-_HEAD = re.compile(r"([0-9a-f]+)(=?)(?:\.([0-9]{1,6})([+.]))?")
+_HEAD = re.compile(r":([0-9a-f]+)(=?)(?:\.([0-9]{1,6})([+.]))?")
 
 
 class Frames:
-    """`1f orders/new {"tea": 2}`: a number, the address, the payload. For one connection each way.
+    """`:1f orders/new {"tea": 2}`: a number, the address, the payload. For one connection each way.
 
     All of it is ASCII, whatever the encoding of the database. A payload that is not ASCII is in base64, marked by a `=`
     behind the number. A message of several notifications has `.0+`, `.1+`, `.2.` there: they leave in one transaction,
@@ -45,7 +45,7 @@ class Frames:
         """The same for an address."""
         is_text = payload.isascii() and b"\0" not in payload
         data = payload.decode("ascii") if is_text else b64encode(payload).decode("ascii")
-        head, body = f"{next(self._numbers):x}{'' if is_text else '='}", f"{address} {data}"
+        head, body = f":{next(self._numbers):x}{'' if is_text else '='}", f"{address} {data}"
         if len(head) + len(body) < LONGEST:
             return [f"{head} {body}"]
         pieces = [body[start : start + _PIECE] for start in range(0, len(body), _PIECE)]
@@ -60,7 +60,7 @@ class Frames:
             text: What came.
         """
         head, _, body = text.partition(" ")
-        if head.isalnum() and head.isascii():
+        if head[:1] == ":" and head[1:].isalnum():
             address, space, data = body.partition(" ")
             if space:
                 return self._received(address, data.encode())

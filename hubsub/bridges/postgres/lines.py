@@ -45,8 +45,8 @@ class Lines:
                 task.cancel()
             await asyncio.gather(*opening, return_exceptions=True)
             await self.close()
-            if isinstance(error, Exception):
-                raise explained(error) from error
+            if isinstance(error, Exception) and (told := explained(error)) is not error:
+                raise told from error
             raise
 
     async def _open(self, transports: list[Any], begin: Begin) -> Any:
