@@ -186,7 +186,7 @@ class Queue(Registration, Generic[Read]):
 
     def _call_ready(self, ready: Callable[[], object]) -> None:
         try:
-            refuse_awaitable(ready(), ready)
+            refuse_awaitable(ready(), ready, "ready")
         except (Exception, asyncio.CancelledError) as error:
             logger.error("ready= of %r failed", self, error=error)
 

@@ -1,6 +1,7 @@
 """Every adapter keeps the contract, with its real broker."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from brokers.kafka_server import Kafka
 from brokers.postgres_server import Postgres
 from brokers.redis_server import Redis
 from hubsub.bridges import adapter_for
+from hubsub.bridges.sqlite import SQLiteAdapter
 from hubsub.testing import conformance
 
 from .pending import pending
@@ -49,3 +51,8 @@ async def test_the_adapter_of_kafka_conforms(check: conformance.Check, kafka: Ka
 @checks("postgres")
 async def test_the_adapter_of_postgres_conforms(check: conformance.Check, postgres: Postgres) -> None:
     await check(lambda: adapter_for(postgres.url))
+
+
+@checks("sqlite")
+async def test_the_adapter_of_sqlite_conforms(check: conformance.Check, tmp_path: Path) -> None:
+    await check(lambda: SQLiteAdapter(tmp_path / "log.db"))
