@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from random import Random
 from typing import Any
 
@@ -190,18 +190,16 @@ async def test_namespaces_do_not_hear_each_other_whatever_they_are_called(postgr
     channels = [channel for name in names for channel in channels_of(name)]
     assert len(set(channels)) == 2 * len(names)
     assert all(len(channel.encode()) < 64 for channel in channels)
-    readers = [PostgresAdapter(postgres.url) for _ in names]
-    tasks = []
-    for reader, name in zip(readers, names, strict=True):
-        await reader.connect(link(name))
-        tasks.append(Reader(reader))
-    for name in names:
-        async with connected(postgres, name) as writer:
-            await writer.send([Record(Key("k"), name.encode()), Record(END, b"", is_control=True)])
-    for task, name in zip(tasks, names, strict=True):
-        await task.until(1)
-        assert task.payloads == [name.encode()]
-        await task.adapter.close()
+    async with AsyncExitStack() as stack:
+        readers = [
+            await stack.enter_async_context(reading(PostgresAdapter(postgres.url), link(name))) for name in names
+        ]
+        for name in names:
+            async with connected(postgres, name) as writer:
+                await writer.send([Record(END, b"", is_control=True), Record(Key("k"), name.encode())])
+        for reader, name in zip(readers, names, strict=True):
+            await reader.until(1)
+            assert reader.payloads == [name.encode()]
 
 
 def test_there_is_no_channel_without_a_name() -> None:

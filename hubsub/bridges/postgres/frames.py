@@ -88,11 +88,12 @@ class Frames:
                 return None
             body, self._begun, self._pieces = "".join(self._pieces), (), []
         address, space, data = body.partition(" ")
+        if not space:
+            return self._trouble(text, "it has no address")
         try:
-            payload = b64decode(data, validate=True) if is_coded else data.encode()
+            return self._received(address, b64decode(data, validate=True) if is_coded else data.encode())
         except ValueError:
-            space = ""
-        return self._received(address, payload) if space else self._trouble(text, "it has no address, or no base64")
+            return self._trouble(text, "it is no base64")
 
     def _trouble(self, text: str, why: str) -> Received:
         _, _, body = text.partition(" ")

@@ -105,6 +105,10 @@ class PostgresAdapter(Adapter):
         if self._line is not None:
             await self._line.close()
 
+    def forget(self) -> None:
+        # What the parent process notifies of is not our own any more.
+        self._pids, self._line = {}, None
+
     @property
     def activity(self) -> int:  # type: ignore[override]
         """Changes whenever bytes have moved over any of its connections."""
