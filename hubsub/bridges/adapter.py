@@ -126,7 +126,7 @@ class SentBack(Received):
         sent.reader = reader
         return sent
 
-    def _replace(self, **changes: Any) -> SentBack:
+    def _replace(self, **changes: Any) -> SentBack:  # pyright: ignore[reportIncompatibleMethodOverride]
         return self.to(self.reader, Received(*self)._replace(**changes))
 
 
