@@ -439,10 +439,9 @@ class Writer:
                 for error in (await self._learn([topic])).values():
                     return error
             address = self._address(key)
-            if number is None:
-                partitions = self._partitions[topic]
-                number = self._partitioner(address, partitions, partitions)
-            partition = TopicPartition(topic, number)
+            partitions = self._partitions[topic]
+            chosen: int = self._partitioner(address, partitions, partitions) if number is None else number
+            partition = TopicPartition(topic, chosen)
             while True:
                 builder = self._builder(topic)
                 try:
