@@ -10,18 +10,34 @@ Pattern = tuple[str, ...]
 
 
 class Literals:
-    """A set of exact keys."""
+    """A set of exact keys.
 
-    __slots__ = ("_places",)
+    To file a key takes as long as to subscribe to it. So the last ones that came wait, and are looked at one by one:
+    what comes and goes is never filed.
+    """
+
+    __slots__ = ("_places", "_waiting")
+
+    # Keys that wait before they are filed, all at once.
+    MOST_WAITING = 512
 
     def __init__(self, keys: Iterable[Pattern]) -> None:
         # By length of key, then place, then part: the keys that have this part in this place, or the only one.
         self._places: dict[int, list[dict[str, Pattern | dict[Pattern, None]]]] = {}
+        self._waiting: dict[Pattern, None] = {}
         for key in keys:
-            self.add(key)
+            self._file(key)
 
     def add(self, key: Pattern) -> None:
         """Add a key that it does not hold yet."""
+        waiting = self._waiting
+        waiting[key] = None
+        if len(waiting) > self.MOST_WAITING:
+            for each in waiting:
+                self._file(each)
+            self._waiting = {}
+
+    def _file(self, key: Pattern) -> None:
         places = self._places.get(len(key))
         if places is None:
             places = self._places[len(key)] = [{} for _ in key]
@@ -36,6 +52,9 @@ class Literals:
 
     def remove(self, key: Pattern) -> None:
         """Remove a key that it holds."""
+        if key in self._waiting:
+            del self._waiting[key]
+            return
         places = self._places[len(key)]
         for keys, part in zip(places, key, strict=False):
             held = keys[part]
@@ -48,6 +67,7 @@ class Literals:
 
     def matching(self, pattern: Pattern) -> Iterator[Pattern]:
         """The keys that a pattern matches; costs what the rarest of its literal parts has."""
+        yield from [key for key in self._waiting if is_subset(key, pattern)]
         literal = [(place, part) for place, part in enumerate(pattern) if part != STAR and part != PLUS]
         for length, places in self._places.items():
             if length < len(pattern) or (length > len(pattern) and pattern[-1] != STAR):

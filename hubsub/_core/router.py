@@ -123,6 +123,7 @@ class Router(Generic[R]):
             route = Route(map(_deliver_of, targets))
             route.key = key
             route.targets = targets
+            route.is_judged = False
         route.published = 0
         route.tick = FIRST
         route.width = width = len(route)

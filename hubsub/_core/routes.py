@@ -87,6 +87,7 @@ class Route(list[Deliver]):
         "__weakref__",
         "_places",
         "diverted",
+        "is_judged",
         "key",
         "mailboxes",
         "only",
@@ -98,7 +99,7 @@ class Route(list[Deliver]):
         "width",
     )
 
-    # No __init__: without one it is made in C, in half the time. Who makes a route sets the first seven.
+    # No __init__: without one it is made in C, in half the time. Who makes a route sets the first eight.
     key: Key[Any]
     targets: list[Any]  # of `Target`: the `deliver` of each stands in the same place
     published: int  # but for what `tick` counts
@@ -106,6 +107,7 @@ class Route(list[Deliver]):
     width: int  # how many of the targets are subscriptions
     sole: Target | None  # the only target, if that is a subscription
     only: Deliver | None  # what stands in the only place
+    is_judged: bool  # everybody's return value has been looked at once: see `Exchange._publish_first`
     _places: dict[int, list[int]]  # set by the first failure: where each callable stands, by its id
     mailboxes: Sequence[Any]  # set by the first publish_wait
     diverted: Sequence[Target]  # set where a bridge takes all: the registrations that get what it brings back
@@ -148,6 +150,7 @@ class Route(list[Deliver]):
             place = bisect_left(self.targets, target.order, key=_by_order)
             self.insert(place, target.deliver)
             self.targets.insert(place, target)
+            self.is_judged = False
 
 
 class Observer:

@@ -39,6 +39,7 @@ class WideRoutes:
         if width < len(copy):
             del copy[:-width], copy.targets[:-width]
         copy.key = route.key
+        copy.is_judged = route.is_judged
         self.kept[route.key] = copy
         self._changes[route.key] = 0
 
