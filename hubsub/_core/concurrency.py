@@ -64,7 +64,7 @@ class ConcurrentListener(AsyncListener):
         mailbox, items = self._mailbox, self._mailbox.items
         popleft = items.popleft
         function, with_event = self._callee()
-        set_call, few, loop = current_call.set, calls.FEW, task.get_loop()
+        set_call, apart, loop = current_call.set, calls.FEW, task.get_loop()
         while items or mailbox.is_replaying:
             for _ in calls.BURST:
                 if mailbox.alert:
@@ -78,7 +78,8 @@ class ConcurrentListener(AsyncListener):
                 if calls.are_apart:
                     calls.running = call = object()
                     set_call(call)
-                    if len(items) > few:
+                    apart -= 1
+                    if not apart:
                         calls.share(loop)
                 try:
                     if with_event:
@@ -94,6 +95,7 @@ class ConcurrentListener(AsyncListener):
                     elif mailbox.has_events and type(item) is Event:
                         item.done()
             calls.running, calls.are_apart = None, True
+            apart = 1 if items else calls.FEW
             if task.cancelling():
                 return  # which the call has kept to itself
             if items or mailbox.is_replaying:

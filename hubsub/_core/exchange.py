@@ -130,7 +130,7 @@ class Exchange:
             try:
                 returned = deliver(key, message)
                 if returned is not None:
-                    route.targets[place].returned(Event(key, message), returned)
+                    route.steps[place].returned(Event(key, message), returned)
             except BaseException as error:
                 if error.__class__ is RecursionError:
                     self._circles.key, self._routes = key, NOWHERE
@@ -294,14 +294,14 @@ class Exchange:
 
     def _failed_at(self, route: Route, place: int, message: Any, error: BaseException) -> None:
         """Report the failure of one place of a route; if it must pass, serve the places after it first."""
-        interrupt = self._failure(route.targets[place], route.key, message, error)
+        interrupt = self._failure(route.steps[place], route.key, message, error)
         if interrupt is None:
             return
         for later in range(place + 1, len(route)):
             try:
                 route[later](route.key, message)
             except BaseException as another:
-                self._failure(route.targets[later], route.key, message, another)
+                self._failure(route.steps[later], route.key, message, another)
         raise interrupt
 
     def _failure(self, target: Target, key: Key[Any], message: Any, error: BaseException) -> BaseException | None:

@@ -105,7 +105,7 @@ class Hints:
 
     def time(self, route: Route) -> Route:
         """Have the sync listeners of a route timed."""
-        for place, target in enumerate(route.targets):
+        for place, target in enumerate(route.steps):
             if isinstance(target, Listener) and target.mailbox is None:
                 route[place] = partial(self._timed, target, route[place])
         return route

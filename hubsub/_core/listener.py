@@ -291,7 +291,7 @@ class AsyncListener(Listener):
         function, with_event = self._callee()
         mailbox, items = self._mailbox, self._mailbox.items
         popleft = items.popleft
-        set_call, few = current_call.set, calls.FEW
+        set_call, apart = current_call.set, calls.FEW
         done = Event.done  # looking it up in each event costs as much as half of it
         # What is queued was dropped when it was removed, unless it is winding up.
         while items or not (self.closed or self._stopped) or mailbox.is_replaying:
@@ -307,7 +307,8 @@ class AsyncListener(Listener):
                 if calls.are_apart:
                     calls.running = call = object()
                     set_call(call)
-                    if len(items) > few:
+                    apart -= 1
+                    if not apart:
                         calls.share(loop)
                 try:
                     if with_event:
@@ -323,6 +324,8 @@ class AsyncListener(Listener):
                     elif mailbox.has_events and type(item) is Event and item.confirmed is not None:
                         done(item)
             calls.running, calls.are_apart = None, True
+            # In the middle of many there is less to tell apart.
+            apart = 1 if items else calls.FEW
             if task.cancelling():
                 return  # which the call has kept to itself
             if mailbox.alert:

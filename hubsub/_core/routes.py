@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from ..event import Event
 from ..key import PLUS, STAR, Deliver, Key
+from .runs import Run
 
 _by_order: Any = attrgetter("order")
 
@@ -94,14 +95,16 @@ class Route(list[Deliver]):
         "others",
         "published",
         "sole",
+        "steps",
         "targets",
         "tick",
         "width",
     )
 
-    # No __init__: without one it is made in C, in half the time. Who makes a route sets the first eight.
+    # No __init__: without one it is made in C, in half the time. Who makes a route sets the first nine.
     key: Key[Any]
-    targets: list[Any]  # of `Target`: the `deliver` of each stands in the same place
+    targets: list[Any]  # of `Target`, in order
+    steps: list[Any]  # what stands in each place: the very list of targets, unless some share a place (`Run`)
     published: int  # but for what `tick` counts
     tick: Tick
     width: int  # how many of the targets are subscriptions
@@ -119,15 +122,15 @@ class Route(list[Deliver]):
             places = self._places
         except AttributeError:
             places = self._places = {}
-            for place, (target, each) in enumerate(zip(self.targets, self, strict=False)):
-                # What a target delivers to may have changed since: then its place has what it was.
-                for callable in {id(target.deliver), id(each)}:
+            for place, (step, each) in enumerate(zip(self.steps, self, strict=False)):
+                # What a step delivers to may have changed since: then its place has what it was.
+                for callable in {id(step.deliver), id(each)}:
                     places.setdefault(callable, []).append(place)
         return places.get(id(deliver)) or range(len(self))
 
     def find(self, target: Target, reordered: bool = False) -> int | None:
-        """The place of a target; `reordered` says that some may not stand in order any more."""
-        targets = self.targets
+        """The place of a target that has one of its own; `reordered` says that some may be out of order now."""
+        targets = self.steps
         place = bisect_left(targets, target.order, key=_by_order)
         while place < len(targets) and targets[place].order == target.order:
             if targets[place] is target:
@@ -140,9 +143,14 @@ class Route(list[Deliver]):
         place = self.find(target, reordered)
         if place is not None:
             self[place] = target._miss
+        elif self.steps is not self.targets:
+            any(step.withdraw(target) for step in self.steps if type(step) is Run)
 
     def update(self, target: Target) -> None:
-        """Bring a route up to date that nobody runs along, after a target has come to a pattern or gone from it."""
+        """Bring a route up to date that nobody runs along, after a target has come to a pattern or gone from it.
+
+        No targets share a place of it.
+        """
         place, wanted = self.find(target), target.is_on(self.key)
         if place is not None and not wanted:
             del self[place], self.targets[place]
