@@ -51,7 +51,7 @@ bench: ## compare with other libraries
 	$(SETUP) --venv .venv-broadcaster bench-broadcaster
 	.venv-bench/bin/python -m benchmarks $(ARGS)
 
-matrix: ## run the core tests on every event loop, and on every Python here
+matrix: ## run the core tests on the other event loops, and on every other Python here
 	@$(PYTHON) tools/matrix.py $(ARGS)
 
 dist: ## build wheel and source distribution into dist/

@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec, Protocol, TypeGuard, TypeVar, Unpack, overload
 
-from ._core.asking import Desk, Replies
+from ._core.asking import Replies, Requests
 from ._core.border import Border
 from ._core.callables import checked_async_function, checked_function
 from ._core.checks import choice, count, count_or_none, headers_of, options_of, seconds, seconds_or_none
@@ -131,10 +131,10 @@ class Hub(Registry):
         )
         cached = count(route_cache, "route_cache", "keys", least=0)
         super().__init__(Router(cached), life, on_error, maxsize=maxsize, overflow=overflow)
-        self._desk = Desk(self)
+        self._requests = Requests(self)
         self._direct = DirectSubscribers()
         self._declarations = Declarations()
-        self.border = Border(self, self._desk, self._declarations)
+        self.border = Border(self, self._requests, self._declarations)
         """For bridges, and whatever else connects the hub to others; users need none of it."""
         self._hint(life.is_debug)
 
@@ -490,7 +490,7 @@ class Hub(Registry):
         """
         named = as_patterns(patterns)
         if snapshot is not None and history:
-            raise ValueError("a snapshot takes the place of history and of gaps: choose one")
+            raise ValueError("a snapshot replaces history= and gaps=: choose one of them")
         subscription = self._subscription(gaps=gaps, snapshot=snapshot, where=where, ack=ack, ready=ready, **options)
         self._add(subscription, named, history)
         return subscription
@@ -514,7 +514,7 @@ class Hub(Registry):
         if snapshot is None:
             return (GapSubscription if gaps else Subscription)(self, **queue, where=where, ack=ack, ready=ready)
         if gaps:
-            raise ValueError("a snapshot takes the place of history and of gaps: choose one")
+            raise ValueError("a snapshot replaces history= and gaps=: choose one of them")
         checked_async_function(snapshot, "snapshot")
         return SnapshotSubscription(self, **queue, where=where, ack=ack, ready=ready, load=snapshot)
 
@@ -597,7 +597,7 @@ class Hub(Registry):
         return self._history.forget(as_patterns(patterns))
 
     def _origin(self) -> str:
-        return self._desk.name
+        return self._requests.name
 
     # Declaring
 
@@ -672,7 +672,7 @@ class Hub(Registry):
             HubClosed: The hub is closed or closing; awaited: it was closed meanwhile.
             TimeoutError: Awaited: no message came in time.
         """
-        return self._desk.next(patterns, timeout, where)
+        return self._requests.next(patterns, timeout, where)
 
     def request(
         self,
@@ -705,7 +705,7 @@ class Hub(Registry):
             RequestTimeout: Awaited: nobody answered in time.
             RemoteError: Awaited: the responder failed, by its `__cause__`.
         """
-        return self._desk.request(key, message, timeout, local, headers_of(headers))
+        return self._requests.request(key, message, timeout, local, headers_of(headers))
 
     def request_many(
         self,
@@ -723,7 +723,7 @@ class Hub(Registry):
         timeout is over, which is no error here; where bridges are asked too, nobody knows who got it. Responders that
         fail end nothing: see `Replies.errors`. Otherwise as `request`.
         """
-        return self._desk.request_many(key, message, timeout, limit, local, headers_of(headers))
+        return self._requests.request_many(key, message, timeout, limit, local, headers_of(headers))
 
     def respond(
         self,
@@ -993,7 +993,7 @@ class Hub(Registry):
     def _forked(self) -> None:
         """Begin anew in a forked process, with what is registered."""
         self._router.forked()
-        self._desk.forked()
+        self._requests.forked()
         for registration in dict.fromkeys([*self._registered, *self.border.outboxes]):
             registration.forked()
         for part in self.border.attached:
@@ -1018,7 +1018,7 @@ class Hub(Registry):
 
     def _ended(self) -> None:
         """End every subscription, and drop what the async listeners could not handle in time."""
-        self._desk.close()
+        self._requests.close()
         abandoned = 0
         notices: Notices = []
         for registration in list(self._registered):

@@ -38,7 +38,7 @@ async def never(key: Key[Any], message: Any) -> None:
 
 def assert_nobody_waits(hub: Hub) -> None:
     assert hub.patterns() == {}
-    assert hub._desk.tickets == {}
+    assert hub._requests.open == {}
 
 
 # Waiting for one
@@ -105,7 +105,7 @@ async def test_cancelled_it_leaves_nothing_behind(hub: Hub, ask: Callable[[Hub],
 
     task = asyncio.create_task(program())
     await settled()
-    assert "a" in [key[0] for key in hub.patterns()] or hub._desk.tickets
+    assert "a" in [key[0] for key in hub.patterns()] or hub._requests.open
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -119,10 +119,10 @@ async def test_abandoned_it_leaves_nothing_behind_and_warns_of_nothing(hub: Hub)
     hub.next("a", timeout=0.001)
     hub.request("b", timeout=0.001)
     hub.request_many("b")
-    assert hub._desk.tickets
-    await until(lambda: not hub._desk.tickets and not hub.has_subscribers("a"))
+    assert hub._requests.open
+    await until(lambda: not hub._requests.open and not hub.has_subscribers("a"))
     kept = hub.next("a", timeout=0.001), hub.request("b", timeout=0.001)
-    await until(lambda: not hub._desk.tickets and not hub.has_subscribers("a"))
+    await until(lambda: not hub._requests.open and not hub.has_subscribers("a"))
     del kept
     gc.collect()
     await responder.remove()
@@ -141,7 +141,7 @@ def test_abandoned_with_its_loop_it_leaves_nothing_behind() -> None:
     hub.publish("a")  # reaches those who wait on a loop that is no more
     left.clear()
     assert not hub.has_subscribers("a")
-    assert hub._desk.tickets == {}
+    assert hub._requests.open == {}
     assert_nothing_left(hub)
 
 
@@ -159,7 +159,7 @@ async def test_closing_the_hub_wakes_whoever_waits() -> None:
     for ask in (hub.next, hub.request, hub.request_many):
         with pytest.raises(HubClosed):
             ask("b")
-    assert hub._desk.tickets == {}
+    assert hub._requests.open == {}
     assert_nothing_left(hub)
 
 
@@ -208,7 +208,7 @@ async def test_a_request_is_published_at_the_call_and_answered(hub: Hub) -> None
     assert seen[0][1] is order
     assert type(seen[0][0]) is Key
     assert await waiting == "bill"
-    assert hub._desk.tickets == {}
+    assert hub._requests.open == {}
 
 
 async def test_an_async_responder_answers(hub: Hub) -> None:
@@ -253,7 +253,7 @@ async def test_requests_may_be_nested(hub: Hub) -> None:
         return 10 * int(await hub.request("passing", message))
 
     assert await hub.request("outer", 1) == 20
-    assert hub._desk.tickets == {}
+    assert hub._requests.open == {}
 
 
 async def test_only_responders_answer_and_without_one_nothing_is_published(hub: Hub) -> None:
@@ -363,13 +363,13 @@ async def test_an_interrupt_in_a_responder_passes_to_who_asked(hub: Hub) -> None
     hub.respond("a", interrupt)
     with pytest.raises(KeyboardInterrupt):
         hub.request("a")
-    assert hub._desk.tickets == {}
+    assert hub._requests.open == {}
 
 
 async def test_a_responder_that_never_returns_lets_the_request_time_out(hub: Hub) -> None:
     responder = hub.respond("a", never)
     waiting = hub.request("a", timeout=0.01)
-    await until(lambda: not hub._desk.tickets)
+    await until(lambda: not hub._requests.open)
     await responder.remove()
     with pytest.raises(RequestTimeout, match=r"within 0\.01 seconds") as caught:
         await waiting
@@ -418,7 +418,7 @@ async def test_a_responder_removed_in_the_middle_of_the_request_does_not_count(h
     responder = hub.respond("a", echo)
     with pytest.raises(NoResponders):
         await hub.request("a")
-    assert hub._desk.tickets == {}
+    assert hub._requests.open == {}
 
 
 @pytest.mark.parametrize("overflow", [Overflow.DROP_NEWEST, Overflow.CLOSE])
@@ -528,7 +528,7 @@ async def test_thousands_of_requests_leave_nothing_behind(hub: Hub) -> None:
     hub.respond("a", echo)
     for number in range(2000):
         assert await hub.request("a", number) == number
-    assert hub._desk.tickets == {}
+    assert hub._requests.open == {}
     assert hub.stats().published == 2000
 
 
@@ -549,7 +549,7 @@ async def test_request_many_gives_the_replies_as_they_come_until_all_have_answer
         replies.append(reply)
         gate.set()
     assert replies == ["early", "late"]
-    assert hub._desk.tickets == {}
+    assert hub._requests.open == {}
 
 
 async def test_request_many_ends_at_the_limit(hub: Hub) -> None:
@@ -610,7 +610,7 @@ async def test_closed_replies_can_be_read_to_their_end(hub: Hub) -> None:
     responder = hub.respond("a", never)
     replies = hub.request_many("a")
     replies.close()
-    assert hub._desk.tickets == {}
+    assert hub._requests.open == {}
     assert [reply async for reply in replies] == ["early"]
     await responder.remove()
 

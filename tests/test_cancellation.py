@@ -352,7 +352,7 @@ async def test_a_cut_request_is_answered_to_nobody_and_forgotten(late: bool) -> 
             return 2 * message
 
         assert await cut.run(hub.request(A, 4)) in (8, CUT)
-        assert hub._desk.tickets == {}
+        assert hub._requests.open == {}
         assert await hub.request(A, 5) == 10
         balanced(*hub._registered)
 
@@ -374,7 +374,7 @@ async def test_a_cut_step_through_replies_loses_none(late: bool) -> None:
         assert [await cut.until(replies.__anext__) for _ in range(2)] == [8, 12]
         with pytest.raises(StopAsyncIteration):
             await anext(replies)
-        assert hub._desk.tickets == {}
+        assert hub._requests.open == {}
 
     await at_every_await(scenario, late)
 

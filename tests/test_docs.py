@@ -2,6 +2,8 @@
 
 import io
 import re
+import subprocess
+import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -67,3 +69,8 @@ def test_every_link_into_the_repository_leads_to_something(page: Path) -> None:
         assert (ROOT / path).exists(), path
         if title:
             assert re.search(rf"def {title}\(", (ROOT / path).read_text(encoding="utf-8")), f"{path} has no {title}"
+
+
+@pytest.mark.once
+def test_every_picture_is_what_the_script_draws() -> None:
+    subprocess.run([sys.executable, ROOT / "tools" / "pictures.py", "--check"], check=True)

@@ -72,10 +72,10 @@ class ManyMachine(MatcherMachine):
     def __init__(self) -> None:
         super().__init__()
         self.many, Matcher.MANY = Matcher.MANY, 1
-        self.waiting, Literals.MOST_WAITING = Literals.MOST_WAITING, 2
+        self.unfiled, Literals.MOST_UNFILED = Literals.MOST_UNFILED, 2
 
     def teardown(self) -> None:
-        Matcher.MANY, Literals.MOST_WAITING = self.many, self.waiting
+        Matcher.MANY, Literals.MOST_UNFILED = self.many, self.unfiled
         super().teardown()
 
 

@@ -30,7 +30,7 @@ DROPPING = [Overflow.DROP_OLDEST, Overflow.DROP_NEWEST, Overflow.LATEST]
 async def drained(subscription: Any) -> list[Any]:
     """Everything that can be read now: messages as they are, gaps as ("gap", count)."""
     read = []
-    while subscription._mailbox.items or subscription._mailbox._holes:
+    while subscription._mailbox.items or subscription._mailbox._open_gaps:
         event = await subscription.consume()
         read.append(("gap", event.count) if isinstance(event, Gap) else event.message)
     return read
@@ -304,8 +304,8 @@ def whole(registration: Any) -> None:
         registration.delivered + registration.pending + registration.dropped + registration.superseded
     )
     assert registration.overflow is Overflow.GROW or registration.pending <= registration.maxsize
-    assert sum(hole.before for hole in box._holes) == box._spanned <= len(box.items)
-    assert all(hole.before > 0 for hole in list(box._holes)[1:])
+    assert sum(gap.before for gap in box._open_gaps) == box._spanned <= len(box.items)
+    assert all(gap.before > 0 for gap in list(box._open_gaps)[1:])
 
 
 @pytest.mark.parametrize("overflow", Overflow)

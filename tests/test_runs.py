@@ -1,4 +1,4 @@
-"""Queues next to each other in a route: they share a place and what a message is queued as, and nothing else."""
+"""Queues next to each other in a route: they share an index and what a message is queued as, and nothing else."""
 
 import asyncio
 from typing import Any
@@ -99,7 +99,7 @@ async def test_another_thread_reaches_none_of_them(hub: Hub) -> None:
     await asyncio.wait(waiting)
 
 
-async def test_consumers_listeners_and_events_fare_as_with_places_of_their_own(hub: Hub) -> None:
+async def test_consumers_listeners_and_events_fare_as_with_an_index_of_their_own(hub: Hub) -> None:
     seen: list[Any] = []
 
     async def listen(key: Key[Any], message: Any) -> None:

@@ -4,6 +4,7 @@ import pathlib
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 REPOSITORY = "https://github.com/hubsub/hubsub/blob/main/"
+PICTURES = "https://raw.githubusercontent.com/hubsub/hubsub/main/docs/"
 INCLUDED = {"index.md": "README.md", "changelog.md": "CHANGELOG.md"}
 
 
@@ -13,7 +14,7 @@ def on_page_markdown(markdown, page, **_):
     if name is None:
         return markdown
     text = (ROOT / name).read_text(encoding="utf-8")
-    return text.replace(REPOSITORY + "docs/", "").replace("](docs/", "](")
+    return text.replace(PICTURES, "").replace(REPOSITORY + "docs/", "").replace("](docs/", "](")
 
 
 def on_serve(server, **_):

@@ -1,6 +1,7 @@
 """Run the core tests on every event loop, and on every supported Python that this machine has.
 
-Arguments go to pytest. Tests marked `once` are left out.
+All but asyncio on the Python of `.venv`: that is what `make test` runs. Arguments go to pytest. Tests marked `once` are
+left out.
 """
 
 import os
@@ -14,7 +15,7 @@ import setup_env
 def plan():
     """Yield (folder of the environment, interpreter, event loop) for each run."""
     here = setup_env.choose_python()
-    for loop in ("asyncio", "debug", "uvloop"):
+    for loop in ("debug", "uvloop"):
         yield ".venv", here, loop
     for python in setup_env.find_pythons():
         if python.minor == here.minor:

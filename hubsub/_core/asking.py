@@ -19,22 +19,22 @@ from .checks import count_or_none, seconds_or_none
 from .listener import AsyncListener, Listener
 from .message_queue import Overflow
 from .notices import Notices
-from .registration import Owner, Registration, Removal
+from .registration import Core, Registration, Removal
 from .routes import Route
 
 V = TypeVar("V")
 
 
-class Asked(Owner, Protocol):
+class AskingCore(Core, Protocol):
     """What asking needs of its hub."""
 
-    _desk: Desk
+    _requests: Requests
 
     def _route_of(self, key: KeyLike[Any]) -> Route: ...
     def publish_event(self, event: Event[Any]) -> int: ...
 
 
-class Source(Protocol):
+class Wait(Protocol):
     """What somebody waits for."""
 
     loop: asyncio.AbstractEventLoop
@@ -45,28 +45,28 @@ class Source(Protocol):
         """Leave nothing behind; nobody waits any more."""
 
 
-S = TypeVar("S", bound=Source)
+S = TypeVar("S", bound=Wait)
 
 
-class Handle(Generic[S]):
+class WaitHandle(Generic[S]):
     """Keeps what is waited for as long as somebody has the handle: let go of, it ends it."""
 
-    __slots__ = ("_source",)
+    __slots__ = ("_wait",)
 
-    _source: S
+    _wait: S
 
     def __del__(self) -> None:
-        source = self._source
-        if source.is_over:
+        wait = self._wait
+        if wait.is_over:
             return
         # The garbage collector may run us in any thread, and in the middle of anything.
         try:
-            source.loop.call_soon_threadsafe(source.end)
+            wait.loop.call_soon_threadsafe(wait.end)
         except RuntimeError:  # the loop is closed
-            source.end()
+            wait.end()
 
 
-class Waiting(Handle[Source], Coroutine[Any, Any, V]):
+class Waiting(WaitHandle[Wait], Coroutine[Any, Any, V]):
     """What `next` and `request` return: await it once, or let go of it.
 
     It acts like a coroutine where one is wanted, by `asyncio.create_task` say, but for not having to be awaited.
@@ -74,8 +74,8 @@ class Waiting(Handle[Source], Coroutine[Any, Any, V]):
 
     __slots__ = ("_future", "_steps")
 
-    def __init__(self, source: Source, future: asyncio.Future[V]) -> None:
-        self._source = source
+    def __init__(self, wait: Wait, future: asyncio.Future[V]) -> None:
+        self._wait = wait
         self._future = future
         self._steps: Generator[Any, Any, V] | None = None
 
@@ -83,7 +83,7 @@ class Waiting(Handle[Source], Coroutine[Any, Any, V]):
         try:
             return (yield from self._future.__await__())
         finally:
-            self._source.end()
+            self._wait.end()
 
     def send(self, value: Any, /) -> Any:
         """As of a coroutine."""
@@ -102,10 +102,10 @@ class Waiting(Handle[Source], Coroutine[Any, Any, V]):
         """Wait no more."""
         if self._steps is not None:
             self._steps.close()
-        self._source.end()
+        self._wait.end()
 
 
-class Replies(Handle["Many"], AsyncIterator[Any]):
+class Replies(WaitHandle["ManyReplies"], AsyncIterator[Any]):
     """The replies to a `request_many`, as they come: `async for reply in replies`.
 
     It ends when everyone has answered who got the request, at the limit, or at the timeout. What failed is in
@@ -114,8 +114,8 @@ class Replies(Handle["Many"], AsyncIterator[Any]):
 
     __slots__ = ()
 
-    def __init__(self, source: Many) -> None:
-        self._source = source
+    def __init__(self, wait: ManyReplies) -> None:
+        self._wait = wait
 
     @property
     def errors(self) -> list[Exception]:
@@ -124,14 +124,14 @@ class Replies(Handle["Many"], AsyncIterator[Any]):
         Each is a `RemoteError`, or tells why somebody could not be asked or understood: an `EncodeError`, a
         `DecodeError`, `WaitingForItself`.
         """
-        return self._source.errors
+        return self._wait.errors
 
     def close(self) -> None:
         """End the request: what comes later is ignored, what has come can still be read."""
-        self._source.end()
+        self._wait.end()
 
     async def __anext__(self) -> Any:
-        many = self._source
+        many = self._wait
         while not many.replies:
             if many.is_over:
                 if many.closed is not None:
@@ -145,7 +145,7 @@ class Replies(Handle["Many"], AsyncIterator[Any]):
 # Waiting for one
 
 
-class Next(Registration):
+class NextMessage(Registration):
     """Registered until the first message that matches, and `where` it is so."""
 
     __slots__ = ("_adding", "_timer", "_where", "future", "loop")
@@ -154,7 +154,7 @@ class Next(Registration):
 
     def __init__(
         self,
-        hub: Asked,
+        hub: AskingCore,
         patterns: Sequence[tuple[str, ...]],
         loop: asyncio.AbstractEventLoop,
         timeout: float | None,
@@ -291,24 +291,26 @@ def question_of(event: Event[Any]) -> Question | None:
     return address.request
 
 
-class Ticket:
+class OpenRequest:
     """A request of this hub while it is open."""
 
-    __slots__ = ("_desk", "_owed", "_timer", "correlation", "key", "loop", "reached", "reason")
+    __slots__ = ("_requests", "_owed", "_timer", "correlation", "key", "loop", "reached", "reason")
 
-    def __init__(self, desk: Desk, key: Key[Any], loop: asyncio.AbstractEventLoop, timeout: float | None) -> None:
-        self._desk = desk
+    def __init__(
+        self, requests: Requests, key: Key[Any], loop: asyncio.AbstractEventLoop, timeout: float | None
+    ) -> None:
+        self._requests = requests
         self.key = key
         self.loop = loop
         self.reached = 0
         self.reason: Exception | None = None  # why somebody whom it reached will not answer
         self._owed = 1  # answers that are still to come; one stands for the delivery itself
         self._timer = None if timeout is None else loop.call_later(timeout, self.time_out, timeout)
-        self.correlation = desk.register(self)
+        self.correlation = requests.register(self)
 
     @property
     def is_over(self) -> bool:
-        return self.correlation not in self._desk.tickets
+        return self.correlation not in self._requests.open
 
     def expect(self) -> None:
         self._owed += 1
@@ -339,7 +341,7 @@ class Ticket:
     def end(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._desk.tickets.pop(self.correlation, None)
+        self._requests.open.pop(self.correlation, None)
 
     def take(self, reply: Any) -> None:
         """A reply has come."""
@@ -365,14 +367,16 @@ class Ticket:
         raise NotImplementedError
 
 
-class One(Ticket):
+class OneReply(OpenRequest):
     """Asks for one reply; an error is one too."""
 
     __slots__ = ("future",)
 
-    def __init__(self, desk: Desk, key: Key[Any], loop: asyncio.AbstractEventLoop, timeout: float | None) -> None:
+    def __init__(
+        self, requests: Requests, key: Key[Any], loop: asyncio.AbstractEventLoop, timeout: float | None
+    ) -> None:
         self.future: asyncio.Future[Any] = loop.create_future()
-        super().__init__(desk, key, loop, timeout)
+        super().__init__(requests, key, loop, timeout)
 
     def take(self, reply: Any) -> None:
         if not self.future.done() and not self.loop.is_closed():
@@ -393,20 +397,25 @@ class One(Ticket):
         self.take_error(error)
 
 
-class Many(Ticket):
+class ManyReplies(OpenRequest):
     """Asks for the replies of all."""
 
     __slots__ = ("closed", "errors", "limit", "news", "replies")
 
     def __init__(
-        self, desk: Desk, key: Key[Any], loop: asyncio.AbstractEventLoop, timeout: float | None, limit: int | None
+        self,
+        requests: Requests,
+        key: Key[Any],
+        loop: asyncio.AbstractEventLoop,
+        timeout: float | None,
+        limit: int | None,
     ) -> None:
         self.replies: deque[Any] = deque()
         self.errors: list[Exception] = []
         self.limit = limit
         self.news = asyncio.Event()
         self.closed: HubClosed | None = None
-        super().__init__(desk, key, loop, timeout)
+        super().__init__(requests, key, loop, timeout)
 
     def take(self, reply: Any) -> None:
         self.replies.append(reply)
@@ -414,7 +423,7 @@ class Many(Ticket):
             self.limit -= 1
             if not self.limit:
                 self.end()
-        self._tell()
+        self._wake()
 
     def take_error(self, error: Exception) -> None:
         self.errors.append(error)
@@ -434,24 +443,24 @@ class Many(Ticket):
 
     def end(self) -> None:
         super().end()
-        self._tell()
+        self._wake()
 
-    def _tell(self) -> None:
+    def _wake(self) -> None:
         if not self.loop.is_closed():
             self.news.set()
 
 
-class Desk:
+class Requests:
     """The open requests of a hub, and how they are made."""
 
-    __slots__ = ("_hub", "_name", "_numbers", "_process", "tickets")
+    __slots__ = ("_hub", "_name", "_numbers", "_process", "open")
 
-    def __init__(self, hub: Asked) -> None:
+    def __init__(self, hub: AskingCore) -> None:
         self._hub = hub
         self._name = ""
         self._process = 0
         self._numbers = count(1)
-        self.tickets: dict[str, Ticket] = {}
+        self.open: dict[str, OpenRequest] = {}
 
     @property
     def name(self) -> str:
@@ -469,7 +478,7 @@ class Desk:
         timeout = seconds_or_none(timeout, "timeout")
         if where is not None:
             checked_function(where, "where", "key", "message")
-        waiter = Next(self._hub, named, self._loop("next"), timeout, where)
+        waiter = NextMessage(self._hub, named, self._loop("next"), timeout, where)
         return Waiting(waiter, waiter.future)
 
     def request(
@@ -478,9 +487,9 @@ class Desk:
         """As `Hub.request`."""
         timeout = seconds_or_none(timeout, "timeout")
         exact = self._answerable(key, local)
-        ticket = One(self, exact, self._loop("request"), timeout)
-        self._ask(ticket, message, local, headers)
-        return Waiting(ticket, ticket.future)
+        request = OneReply(self, exact, self._loop("request"), timeout)
+        self._ask(request, message, local, headers)
+        return Waiting(request, request.future)
 
     def request_many(
         self,
@@ -495,9 +504,9 @@ class Desk:
         limit = count_or_none(limit, "limit", "replies")
         timeout = seconds_or_none(timeout, "timeout")
         exact = self._answerable(key, local)
-        ticket = Many(self, exact, self._loop("request_many"), timeout, limit)
-        self._ask(ticket, message, local, headers)
-        return Replies(ticket)
+        request = ManyReplies(self, exact, self._loop("request_many"), timeout, limit)
+        self._ask(request, message, local, headers)
+        return Replies(request)
 
     def _answerable(self, key: KeyLike[Any], local: bool) -> Key[Any]:
         """Return an exact key that somebody responds to, or may do so where it leads by a bridge."""
@@ -521,34 +530,34 @@ class Desk:
             raise NoRunningLoop(self._hub, what) from None
         return life.bind()
 
-    def _ask(self, ticket: Ticket, message: Any, local: bool, headers: Mapping[str, str]) -> None:
-        address = ReplyAddress.of((NAMESPACE, "reply", self.name), ticket, is_local=local)
+    def _ask(self, request: OpenRequest, message: Any, local: bool, headers: Mapping[str, str]) -> None:
+        address = ReplyAddress.of((NAMESPACE, "reply", self.name), request, is_local=local)
         if not local:
-            for target in self._hub._route_of(ticket.key).targets:
+            for target in self._hub._route_of(request.key).targets:
                 if target.remote:
-                    ticket.expect()  # of nobody knows whom: it ends by its timeout
+                    request.expect()  # of nobody knows whom: it ends by its timeout
         try:
-            meta = Meta(headers=headers, correlation=ticket.correlation, reply_to=address)
-            self._hub.publish_event(Event(ticket.key, message, meta))
+            meta = Meta(headers=headers, correlation=request.correlation, reply_to=address)
+            self._hub.publish_event(Event(request.key, message, meta))
         except BaseException:
-            ticket.end()
+            request.end()
             raise
-        ticket.lose()
+        request.lose()
 
-    def register(self, ticket: Ticket) -> str:
-        """Keep a ticket, until it ends, under the name that is returned."""
+    def register(self, request: OpenRequest) -> str:
+        """Keep a request, until it ends, under the name that is returned."""
         correlation = f"{self.name}-{next(self._numbers)}"
-        self.tickets[correlation] = ticket
+        self.open[correlation] = request
         return correlation
 
     def forked(self) -> None:
         """Forget the requests of the parent of this process."""
-        self.tickets.clear()
+        self.open.clear()
 
     def close(self) -> None:
         """Let nobody wait any more."""
-        for ticket in list(self.tickets.values()):
-            ticket.close(HubClosed(self._hub))
+        for request in list(self.open.values()):
+            request.close(HubClosed(self._hub))
 
 
 # Responding
@@ -561,7 +570,7 @@ class Responder(Listener):
 
     responds = True
 
-    def __init__(self, hub: Owner, function: Callable[..., object], **options: Any) -> None:
+    def __init__(self, hub: Core, function: Callable[..., object], **options: Any) -> None:
         super().__init__(hub, function, **options)
         self._awaited = Awaited(hub, self)
 
@@ -649,7 +658,7 @@ class Awaited:
 
     __slots__ = ("_hub", "_quiet", "_responder", "_tasks", "deadline")
 
-    def __init__(self, hub: Owner, responder: Responder) -> None:
+    def __init__(self, hub: Core, responder: Responder) -> None:
         self._hub = hub
         self._responder = responder
         self._tasks: dict[asyncio.Task[Any], None] = {}
@@ -764,7 +773,7 @@ class AsyncResponder(AsyncListener):
 
     __slots__ = ()
 
-    _hub: Asked
+    _hub: AskingCore
     responds = True
 
     def deliver_event(self, event: Event[Any], bounded: bool = False, /) -> bool:

@@ -19,7 +19,7 @@ from .hints import Hints
 from .life import Life
 from .listener import Listener
 from .message_queue import as_tuple
-from .places import Probe
+from .probe import Probe
 from .router import Router
 from .routes import FIRST, Route, Target, Tick
 
@@ -124,17 +124,17 @@ class Exchange:
         """
         key = route.key
         if route.is_judged and key in self._routes:
-            return self.publish(key, message)  # all but one or two stood in the route before this one
+            return self.publish(key, message)  # everything in it but one or two was called before
         route.published += 1
-        for place, deliver in enumerate(route):
+        for index, deliver in enumerate(route):
             try:
                 returned = deliver(key, message)
                 if returned is not None:
-                    route.steps[place].returned(Event(key, message), returned)
+                    route.steps[index].returned(Event(key, message), returned)
             except BaseException as error:
                 if error.__class__ is RecursionError:
                     self._circles.key, self._routes = key, NOWHERE
-                self._failed_at(route, place, message, error)
+                self._failed_at(route, index, message, error)
         route.is_judged = True
         return route.width
 
@@ -283,21 +283,21 @@ class Exchange:
     # What failed
 
     def _deliver_failed(self, route: Route, deliver: Any, message: Any, error: BaseException) -> None:
-        """Find out which place of a route has failed; for the rest see `_failed_at`."""
+        """Find out which callable of a route has failed, and handle that as `_failed_at` does."""
         if type(deliver) is Probe:
             raise error  # it has done the rest
-        places = route.places_of(deliver)
-        if len(places) == 1:
-            self._failed_at(route, places[0], message, error)
+        indices = route.indices_of(deliver)
+        if len(indices) == 1:
+            self._failed_at(route, indices[0], message, error)
         else:
-            Probe.set(route, places, error, self._failed_at)
+            Probe.set(route, indices, error, self._failed_at)
 
-    def _failed_at(self, route: Route, place: int, message: Any, error: BaseException) -> None:
-        """Report the failure of one place of a route; if it must pass, serve the places after it first."""
-        interrupt = self._failure(route.steps[place], route.key, message, error)
+    def _failed_at(self, route: Route, index: int, message: Any, error: BaseException) -> None:
+        """Report the failure at one index of a route; if it must pass, serve the rest of the route first."""
+        interrupt = self._failure(route.steps[index], route.key, message, error)
         if interrupt is None:
             return
-        for later in range(place + 1, len(route)):
+        for later in range(index + 1, len(route)):
             try:
                 route[later](route.key, message)
             except BaseException as another:
@@ -329,7 +329,7 @@ class Exchange:
         self._failed += 1
         if quietly:
             listener_logger.info("a call of listener %r on %r was cut short: %s", listener.function, key, error)
-        elif caused_by_circle(error) or (isinstance(error, RecursionError) and self._circles.tell(self, key)):
+        elif caused_by_circle(error) or (isinstance(error, RecursionError) and self._circles.report(self, key)):
             pass  # logged once for all
         elif isinstance(error, RecursionError):
             # A traceback of a thousand frames tells less than this line.
@@ -343,7 +343,7 @@ class Exchange:
         on_error = self._on_error
         if on_error is not None:
             try:
-                refuse_awaitable(on_error(failure), on_error)
+                refuse_awaitable(on_error(failure), on_error, "on_error")
             except (Exception, asyncio.CancelledError) as another:
                 logger.error("on_error %r failed", on_error, error=another)
 

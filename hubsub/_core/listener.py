@@ -18,7 +18,7 @@ from .calls import Calls, context_outside, current_call
 from .context import CapturingMailbox, InContext
 from .message_queue import Item, Mailbox, Overflow, as_event
 from .notices import Notices, notify
-from .registration import Bookkeeper, CallContext, Owner, Registration, Removal, Where
+from .registration import Bookkeeper, CallContext, Core, Registration, Removal, Where
 from .retry import GivenUp, Retry, Retrying
 
 
@@ -29,7 +29,7 @@ class Listener(Registration):
 
     def __init__(
         self,
-        hub: Owner,
+        hub: Core,
         function: Callable[..., object],
         *,
         event: bool = False,
@@ -197,7 +197,7 @@ class AsyncListener(Listener):
 
     def __init__(
         self,
-        hub: Owner,
+        hub: Core,
         function: Callable[..., Awaitable[object]],
         *,
         maxsize: int,

@@ -14,7 +14,7 @@ from typing import Any, Protocol, cast
 from ..event import Event, Gap
 from ..key import Deliver, Key
 from .entrances import ENTRANCES, ENTRANCES_FOR_PAIRS
-from .gaps import Hole as Hole
+from .gaps import OpenGap as OpenGap
 from .items import Item as Item
 from .items import Latest
 from .items import as_event as as_event
@@ -73,7 +73,7 @@ class Mailbox:
 
     __slots__ = (
         "has_events",
-        "_holes",
+        "_open_gaps",
         "_overfull",
         "_owner",
         "_peak",
@@ -120,8 +120,8 @@ class Mailbox:
         self._overfull = False
         self.has_events = False  # there may be events among the items, not only plain pairs
         self._replay: deque[Event[Any]] = _NONE  # of history: read before everything else, outside of the bound
-        self._holes: deque[Hole] = _NONE
-        self._spanned = 0  # items before the last hole
+        self._open_gaps: deque[OpenGap] = _NONE
+        self._spanned = 0  # items before the last of them
         self._waiters: list[asyncio.Future[None]] = _NONE
         self.put: Deliver = ENTRANCES[overflow.name](self, _WHEN_FULL[overflow])
         self._put_pair: Callable[[Item], None] | None = None
@@ -176,9 +176,9 @@ class Mailbox:
         """Put an item in place of the first one."""
         items = self.items
         dropped = items.popleft()
-        holes = self._holes
-        hole = holes[0] if holes and not holes[0].before else self._hole_in_front()
-        hole.add(dropped[0])
+        open_gaps = self._open_gaps
+        open_gap = open_gaps[0] if open_gaps and not open_gaps[0].before else self._gap_in_front()
+        open_gap.add(dropped[0])
         self.dropped += 1
         if type(items) is deque:
             items.append(item)
@@ -189,9 +189,9 @@ class Mailbox:
 
     def _drop_newest(self, item: Item) -> None:
         """Do not put an item."""
-        holes = self._holes
-        hole = holes[-1] if holes and len(self.items) == self._spanned else self._hole_behind()
-        hole.add(item[0])
+        open_gaps = self._open_gaps
+        open_gap = open_gaps[-1] if open_gaps and len(self.items) == self._spanned else self._gap_behind()
+        open_gap.add(item[0])
         self.dropped += 1
         if not self._overfull or type(item) is Event:
             self._overflow(item[0], item)
@@ -250,7 +250,7 @@ class Mailbox:
     @property
     def is_empty(self) -> bool:
         """True if there is nothing to take, not even a gap."""
-        return not (self.items or self._replay or (self._holes and self.gaps))
+        return not (self.items or self._replay or (self._open_gaps and self.gaps))
 
     def _grown(self) -> None:
         """There is a new peak, or the bound is exceeded."""
@@ -272,11 +272,11 @@ class Mailbox:
             self._overfull = True
             notices.append(partial(self._owner._overflowing, key))
 
-    def _hole_in_front(self) -> Hole:
-        """The hole in front of the first item, after the one before that was dropped."""
-        holes = self._holes
-        if holes:
-            first = holes[0]
+    def _gap_in_front(self) -> OpenGap:
+        """The open gap in front of the first item, after the one before that was dropped."""
+        open_gaps = self._open_gaps
+        if open_gaps:
+            first = open_gaps[0]
             if not first.before:
                 return first
             self._spanned -= 1
@@ -284,24 +284,24 @@ class Mailbox:
             if not first.before:
                 return first
         else:
-            holes = self._holes = deque()
-        hole = Hole(self.overflow.value, 0)
-        holes.appendleft(hole)
-        return hole
+            open_gaps = self._open_gaps = deque()
+        open_gap = OpenGap(self.overflow.value, 0)
+        open_gaps.appendleft(open_gap)
+        return open_gap
 
-    def _hole_behind(self) -> Hole:
-        """The hole behind the last item."""
-        holes = self._holes
+    def _gap_behind(self) -> OpenGap:
+        """The open gap behind the last item."""
+        open_gaps = self._open_gaps
         between = len(self.items) - self._spanned
-        if holes:
+        if open_gaps:
             if not between:
-                return holes[-1]
+                return open_gaps[-1]
         else:
-            holes = self._holes = deque()
-        hole = Hole(self.overflow.value, between)
-        holes.append(hole)
+            open_gaps = self._open_gaps = deque()
+        open_gap = OpenGap(self.overflow.value, between)
+        open_gaps.append(open_gap)
         self._spanned += between
-        return hole
+        return open_gap
 
     # Taking
 
@@ -317,7 +317,7 @@ class Mailbox:
                     self._replay = _NONE
                     self._changed()
                 return event
-            if self._holes and not self._holes[0].before:
+            if self._open_gaps and not self._open_gaps[0].before:
                 gap = self._take_hole()
                 if self.gaps:
                     return gap
@@ -330,28 +330,28 @@ class Mailbox:
             if len(items) > self._peak:
                 self._peak = len(items)
             item = items.popleft()
-            if self._holes:
+            if self._open_gaps:
                 self._spanned -= 1
-                self._holes[0].before -= 1
+                self._open_gaps[0].before -= 1
             self._eased(1)
             return item
 
     def take_gap(self) -> None:
         """Notify the owner of gaps that are first; there is nobody to give them to."""
-        while not self._replay and self._holes and not self._holes[0].before:
+        while not self._replay and self._open_gaps and not self._open_gaps[0].before:
             self._owner._gap_passed(self._take_hole())
 
     def _take_hole(self) -> Gap:
-        gap = self._holes.popleft().gap()
-        if not self._holes:
-            self._holes = _NONE
+        gap = self._open_gaps.popleft().gap()
+        if not self._open_gaps:
+            self._open_gaps = _NONE
         self._changed()
         return gap
 
     def take_many(self, most: int) -> list[Any]:
         """Take up to so many at once, gaps included."""
         taken: list[Any] = []
-        while len(taken) < most and self.alert and (self._replay or self._holes):
+        while len(taken) < most and self.alert and (self._replay or self._open_gaps):
             first = self.take()
             if first is None:
                 break
@@ -379,23 +379,23 @@ class Mailbox:
     @property
     def has_gaps(self) -> bool:
         """True if messages are missing somewhere in the queue."""
-        return bool(self._holes)
+        return bool(self._open_gaps)
 
     def miss(self, gap: Gap) -> None:
         """Let the consumer know, once it comes there, that messages are missing behind the last one."""
-        number = len(self._holes)
-        hole = self._hole_behind()
-        if len(self._holes) == number:
-            hole.merge(Hole.of(gap))
+        number = len(self._open_gaps)
+        open_gap = self._gap_behind()
+        if len(self._open_gaps) == number:
+            open_gap.merge(OpenGap.of(gap))
         else:
-            self._holes[-1] = Hole.of(gap, hole.before)
+            self._open_gaps[-1] = OpenGap.of(gap, open_gap.before)
         self.alert = True
         if self.wake is not None:
             self.wake()
 
     def forget_gaps(self) -> None:
         """Forget the gaps so far: whoever consumes makes up for them."""
-        self._holes = _NONE
+        self._open_gaps = _NONE
         self._spanned = 0
         self._changed()
 
@@ -413,7 +413,7 @@ class Mailbox:
     def _changed(self) -> None:
         """Work out anew what the fast paths read."""
         self.room = self.maxsize if self.line is None else 0
-        self.alert = self._overfull or bool(self._holes or self._replay or self.line)
+        self.alert = self._overfull or bool(self._open_gaps or self._replay or self.line)
         if not self._overfull:
             self._watermark = min(self._peak, self.maxsize)
             if len(self.items) > self._watermark:
@@ -437,7 +437,7 @@ class Mailbox:
         self.dropped += count
         self._peak = self.peak
         self.items.clear()
-        self._replay = self._holes = _NONE
+        self._replay = self._open_gaps = _NONE
         self._spanned = 0
         self._eased(count)
         return count
@@ -470,7 +470,7 @@ class Mailbox:
             await waiter
         except BaseException:
             if waiter.done() and not waiter.cancelled():
-                if self.items or self._replay or self._holes:
+                if self.items or self._replay or self._open_gaps:
                     self._wake_one()
             else:
                 with suppress(ValueError):

@@ -44,7 +44,7 @@ class Target(Protocol):
         ...
 
     def _miss(self, key: Key[Any], message: Any) -> None:
-        """Stand in its place in a publish that was running when it was removed."""
+        """Replace it in a publish that was running when it was removed."""
 
 
 class Tick:
@@ -79,14 +79,14 @@ FIRST = Tick.make_first()
 class Route(list[Deliver]):
     """The callables that a message of one key is delivered to, in order of subscription.
 
-    Once it is made, it is never changed but for one thing: the place of what was removed is overwritten.
+    Once it is made, it is never changed but for one thing: what was removed is overwritten.
     Counting each listener's messages would cost every publish a step per listener; so a route counts its own
     publishes, and `fold` adds them to its targets when somebody asks or when the route is given up.
     """
 
     __slots__ = (
         "__weakref__",
-        "_places",
+        "_indices",
         "diverted",
         "is_judged",
         "key",
@@ -104,60 +104,60 @@ class Route(list[Deliver]):
     # No __init__: without one it is made in C, in half the time. Who makes a route sets the first nine.
     key: Key[Any]
     targets: list[Any]  # of `Target`, in order
-    steps: list[Any]  # what stands in each place: the very list of targets, unless some share a place (`Run`)
+    steps: list[Any]  # what stands at each index: the very list of targets, unless some share an index (`Run`)
     published: int  # but for what `tick` counts
     tick: Tick
     width: int  # how many of the targets are subscriptions
     sole: Target | None  # the only target, if that is a subscription
-    only: Deliver | None  # what stands in the only place
-    is_judged: bool  # everybody's return value has been looked at once: see `Exchange._publish_first`
-    _places: dict[int, list[int]]  # set by the first failure: where each callable stands, by its id
+    only: Deliver | None  # the only callable, if there is one
+    is_judged: bool  # what each of them returns has been looked at once: see `Exchange._publish_first`
+    _indices: dict[int, list[int]]  # set by the first failure: where each callable stands, by its id
     mailboxes: Sequence[Any]  # set by the first publish_wait
     diverted: Sequence[Target]  # set where a bridge takes all: the registrations that get what it brings back
     others: dict[Any, tuple[Sequence[Target], Target | None]]  # set by what is relayed: who gets it, by who does not
 
-    def places_of(self, deliver: object) -> Sequence[int]:
-        """The places in which a callable stands, or stood before it was overwritten; all if nobody knows."""
+    def indices_of(self, deliver: object) -> Sequence[int]:
+        """The indices at which a callable stands, or stood before it was overwritten; all if that is unknown."""
         try:
-            places = self._places
+            indices = self._indices
         except AttributeError:
-            places = self._places = {}
-            for place, (step, each) in enumerate(zip(self.steps, self, strict=False)):
-                # What a step delivers to may have changed since: then its place has what it was.
+            indices = self._indices = {}
+            for index, (step, each) in enumerate(zip(self.steps, self, strict=False)):
+                # What a step delivers to may have changed since: then the route still holds what it was.
                 for callable in {id(step.deliver), id(each)}:
-                    places.setdefault(callable, []).append(place)
-        return places.get(id(deliver)) or range(len(self))
+                    indices.setdefault(callable, []).append(index)
+        return indices.get(id(deliver)) or range(len(self))
 
     def find(self, target: Target, reordered: bool = False) -> int | None:
-        """The place of a target that has one of its own; `reordered` says that some may be out of order now."""
-        targets = self.steps
-        place = bisect_left(targets, target.order, key=_by_order)
-        while place < len(targets) and targets[place].order == target.order:
-            if targets[place] is target:
-                return place
-            place += 1
-        return next((place for place, each in enumerate(targets) if each is target), None) if reordered else None
+        """The index of a target that has one of its own; `reordered` says that some may not stand in order any more."""
+        steps = self.steps
+        index = bisect_left(steps, target.order, key=_by_order)
+        while index < len(steps) and steps[index].order == target.order:
+            if steps[index] is target:
+                return index
+            index += 1
+        return next((index for index, each in enumerate(steps) if each is target), None) if reordered else None
 
     def withdraw(self, target: Target, reordered: bool = False) -> None:
         """Have the publishes that run along here come to a target no more."""
-        place = self.find(target, reordered)
-        if place is not None:
-            self[place] = target._miss
+        index = self.find(target, reordered)
+        if index is not None:
+            self[index] = target._miss
         elif self.steps is not self.targets:
             any(step.withdraw(target) for step in self.steps if type(step) is Run)
 
     def update(self, target: Target) -> None:
         """Bring a route up to date that nobody runs along, after a target has come to a pattern or gone from it.
 
-        No targets share a place of it.
+        No targets share an index of it.
         """
-        place, wanted = self.find(target), target.is_on(self.key)
-        if place is not None and not wanted:
-            del self[place], self.targets[place]
-        elif place is None and wanted:
-            place = bisect_left(self.targets, target.order, key=_by_order)
-            self.insert(place, target.deliver)
-            self.targets.insert(place, target)
+        index, wanted = self.find(target), target.is_on(self.key)
+        if index is not None and not wanted:
+            del self[index], self.targets[index]
+        elif index is None and wanted:
+            index = bisect_left(self.targets, target.order, key=_by_order)
+            self.insert(index, target.deliver)
+            self.targets.insert(index, target)
             self.is_judged = False
 
 
@@ -238,7 +238,7 @@ class RouteCache:
         # A key of one part is also found under its bare string: hub.publish("tick").
         self.routes: dict[tuple[str, ...] | str, Route] = {}
         self.size = 0
-        # By length of key, then place, then part: the keys that have this part in this place.
+        # By length of key, then position, then part: the keys that have this part at this position.
         self._index: dict[int, list[dict[str, list[Key[Any]]]]] = {}
         self.indexed = indexed
         self.is_searched = False  # for the routes that somebody runs along
@@ -261,10 +261,10 @@ class RouteCache:
         if self._stale and key in self._stale:
             del self._stale[key]
             return
-        places = self._index.get(len(key))
-        if places is None:
-            places = self._index[len(key)] = [defaultdict(list) for _ in key]
-        for keys, part in zip(places, key):  # noqa: B905 - equally long, and strict= is slow here
+        positions = self._index.get(len(key))
+        if positions is None:
+            positions = self._index[len(key)] = [defaultdict(list) for _ in key]
+        for keys, part in zip(positions, key):  # noqa: B905 - equally long, and strict= is slow here
             keys[part].append(key)
 
     def drop(self, route: Route) -> None:
@@ -304,20 +304,20 @@ class RouteCache:
             for key in dict.fromkeys(route.key for route in routes.values()):
                 self._add_to_index(key)
         search = min(max(most, self.MOST_SEARCHED), sys.maxsize - 1)
-        literal = [(place, part) for place, part in enumerate(pattern) if part != STAR and part != PLUS]
+        literal = [(position, part) for position, part in enumerate(pattern) if part != STAR and part != PLUS]
         found: list[Route] = []
-        for length, places in self._index.items():
+        for length, positions in self._index.items():
             if length < len(pattern) or (length > len(pattern) and pattern[-1] != STAR):
                 continue
             if literal:
-                keys = min([places[place].get(part, _NONE) for place, part in literal], key=len)
+                keys = min([positions[position].get(part, _NONE) for position, part in literal], key=len)
             else:
-                keys = list(islice(chain.from_iterable(places[0].values()), search + 1))
+                keys = list(islice(chain.from_iterable(positions[0].values()), search + 1))
             if len(keys) > search:
                 return None
             if len(literal) > 1:
-                for place, part in literal:
-                    keys = [key for key in keys if key[place] == part]
+                for position, part in literal:
+                    keys = [key for key in keys if key[position] == part]
             found += [routes[key] for key in keys if key in routes]
             if len(found) > most:
                 return None
@@ -336,16 +336,16 @@ class RouteCache:
             self._tally.fold(route)
         self._stale.clear()
         left = most
-        for length, places in list(self._index.items()):
-            for place in places:
-                while place and left > 0:
-                    part, keys = place.popitem()
+        for length, positions in list(self._index.items()):
+            for position in positions:
+                while position and left > 0:
+                    part, keys = position.popitem()
                     if len(keys) > left:
                         # Dropped whole, a long list would take its time to give everything in it back.
                         del keys[-left:]
-                        place[part] = keys
+                        position[part] = keys
                     left -= len(keys) + 1
-            if not any(places):
+            if not any(positions):
                 del self._index[length]
         return given_up
 

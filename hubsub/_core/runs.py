@@ -1,4 +1,4 @@
-"""Several queues next to each other in a route, as one place of it: they share what a message is queued as."""
+"""Several queues next to each other in a route, at one index of it: they share what a message is queued as."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _by_order: Any = attrgetter("order")
 class Run(list[Callable[[Item], None]]):
     """Puts one and the same pair into each of several queues: without it each would make a pair of its own.
 
-    What stands in it is how each of its targets takes a pair, in the same place.
+    Its items put a pair into the queue of the target at the same index.
     """
 
     __slots__ = ("missed", "order", "targets")
@@ -62,12 +62,12 @@ class Run(list[Callable[[Item], None]]):
 
     def withdraw(self, target: Any) -> bool:
         """Have the publishes that run along here come to a target no more; return whether it is one of these."""
-        place = bisect_left(self.targets, target.order, key=_by_order)
-        if place == len(self.targets) or self.targets[place] is not target:
+        index = bisect_left(self.targets, target.order, key=_by_order)
+        if index == len(self.targets) or self.targets[index] is not target:
             if target not in self.targets:  # it has been registered anew
                 return False
-            place = self.targets.index(target)
-        self[place] = partial(_miss, target)
+            index = self.targets.index(target)
+        self[index] = partial(_miss, target)
         return True
 
     def __repr__(self) -> str:

@@ -9,7 +9,7 @@ from ...hub import Hub
 from ...key import Key, meet, overlaps
 from ..adapter import Features
 from .plan import Plan, uncovered
-from .seen import HubBridges, Neighbour
+from .seen import HubBridges, OtherBridge
 
 
 class Interest:
@@ -26,7 +26,7 @@ class Interest:
         owner: The bridge, which is none of the others.
     """
 
-    def __init__(self, hub: Hub, plan: Plan, features: Features, shared: HubBridges, owner: Neighbour) -> None:
+    def __init__(self, hub: Hub, plan: Plan, features: Features, shared: HubBridges, owner: OtherBridge) -> None:
         self._hub = hub
         self._incoming = plan.incoming
         self.is_lasting = features.durable

@@ -74,7 +74,7 @@ class SeenWindow:
         self._old.pop(name, None)
 
 
-class Neighbour(Protocol):
+class OtherBridge(Protocol):
     """A bridge, as the others of its hub see it."""
 
     @property
@@ -93,7 +93,7 @@ class HubBridges:
         self.seen = SeenWindow()
         self._of: object = None
         self.numbers = count(1)
-        self.bridges: list[Neighbour] = []
+        self.bridges: list[OtherBridge] = []
 
     def begin_anew(self, of: object) -> None:
         """Forget what was seen, once for each `of`: part of that is in hands that do nothing any more."""

@@ -12,7 +12,7 @@ from time import time as now
 from typing import Any, TypeAlias
 
 from ..._core.asking import ReplyAddress
-from ..._core.gaps import Hole
+from ..._core.gaps import OpenGap
 from ..._core.outbox import Item, Outbox
 from ...errors import BridgeError, BrokerBusy, EncodeError, HubsubError, PayloadTooLarge
 from ...event import Event, Gap, Meta
@@ -49,7 +49,7 @@ class Outgoing:
         self.blame = 0
 
 
-class Omission(Hole):
+class Omission(OpenGap):
     """Stands among what is on its way, where messages were dropped; it leaves as the notice of a gap.
 
     It has the number of the last of them, so that records are numbered in the order in which they are sent. If that one
@@ -178,7 +178,7 @@ class Sender:
         for item in outbox.queue.take(self.BATCH):
             if isinstance(item, Gap):
                 omission = self._omit(len(self._queue))
-                omission.merge(Hole.of(item._replace(reason=FULL)))
+                omission.merge(OpenGap.of(item._replace(reason=FULL)))
                 omission.sequence = next(self._sequence)
             else:
                 self._pack(item, time, text)

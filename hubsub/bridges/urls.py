@@ -1,0 +1,210 @@
+"""URLs of brokers, and options in them and beside them: read alike for all adapters, and no secret is repeated."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qsl, unquote
+
+_HOST = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.%]+)\]|(?P<host>[^\s:\[\]]+))?(?::(?P<port>[0-9]{1,5}))?")
+_CONTROL = re.compile(r"[\x00-\x20\x7f]")
+
+
+@dataclass(frozen=True, slots=True)
+class Url:
+    """What a URL says. Neither login nor options are in its `repr`: they may be secret."""
+
+    scheme: str
+    tls: bool
+    """The scheme asks for TLS."""
+    hosts: tuple[tuple[str, int], ...]
+    """Each host with its port; IPv6 addresses without their brackets."""
+    path: str
+    """Decoded, without the first slash; empty if there is none."""
+    user: str | None = field(repr=False, default=None)
+    password: str | None = field(repr=False, default=None)
+    options: tuple[tuple[str, str], ...] = field(repr=False, default=())
+    """The query: names and values, decoded, in order."""
+
+
+def read_url(url: str, *, like: str, port: int, schemes: Mapping[str, bool]) -> Url:
+    """Return what a URL like `scheme://user:password@host:port,host:port/path?option=value` says.
+
+    Args:
+        url: The URL. User, password, path and query are percent-encoded where they hold `/ ? # @ : %`.
+        like: An example, for messages.
+        port: Of a host that names none.
+        schemes: Those that are possible, and whether they ask for TLS.
+
+    Raises:
+        ValueError: It makes no sense. Nothing of it is repeated: a password may be anywhere in it.
+    """
+    scheme, colon, rest = url.partition("://")
+    if not colon or scheme not in schemes:
+        raise ValueError(f"not such a URL as is meant here, like {like}")
+    rest, options = split_query(rest, like)
+    authority, _, path = rest.partition("/")
+    login, at, hosts = authority.rpartition("@")
+    if "@" in path or "@" in login:
+        raise _nonsense(like)
+    user, colon, password = login.partition(":")
+    return Url(
+        scheme=scheme,
+        tls=schemes[scheme],
+        hosts=tuple(_host(each, port, like) for each in hosts.split(",")),
+        path=decoded(path, like),
+        user=decoded(user, like) if at else None,
+        password=decoded(password, like) if colon else None,
+        options=options,
+    )
+
+
+def split_query(rest: str, like: str) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """Return a URL, or the end of one, without its query; and the query's names and values.
+
+    Raises:
+        ValueError: It holds what should have been percent-encoded.
+    """
+    rest, _, query = rest.partition("?")
+    if "#" in rest + query or "@" in query or _CONTROL.search(rest + query):
+        raise _nonsense(like)
+    try:
+        # As elsewhere in a URL, a plus is a plus: passwords have them.
+        query = query.replace("+", "%2B")
+        return rest, tuple(parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query), errors="strict"))
+    except ValueError:
+        raise _nonsense(like) from None
+
+
+def decoded(text: str, like: str) -> str:
+    """Return text with its percent-escapes undone.
+
+    Raises:
+        ValueError: They are no UTF-8.
+    """
+    try:
+        return unquote(text, errors="strict")
+    except UnicodeDecodeError:
+        raise _nonsense(like) from None
+
+
+def _host(text: str, port: int, like: str) -> tuple[str, int]:
+    match = _HOST.fullmatch(text)
+    if match is None or int(match["port"] or port) not in range(1, 65536):
+        raise _nonsense(like)
+    return match["six"] or match["host"] or "localhost", int(match["port"] or port)
+
+
+def _nonsense(like: str) -> ValueError:
+    # Without a cause, and not quoting it: a password may be anywhere in it.
+    return ValueError(
+        f"the URL makes no sense; one is like {like}, ports are numbers, and in a user, password, path or option"
+        " everything but letters and digits is best percent-encoded"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """An option of an adapter, which may be an argument, or text in the query of a URL."""
+
+    what: str
+    """What makes sense, for messages: `seconds, more than 0`."""
+    read: Callable[[Any], Any]
+    """Makes the value of an argument or of a text; raises ValueError or TypeError if that makes no sense."""
+    several: bool = False
+    """It may stand in a URL several times: its value is a tuple. As an argument it is one value, or a list or tuple."""
+    is_secret: bool = False
+    """No message repeats its value."""
+
+
+def read_options(
+    adapter: str, known: Mapping[str, Option], given: Mapping[str, Any], in_url: tuple[tuple[str, str], ...] = ()
+) -> dict[str, Any]:
+    """Return the values of the options that are given, by their names: as arguments, or in the query of a URL.
+
+    Args:
+        adapter: The name of the class, for messages.
+        known: All there are.
+        given: Arguments.
+        in_url: Names and values of a query.
+
+    Raises:
+        TypeError: There is no such option, or it is given in both places.
+        ValueError: A value makes no sense, or stands in the URL twice. What stands in a URL is not repeated.
+    """
+    texts: dict[str, list[str]] = {}
+    for name, text in in_url:
+        texts.setdefault(name, []).append(text)
+    if unknown := sorted((given.keys() | texts.keys()) - known.keys()):
+        # A name in a URL may be the rest of a password that was not encoded.
+        named = ", ".join(name for name in unknown if name in given or name.isidentifier())
+        raise TypeError(f"{adapter} has no option {named or 'of such a name'}: it has {', '.join(known)}")
+    if both := sorted(given.keys() & texts.keys()):
+        raise TypeError(f"{adapter} is given {', '.join(both)} twice: in the URL, and beside it")
+    values: dict[str, Any] = {}
+    for name, those in texts.items():
+        option = known[name]
+        if len(those) > 1 and not option.several:
+            raise ValueError(f"{name} stands in the URL {len(those)} times")
+        values[name] = _value(name, option, those if option.several else those[0], in_url=True)
+    for name, value in given.items():
+        values[name] = _value(name, known[name], value)
+    return values
+
+
+def _value(name: str, option: Option, value: Any, *, in_url: bool = False) -> Any:
+    is_shown = not (in_url or option.is_secret)
+    try:
+        if option.several:
+            return tuple(map(option.read, value if isinstance(value, (list, tuple)) else [value]))
+        return option.read(value)
+    except (ValueError, TypeError, OverflowError):
+        pass  # what it says may quote the value
+    raise ValueError(f"{name} is {option.what}" + (f", not {value!r}" if is_shown else ""))
+
+
+def seconds(least: float = 0.0, most: float = 1e6) -> Option:
+    """An option that is a time: more than `least` seconds, and less than `most`."""
+
+    def read(value: Any) -> float:
+        if isinstance(value, bool) or not least < (number := float(value)) < most:
+            raise ValueError
+        return number
+
+    return Option(f"a number of seconds, more than {least:g} and less than {most:g}", read)
+
+
+def or_none(option: Option) -> Option:
+    """The same, but that None is possible, which is `none` in a URL."""
+
+    def read(value: Any) -> Any:
+        is_none = value is None or (isinstance(value, str) and value.lower() == "none")
+        return None if is_none else option.read(value)
+
+    return Option(f"{option.what}, or none", read, option.several, option.is_secret)
+
+
+def count(what: str, least: int = 1) -> Option:
+    """An option that is a whole number of something, at least `least`."""
+
+    def read(value: Any) -> int:
+        if isinstance(value, bool) or (number := int(value)) != (value if not isinstance(value, str) else number):
+            raise ValueError
+        if number < least:
+            raise ValueError
+        return number
+
+    return Option(f"a number of {what}, at least {least}", read)
+
+
+def one_of(*words: str) -> Option:
+    """An option that is one of these words."""
+
+    def read(value: Any) -> str:
+        if value not in words:
+            raise ValueError
+        return str(value)
+
+    return Option(f"one of {', '.join(words)}", read)
