@@ -12,8 +12,8 @@ Pattern = tuple[str, ...]
 class Literals:
     """A set of exact keys.
 
-    Filing a key takes as long as subscribing to it. So the latest ones stay unfiled, and are compared one by one: a pattern
-    that comes and goes is never filed.
+    Filing a key takes as long as subscribing to it. So the latest ones stay unfiled, and are compared one by one: a
+    pattern that comes and goes is never filed.
     """
 
     __slots__ = ("_by_length", "_unfiled")
