@@ -45,8 +45,8 @@ class Queue(Registration, Generic[Read]):
         if ready is None:
             self._mailbox = Mailbox(maxsize, overflow, self, gaps=self._gaps)
         else:
-            told = partial(self._call_ready, ready)
-            self._mailbox = ReadyMailbox(hub._life.check_thread, told, maxsize, overflow, self, gaps=self._gaps)
+            notify_ready = partial(self._call_ready, ready)
+            self._mailbox = ReadyMailbox(hub._life.check_thread, notify_ready, maxsize, overflow, self, gaps=self._gaps)
         self._was_too_slow = False
         self._hands: Hands | None = None  # until there is a confirmed message
         self.ack: Ack = ack
