@@ -368,9 +368,7 @@ class _Iterator(AsyncIterator[Read]):
 
     def __init__(self, subscription: Queue[Read]) -> None:
         self._subscription = subscription
-        self._reader: object = (
-            None  # stands for the iterator, which must not be kept alive; made when needed
-        )
+        self._reader: object = None  # stands for the iterator, which must not be kept alive; made when needed
 
     def _hold(self, event: Event[Any]) -> None:
         if self._reader is None:
