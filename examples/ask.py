@@ -27,4 +27,4 @@ asyncio.run(main())
 
 # Output:
 # 3 EUR
-# ('stock', 'tea'): nobody responds to this key; hub.respond(pattern, f) would
+# ('stock', 'tea'): nobody responds to this key; add a responder with hub.respond(pattern, function)

@@ -45,6 +45,7 @@ from .errors import (
     NameTaken,
     NoResponders,
     NoRunningLoop,
+    NoSuchLetter,
     PayloadTooLarge,
     RemoteError,
     RequestError,
@@ -56,6 +57,7 @@ from .errors import (
     UnknownListener,
     UnknownScheme,
     UnknownSubscription,
+    Unsupported,
     WaitingForItself,
     WildcardPublished,
     WrongContext,
@@ -94,7 +96,7 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> _Any:
-    # Whoever has no bridge need not wait for their import.
+    # Imported on first use: programs without a bridge do not wait for it.
     if name in ("Bridge", "connect"):
         from . import bridges
 
@@ -141,6 +143,7 @@ __all__ = [
     "NameTaken",
     "NoResponders",
     "NoRunningLoop",
+    "NoSuchLetter",
     "Overflow",
     "PayloadTooLarge",
     "Publisher",
@@ -164,6 +167,7 @@ __all__ = [
     "UnknownListener",
     "UnknownScheme",
     "UnknownSubscription",
+    "Unsupported",
     "WaitingForItself",
     "WildcardPublished",
     "WrongContext",
@@ -174,13 +178,13 @@ __all__ = [
 
 
 def _settle() -> None:
-    """Have public classes say that they are of this package: their pickles survive a move of the module within it."""
+    """Set the `__module__` of public classes to this package, so that pickles survive a move of their module."""
     from typing import ForwardRef
 
     for name in __all__:
         kind = globals().get(name)
         if isinstance(kind, type):
-            # What their annotations name is still where they are written.
+            # Annotations are still resolved in the module that defines the class.
             for field, annotation in vars(kind).get("__annotations__", {}).items():
                 text = annotation.__forward_arg__ if isinstance(annotation, ForwardRef) else annotation
                 if isinstance(text, str):

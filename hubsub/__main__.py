@@ -14,7 +14,7 @@ from . import MissingDriver, UnknownScheme, __version__
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command that `argv` names, by default what stands on the command line; return the exit code."""
+    """Run the command that `argv` names, by default that of the command line; return the exit code."""
     parser = argparse.ArgumentParser(prog="hubsub", description="Hierarchical publish/subscribe for asyncio.")
     parser.add_argument("--version", action="version", version=f"hubsub {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--seconds",
         type=_seconds,
         metavar="N",
-        help="end by itself after so long (default: never on a terminal, else after 10)",
+        help="seconds after which to end (default: never on a terminal, else 10)",
     )
     demo.add_argument("--plain", action="store_true", help="print lines, as without a terminal, instead of a table")
     demo.add_argument(
@@ -73,7 +73,7 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _is_reader_gone(error: BaseException) -> bool:
-    """True if whoever read along has gone, as in `| head`, or the terminal has."""
+    """True if the reader of our output has gone, as in `| head`, or the terminal has."""
     return isinstance(error, OSError) and error.errno in (errno.EPIPE, errno.EIO)
 
 

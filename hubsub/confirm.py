@@ -10,16 +10,16 @@ from .errors import Undelivered
 from .log import Logger
 
 Confirmed = Callable[[int, list[Undelivered]], object]
-"""Called when everybody has: with how many finished, and the failures of the others."""
+"""Called when everybody has finished or failed: with how many finished, and the failures of the others."""
 
 logger = Logger("hubsub.hub")
 
 
 class Confirmation:
-    """Counts who has still to finish with one message, and calls back when nobody has.
+    """Counts who still has to finish with one message, and calls back when everybody has.
 
-    No task, no timer, no future: whoever finishes last calls. The publish itself is one of them, until everybody has
-    the message.
+    No task, no timer, no future: whoever finishes last calls back. The publish itself counts as one, until everybody
+    has the message.
     """
 
     __slots__ = ("_confirmed", "_events", "_left", "failures", "finished")
@@ -32,14 +32,14 @@ class Confirmation:
         self._events: list[Any] = []
 
     def hand_out(self, event: Any, registration: Any) -> None:
-        """One more gets the message, as an event of its own: have that tell here."""
+        """Count one more that gets the message; `event`, its own copy, reports here when it is finished."""
         event.confirmed = self.settle
         event.registration = registration
         self._left += 1
         self._events.append(event)
 
     def settle(self, finished: int, failures: list[Undelivered]) -> None:
-        """One of those who were counted has said its word."""
+        """Count one as finished or failed; call back if it was the last."""
         self.finished += finished
         self.failures += failures
         self._left -= 1
@@ -51,13 +51,13 @@ class Confirmation:
 
     @property
     def waiting_for(self) -> list[Any]:
-        """Who has not."""
+        """The registrations that have not finished."""
         return [event.registration for event in self._events if event.confirmed is not None]
 
 
 def complain(confirmed: Confirmed, error: BaseException) -> None:
-    """Log what was raised by what is told of a confirmation.
+    """Log what the callback of a confirmation raised.
 
-    It is called by whoever happens to finish, or to drop that message for another: it is no failure of theirs.
+    It runs inside whoever happens to finish last, or drops the message for a newer one: the failure is not theirs.
     """
-    logger.error("%r failed to hear of a confirmation", confirmed, error=error)
+    logger.error("the confirmation callback %r failed", confirmed, error=error)

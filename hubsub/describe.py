@@ -1,4 +1,4 @@
-"""Things from outside as text, for logs, errors and reports: bounded, and never an error of its own."""
+"""Things from outside as text, for logs, errors and reports: bounded in length, and without ever raising."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def describe_error(error: BaseException) -> str:
 
 
 def name_of_callable(function: Any) -> str:
-    """Return what a callable is called, without running any code of its own: for the names of tasks."""
+    """Return the name of a callable, without running any code of its own: for the names of tasks."""
     while type(function) is partial:
         function = function.func
     if isinstance(function, FunctionType | MethodType | BuiltinMethodType | type):
@@ -50,7 +50,7 @@ def name_of_callable(function: Any) -> str:
 
 
 class Description(str):
-    """A description that `%r` and `%s` both show as it is."""
+    """A description that both `%r` and `%s` show unchanged."""
 
     __slots__ = ()
 
@@ -65,7 +65,7 @@ def _cut(text: str, most: int) -> str:
 
 
 def _form(thing: Any, deep: int) -> str:
-    # What has its container's own repr is one, whatever its class is called: a Key is a tuple.
+    # By the repr and not the class: whatever has a container's own repr is shown as that container, a Key as a tuple.
     try:
         form = _FORMS.get(type(thing).__repr__)
         return repr(thing) if form is None else form(thing, deep)
@@ -115,7 +115,7 @@ def _form_method(method: Any, deep: int) -> str:
     return f"<bound method {method.__func__.__qualname__} of {shown}>"
 
 
-# By the `__repr__` that would else be called.
+# By the `__repr__` that would otherwise be called.
 _FORMS: dict[Any, Callable[[Any, int], str]] = {
     str.__repr__: _form_string,
     bytes.__repr__: _form_string,

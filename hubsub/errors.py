@@ -15,7 +15,7 @@ HubsubError
 │   └── SubscriptionClosed
 │       └── SubscriberTooSlow         the hub closed it: overflow was `CLOSE`
 ├── RequestError                      a request that got no reply
-│   ├── NoResponders                  nobody is there to answer
+│   ├── NoResponders                  nobody responds to that key
 │   ├── RequestTimeout (TimeoutError) nobody answered in time
 │   └── RemoteError                   the responder failed; its error is the `__cause__`
 ├── DeliveryError (ExceptionGroup)    a confirmed publish was not finished by everybody
@@ -25,13 +25,15 @@ HubsubError
 │   ├── UnknownScheme (ValueError)    no adapter for such a URL
 │   ├── MissingDriver (ImportError)   the package that an adapter needs is not installed
 │   ├── NameTaken                     another live bridge has that name
-│   ├── BridgeNotReady (TimeoutError) not connected in time, by its `__cause__`
+│   ├── BridgeNotReady (TimeoutError) not connected in time; the `__cause__` says why
 │   ├── BridgeClosed                  it was closed
-│   ├── BrokerBusy                    the broker takes nothing just now; raised by adapters
+│   ├── BrokerBusy                    the broker accepts nothing for now; raised by adapters
+│   ├── Unsupported (ValueError)      what was asked for, this broker cannot do
+│   ├── NoSuchLetter (LookupError)    no dead letter is at that position
 │   ├── EncodeError (ValueError)      a message that cannot be encoded
 │   ├── DecodeError (ValueError)      bytes that cannot be decoded
-│   │   └── SignatureError            they are not signed as `secret=` wants it
-│   └── PayloadTooLarge (ValueError)  more bytes than the broker takes
+│   │   └── SignatureError            they are not signed as `secret=` requires
+│   └── PayloadTooLarge (ValueError)  more bytes than the broker accepts
 ├── WaitingForItself                  a listener would wait for its own call
 └── WrongContext (RuntimeError)       used from where it cannot work
     ├── WrongThread
@@ -51,7 +53,7 @@ class HubsubError(Exception):
     """Base class of every error that hubsub raises on purpose.
 
     Each survives `pickle` and `copy` with its fields and its cause. A copy shares live objects (a hub, a listener, a
-    bridge) with the original; pickled, they become what `repr` shows of them.
+    bridge) with the original; a pickled error keeps their `repr` instead.
     """
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -93,7 +95,7 @@ def _made_again(
 
 
 def _portable(value: Any) -> Any:
-    """Return what stands for a value in another process: itself, or else its description."""
+    """Return a value that another process can load: `value` itself if it can be pickled, else its description."""
     if type(value) in (list, tuple):
         return type(value)(map(_portable, value))
     if type(value) is dict:
@@ -112,7 +114,7 @@ def _is_portable(value: Any) -> bool:
     import pickle  # seldom needed
 
     try:
-        pickle.loads(pickle.dumps(value))  # some can be pickled, and not made again
+        pickle.loads(pickle.dumps(value))  # some values can be pickled, but not unpickled
     except Exception:
         return False
     return True
@@ -154,7 +156,7 @@ class InvalidPart(InvalidKey):
 
 
 class InvalidListener(HubsubError, TypeError):
-    """A listener that cannot be called in the way asked for; `listener` is what was given."""
+    """A listener cannot be called the way that was asked for; `listener` is what was given."""
 
     def __init__(self, listener: object, why: str) -> None:
         super().__init__(f"{describe(listener)}: {why}")
@@ -162,11 +164,11 @@ class InvalidListener(HubsubError, TypeError):
 
 
 class InvalidFunction(InvalidListener, ValueError):
-    """A function that was given as an option (`where`, `on_error`, `snapshot`, ...) cannot be called as it is to be."""
+    """A function given as an option (`where`, `on_error`, `snapshot`, ...) cannot be called the way that option is."""
 
 
 class UnknownListener(HubsubError, LookupError):
-    """The listener to remove was never added to that pattern, or is removed already."""
+    """The listener to remove was never added to that pattern, or has been removed already."""
 
     def __init__(self, listener: object, pattern: object, owner: object) -> None:
         what = f"{describe(owner)} has no listener {describe(listener)} on {describe(pattern)}"
@@ -179,7 +181,7 @@ class UnknownListener(HubsubError, LookupError):
 
 
 class UnknownSubscription(HubsubError, LookupError):
-    """No subscription has that id, or the one that has it does not hold that pattern."""
+    """No subscription has that id, or the one with that id is not on that pattern."""
 
     def __init__(self, subscription_id: Hashable, owner: object, pattern: object = None) -> None:
         held = "" if pattern is None else f" on {describe(pattern)}"
@@ -191,10 +193,10 @@ class UnknownSubscription(HubsubError, LookupError):
 
 
 class HistoryUnavailable(HubsubError, LookupError):
-    """History of a pattern that nothing retains; `pattern` is what was asked for."""
+    """History was asked for, and nothing retains messages of `pattern`."""
 
     def __init__(self, pattern: object) -> None:
-        super().__init__(f"nothing of {describe(pattern)} is kept; hub.retain(pattern) keeps it from then on")
+        super().__init__(f"no messages of {describe(pattern)} are retained; hub.retain(pattern) keeps later ones")
         self.pattern = pattern
 
     __str__ = Exception.__str__
@@ -208,13 +210,13 @@ class HubClosed(ClosedError):
     """The hub is closed; `await hub.start()` or `async with hub` opens it again."""
 
     def __init__(self, hub: object, closing: bool = False) -> None:
-        state = "closing and takes no new subscriptions" if closing else "closed; await hub.start() opens it again"
+        state = "closing and accepts no new subscriptions" if closing else "closed; await hub.start() opens it again"
         super().__init__(f"{describe(hub)} is {state}")
         self.hub = hub
 
 
 class SubscriptionClosed(ClosedError):
-    """The subscription is closed and everything that it had queued was read."""
+    """The subscription is closed and everything in its queue has been read."""
 
     def __init__(self, subscription: object) -> None:
         super().__init__(f"{describe(subscription)} is closed and has nothing left to read")
@@ -222,18 +224,20 @@ class SubscriptionClosed(ClosedError):
 
 
 class SubscriberTooSlow(SubscriptionClosed):
-    """Its queue was full when another message came, under `Overflow.CLOSE`; what was queued has been read."""
+    """The queue was full when another message came, under `Overflow.CLOSE`; what was queued has been read."""
 
     def __init__(self, subscription: object, maxsize: int) -> None:
         HubsubError.__init__(
-            self, f"{describe(subscription)} was closed because it was full: {maxsize} messages waited to be read"
+            self,
+            f"{describe(subscription)} was closed because its queue was full: {maxsize} messages were unread;"
+            " read faster, or choose a larger maxsize or another overflow",
         )
         self.subscription = subscription
         self.maxsize = maxsize
 
 
 class RequestError(HubsubError):
-    """A request got no reply; `key` is what was asked."""
+    """A request got no reply; `key` is the key of the request."""
 
     def __init__(self, key: object, why: str) -> None:
         super().__init__(f"{describe(key)}: {why}")
@@ -241,18 +245,18 @@ class RequestError(HubsubError):
 
 
 class NoResponders(RequestError):
-    """Nobody is there to answer: nobody responds to that key, or the `reached` responders who did are gone.
+    """Nobody responds to that key, or all of the `reached` responders that got the request are gone.
 
-    `leaves` tells that a bridge carries the key: there may be responders behind it, which `local=False` asks too.
+    `leaves` is true if a bridge carries the key: there may be responders behind it, which `local=False` asks too.
     """
 
     def __init__(self, key: object, reached: int = 0, leaves: bool = False) -> None:
         if reached:
-            why = "whoever got the request was removed before answering, or was too slow for it"
+            why = "every responder that got the request was removed before it answered, or dropped the request"
         elif leaves:
-            why = "nobody in this process responds to this key; local=False also asks where bridges carry it"
+            why = "nobody in this process responds to this key; local=False also asks the processes behind bridges"
         else:
-            why = "nobody responds to this key; hub.respond(pattern, f) would"
+            why = "nobody responds to this key; add a responder with hub.respond(pattern, function)"
         super().__init__(key, why)
         self.reached = reached
         self.leaves = leaves
@@ -275,7 +279,7 @@ class RemoteError(RequestError):
 
 
 class Undelivered(HubsubError):
-    """One subscription or listener did not finish with a message; the cause is what it raised, if it did."""
+    """One subscription or listener did not finish with a message; the cause is what it raised, if anything."""
 
     def __init__(self, registration: Any, why: str) -> None:
         super().__init__(f"{describe(registration)}: {why}")
@@ -299,9 +303,9 @@ class DeliveryError(HubsubError, ExceptionGroup[Undelivered]):
 
 
 class ConfirmationTimeout(HubsubError, TimeoutError):
-    """Somebody has not finished with a confirmed message in time; it stays delivered.
+    """Somebody has not finished with a confirmed message in time; the message stays delivered.
 
-    `waiting_for` are those who have not, and `failures` is an `Undelivered` for each of the others that has failed.
+    `waiting_for` lists who has not finished, and `failures` has an `Undelivered` for each that has failed.
     """
 
     def __init__(
@@ -316,15 +320,15 @@ class ConfirmationTimeout(HubsubError, TimeoutError):
 
 
 class BridgeError(HubsubError):
-    """Something about a bridge, or about what it carries."""
+    """Base class of errors of a bridge, or of what it carries."""
 
 
 class UnknownScheme(BridgeError, ValueError):
-    """No adapter is installed for the scheme of a URL; `known` are those there are."""
+    """No adapter is installed for the scheme of a URL; `known` lists the schemes that have one."""
 
     def __init__(self, scheme: str, known: Sequence[str]) -> None:
         given = f"no adapter for {scheme}://" if scheme else "a bridge needs a URL with a scheme, or an adapter"
-        super().__init__(f"{given}; there are {', '.join(f'{each}://' for each in known)}")
+        super().__init__(f"{given}; known schemes are {', '.join(f'{each}://' for each in known)}")
         self.scheme = scheme
         self.known = known
 
@@ -339,7 +343,7 @@ class MissingDriver(BridgeError, ImportError):
 
 
 class NameTaken(BridgeError):
-    """Another living bridge keeps its position under this name: each needs a name of its own, or both a group."""
+    """Another live bridge keeps its position under this name: give each a name of its own, or both a group."""
 
     def __init__(self, name: str) -> None:
         super().__init__(f"another bridge is named {name!r}; give each a name of its own, or let them share by group=")
@@ -347,11 +351,11 @@ class NameTaken(BridgeError):
 
 
 class BridgeNotReady(BridgeError, TimeoutError):
-    """A bridge was not connected, or had not sent everything, in time. The cause is its last error, if it had one."""
+    """A bridge did not connect, or did not send everything, in time. The cause is its last error, if it had one."""
 
     def __init__(self, bridge: object, timeout: float, cause: BaseException | None = None) -> None:
         within = f" within {timeout:g} seconds" if timeout else ""
-        why = "bridge.health() tells more" if cause is None else describe_error(cause)
+        why = "see bridge.health()" if cause is None else describe_error(cause)
         super().__init__(f"{describe(bridge)} was not ready{within}: {why}")
         self.bridge = bridge
 
@@ -365,11 +369,30 @@ class BridgeClosed(BridgeError):
 
 
 class BrokerBusy(BridgeError):
-    """The broker takes nothing just now, over a sound connection; adapters raise it, and the bridge tries again."""
+    """The broker accepts nothing for now, though the connection is sound; adapters raise it, and the bridge retries."""
+
+
+class Unsupported(BridgeError, ValueError):
+    """Something was asked for that the broker cannot do; `adapter` and `feature` are the names of both."""
+
+    def __init__(self, adapter: str, feature: str, why: str = "") -> None:
+        super().__init__(f"{adapter} has no {feature}{why and f': {why}'}")
+        self.adapter = adapter
+        self.feature = feature
+
+
+class NoSuchLetter(BridgeError, LookupError):
+    """No dead letter is at `position`: it was sent back, has been dropped there, or never was."""
+
+    def __init__(self, position: object) -> None:
+        super().__init__(f"no dead letter is at {describe(position)}: it was sent back, or dropped; list them anew")
+        self.position = position
+
+    __str__ = Exception.__str__
 
 
 class EncodeError(BridgeError, ValueError):
-    """A message that cannot be encoded, and so cannot cross a bridge; `key` is what it was published to."""
+    """A message cannot be encoded, and so cannot cross a bridge; `key` is what it was published to."""
 
     def __init__(self, key: object, why: str) -> None:
         super().__init__(f"{describe(key)}: {why}")
@@ -377,7 +400,7 @@ class EncodeError(BridgeError, ValueError):
 
 
 class DecodeError(BridgeError, ValueError):
-    """Something came from a broker that cannot be decoded; `key` is what it was published to, `payload` the bytes.
+    """A message from a broker cannot be decoded; `key` is what it was published to, `payload` the bytes.
 
     `meta` is its `Meta`, if that could be read; else None.
     """
@@ -390,9 +413,10 @@ class DecodeError(BridgeError, ValueError):
 
 
 class SignatureError(DecodeError):
-    """Something came from a broker that is not signed, or not rightly, where a bridge has a `secret=`.
+    """A message from a broker has no signature, or a wrong one, and the bridge has a `secret=`.
 
-    `is_replay` tells that it was signed rightly, but has come before. Nothing that it says is believed: `meta` is None.
+    `is_replay` is true if the signature is right, but was seen before. Nothing in the message is trusted: `meta` is
+    None.
     """
 
     def __init__(self, key: object, why: str, payload: bytes | None = None, is_replay: bool = False) -> None:
@@ -401,17 +425,18 @@ class SignatureError(DecodeError):
 
 
 class PayloadTooLarge(BridgeError, ValueError):
-    """A message of `size` bytes, encoded, where the broker takes `limit`; `key` is what it was published to."""
+    """An encoded message has `size` bytes, and the broker accepts `limit`; `key` is what it was published to."""
 
     def __init__(self, key: object, size: int, limit: int) -> None:
-        super().__init__(f"{describe(key)}: {size} bytes, encoded, and the broker takes at most {limit}")
+        why = f"the encoded message has {size} bytes, and the broker accepts at most {limit}"
+        super().__init__(f"{describe(key)}: {why}")
         self.key = key
         self.size = size
         self.limit = limit
 
 
 class WaitingForItself(HubsubError):
-    """An async listener published, and waits to be confirmed, what it would have to handle itself."""
+    """An async listener waits for the confirmation of a message that it would have to handle itself."""
 
     def __init__(self, listener: object, key: object) -> None:
         super().__init__(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Meta(NamedTuple):
-    """What is known of a message beyond key and payload; present on events that came with it, from a bridge say."""
+    """What is known of a message beyond key and payload; events from a bridge, for example, have it."""
 
     id: str | None = None
     """Unique within `source`."""
@@ -30,15 +30,15 @@ class Meta(NamedTuple):
     hops: int = 0
     """How many bridges it has crossed."""
     position: object = None
-    """Where it stands in its broker's log, in the broker's own terms; of a retained message, in the hub's history."""
+    """Its position in the broker's log, in the broker's own terms; for a retained message, in the hub's history."""
     redelivered: bool = False
-    """The broker says that it was delivered before."""
+    """True if the broker says that it was delivered before."""
     replayed: bool = False
-    """It comes from a history, not from the live flow."""
+    """True if it comes from a history, not from the live flow."""
     reply_to: Key[Any] | None = None
     """Where to publish the reply, with the same `correlation`: on requests that came from elsewhere."""
     correlation: str | None = None
-    """Names the request that this is, or that this replies to."""
+    """The id of the request that this is, or that this replies to."""
 
 
 class Event(tuple[Key[T], T], Generic[T]):
@@ -48,7 +48,7 @@ class Event(tuple[Key[T], T], Generic[T]):
     """
 
     meta: Meta | None = None
-    # Set by a confirmed publish, which is for one registration then. The first word on it is told, and ends this.
+    # Set by a confirmed publish; the event is then for one registration. The first report on it counts and clears this.
     confirmed: Confirmed | None = None
     registration: Any = None
     # Set where a listener is called in the context of the publish.
@@ -72,7 +72,7 @@ class Event(tuple[Key[T], T], Generic[T]):
         message = property(itemgetter(1), doc="What was published.")
 
     def done(self) -> None:
-        """Tell who published it, if that waits to be told, that you have finished with it."""
+        """Report that you have finished with it, if its publisher waits for that; else do nothing."""
         confirmed = self.confirmed
         if confirmed is not None:
             self.confirmed = None
@@ -82,7 +82,7 @@ class Event(tuple[Key[T], T], Generic[T]):
                 complain(confirmed, error)
 
     def fail(self, error: BaseException | None = None, why: str = "its consumer failed") -> None:
-        """Tell who published it, if that waits to be told, that you will not finish with it."""
+        """Report that you will not finish with it, if its publisher waits for that; else do nothing."""
         confirmed = self.confirmed
         if confirmed is not None:
             self.confirmed = None
@@ -94,7 +94,7 @@ class Event(tuple[Key[T], T], Generic[T]):
                 complain(confirmed, another)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Whoever waits for this one does not wait for a copy.
+        # The publisher waits for this event, not for a copy.
         return type(self), (self[0], self[1], self.meta)
 
     def __repr__(self) -> str:
@@ -103,29 +103,29 @@ class Event(tuple[Key[T], T], Generic[T]):
 
 
 class Gap(NamedTuple):
-    """Stands in a queue at the very place where messages are missing."""
+    """Stands in a queue exactly where messages are missing."""
 
     reason: str
-    """Why: the overflow policy that dropped them, say."""
-    count: int | None  # type: ignore[assignment]  # that tuples have a method of this name is no use to anybody here
-    """How many, or None if nobody can tell."""
+    """Why: for example, the overflow policy that dropped them."""
+    count: int | None  # type: ignore[assignment]  # hides the method of tuples, which is of no use here
+    """How many, or None if that is unknown."""
     since: float
     """When the first loss was noticed, in seconds since the epoch."""
     until: float
     """When the last one was."""
     keys: tuple[Key[Any], ...] | None
-    """Of what, in the order of the first loss of each; None if there are more than 64, or nobody can tell."""
+    """The keys, in the order of the first loss of each; None if there are more than 64, or they are unknown."""
 
 
 class Snapshot(NamedTuple, Generic[V]):
-    """What a subscription with `snapshot=load` reads first, and in place of each gap: the result of `load`."""
+    """The result of `load`: what a subscription with `snapshot=load` reads first, and instead of each gap."""
 
     value: V
     """What `load` returned."""
 
 
 class ListenerFailure(NamedTuple):
-    """What `Hub(on_error=...)` is told when a listener fails."""
+    """What `Hub(on_error=...)` is called with when a listener fails."""
 
     key: Key[Any]
     message: Any
@@ -135,7 +135,7 @@ class ListenerFailure(NamedTuple):
 
 
 class DeadLetter(NamedTuple):
-    """A message that a listener with `retry=` has given up; published as `("Hub", "deadLetter", *key)`."""
+    """A message that a listener with `retry=` has given up on; published as `("Hub", "deadLetter", *key)`."""
 
     key: Key[Any]
     message: Any

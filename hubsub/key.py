@@ -37,7 +37,7 @@ Announced: TypeAlias = Literal["addedSubscriber", "removedSubscriber", "slowSubs
 class Key(tuple[str, ...], Generic[T]):
     """A tuple of strings that names what is published, or with wildcards, what is subscribed to.
 
-    Equal to and hashed as the plain tuple. `Key[T]` tells a type checker what the messages are.
+    Equal to and hashed as the plain tuple. For a type checker, `Key[T]` says what type the messages have.
 
     Examples:
         >>> Key("sensor", "kitchen") + ("temperature",)
@@ -47,7 +47,7 @@ class Key(tuple[str, ...], Generic[T]):
     __slots__ = ()
 
     if TYPE_CHECKING:
-        # Says that a `Key` is no `PlainKey`: only so can a checker refuse a message that is not of its type.
+        # Makes a `Key` no `PlainKey`: only then can a checker refuse a message that is not of its type.
         __rmul__: None  # type: ignore[assignment]  # pyright: ignore[reportIncompatibleMethodOverride]
 
     def __new__(cls, *parts: str) -> Self:
@@ -109,7 +109,7 @@ class Key(tuple[str, ...], Generic[T]):
 
 
 class PlainKey(Protocol):
-    """A tuple of strings that is no `Key`, so that nothing is known of its messages; for type checkers only."""
+    """A tuple of strings that is not a `Key`, so nothing is known about its messages; for type checkers only."""
 
     def __rmul__(self, value: SupportsIndex, /) -> tuple[str, ...]: ...
 
@@ -124,10 +124,10 @@ Patterns: TypeAlias = "KeyLike[Any] | Sequence[KeyLike[Any]] | AbstractSet[KeyLi
 """
 
 PlainPatterns: TypeAlias = "PlainKey | str | list[Any] | AbstractSet[Any]"
-"""`Patterns` that tell of no type, as far as a checker can see."""
+"""`Patterns` from which a checker learns no type."""
 
 TypedPatterns: TypeAlias = "Key[T] | Sequence[Key[T]] | AbstractSet[Key[T]]"
-"""`Patterns` that all tell of one type of message."""
+"""`Patterns` that all have the same type of message."""
 
 Deliver: TypeAlias = "Callable[[Key[Any], Any], object]"
 """What a message is delivered to: a listener, or the entrance of a queue."""
@@ -143,7 +143,7 @@ def publishable(key: KeyLike[T]) -> Key[T]:
     """
     checked = key if type(key) is Key else _as_key(key)
     try:
-        "".join(checked)  # the fastest question whether every part is a string
+        "".join(checked)  # the fastest check that every part is a string
     except TypeError:
         _check_parts(checked)
     if not checked:
@@ -154,12 +154,12 @@ def publishable(key: KeyLike[T]) -> Key[T]:
 
 
 def as_patterns(patterns: Patterns) -> list[tuple[str, ...]]:
-    """Return what `patterns` names as tuples, each once, in the order given.
+    """Return the patterns as tuples, each once, in the order given.
 
     Raises:
-        EmptyKey: One of them has no parts.
-        InvalidPart: A part of one is not a string.
-        InvalidKey: There are none, or one is neither a tuple nor a str.
+        EmptyKey: A pattern has no parts.
+        InvalidPart: A part of a pattern is not a string.
+        InvalidKey: There are no patterns, or one is neither a tuple nor a str.
     """
     if isinstance(patterns, tuple):
         one: Any = patterns
@@ -203,12 +203,12 @@ def is_subset(narrow: tuple[str, ...], wide: tuple[str, ...]) -> bool:
     if not narrow or not wide:
         return False
     if wide[-1] == STAR:
-        # One or more parts may stand in the place of the last star; the rest must fit part by part.
+        # One or more parts may stand for the last star; the rest must fit part by part.
         if len(narrow) < len(wide):
             return False
     elif len(narrow) != len(wide) or narrow[-1] == STAR:
         return False
-    # A plain loop: a generator takes three times as long. Nor would strict=False be free.
+    # A plain loop: a generator takes three times as long, and strict=False is not free either.
     for part, mask in zip(narrow, wide):  # noqa: B905, SIM110
         if part != mask and mask != STAR and mask != PLUS:
             return False
@@ -239,7 +239,7 @@ def meet(one: tuple[str, ...], other: tuple[str, ...]) -> Key[Any] | None:
         if index >= len(one) - 1 and one[-1] == STAR:
             parts.append(part)
         elif mask in (STAR, PLUS):
-            # In the middle a star is one part, and where the other pattern ends no more than one can follow.
+            # In the middle a star is one part, and where the other pattern ends at most one can follow.
             parts.append(PLUS if part == STAR else part)
         else:
             parts.append(mask)

@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from types import FrameType, TracebackType
 
 _PACKAGE = __name__.partition(".")[0]
-# Shown as they are; anything else is described first, so that no `repr` of a user's can break a handler.
+# Shown as they are; anything else is described first, so that no `repr` of a user's class can break a handler.
 _PLAIN = (int, float, Description)
 
 
 class Logger:
-    """A logger of that name in whichever back end is in use. What it is given and what a handler raises hurts nobody.
+    """Logs under one name to whichever back end is in use; never raises, whatever the values or a handler do.
 
-    Each method logs one line: `values` fill the `%` places of `message`, and the traceback of `error` is shown with
-    it. Records of the standard module have the error in `exc_info`, and the place of whoever called this package; in a
-    task of the package's own, the place in it that logged.
+    Each method logs one line: `values` fill the `%` fields of `message`, and the traceback of `error` is shown with
+    it. Records of the standard module have the error in `exc_info`, and the file and line that called this package; in
+    a task of the package's own, the line in the package that logged.
     """
 
     __slots__ = ("name",)
@@ -37,24 +37,24 @@ class Logger:
         self.name = name
 
     def debug(self, message: str, *values: object, error: BaseException | None = None) -> None:
-        """Log what helps to follow how something came about."""
+        """Log a detail that helps to follow what happened."""
         self._log(logging.DEBUG, message, values, error)
 
     def info(self, message: str, *values: object, error: BaseException | None = None) -> None:
-        """Log what is worth knowing, and in order."""
+        """Log something worth knowing that is in order."""
         self._log(logging.INFO, message, values, error)
 
     def warning(self, message: str, *values: object, error: BaseException | None = None) -> None:
-        """Log what somebody should look at."""
+        """Log something that somebody should look at."""
         self._log(logging.WARNING, message, values, error)
 
     def error(self, message: str, *values: object, error: BaseException | None = None) -> None:
-        """Log what failed."""
+        """Log a failure."""
         self._log(logging.ERROR, message, values, error)
 
     def _log(self, level: int, message: str, values: tuple[object, ...], error: BaseException | None) -> None:
         try:
-            # Whoever configured logwood has imported it: asking sys.modules spares an import, and works without it.
+            # An application that configured logwood has imported it: looking in sys.modules avoids the import.
             state = sys.modules.get("logwood.state")
             if state is not None and state.config_called:
                 self._log_with_logwood(level, message, _shown(values), error)
@@ -66,7 +66,7 @@ class Logger:
         except RecursionError:
             raise  # there is room for it further up
         except (Exception, asyncio.CancelledError):
-            # As the standard module does with most errors of its handlers: say so, and hurt nobody.
+            # As the standard module does with most errors of its handlers: print it, and go on.
             if sys.stderr is not None:
                 traceback.print_exc()
 
@@ -84,16 +84,16 @@ class Logger:
 class Episode:
     """Logs trouble that goes on as a few lines: the first of a kind at once, its repeats as a number.
 
-    One lives as long as the trouble that it tells of: an outage, a full queue. A kind is a message, unformatted, and
-    the type of its error. A repeat is logged again, with how many were left out, no sooner than `every` seconds after
-    the last line of its kind; what was left out when the episode ends is logged then. There is no timer and no task.
+    An episode lasts as long as the trouble that it logs: an outage, a full queue. A kind is an unformatted message and
+    the type of its error. A repeat is logged again, with how many were left out, `every` seconds after the last line of
+    its kind at the earliest; `end` logs how many were left out since. There is no timer and no task.
 
     >>> outage = Episode(Logger("hubsub.bridge.docs"))
     >>> outage.warning("%r is not connected", "bridge")     # logged
     True
     >>> outage.warning("%r is not connected", "bridge")     # counted
     False
-    >>> outage.end()        # logs that it came once more, and begins anew
+    >>> outage.end()        # logs that it came once more, and starts over
     2
     >>> outage.end()        # there was nothing: logs nothing
     0
@@ -110,7 +110,7 @@ class Episode:
 
     __slots__ = ("_kinds", "_logger", "every")
 
-    # Kinds told apart; more of them are logged as one.
+    # Kinds that are distinguished; beyond it all are logged as one.
     MOST_KINDS = 32
 
     def __init__(self, logger: Logger, every: float = 60.0) -> None:
@@ -132,7 +132,7 @@ class Episode:
         return self._log_or_count(logging.ERROR, message, values, error)
 
     def end(self) -> int:
-        """Log what was counted only, and begin anew; return how often there was trouble, 0 for never."""
+        """Log what was only counted, and start over; return how often there was trouble, 0 for never."""
         kinds, self._kinds = self._kinds, {}
         for kind in kinds.values():
             if kind.left_out:
@@ -177,7 +177,7 @@ class _Kind:
 
 
 def _shown(values: tuple[object, ...]) -> tuple[object, ...]:
-    """Values of a line as what cannot fail when it is formatted."""
+    """Return the values of a line in a form that cannot fail to be formatted."""
     return tuple(map(_show, values))
 
 
@@ -190,7 +190,7 @@ def _show(value: object) -> object:
 
 
 def _exc_info(error: BaseException) -> tuple[type[BaseException], BaseException, TracebackType | None]:
-    """What to log of an error: itself, or where that cannot be formatted, a stand-in with its traceback."""
+    """Return the error to log: itself, or a stand-in with its traceback if it cannot be formatted."""
     try:
         # Without its frames this is cheap, and finds what would break the handler later.
         "".join(traceback.TracebackException(type(error), error, None, limit=0).format())
@@ -201,9 +201,9 @@ def _exc_info(error: BaseException) -> tuple[type[BaseException], BaseException,
 
 
 def _stacklevel() -> int:
-    """How far above `Logger._log` the place is that called this package, as the standard module counts.
+    """Return how far above `Logger._log` the call of this package is, as the standard module counts frames.
 
-    In a task of our own there is none, only the event loop: then it is the place in the package that logs.
+    In a task of our own there is no such call, only the event loop: then it is the line in the package that logs.
     """
     frame: FrameType | None = sys._getframe(1)
     level = own = 0

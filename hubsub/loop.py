@@ -13,9 +13,9 @@ logger = Logger("hubsub.loop")
 
 
 class Loop:
-    """Calls `coro()` in a task, again when it has returned, until `stop()`; it can be started anew.
+    """Calls `coro()` in a task, again and again, until `stop()`; it can be started again.
 
-    When `coro` raises, that is logged and the loop stops.
+    If `coro` raises, the error is logged and the loop ends.
 
     Args:
         coro: An async function of no arguments.
@@ -30,7 +30,7 @@ class Loop:
         self.task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin to call it; if it runs already, nothing changes. Needs a running event loop."""
+        """Start calling it; if it runs already, do nothing. Needs a running event loop."""
         if not self.is_running:
             self.task = asyncio.get_running_loop().create_task(self._run(), name=self.name)
 
@@ -61,6 +61,6 @@ class Loop:
             except (Exception, asyncio.CancelledError) as error:
                 if isinstance(error, asyncio.CancelledError) and task.cancelling():
                     raise
-                logger.error("the loop %r ends, since what it calls failed", self.name, error=error)
+                logger.error("the loop %r has ended, because its coroutine failed", self.name, error=error)
                 return
             await asyncio.sleep(0 if self.delay is None else self.delay)

@@ -21,7 +21,7 @@ class Publisher(Generic[T]):
         prefix: A key, a tuple, or a string for one part; prepended to every key. It may be the empty key.
     """
 
-    # Full keys remembered; beyond it all are forgotten, and made anew as they come.
+    # Full keys cached; beyond it the cache is cleared.
     REMEMBERED = 10_000
 
     __slots__ = ("_full", "hub", "prefix")
@@ -43,7 +43,7 @@ class Publisher(Generic[T]):
         return self.hub.publish(full, message)
 
     async def publish_wait(self, key: KeyLike[Any], message: T = None) -> int:  # type: ignore[assignment]
-        """Publish under the prefix when each full queue has a place; as `Hub.publish_wait`."""
+        """Publish under the prefix once every full queue has room; as `Hub.publish_wait`."""
         return await self.hub.publish_wait(self._full_key(key), message)
 
     async def publish_confirmed(
@@ -66,14 +66,14 @@ class Publisher(Generic[T]):
         return sum(self.publish(key, message) for key, message in pairs)
 
     def publish_event(self, event: Event[T]) -> int:
-        """Publish an event under the prefix, with what travels with it; as `Hub.publish_event`."""
+        """Publish an event under the prefix, with its metadata; as `Hub.publish_event`."""
         if not isinstance(event, Event):
             raise TypeError(f"publish_event takes a hubsub.Event, not {describe(event)}")
         return self.hub.publish_event(Event(self._full_key(event.key), event.message, event.meta))
 
     def publish_threadsafe(self, key: KeyLike[Any], message: T = None) -> concurrent.futures.Future[int]:  # type: ignore[assignment]
         """Publish under the prefix from any thread; as `Hub.publish_threadsafe`."""
-        # Not through the keys that are remembered: they belong to the thread of the hub.
+        # Not through the cached keys: they belong to the thread of the hub.
         return self.hub.publish_threadsafe(self.prefix + publishable(key), message)
 
     def request(
@@ -85,7 +85,7 @@ class Publisher(Generic[T]):
         *,
         headers: Mapping[str, str] | None = None,
     ) -> Coroutine[Any, Any, Any]:
-        """Ask under the prefix; as `Hub.request`."""
+        """Send a request under the prefix; as `Hub.request`."""
         return self.hub.request(self._full_key(key), message, timeout, local, headers=headers)
 
     def request_many(
@@ -98,18 +98,18 @@ class Publisher(Generic[T]):
         *,
         headers: Mapping[str, str] | None = None,
     ) -> Replies:
-        """Ask under the prefix, for every reply; as `Hub.request_many`."""
+        """Send a request under the prefix, for every reply; as `Hub.request_many`."""
         return self.hub.request_many(self._full_key(key), message, timeout, limit, local, headers=headers)
 
     def has_subscribers(self, patterns: Patterns = STAR) -> bool:
-        """True if anybody is subscribed to something under the prefix that a pattern matches; by default: to anything.
+        """True if anybody is subscribed under the prefix to a key that a pattern matches; by default, to any key.
 
         As `Hub.has_subscribers`.
         """
         return self.hub.has_subscribers([self.prefix + pattern for pattern in as_patterns(patterns)])
 
     def _full_key(self, key: KeyLike[Any]) -> Key[T]:
-        """The whole key, remembered."""
+        """Return the whole key, from the cache where possible."""
         try:
             return self._full[key]
         except (KeyError, TypeError):

@@ -15,18 +15,18 @@ from .publisher import Publisher
 class ThrottledPublisher:
     """Publishes at once, then waits until the queues of what it published are short enough.
 
-    It looks, pauses, and looks again. `Publisher.publish_wait` waits first, without looking again and again, and then
-    delivers to everyone in one step: use that in new programs.
+    It polls. `Publisher.publish_wait` waits first, without polling, and then delivers to everyone in one step: use that
+    in new programs.
 
     Args:
         hub: Where the queues are.
-        publisher: What publishes.
+        publisher: The publisher to publish with.
         max_qsize: Messages that may be pending in each queue.
         delay_sequence_factory: Called for each publish; returns the seconds of the pauses, of which the last one is
             repeated.
     """
 
-    # Keys whose queues are waited for; beyond it the one that was not published for the longest time is passed over.
+    # Keys whose queues are waited for; beyond it the key that has been silent longest is left out.
     REMEMBERED = 1000
 
     def __init__(
@@ -43,7 +43,7 @@ class ThrottledPublisher:
         self._published: dict[Key[Any], None] = {}
 
     async def publish(self, key: KeyLike[Any], message: Any) -> None:
-        """Publish, then wait until no queue that gets what was published holds more than `max_qsize` messages."""
+        """Publish, then wait until no queue that got the message holds more than `max_qsize` messages."""
         self._publisher.publish(key, message)
         full = self._publisher.prefix + key
         self._published.pop(full, None)

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from hubsub import Hub, Key, Overflow, Publisher, Retry, Subscriber
+from hubsub import Bridge, Hub, Key, Overflow, Publisher, Retry, Subscriber
 from hubsub._core.checks import count, seconds
+from hubsub.bridges import Backoff
 
 NO_SECONDS: list[Any] = [math.nan, math.inf, -1, "5", "x", True, None, [1], b"1", 1j]
 NO_COUNT: list[Any] = [0, -1, 1.5, math.nan, "5", True, None, [1]]
@@ -21,7 +22,7 @@ def test_what_is_no_number_of_seconds_is_refused(wrong: Any) -> None:
         lambda: Retry(maximum=wrong),
         lambda: seconds(wrong, "pause"),
     ):
-        with pytest.raises(ValueError, match="is a number of seconds, not"):
+        with pytest.raises(ValueError, match="must be a number of seconds, not"):
             make()
 
 
@@ -52,14 +53,14 @@ def test_what_is_no_count_is_refused(wrong: Any) -> None:
             lambda: hub.retain("a", max_keys=wrong),
         ]
     for call in calls:
-        with pytest.raises(ValueError, match=r"is a number of .*, not"):
+        with pytest.raises(ValueError, match=r"must be a number of .*, not"):
             call()
     assert hub.patterns() == {}
 
 
 @pytest.mark.parametrize("wrong", [-1, 1.5, "5", True, None])
 def test_a_route_cache_that_is_no_number_of_keys_is_refused(wrong: Any) -> None:
-    with pytest.raises(ValueError, match="route_cache is a number of keys, at least 0"):
+    with pytest.raises(ValueError, match="route_cache must be a number of keys, at least 0"):
         Hub(route_cache=wrong)
 
 
@@ -72,9 +73,9 @@ async def test_a_timeout_that_is_no_number_of_seconds_is_refused_at_the_call(wro
             lambda: hub.request("a", 1, wrong),
             lambda: hub.request_many("a", 1, wrong),
         ):
-            with pytest.raises(ValueError, match="timeout is a number of seconds, not"):
+            with pytest.raises(ValueError, match="timeout must be a number of seconds, not"):
                 call()
-        with pytest.raises(ValueError, match="timeout is a number of seconds, not"):
+        with pytest.raises(ValueError, match="timeout must be a number of seconds, not"):
             await hub.publish_confirmed("a", 1, wrong)
 
 
@@ -82,10 +83,10 @@ async def test_a_timeout_that_is_no_number_of_seconds_is_refused_at_the_call(wro
 async def test_a_limit_that_is_no_number_is_refused(wrong: Any) -> None:
     async with Hub() as hub:
         hub.respond("a", lambda key, message: message)
-        with pytest.raises(ValueError, match="limit is a number of replies"):
+        with pytest.raises(ValueError, match="limit must be a number of replies"):
             hub.request_many("a", limit=wrong)
         hub.retain("a")
-        with pytest.raises(ValueError, match="limit is a number of"):
+        with pytest.raises(ValueError, match="limit must be a number of"):
             hub.history("a", wrong)
 
 
@@ -102,7 +103,7 @@ def test_publish_event_takes_an_event_and_nothing_else(wrong: Any) -> None:
 
 
 def test_an_overflow_that_is_none_is_answered_with_those_there_are() -> None:
-    with pytest.raises(ValueError, match=r"overflow is one of Overflow\.GROW, .*, not 'grwo'"):
+    with pytest.raises(ValueError, match=r"overflow must be one of Overflow\.GROW, .*, not 'grwo'"):
         Hub().subscribe("a", overflow="grwo")  # type: ignore[call-overload]
     assert Hub().subscribe("a", overflow="latest").overflow is Overflow.LATEST  # type: ignore[call-overload]
 
@@ -130,5 +131,30 @@ def test_an_unknown_option_is_refused_and_the_nearest_named() -> None:
 
 @pytest.mark.parametrize("wrong", [5, "ab", {"a": 1}, {1: "a"}, [("a",)], {"a": None}])
 def test_headers_that_are_no_strings_are_refused(wrong: Any) -> None:
-    with pytest.raises(ValueError, match="headers is a mapping of str to str"):
+    with pytest.raises(ValueError, match="headers must be a mapping of str to str"):
         Hub().publish_with_headers("a", 1, wrong)
+
+
+WRONG_FOR_A_BRIDGE: list[tuple[str, list[Any]]] = [
+    *((name, NO_COUNT) for name in ("outbox", "outbox_bytes", "window", "window_bytes", "attempts", "history_scan")),
+    ("history", [-1, 1.5, "5", True, None]),
+    ("retry_pause", NO_SECONDS),
+    ("silence", [0, *(each for each in NO_SECONDS if each is not None)]),
+    ("backoff", [1, "x", None, (1, 2), Backoff(-1), Backoff(most="x")]),  # type: ignore[arg-type]
+    ("unclaimed", ["drop", 5, True]),
+    ("start", ["old", -1, math.nan, True]),
+    ("group", [5, ""]),
+    ("name", [5, ""]),
+    ("namespace", [5, None]),
+    ("encode", ["later", None]),
+    ("secret", [5, "", [], ["a", ""]]),
+    ("codec", ["jsom", 5]),
+]
+
+
+@pytest.mark.parametrize(("option", "wrong"), [(name, each) for name, all_ in WRONG_FOR_A_BRIDGE for each in all_])
+def test_a_bridge_refuses_senseless_options_and_leaves_nothing_behind(option: str, wrong: Any) -> None:
+    hub = Hub()
+    with pytest.raises((ValueError, TypeError), match=option):
+        Bridge(hub, "memory://bad-input", both="a", **{option: wrong})
+    assert hub.bridges == ()

@@ -13,11 +13,12 @@ from typing import Any
 
 import aiokafka
 import aiokafka.errors
+import asyncpg
 import psutil
 import pytest
 import redis as driver
 
-from brokers import Broker, Kafka, Proxy, Redis, Sentinel, certificates
+from brokers import Broker, Kafka, Postgres, Proxy, Redis, Sentinel, certificates
 from brokers.fixtures import Private
 from brokers.redis_server import ONCE
 
@@ -230,6 +231,60 @@ async def test_kafka_sends_clients_back_to_the_proxy_they_came_by(kafka: Kafka, 
             proxy.resume()
             await stalled
     assert await kafka_read(kafka.address(), namespace, 2) == [b"through", b"stalled"]
+
+
+# PostgreSQL
+
+
+async def pg_write(postgres: Postgres, text: str) -> None:
+    client = await postgres.client("hubsub")
+    await client.execute("create table if not exists memory (text text)")
+    await client.execute("insert into memory values ($1)", text)
+    await client.close()
+
+
+async def pg_read(postgres: Postgres) -> list[str]:
+    client = await postgres.client("hubsub")
+    rows = await client.fetch("select text from memory")
+    await client.close()
+    return [row["text"] for row in rows]
+
+
+async def test_postgres_comes_back_on_its_port_with_what_it_confirmed(private: Private) -> None:
+    postgres = await private(Postgres())
+    await pg_write(postgres, "before")
+    staying = await postgres.client()
+    postgres.kill()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", postgres.port))
+    await postgres.start_wait()
+    assert await pg_read(postgres) == ["before"]
+    postgres.freeze()
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(postgres.client(), 0.2)
+    await postgres.restart_wait()
+    assert await pg_read(postgres) == ["before"]
+    assert staying.is_closed()
+
+
+async def test_postgres_has_a_role_that_is_no_superuser_and_takes_settings(postgres: Postgres) -> None:
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await postgres.execute("alter system set work_mem = '1MB'", user="hubsub")
+    client = await postgres.client()
+    assert await client.fetchval("show fsync") == "off"
+    await client.close()
+
+
+async def test_postgres_demands_tls_and_password_where_it_is_told_to(private: Private) -> None:
+    postgres = await private(Postgres(tls=True, password="open 'sesame'/"))
+    await pg_write(postgres, "secret")
+    assert await pg_read(postgres) == ["secret"]
+    with pytest.raises(asyncpg.InvalidAuthorizationSpecificationError, match="no encryption"):
+        await asyncpg.connect(postgres.url.replace("require", "disable"))
+    with pytest.raises(asyncpg.InvalidPasswordError):
+        await asyncpg.connect(postgres.url, password="open barley")
+    with pytest.raises(ssl.SSLCertVerificationError):
+        await asyncpg.connect(postgres.url, ssl=ssl.create_default_context())
 
 
 # All of them

@@ -179,7 +179,7 @@ async def test_debug_mode_complains_of_messages_of_another_type_and_delivers_the
     caplog.clear()
     assert hub.publish(("order", "new"), {"item": "tea"}) == 1
     (complaint,) = complaints(caplog)
-    said = "('order', 'new') is declared as Order, and a message of type dict is published by "
+    said = "('order', 'new') is declared as Order, but a message of type dict is published by "
     assert complaint.startswith(said + __file__)
     hub.publish(("order", "new"), Order("tea"))
     hub.publish(("price", "tea"), "anything")

@@ -94,6 +94,7 @@ def test_nothing_is_required_and_the_extras_are_there(metadata: Message) -> None
         "demo",
         "redis",
         "kafka",
+        "postgres",
         "msgpack",
         "pydantic",
         "all",

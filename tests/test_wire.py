@@ -433,7 +433,7 @@ def test_headers_that_have_no_utf8_are_refused_before_a_driver_fails_on_them() -
 
 def test_the_errors_are_of_the_one_tree() -> None:
     error = PayloadTooLarge(KEY, 2000, 1000)
-    assert str(error) == "('order', 'new'): 2000 bytes, encoded, and the broker takes at most 1000"
+    assert str(error) == "('order', 'new'): the encoded message has 2000 bytes, and the broker accepts at most 1000"
     assert (error.key, error.size, error.limit) == (KEY, 2000, 1000)
     for each in (EncodeError, DecodeError, PayloadTooLarge):
         assert issubclass(each, HubsubError)

@@ -167,9 +167,15 @@ def has_kafka():
     return stamp.is_file() and stamp.read_bytes() == KAFKA_POM.read_bytes()
 
 
+def has_postgres():
+    """True if a PostgreSQL is here that can be started; Debian keeps it out of the path."""
+    return bool(glob.glob("/usr/lib/postgresql/*/bin/initdb")) or bool(shutil.which("initdb"))
+
+
 # What the brokers need: the Debian package, and what tells that its program is here, wherever it came from.
 BROKER_PACKAGES = (
     ("redis-server", lambda: shutil.which("redis-server")),
+    ("postgresql", has_postgres),
     ("default-jre-headless", lambda: find_java() >= OLDEST_JAVA),
     ("maven", lambda: has_kafka() or shutil.which("mvn")),
 )

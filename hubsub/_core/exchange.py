@@ -340,7 +340,7 @@ class Exchange:
         on_error = self._on_error
         if on_error is not None:
             try:
-                refuse_awaitable(on_error(failure), on_error)
+                refuse_awaitable(on_error(failure), on_error, "on_error")
             except (Exception, asyncio.CancelledError) as another:
                 logger.error("on_error %r failed", on_error, error=another)
 

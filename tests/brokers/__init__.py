@@ -6,7 +6,8 @@ They die with the process that started them, however it ends, and leave no files
 from .broker import Broker
 from .certificates import Certificates, certificates
 from .kafka_server import Kafka
+from .postgres_server import Postgres
 from .proxy import Proxy
 from .redis_server import Redis, Sentinel
 
-__all__ = ["Broker", "Certificates", "Kafka", "Proxy", "Redis", "Sentinel", "certificates"]
+__all__ = ["Broker", "Certificates", "Kafka", "Postgres", "Proxy", "Redis", "Sentinel", "certificates"]

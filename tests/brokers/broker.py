@@ -28,6 +28,8 @@ class Broker:
     """
 
     name = "broker"
+    run_as: str | None = None
+    """The user who runs it, if that is somebody else."""
 
     def __init__(self) -> None:
         self._reserved: list[socket.socket] = []
@@ -77,7 +79,7 @@ class Broker:
             self._prepared = True
         environment = {"HOME": str(self.folder), "LANG": "C.UTF-8", "PATH": os.environ["PATH"]}
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
+            process = subprocess.Popen(
                 self.command(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -86,11 +88,15 @@ class Broker:
                 env=environment,
                 # The Ctrl-C that ends the tests is not for it.
                 start_new_session=True,
+                user=self.run_as,
+                group=self.run_as,
+                extra_groups=None if self.run_as is None else [],
             )
-        reaper().watch(self._process.pid)
+        self._process = process
+        reaper().watch(process.pid)
         deadline = time.monotonic() + timeout
         while not self.is_ready():
-            if self._process.poll() is not None or time.monotonic() > deadline:
+            if process.poll() is not None or time.monotonic() > deadline:
                 self.kill()
                 raise RuntimeError(f"{self!r} did not start:\n{self.log.read_text(errors='replace')[-4000:]}")
             time.sleep(0.005)

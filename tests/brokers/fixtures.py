@@ -1,6 +1,7 @@
 """The fixtures by which tests get brokers, and what a test that has one of them is marked with.
 
-`redis` and `kafka` are instances for everybody: a test keeps to its own `namespace`, and leaves them as it found them.
+`redis`, `kafka` and `postgres` are instances for everybody: a test keeps to its own `namespace`, and leaves them as it
+found them.
 Whoever kills, freezes or configures makes an instance of his own with `private`.
 """
 
@@ -15,11 +16,12 @@ import pytest
 
 from .broker import Broker
 from .kafka_server import Kafka
+from .postgres_server import Postgres
 from .redis_server import Redis
 
 B = TypeVar("B", bound=Broker)
 
-SHARED: dict[str, type[Broker]] = {"redis": Redis, "kafka": Kafka}
+SHARED: dict[str, type[Broker]] = {"redis": Redis, "kafka": Kafka, "postgres": Postgres}
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
@@ -66,6 +68,12 @@ def redis() -> Iterator[Redis]:
 def kafka() -> Iterator[Kafka]:
     """A Kafka for all tests of this worker."""
     yield from _shared(Kafka)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL for all tests of this worker."""
+    yield from _shared(Postgres)
 
 
 @pytest.fixture

@@ -256,8 +256,9 @@ class KafkaAdapter(Adapter):
     async def _wait_for_room(self, link: Link, control: Control) -> None:
         """Wait for control messages, or for room: nobody says when there is some, so it is looked for."""
         waited, step = 0.0, FIRST_LOOK
-        while waited < READ_TIMEOUT and not control.has_news and link.room() <= 0:
-            await control.wait(step)
+        while waited < READ_TIMEOUT and link.room() <= 0:
+            if await control.wait(step):
+                return
             waited += step
             step = min(2 * step, LAST_LOOK)
 
@@ -266,32 +267,22 @@ class KafkaAdapter(Adapter):
         place = f"{lane.topic}:{lane.partition}:"
         key_of = self._key_of
         for record in records:
-            offset, address = record.offset, record.key
-            headers = _decode(record.headers) if record.headers else {}
-            trouble: Exception | None = None
+            offset, timestamp, address, header = record.offset, record.timestamp, record.key, record.headers
+            headers = _decode(header) if header else {}
             if KEY in headers:
                 del headers[KEY]
-                key, trouble = key_of(next(value for name, value in record.headers if name == KEY) or b"")
+                key, trouble = key_of(next(value for name, value in header if name == KEY) or b"")
             elif address is None:
-                key = self._key_of_topic(lane.topic)
+                key, trouble = self._key_of_topic(lane.topic), None
             else:
                 key, trouble = key_of(address)
             if type(record) is Unreadable:
                 trouble = record.trouble
-            time = record.timestamp / 1000 if record.timestamp >= 0 else None
-            result.append(
-                Received(
-                    key,
-                    record.value,
-                    headers,
-                    lane,
-                    f"{place}{offset}",
-                    (lane, offset),
-                    0,
-                    time,
-                    trouble=trouble,
-                )
-            )
+            time = timestamp / 1000 if timestamp >= 0 else None
+            position = f"{place}{offset}"
+            fields = (key, record.value, headers, lane, position, (lane, offset), 0, time, False, False, trouble)
+            # Of some tens of thousands a second, the checks of arguments are felt.
+            result.append(tuple.__new__(Received, fields))
 
     def _add_control(self, result: list[Received | Loss], control: Control) -> None:
         for lane, record in control.receive():

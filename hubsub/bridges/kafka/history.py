@@ -14,7 +14,7 @@ from . import tolerant
 from .client import CONNECT, Client, Line
 from .options import Options
 from .reader import UNREADABLE
-from .writer import stopped
+from .stopping import stopped
 
 
 async def read_back(

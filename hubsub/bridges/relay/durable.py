@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from ..._core.registration import Registration
+from ...confirm import Confirmed
 from ...describe import describe_error
 from ...errors import HubClosed, Undelivered
 from ...event import Event
@@ -23,10 +24,12 @@ MOST_REASON = 1000
 """Letters of why a message became a dead letter."""
 
 
-class Publish(Protocol):
+class Relay(Protocol):
     """Brings an event into the hub, for those who have not handled it yet."""
 
-    def __call__(self, event: Event[Any], confirmed: Any, only: Collection[Registration] | None) -> None: ...
+    def __call__(
+        self, event: Event[Any], *, confirmed: Confirmed | None, only: Collection[Registration] | None
+    ) -> object: ...
 
 
 class PendingAck:
@@ -49,8 +52,10 @@ class Delivery:
     __slots__ = (
         "acks",
         "attempts",
+        "calls",
         "event",
         "inline",
+        "is_buried",
         "is_finished",
         "is_handled",
         "is_suspect",
@@ -66,7 +71,9 @@ class Delivery:
         self.name = name
         self.size = len(received.payload or b"")
         self.acks: list[PendingAck] = []
-        self.attempts = received.attempts
+        self.attempts = received.attempts  # those before that the broker knows of, too
+        self.calls = 0  # how often listeners were called with it
+        self.is_buried = False  # it was given up, and is being written to the dead letters
         self.only: list[Registration] | None = None  # those who have failed
         self.is_finished = False
         self.is_handled = False  # by one listener, at least
@@ -81,7 +88,8 @@ class Durable:
         plan: The options.
         features: What the broker can do.
         seen: What the hub has seen.
-        publish: Brings an event into the hub.
+        relay: Brings an event into the hub.
+        interrupted: Hears of what a listener raised that is no failure of a listener.
         is_open: Tells whether the hub is open.
         log: Where to complain.
     """
@@ -91,14 +99,16 @@ class Durable:
         plan: Plan,
         features: Features,
         seen: SeenWindow,
-        publish: Publish,
+        relay: Relay,
+        interrupted: Callable[[Event[Any], BaseException], None],
         is_open: Callable[[], bool],
         log: Logger,
     ) -> None:
         self._plan = plan
         self._features = features
         self._seen = seen
-        self._publish_in_hub = publish
+        self._relay = relay
+        self._interrupted = interrupted
         self._is_open = is_open
         self._log = log
         self._episode = Episode(log)
@@ -139,11 +149,11 @@ class Durable:
 
     # Handling
 
-    def begin(self, received: Received, event: Event[Any], name: Name | None) -> None:
+    def begin(self, delivery: Delivery) -> None:
         """Hand over a message that was not seen before."""
-        delivery = self._keep(Delivery(received, event, name))
-        if name is not None:
-            self._seen.note(name, delivery)
+        self._keep(delivery)
+        event = delivery.event
+        assert event is not None
         if delivery.attempts >= self._plan.attempts:
             self._suspect(delivery)
             return
@@ -169,6 +179,10 @@ class Durable:
         else:
             self.skip(received)
 
+    def is_burying(self, known: Any) -> bool:
+        """True if a message that was seen before is being written to the dead letters, or is there by now."""
+        return isinstance(known, Delivery) and known.is_buried
+
     def _keep(self, delivery: Delivery) -> Delivery:
         self._deliveries[delivery] = None
         self.bytes += delivery.size
@@ -193,6 +207,8 @@ class Durable:
                 await self.progress()
             if not self._is_innocent and delivery.attempts > self._plan.attempts:
                 self.dead_letters += 1
+                # Nobody has lived to count these calls but the broker.
+                delivery.calls = delivery.attempts
                 self._put_aside(delivery, f"it was not finished in {delivery.attempts} attempts")
             else:
                 self._publish(delivery)
@@ -223,13 +239,15 @@ class Durable:
             return
         delivery.inline = True
         try:
-            self._publish_in_hub(event, partial(self._confirmed, delivery), delivery.only)
+            self._relay(event, confirmed=partial(self._confirmed, delivery), only=delivery.only)
         except HubClosed:
             pass  # it comes again
         except Exception as error:
             # Not one of its listeners: the hub would not have it.
             self.dead_letters += 1
             self._put_aside(delivery, describe_error(error))
+        except BaseException as error:
+            self._interrupted(event, error)
         finally:
             delivery.inline = False
 
@@ -258,6 +276,7 @@ class Durable:
         if causes:
             self.failures += 1
             delivery.attempts += 1
+            delivery.calls += 1
             if delivery.attempts >= self._plan.attempts:
                 self.dead_letters += 1
                 self._put_aside(delivery, describe_error(causes[0]))
@@ -323,7 +342,7 @@ class Durable:
         if delivery.name is not None:
             if handled:
                 self._seen.note(delivery.name)
-            else:
+            elif self._seen.get(delivery.name) is delivery:
                 self._seen.forget(delivery.name)
         self.bytes -= delivery.size
         for ack in delivery.acks:
@@ -342,10 +361,11 @@ class Durable:
 
     def _put_aside(self, delivery: Delivery, why: str) -> None:
         """Bury a message; when that is confirmed, or refused for good, go on. It counts as unfinished till then."""
+        delivery.is_buried = True
         self._start(self._bury(delivery, why if len(why) <= MOST_REASON else f"{why[:MOST_REASON]}…"))
 
     async def _bury(self, delivery: Delivery, why: str) -> None:
-        received = delivery.received._replace(attempts=delivery.attempts, trouble=None)
+        received = delivery.received._replace(attempts=delivery.calls, trouble=None)
         pause, is_logged = self._plan.retry_pause, False
         while not self.is_closing:
             try:

@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeAlias
 
+from ..._core.checks import choice, count, seconds
+from ...describe import describe
 from ...key import NAMESPACE, Key, Patterns, as_patterns, is_subset, overlaps
 from ..adapter import Features, Link
 from .signing import Secrets
@@ -66,6 +68,11 @@ class Plan:
         return self.group is not None or self.name is not None
 
     @property
+    def reader(self) -> str:
+        """As `Link.reader`."""
+        return Link(sender="", namespace=self.namespace, group=self.group, name=self.name).reader
+
+    @property
     def diverted(self) -> list[Key[Any]]:
         """What of the outgoing goes to the broker only, to come back to one member of the group."""
         if self.group is None:
@@ -111,6 +118,7 @@ class Plan:
         Raises:
             ValueError: With the option, and what would do.
         """
+        self._check_values()
         if not self.outgoing and not self.incoming:
             raise ValueError("a bridge carries something: name outgoing, incoming or both")
         for pattern in (*self.outgoing, *self.incoming):
@@ -130,6 +138,34 @@ class Plan:
                 raise ValueError(f"{adapter} has no {what}")
         if self.group is not None:
             self._check_group()
+
+    def _check_values(self) -> None:
+        """Refuse what no broker could make sense of."""
+        count(self.history, "history", least=0)
+        count(self.history_scan, "history_scan")
+        count(self.outbox, "outbox")
+        count(self.outbox_bytes, "outbox_bytes", "bytes")
+        count(self.window, "window")
+        count(self.window_bytes, "window_bytes", "bytes")
+        count(self.attempts, "attempts", "calls")
+        seconds(self.retry_pause, "retry_pause")
+        if not isinstance(self.backoff, tuple) or len(self.backoff) != len(Backoff._fields):
+            raise ValueError(f"backoff is a hubsub.bridges.Backoff, not {describe(self.backoff)}")
+        for name, value in zip(Backoff._fields, self.backoff, strict=True):
+            seconds(value, f"backoff.{name}", zero=False)
+        if self.unclaimed is not None:
+            choice(self.unclaimed, "unclaimed", ("hold", "ack", "dead-letter"))
+        if isinstance(self.start, str):
+            choice(self.start, "start", ("new", "earliest"))
+        elif self.start is not None:
+            seconds(self.start, "start, as a time since the epoch,")
+        for option in ("group", "name", "namespace"):
+            value = getattr(self, option)
+            may_be_empty = option == "namespace"
+            if not isinstance(value, str) and (may_be_empty or value is not None):
+                raise ValueError(f"{option} is a str, not {describe(value)}")
+            if value == "" and not may_be_empty:
+                raise ValueError(f"{option} is a str that is not empty, or None")
 
     def _check_group(self) -> None:
         for out in self.outgoing:

@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Hashable, Sequence
+from functools import partial
 from time import time as now
 from typing import Any
 
 from ..._core.ids import is_unguessable
-from ..._core.registration import Registration
 from ...errors import DecodeError, SignatureError, WildcardPublished
 from ...event import Event, Gap, ListenerFailure, Meta
 from ...hub import Hub
 from ...key import NAMESPACE, PLUS, STAR, Key, is_subset, meet
 from ...log import Episode, Logger
-from ..adapter import Adapter, Features, Loss, Received
+from ..adapter import Adapter, Features, Loss, Received, SentBack
 from ..address import cached
-from .durable import Durable
+from .durable import Delivery, Durable
 from .plan import GAPS, Plan
 from .replies import OpenRequests, address_of_request
-from .seen import HubBridges, Name, name_of
+from .seen import DONE, HubBridges, Name, name_of
 from .sender import Sender
-from .wire import GAP, MESSAGE, Wire
+from .wire import GAP, MESSAGE, Wire, as_tuple
 
+# Where in a `Meta` is what a bridge adds: its position, and whether it was delivered or sent before.
+POSITION = Meta._fields.index("position")
 # What becomes of the messages of a key.
 PASSES_BY, ENTERS, IS_WILD = range(3)
 
@@ -75,13 +77,15 @@ class Receiver:
         self._broker = broker
         self._owner = owner
         self._shares = plan.group is not None
+        self._is_durable = features.durable
         # A log that is read whole has the notices of gaps in their places.
         self._reads_log = features.durable and not features.patterns and not self._shares
         # What may be old or come twice, the broker decides; a signature then cannot tell a replay.
         self._is_live = not (features.durable or features.resumes) and features.acks == "none"
         self._full_key = cached(self._with_prefix) if plan.prefix else None
         self._entry = cached(self._entry_of)
-        self.durable = Durable(plan, features, shared.seen, self._publish, lambda: hub.is_open, log)
+        relay = partial(hub.border.relay, exclude=sender.outbox)
+        self.durable = Durable(plan, features, shared.seen, relay, self._report_interrupt, lambda: hub.is_open, log)
         self._has_replayed = False
         self.received = 0
         self.echoes = 0
@@ -101,14 +105,22 @@ class Receiver:
         self.last_received = now()
         for received in batch:
             try:
-                if type(received) is Loss:
-                    self.lost(received)
+                if type(received) is Received:
+                    self._receive(received)
                 else:
-                    self._receive(received)  # type: ignore[arg-type]
+                    self._receive_other(received)
             except Exception as error:
                 self._refuse(received, error)  # type: ignore[arg-type]
             except BaseException as error:
                 self._pass_on(received, error)  # type: ignore[arg-type]
+
+    def _receive_other(self, received: Received | Loss) -> None:
+        if isinstance(received, Loss):
+            self.lost(received)
+        elif isinstance(received, SentBack) and received.reader != self._plan.reader:
+            self.durable.skip(received)
+        else:
+            self._receive(received)
 
     def _receive(self, received: Received) -> None:
         key, payload, headers = received.key, received.payload, received.headers
@@ -137,26 +149,22 @@ class Receiver:
         if id is not None:
             # As `name_of`: a call more for each message would be felt.
             name = (meta.source, id, key) if is_unguessable(id) else (meta.source, id, key, self._number, received.lane)
-            known = self._seen.see(name)
-            if known is not None:
+        event: Event[Any] = Event(key, message, meta)
+        delivery = Delivery(received, event, name) if self._is_durable else None
+        if name is not None:
+            known = self._seen.see(name, delivery or DONE)
+            if known is not None and isinstance(received, SentBack) and self.durable.is_burying(known):
+                self._seen.note(name, delivery)
+            elif known is not None:
                 self.duplicates += 1
                 self._log.debug("%r is a duplicate: its id %r was seen before", key, id)
                 self.durable.again(received, known)
                 return
         self.received += 1
-        event: Event[Any] = Event(key, message, meta)
-        if self._features.durable:
-            self.durable.begin(received, event, name)
+        if delivery is not None:
+            self.durable.begin(delivery)
             return
         self._border.relay(event, exclude=self._sender.outbox, bounded=True)
-
-    def _publish(self, event: Event[Any], confirmed: Any, only: Collection[Registration] | None) -> None:
-        try:
-            self._border.relay(event, exclude=self._sender.outbox, confirmed=confirmed, only=only)
-        except Exception:
-            raise
-        except BaseException as error:
-            self._report_interrupt(event, error)
 
     def _inward(self, received: Received, key: Key[Any], meta: Meta | None) -> Meta:
         """What travels with a message that has come."""
@@ -170,10 +178,14 @@ class Receiver:
             to = address_of_request(self._sender.reply, key, meta)
             meta = meta._replace(reply_to=to, correlation=None if to is None else meta.correlation)
         if position is not None or received.attempts or received.is_replayed:
-            meta = meta._replace(
-                position=position, redelivered=received.attempts > 0, replayed=meta.replayed or received.is_replayed
-            )
+            about = position, received.attempts > 0, meta.replayed or received.is_replayed
+            # As `_replace`, which for each message would be felt.
+            meta = as_tuple(Meta, meta[:POSITION] + about + meta[POSITION + len(about) :])
         return meta
+
+    def key_here(self, key: Key[Any]) -> Key[Any]:
+        """The key on this side of one at the broker."""
+        return key if self._full_key is None else self._full_key(key)
 
     def _with_prefix(self, key: Key[Any]) -> Key[Any]:
         return key if key[0] == NAMESPACE else self._plan.prefix + key
@@ -267,7 +279,9 @@ class Receiver:
         """The last `limit` events of each lane that match, as replayed ones."""
         lanes: dict[Hashable, deque[Event[Any]]] = {}
         for received in found:
-            key = received.key if self._full_key is None else self._full_key(received.key)
+            key = self.key_here(received.key)
+            if isinstance(received, SentBack):
+                continue  # it stands there already, where it was published
             if key[0] == NAMESPACE or received.trouble is not None or STAR in key or PLUS in key:
                 continue
             if any(is_subset(key, pattern) for pattern in patterns):

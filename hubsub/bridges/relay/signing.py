@@ -301,7 +301,10 @@ def _wrong(key: Key[Any]) -> SignatureError:
 
 
 def _each_of(secrets: Secrets) -> list[bytes]:
-    each = [secrets] if isinstance(secrets, (str, bytes)) else list(secrets)
+    try:
+        each = [secrets] if isinstance(secrets, (str, bytes)) else list(secrets)
+    except TypeError:
+        each = []
     if not each or not all(isinstance(secret, (str, bytes)) and secret for secret in each):
         raise ValueError("a secret is a str or bytes, and not empty; several are a sequence of at least one")
     return [secret.encode("utf-8", "surrogatepass") if isinstance(secret, str) else bytes(secret) for secret in each]
