@@ -410,9 +410,21 @@ class Writer:
         return reason
 
     async def put(
-        self, topic: str, key: Key[Any], payload: bytes | None, headers: Mapping[str, str]
+        self,
+        topic: str,
+        key: Key[Any],
+        payload: bytes | None,
+        headers: Mapping[str, str],
+        number: int | None = None,
     ) -> Exception | None:
         """Send one record to a topic; return when it is stored, or why it never will be.
+
+        Args:
+            topic: Where to.
+            key: Its key.
+            payload: None for a tombstone.
+            headers: Beside it.
+            number: That of the partition, if it is not for the key to decide.
 
         Raises:
             ConnectionError, BrokerBusy: As `send`.
@@ -421,9 +433,10 @@ class Writer:
             if topic not in self._partitions:
                 for error in (await self._learn([topic])).values():
                     return error
-            partitions = self._partitions[topic]
             address = self._address(key)
-            partition = TopicPartition(topic, self._partitioner(address, partitions, partitions))
+            partitions = self._partitions[topic]
+            chosen: int = self._partitioner(address, partitions, partitions) if number is None else number
+            partition = TopicPartition(topic, chosen)
             while True:
                 builder = self._builder(topic)
                 try:
