@@ -83,8 +83,6 @@ class Sender:
     BATCH_BYTES = 4 << 20
     # Seconds that a call should take at most: on a slow line batches become smaller.
     CALL_SECONDS = 0.5
-    # Seconds that a message may wait for the connection before it is signed anew.
-    SIGNED_FOR = 30.0
     # Bridges that a message crosses at most.
     MOST_HOPS = 16
     # Replies that wait to be sent.
@@ -402,7 +400,7 @@ class Sender:
         """Sign anew what has waited long, or was sent before: it would be refused there, as too old or as a replay."""
         time, last = now(), batch[-1].record.sequence
         # The first is the oldest, and was sent before if any of them was.
-        if batch[0].record.sequence > self._signed_to and time - batch[0].time <= self.SIGNED_FOR:
+        if batch[0].record.sequence > self._signed_to and time - batch[0].time <= self._plan.signed_for / 10:
             self._signed_to = last
             return
         for each in batch:

@@ -27,8 +27,8 @@ Secrets: TypeAlias = str | bytes | Sequence[str | bytes]
 """A secret, or several: the first one signs, and what was signed with any of them is accepted."""
 
 HEAD = 41
-"""Characters of the head: 16 hexadecimal digits that name the signer, and in decimal ones 10 of the seconds since the epoch and
-12 of the number, each with a `-` behind it."""
+"""Characters of the head: 16 hexadecimal digits that name the signer, 10 decimal ones of the seconds since the epoch,
+and 12 of the number, each with a `-` behind it."""
 WIDTH = HEAD + 32
 """Characters of a signature: behind the head are the digits of the HMAC."""
 
