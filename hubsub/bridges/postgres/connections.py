@@ -14,7 +14,7 @@ from .errors import explained
 Begin = Callable[[Any], Awaitable[object]]
 
 
-class Lines:
+class Connections:
     """Two connections from one connect until it is lost or closed: when one of them is lost, both are."""
 
     def __init__(self, database: Database) -> None:
