@@ -60,8 +60,6 @@ def trials() -> list[Any]:
     for name in KINDS:
         for fault in conformance.FAULTS:
             marks = [pytest.mark.xdist_group(f"faults of {name}"), *pending(fault.__name__, name)]
-            if name.startswith("kafka"):
-                marks += pending("", "kafka faults")
             # A Kafka takes seconds for what others do in tenths.
             is_slow = fault.__name__ in SLOW or name.startswith("kafka")
             if fault.is_long or (is_slow and name not in ONE_OF_EACH):
