@@ -28,6 +28,8 @@ HubsubError
 │   ├── BridgeNotReady (TimeoutError) not connected in time; the `__cause__` says why
 │   ├── BridgeClosed                  it was closed
 │   ├── BrokerBusy                    the broker accepts nothing for now; raised by adapters
+│   ├── Unsupported (ValueError)      what was asked for, this broker cannot do
+│   ├── NoSuchLetter (LookupError)    no dead letter is at that position
 │   ├── EncodeError (ValueError)      a message that cannot be encoded
 │   ├── DecodeError (ValueError)      bytes that cannot be decoded
 │   │   └── SignatureError            they are not signed as `secret=` requires
@@ -368,6 +370,25 @@ class BridgeClosed(BridgeError):
 
 class BrokerBusy(BridgeError):
     """The broker accepts nothing for now, though the connection is sound; adapters raise it, and the bridge retries."""
+
+
+class Unsupported(BridgeError, ValueError):
+    """Something was asked for that the broker cannot do; `adapter` and `feature` are the names of both."""
+
+    def __init__(self, adapter: str, feature: str, why: str = "") -> None:
+        super().__init__(f"{adapter} has no {feature}{why and f': {why}'}")
+        self.adapter = adapter
+        self.feature = feature
+
+
+class NoSuchLetter(BridgeError, LookupError):
+    """No dead letter is at `position`: it was sent back, has been dropped there, or never was."""
+
+    def __init__(self, position: object) -> None:
+        super().__init__(f"no dead letter is at {describe(position)}: it was sent back, or dropped; list them anew")
+        self.position = position
+
+    __str__ = Exception.__str__
 
 
 class EncodeError(BridgeError, ValueError):

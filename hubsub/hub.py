@@ -490,7 +490,7 @@ class Hub(Registry):
         """
         named = as_patterns(patterns)
         if snapshot is not None and history:
-            raise ValueError("a snapshot takes the place of history and of gaps: choose one")
+            raise ValueError("a snapshot replaces history= and gaps=: choose one of them")
         subscription = self._subscription(gaps=gaps, snapshot=snapshot, where=where, ack=ack, ready=ready, **options)
         self._add(subscription, named, history)
         return subscription
@@ -514,7 +514,7 @@ class Hub(Registry):
         if snapshot is None:
             return (GapSubscription if gaps else Subscription)(self, **queue, where=where, ack=ack, ready=ready)
         if gaps:
-            raise ValueError("a snapshot takes the place of history and of gaps: choose one")
+            raise ValueError("a snapshot replaces history= and gaps=: choose one of them")
         checked_async_function(snapshot, "snapshot")
         return SnapshotSubscription(self, **queue, where=where, ack=ack, ready=ready, load=snapshot)
 

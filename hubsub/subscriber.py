@@ -1,4 +1,4 @@
-"""A subscriber: an owner of subscriptions and listeners, which all end with it."""
+"""A subscriber: owns subscriptions and listeners, and ends them together."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 class Subscriber:
     """Owns subscriptions and listeners; `close()`, or leaving it as a context manager, ends all of them.
 
-    A function that is added twice to one pattern by one subscriber stays one listener. Two subscribers are
-    independent of each other.
+    A function added twice to a pattern by the same subscriber stays one listener. Two subscribers are independent of
+    each other.
 
     Args:
         hub: Where to subscribe.
@@ -36,7 +36,7 @@ class Subscriber:
 
     DEFAULT_SUBSCRIPTION_ID = "default"
 
-    # Subscriptions that have ended whose ids are remembered, so that `consume` can say that they have.
+    # Ended subscriptions whose ids are remembered, so that `consume` can say that they have ended.
     MOST_ENDED = 64
 
     __slots__ = ("_called", "_finishing", "_listeners", "_most", "_options", "_subscriptions", "hub", "id")
@@ -49,7 +49,7 @@ class Subscriber:
         self._options: dict[Hashable, dict[str, Any]] = {}  # of each subscription, as they were given
         self._called: dict[Hashable, Callable[..., object]] = {}  # functions of `sync_subscribe`, by their id
         self._listeners: dict[Hashable, dict[tuple[str, ...], Listener]] = {}
-        self._finishing: asyncio.Task[None] | None = None  # what was queued when it was closed
+        self._finishing: asyncio.Task[None] | None = None  # handles what was queued when it was closed
 
     def __repr__(self) -> str:
         return f"<Subscriber {self.id!r} on {self.hub!r}>"
@@ -116,18 +116,18 @@ class Subscriber:
     def subscribe(
         self, key: Patterns, subscription_id: Hashable = DEFAULT_SUBSCRIPTION_ID, *, history: int = 0, **options: Any
     ) -> Any:
-        """Add a pattern, or several, to the subscription of that id, and return it; make it if need be.
+        """Add one or more patterns to the subscription of that id, and return it; make it if there is none.
 
-        All patterns of one id share a queue. Subscribed again after its last pattern was unsubscribed, the queue goes
-        on with what was left in it. `history` replays retained messages, as in `Hub.subscribe`, but only of keys that
-        the subscription did not get so far. The other options are those of `Hub.subscribe`, and concern the whole
-        subscription: they are given when it is made.
+        All patterns of one id share a queue. If the last pattern was unsubscribed and one is subscribed again, the
+        queue keeps what was left in it. `history` replays retained messages, as in `Hub.subscribe`, but only of keys
+        that the subscription was not subscribed to before. The other options are those of `Hub.subscribe`; they belong
+        to the whole subscription, and are given when it is made.
 
         Raises:
             InvalidKey: A pattern cannot be subscribed to.
             HubClosed: The hub is closed or closing.
             HistoryUnavailable: `history` is asked for, and nothing retains a new pattern.
-            ValueError: An option makes no sense, or the subscription exists and has another one.
+            ValueError: An option is invalid, or the subscription exists with other options.
         """
         patterns = as_patterns(key)
         subscription = self._subscriptions.get(subscription_id)
@@ -140,7 +140,7 @@ class Subscriber:
             given = ", ".join(f"{name}=" for name in options)
             raise ValueError(f"{given}: the subscription {describe(subscription_id)} exists, with other options")
         if history and isinstance(subscription, SnapshotSubscription):
-            raise ValueError("a snapshot takes the place of history and of gaps: choose one")
+            raise ValueError("a snapshot replaces history= and gaps=: choose one of them")
         new = [pattern for pattern in patterns if subscription.closed or pattern not in subscription._patterns]
         self._subscriptions[subscription_id] = subscription
         self._options.setdefault(subscription_id, options)
@@ -156,7 +156,7 @@ class Subscriber:
     async_subscribe = subscribe
 
     def _forget_ended(self) -> None:
-        """Forget the ids of subscriptions that have ended and were read to the end, where there are very many."""
+        """Forget the oldest ids of ended subscriptions that were read to the end, if there are very many."""
         for subscription_id, subscription in list(self._subscriptions.items()):
             if subscription.closed and not subscription.pending:
                 del self._subscriptions[subscription_id]
@@ -168,8 +168,7 @@ class Subscriber:
     ) -> Listener:
         """Call a plain function for every message that matches, until `unsubscribe` with that id: as in aiopubsub.
 
-        All patterns of one id have the function that the first of them came with. New programs use
-        `add_sync_listener`.
+        All patterns of one id keep the function given with the first of them. New programs use `add_sync_listener`.
         """
         function = self._called.get(subscription_id, callback)
         listener = self.add_sync_listener(key, function)
@@ -177,12 +176,12 @@ class Subscriber:
         return listener
 
     def unsubscribe(self, key: Patterns, subscription_id: Hashable = DEFAULT_SUBSCRIPTION_ID) -> None:
-        """Take a pattern, or several, off the subscription of that id. Without its last one it ends.
+        """Remove one or more patterns from the subscription of that id; it ends with its last pattern.
 
         What is queued can still be read.
 
         Raises:
-            UnknownSubscription: There is none of that id, or it does not hold the pattern; then nothing is changed.
+            UnknownSubscription: There is none of that id, or it is not on the pattern; then nothing is changed.
         """
         patterns = as_patterns(key)
         subscription = self._subscriptions.get(subscription_id)
@@ -210,13 +209,13 @@ class Subscriber:
     def consume(self, subscription_id: Hashable = DEFAULT_SUBSCRIPTION_ID) -> Coroutine[Any, Any, tuple[Key[Any], Any]]:
         """Wait for the next message of the subscription of that id: `key, message = await subscriber.consume()`.
 
-        Cancelled, it loses nothing.
+        Cancelling it loses nothing.
 
         Raises:
-            UnknownSubscription: Nothing was ever subscribed under that id, or it ended, and dozens of others since.
-            SubscriptionClosed: It ended and everything queued was read.
+            UnknownSubscription: Nothing was ever subscribed under that id, or it and dozens of later ones have ended.
+            SubscriptionClosed: It has ended and everything queued has been read.
         """
-        # Not an async function of its own: a coroutine less to go through for each message.
+        # Not an async function: that saves a coroutine for each message.
         try:
             pair: Coroutine[Any, Any, tuple[Key[Any], Any]] = self._subscriptions[subscription_id].consume_pair()
         except KeyError:
@@ -235,7 +234,7 @@ class Subscriber:
         once: bool = False,
         history: int = 0,
     ) -> Listener:
-        """Call a plain function right in the publish of every message that matches; as `Hub.add_listener`.
+        """Call a plain function inside the publish of every message that matches; as `Hub.add_listener`.
 
         Raises:
             InvalidListener: It is an async function, or cannot be called.
@@ -253,7 +252,7 @@ class Subscriber:
     ) -> Listener:
         """Await `callback(key, message)` in a task of its own, one message after the other; as `Hub.add_listener`.
 
-        Anything that returns an awaitable will do.
+        Any callable that returns an awaitable is accepted.
         """
         return self._add(keys, callback, True, event=event, where=where, **options)
 
@@ -266,7 +265,7 @@ class Subscriber:
         where: Where | None = None,
         **options: Unpack[ListenerOptions],
     ) -> Listener:
-        """Add a function, plain or async, which it is being told by looking; as `Hub.add_listener`."""
+        """Add a function, plain or async: hubsub detects which; as `Hub.add_listener`."""
         return self._add(keys, callback, None, event=event, where=where, **options)
 
     @overload
@@ -310,9 +309,9 @@ class Subscriber:
         return add
 
     def remove_listener(self, keys: Patterns, callback: Callable[..., object]) -> Removal:
-        """Take a function off a pattern, or several, at once: as `Listener.remove`, off its last pattern.
+        """Remove a function from one or more patterns at once; after its last pattern, as `Listener.remove` does.
 
-        Returns an awaitable that ends when its task, if it had one, has.
+        Returns an awaitable that ends when its task, if it had one, has ended.
 
         Raises:
             UnknownListener: It was not added to one of them; then nothing is changed.
@@ -339,26 +338,26 @@ class Subscriber:
 
     def _all_listeners(self) -> dict[Listener, None]:
         listeners = {listener: None for held in self._listeners.values() for listener in held.values()}
-        # Those that handle their last message are in no book any more.
+        # Listeners that handle their last message are no longer noted.
         for runner in (*self.hub._life.running, *self.hub._life.unstarted):
             if isinstance(runner, AsyncListener) and runner._owner is self:
                 listeners[runner] = None
         return listeners
 
     def close(self) -> Removal:
-        """End every subscription, and every listener when it has handled what is queued for it.
+        """End every subscription at once, and every listener when it has handled its queued messages.
 
-        At once nothing more is delivered. For what async listeners have queued there are the `drain` seconds that
-        closing the hub gives; then it is dropped, counted and logged, and calls in progress are cancelled, which are
-        failures. What is queued in subscriptions can still be read.
+        Nothing more is delivered. Async listeners have `drain` seconds, as when the hub is closed, for their queued
+        messages; then the rest is dropped, counted and logged, and calls in progress are cancelled, which counts as a
+        failure. What is queued in subscriptions can still be read.
 
-        Returns an awaitable that ends when they have. Inside a call of one of the listeners neither is that call
-        cancelled nor waited for. Closing twice is safe.
+        Returns an awaitable that ends when all of them have ended. If one of the listeners closes its subscriber, that
+        call is neither cancelled nor waited for. Closing twice is safe.
         """
         return self._close()[1]
 
     def _close(self) -> tuple[asyncio.Task[None] | None, Removal]:
-        """As `close`; return the task that ends everything, unless that has to go on without being waited for."""
+        """Close as `close` does; return the task that ends the listeners, or None if it must not be waited for."""
         listeners = self._all_listeners()
         runners = [listener for listener in listeners if isinstance(listener, AsyncListener)]
         for listener in listeners:
@@ -405,13 +404,13 @@ class Subscriber:
         return self.hub._add_listener(new, callback, asynchronous, event=event, where=where, owner=self, **options)
 
     def _note(self, registration: Registration, patterns: Iterable[tuple[str, ...]]) -> None:
-        """The hub has just registered one of our listeners on these patterns."""
+        """Called by the hub when it has registered one of our listeners on these patterns."""
         assert isinstance(registration, Listener)
         held = self._listeners.setdefault(identity_of(registration.function), {})
         held.update(dict.fromkeys(patterns, registration))
 
     def _forget(self, registration: Registration, patterns: Iterable[tuple[str, ...]]) -> None:
-        """The hub has removed one of our listeners from these patterns, whoever asked for it."""
+        """Called by the hub when it has removed one of our listeners from these patterns, for whatever reason."""
         assert isinstance(registration, Listener)
         identity = identity_of(registration.function)
         held = self._listeners.get(identity, {})

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "hubsub"
 
 GROUND = {"errors", "describe", "log", "key", "confirm", "event"}
-CONTRACT = {"bridges.adapter", "bridges.address", "bridges.inbox", "bridges.log", "bridges.schemes", "bridges.urls"}
+CONTRACT = {f"bridges.{name}" for name in ("adapter", "address", "inbox", "log", "numbered", "schemes", "urls")}
 PUBLIC = {"__init__", "bridges"}
 
 # The rooms of the house, and the rooms or modules that each may import besides itself. What is not named, it may not.
@@ -39,6 +39,7 @@ ROOMS: dict[str, set[str]] = {
     "bridges.memory": {"ground", "contract"},
     "bridges.redis": {"ground", "contract"},
     "bridges.kafka": {"ground", "contract"},
+    "bridges.sqlite": {"ground", "contract"},
     # The relay knows the contract and no adapter.
     "bridges.relay": {"ground", "_core", "face", "contract", "codec"},
     "bridges": {"contract", "codec", "bridges.relay"},

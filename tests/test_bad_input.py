@@ -22,7 +22,7 @@ def test_what_is_no_number_of_seconds_is_refused(wrong: Any) -> None:
         lambda: Retry(maximum=wrong),
         lambda: seconds(wrong, "pause"),
     ):
-        with pytest.raises(ValueError, match="is a number of seconds, not"):
+        with pytest.raises(ValueError, match="must be a number of seconds, not"):
             make()
 
 
@@ -53,14 +53,14 @@ def test_what_is_no_count_is_refused(wrong: Any) -> None:
             lambda: hub.retain("a", max_keys=wrong),
         ]
     for call in calls:
-        with pytest.raises(ValueError, match=r"is a number of .*, not"):
+        with pytest.raises(ValueError, match=r"must be a number of .*, not"):
             call()
     assert hub.patterns() == {}
 
 
 @pytest.mark.parametrize("wrong", [-1, 1.5, "5", True, None])
 def test_a_route_cache_that_is_no_number_of_keys_is_refused(wrong: Any) -> None:
-    with pytest.raises(ValueError, match="route_cache is a number of keys, at least 0"):
+    with pytest.raises(ValueError, match="route_cache must be a number of keys, at least 0"):
         Hub(route_cache=wrong)
 
 
@@ -73,9 +73,9 @@ async def test_a_timeout_that_is_no_number_of_seconds_is_refused_at_the_call(wro
             lambda: hub.request("a", 1, wrong),
             lambda: hub.request_many("a", 1, wrong),
         ):
-            with pytest.raises(ValueError, match="timeout is a number of seconds, not"):
+            with pytest.raises(ValueError, match="timeout must be a number of seconds, not"):
                 call()
-        with pytest.raises(ValueError, match="timeout is a number of seconds, not"):
+        with pytest.raises(ValueError, match="timeout must be a number of seconds, not"):
             await hub.publish_confirmed("a", 1, wrong)
 
 
@@ -83,10 +83,10 @@ async def test_a_timeout_that_is_no_number_of_seconds_is_refused_at_the_call(wro
 async def test_a_limit_that_is_no_number_is_refused(wrong: Any) -> None:
     async with Hub() as hub:
         hub.respond("a", lambda key, message: message)
-        with pytest.raises(ValueError, match="limit is a number of replies"):
+        with pytest.raises(ValueError, match="limit must be a number of replies"):
             hub.request_many("a", limit=wrong)
         hub.retain("a")
-        with pytest.raises(ValueError, match="limit is a number of"):
+        with pytest.raises(ValueError, match="limit must be a number of"):
             hub.history("a", wrong)
 
 
@@ -103,7 +103,7 @@ def test_publish_event_takes_an_event_and_nothing_else(wrong: Any) -> None:
 
 
 def test_an_overflow_that_is_none_is_answered_with_those_there_are() -> None:
-    with pytest.raises(ValueError, match=r"overflow is one of Overflow\.GROW, .*, not 'grwo'"):
+    with pytest.raises(ValueError, match=r"overflow must be one of Overflow\.GROW, .*, not 'grwo'"):
         Hub().subscribe("a", overflow="grwo")  # type: ignore[call-overload]
     assert Hub().subscribe("a", overflow="latest").overflow is Overflow.LATEST  # type: ignore[call-overload]
 
@@ -131,7 +131,7 @@ def test_an_unknown_option_is_refused_and_the_nearest_named() -> None:
 
 @pytest.mark.parametrize("wrong", [5, "ab", {"a": 1}, {1: "a"}, [("a",)], {"a": None}])
 def test_headers_that_are_no_strings_are_refused(wrong: Any) -> None:
-    with pytest.raises(ValueError, match="headers is a mapping of str to str"):
+    with pytest.raises(ValueError, match="headers must be a mapping of str to str"):
         Hub().publish_with_headers("a", 1, wrong)
 
 

@@ -214,15 +214,15 @@ def test_what_nobody_can_tell_is_accepted() -> None:
 
 @pytest.mark.parametrize("function", [pair, Both(), async_generator, generator, lambda key: True, 5, "f", AsyncMock()])
 def test_a_predicate_that_cannot_answer_at_once_is_refused(function: Any) -> None:
-    with pytest.raises(InvalidFunction, match="where is"):
+    with pytest.raises(InvalidFunction, match=r"where (must be|is called)"):
         checked_function(function, "where", "key", "message")
-    with pytest.raises(ValueError, match="where is"):  # as every option that makes no sense
+    with pytest.raises(ValueError, match=r"where (must be|is called)"):  # as every option that makes no sense
         checked_function(function, "where", "key", "message")
 
 
 @pytest.mark.parametrize("function", [lambda key: None, 5, async_generator])
 def test_what_is_to_be_awaited_may_not_be_known_beforehand(function: Any) -> None:
-    with pytest.raises(InvalidFunction, match="snapshot is a function of no arguments"):
+    with pytest.raises(InvalidFunction, match="snapshot must be a function of no arguments"):
         checked_async_function(function, "snapshot")
     for good in (lambda: asyncio.sleep(0), partial(pair, 1, 2), AsyncMock(), asyncio.Event().wait):
         checked_async_function(good, "snapshot")
@@ -484,13 +484,13 @@ def test_a_where_whose_answer_has_to_be_awaited_lets_nothing_pass(
     subscription = hub.subscribe("b", where=where)
     hub.publish("b", 1)
     assert (subscription.pending, subscription.filtered) == (0, 1)
-    assert "where is plain" in caplog.text or "where is plain" in str(caplog.records[-1].exc_info)
+    assert "where returned a" in caplog.text or "where returned a" in str(caplog.records[-1].exc_info)
 
 
 async def test_a_where_of_next_whose_answer_has_to_be_awaited_is_raised_to_who_awaits(hub: Hub) -> None:
     waiting = hub.next("a", 5, lambda key, message: pair(key, message))
     hub.publish("a", 1)
-    with pytest.raises(InvalidFunction, match="where is plain"):
+    with pytest.raises(InvalidFunction, match="where returned a"):
         await waiting
 
 
@@ -503,14 +503,14 @@ def test_a_where_that_cannot_be_asked_is_refused_everywhere(hub: Hub) -> None:
             lambda: hub.subscribe("a", where=wrong),  # noqa: B023
             lambda: Subscriber(hub, "s").add_listener("a", plain_pair, where=wrong),  # noqa: B023
         ):
-            with pytest.raises(InvalidFunction, match="where is"):
+            with pytest.raises(InvalidFunction, match=r"where (must be|is called)"):
                 add()
     assert hub.patterns() == {}
 
 
 async def test_next_refuses_a_where_that_cannot_be_asked(hub: Hub) -> None:
     for wrong in (5, pair, lambda key: True):
-        with pytest.raises(InvalidFunction, match="where is"):
+        with pytest.raises(InvalidFunction, match=r"where (must be|is called)"):
             hub.next("a", where=wrong)  # type: ignore[call-overload]
     assert hub.patterns() == {}
 
@@ -520,10 +520,10 @@ async def test_next_refuses_a_where_that_cannot_be_asked(hub: Hub) -> None:
 
 @pytest.mark.parametrize("wrong", [5, pair, single, lambda: None, async_generator])
 def test_on_error_is_refused_when_it_could_not_be_called(wrong: Any, hub: Hub) -> None:
-    with pytest.raises(InvalidFunction, match="on_error is"):
+    with pytest.raises(InvalidFunction, match=r"on_error (must be|is called)"):
         Hub(on_error=wrong)
     before = hub.on_error
-    with pytest.raises(InvalidFunction, match="on_error is"):
+    with pytest.raises(InvalidFunction, match=r"on_error (must be|is called)"):
         hub.on_error = wrong
     assert hub.on_error == before
 
@@ -546,7 +546,7 @@ def test_what_on_error_returns_or_raises_is_logged_and_goes_no_further(
 
 @pytest.mark.parametrize("wrong", [5, lambda key: None, async_generator])
 def test_a_snapshot_that_could_not_be_called_is_refused(wrong: Any, hub: Hub) -> None:
-    with pytest.raises(InvalidFunction, match="snapshot is a function of no arguments"):
+    with pytest.raises(InvalidFunction, match="snapshot must be a function of no arguments"):
         hub.subscribe("a", snapshot=wrong)
     assert hub.patterns() == {}
 
@@ -554,7 +554,7 @@ def test_a_snapshot_that_could_not_be_called_is_refused(wrong: Any, hub: Hub) ->
 @pytest.mark.parametrize("value", [None, 5, [1]])
 async def test_a_snapshot_that_returns_no_awaitable_is_named_at_the_read(value: Any, hub: Hub) -> None:
     subscription = hub.subscribe("a", snapshot=lambda: value)  # type: ignore[arg-type,return-value]
-    with pytest.raises(InvalidFunction, match="snapshot is to return an awaitable"):
+    with pytest.raises(InvalidFunction, match="snapshot must return an awaitable"):
         await subscription.consume()
 
 
@@ -578,7 +578,7 @@ def test_a_decorator_without_its_pattern_says_what_to_write(hub: Hub) -> None:
 
     with pytest.raises(InvalidListener, match=r"@hub\.responds\(pattern\)"):
         hub.responds(pair)  # type: ignore[arg-type]
-    with pytest.raises(InvalidListener, match="name what to listen to"):
+    with pytest.raises(InvalidListener, match="say what to listen to"):
         Subscriber(hub, "s").on(pair)  # type: ignore[arg-type]
 
 

@@ -339,7 +339,7 @@ def test_process_that_keeps_a_processor_busy_raises_one_alert_until_it_rests(
     for percent in (90.0, 95.0, 40.0, 95.0, 10.0, 80.0):
         loopless.publish(("host", "process", "42"), Process("worker", percent, 1000))
     key = ("alert", "host", "process", "42")
-    assert alerts == [(key, "worker takes 90 % of a processor"), (key, "worker takes 80 % of a processor")]
+    assert alerts == [(key, "worker uses 90 % of a processor"), (key, "worker uses 80 % of a processor")]
 
 
 def test_what_is_gone_is_forgotten(loopless: hubsub.Hub, alerts: list[tuple[Key, str]]) -> None:
@@ -354,7 +354,7 @@ def test_what_is_gone_is_forgotten(loopless: hubsub.Hub, alerts: list[tuple[Key,
     loopless.publish(("host", "process", "42"), Process("worker", 90.0, 1000))
     loopless.publish(("host", "process", "42"), None)
     loopless.publish(("host", "process", "42"), Process("another", 90.0, 1000))
-    assert [text for _, text in alerts] == ["worker takes 90 % of a processor", "another takes 90 % of a processor"]
+    assert [text for _, text in alerts] == ["worker uses 90 % of a processor", "another uses 90 % of a processor"]
 
 
 # The command line
@@ -521,7 +521,7 @@ async def test_silent_peer_is_forgotten_unless_it_is_the_broker_that_is_silent(
 @pytest.mark.parametrize(
     ("url", "complaint"),
     [
-        ("memory://demo", "memory:// joins hubs of one process, and two demos are two: take redis://localhost:6379"),
+        ("memory://demo", "memory:// joins hubs of one process, and two demos are two: use redis://localhost:6379"),
         ("pigeon://loft", "no adapter for pigeon://; known schemes are "),
         ("localhost:6379", "a bridge needs a URL with a scheme"),
         ("redis://localhost?speed=11", "speed"),

@@ -59,7 +59,7 @@ async def test_waiting_in_vain_lists_what_was_received(hub: Hub) -> None:
             await recorder.wait_for(2, timeout=0.01)
     assert str(failure.value).splitlines() == [
         "not 2 messages within 0.01 s",
-        "received of ('a', '*'), ('b',): 1",
+        "received on ('a', '*'), ('b',): 1",
         "  ('a', 'x') 'one'",
     ]
 
@@ -84,9 +84,9 @@ def test_a_failed_assertion_says_what_was_expected_and_lists_the_last_that_came(
             loopless.publish("a", number)
         with pytest.raises(AssertionError) as failure:
             recorder.assert_received("a", 100)
-    assert str(nothing.value).splitlines() == ["expected a message of ('a',)", "received of ('a',): nothing"]
+    assert str(nothing.value).splitlines() == ["expected a message of ('a',)", "received on ('a',): nothing"]
     lines = str(failure.value).splitlines()
-    assert lines[:4] == ["expected 100 of ('a',)", "received of ('a',): 100", "  (50 before)", "  ('a',) 50"]
+    assert lines[:4] == ["expected 100 of ('a',)", "received on ('a',): 100", "  (50 before)", "  ('a',) 50"]
     assert lines[-1] == "  ('a',) 99"
 
 
@@ -298,7 +298,7 @@ def test_what_subscribes_while_everything_is_removed(hub):
 """
     result = run_pytest(pytester, monkeypatch, text, "-p", "no:asyncio", "-p", "no:anyio")
     result.assert_outcomes(passed=2, errors=1)
-    result.stdout.fnmatch_lines(["*registered while everything was being removed: ?('b',)?*"])
+    result.stdout.fnmatch_lines(["*registered while the hub was being cleared: ?('b',)?*"])
 
 
 def test_the_example_of_the_page_passes(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:

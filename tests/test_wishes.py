@@ -102,7 +102,7 @@ async def test_by_default_a_listener_sees_the_context_of_its_registration() -> N
         trace.set("publish")
         hub.publish("a")
     assert seen == ["registration"]
-    with pytest.raises(ValueError, match="context is 'listener' or 'publisher'"):
+    with pytest.raises(ValueError, match="context must be 'listener' or 'publisher'"):
         Hub().add_listener("a", note, context="x")  # type: ignore[call-overload]
 
 
@@ -219,6 +219,6 @@ async def test_a_subscriber_subscribes_with_every_option_of_a_hub() -> None:
         assert subscriber.subscribe("c", "gaps") is gaps
         with pytest.raises(ValueError, match="gaps=: the subscription 'filtered' exists"):
             subscriber.subscribe("a", "filtered", gaps=True)
-        with pytest.raises(ValueError, match="maxsize is a number"):
+        with pytest.raises(ValueError, match="maxsize must be a number"):
             subscriber.subscribe("a", "new", maxsize=0)
         subscriber.subscribe("a", "new", maxsize=3)

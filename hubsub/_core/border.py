@@ -25,19 +25,19 @@ from .routes import Route, Target
 
 
 def _nothing() -> None:
-    """Whoever takes looks by himself, and holds nothing."""
+    """Do nothing: the default for users that poll an outbox and keep nothing."""
 
 
 class Border:
     """What enters a hub from elsewhere, what leaves it, and what lives as long as it does.
 
-    The hub has one, `hub.border`; users of a hub need none of it. An object and not another base class of the hub, so
-    that its names are none of the hub's.
+    The hub has one, `hub.border`; users of a hub do not need it. It is an object and not another base class of the hub,
+    so that its names are not names of the hub.
 
     - the way in: `relay` delivers a message that came from elsewhere, `report_gap` says that some did not come,
       `report_error` hands a failure to the hub's `on_error`;
-    - the way out: `outbox` queues what leaves, `mint` and `mint_id` name it, `origin` says where from, `type_of` what
-      its keys are declared to be;
+    - the way out: `outbox` queues what leaves, `mint` and `mint_id` give it an id, `origin` names this hub, `type_of`
+      returns the declared type of a key;
     - living with the hub: `attach`, `detach`, `grace`, and `attached`, which is `hub.bridges` for users.
     """
 
@@ -51,11 +51,11 @@ class Border:
         self._late_gaps: list[LateGap] = []
         self._outboxes: list[Outbox] = []
         self.type_of: Callable[[tuple[str, ...]], Any] = declarations.type_of
-        """Returns what messages of an exact key are declared to be; None if nothing is."""
+        """Returns the declared type of an exact key's messages; None if there is none."""
         self._ids = Ids()
         self._shared_id = SharedId(self._ids.mint)
         self.mint_id: Callable[[], str] = self._ids.mint
-        """Returns an id that no other message has, and that nobody can guess."""
+        """Returns an id that no other message has and that nobody can guess."""
 
     # The way in
 
@@ -72,14 +72,14 @@ class Border:
 
         Args:
             event: What came.
-            exclude: Who does not get it: the outbox through which it must not leave again. With one that diverts, also
-                those get it whom a plain publish passes by.
+            exclude: The outbox through which it must not leave again. If that diverts its keys, the registrations that
+                a plain publish leaves out get the message too.
             confirmed: Called once everybody has finished with it, see `Hub.publish_confirmed`: with how many did, and
-                a list of `Undelivered` for the others. That may be before this returns. What it raises is logged.
-            only: Those who get it, another time say; otherwise everybody whom its key leads to.
-            bounded: Queues that may grow beyond their bound make room for it instead, as under `DROP_OLDEST`: whoever
-                sends does not wait for a slow consumer, and must not fill the memory. Not for what is confirmed, since
-                of that there is no more than is unfinished.
+                a list of `Undelivered` for the others. That may be before this returns. If it raises, that is logged.
+            only: The registrations that get it, for a repeated delivery; by default all that its key leads to.
+            bounded: Queues that may grow beyond their bound make room for it instead, as under `DROP_OLDEST`: a remote
+                sender does not wait for a slow consumer, and must not fill the memory. Ignored for confirmed messages,
+                whose number is bounded already.
 
         Raises:
             InvalidKey: Nothing can be published to its key.
@@ -92,7 +92,7 @@ class Border:
         except (KeyError, TypeError):
             route = core._route(key)
         if type(key) is not Key or event.registration is not None:
-            # It came from a confirmed publish: what is told of it concerns that one.
+            # It came from a confirmed publish: reports on it belong to that one.
             event = Event(route.key, event[1], event.meta)
         try:
             targets, sole = route.others[exclude]
@@ -107,7 +107,7 @@ class Border:
             if confirmed is None:
                 return core._deliver(targets, event, None, bounded)
             return core._deliver_confirmed(targets, event, Confirmation(confirmed))
-        # The route would count everybody.
+        # The route would count a message for every target.
         sole.counted += 1
         tally = core._router.tally
         tally.published += 1
@@ -125,11 +125,11 @@ class Border:
         return 1
 
     def report_gap(self, patterns: Patterns, gap: Gap) -> None:
-        """Let everyone who is subscribed to something of these patterns know that messages are missing here.
+        """Notify everyone whose subscription overlaps these patterns that messages are missing here.
 
-        In a queue the gap stands behind what is queued; a plain listener's is published at once, as
-        `("Hub", "gap", *pattern)`. Where very many are concerned, some learn of it in later turns of the loop, but
-        before they get the next message that is relayed.
+        In a queue the gap stands behind what is queued; for a plain listener it is published at once, as
+        `("Hub", "gap", *pattern)`. If very many are concerned, some are notified in later turns of the loop, but before
+        they get the next relayed message.
         """
         named = as_patterns(patterns)
         matcher = self._core._router.matcher
@@ -138,7 +138,7 @@ class Border:
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
-            loop = None  # nobody has to wait for it
+            loop = None  # no other task has to wait meanwhile
             concerned.update(dict.fromkeys(found))
         if loop is not None and next(found, None) is not None:
             late = LateGap(gap, named, list(self._core._registered))
@@ -152,32 +152,32 @@ class Border:
                 outbox.miss(gap)
 
     def _report_late(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Report the oldest gap to some of those who have not learned of it yet."""
+        """Report the oldest gap to some of those that have not been notified yet."""
         if self._late_gaps and not self._late_gaps[0].report_to_some(self.MOST_AT_ONCE):
             del self._late_gaps[0]
         if self._late_gaps:
             loop.call_soon(self._report_late, loop)
 
     def report_error(self, failure: ListenerFailure) -> None:
-        """Tell the hub's `on_error` of a failure, if there is one; what it raises is logged."""
+        """Call the hub's `on_error` with a failure, if there is one; if that raises, the error is logged."""
         self._core._report_error(failure)
 
     # The way out
 
     @property
     def origin(self) -> str:
-        """Random, for this hub in this process: names where messages come from."""
+        """A random name for this hub in this process, which says where messages come from."""
         return self._requests.name
 
     def mint(self, meta: Meta | None = None) -> Meta:
-        """Metadata for a message of this hub that has none, or has no name yet."""
+        """Return metadata with an id and an origin, for a message of this hub that has neither yet."""
         id = self.mint_id()
         if meta is None:
             return Meta(id, self.origin, time.time())
         return meta._replace(id=id, source=self.origin, time=meta.time or time.time())
 
     def wanted(self) -> list[Key[Any]]:
-        """Patterns of what somebody here wants: subscribed, retained, carried on; a tap is a bystander."""
+        """The patterns that somebody here wants: subscribed, retained or carried on; those of taps do not count."""
         subscribed = [pattern for pattern, _ in self._core._router.matcher.counts()]
         carried = [pattern for outbox in self._outboxes if outbox.is_wanted for pattern in outbox._patterns]
         return [Key.create_from(each) for each in (*subscribed, *self._core._history.patterns, *carried)]
@@ -230,7 +230,7 @@ class Border:
                 changed(outbox._patterns)
 
     def close_outbox(self, outbox: Outbox) -> None:
-        """What `Outbox.close` does."""
+        """Close an outbox: what `Outbox.close` does."""
         core = self._core
         core._life.check_thread()
         core._router.observers.remove(outbox.observer)
@@ -242,14 +242,14 @@ class Border:
         self._notify_followers(outbox)
 
     def _outboxes_changed(self) -> None:
-        """Have a message named as it is put where it leaves by several outboxes, the same in all of them."""
+        """Number the outboxes: if there are several, a message gets its id when it is put, the same id in all."""
         self._shared_id.forget()
         for number, outbox in enumerate(self._outboxes, 1):
             outbox.number(number if len(self._outboxes) > 1 else 0)
             self._core._observe(tuple(outbox._patterns), 0)
 
     def leads_out(self, patterns: Iterable[tuple[str, ...]]) -> bool:
-        """True if some key of these patterns leaves by an outbox."""
+        """True if some key that these patterns match leaves by an outbox."""
         leaving = [pattern for outbox in self._outboxes for pattern in outbox._patterns]
         return any(overlaps(pattern, other) for pattern in patterns for other in leaving)
 
@@ -257,11 +257,11 @@ class Border:
 
     @property
     def attached(self) -> tuple[Any, ...]:
-        """What lives as long as the hub does: its bridges, in the order in which they were made."""
+        """The parts that live as long as the hub does: its bridges, in the order in which they were made."""
         return tuple(self._attached)
 
     def attach(self, part: Attachment) -> None:
-        """Tell `part` of changes of subscription, and have it closed with the hub, until `detach`."""
+        """Notify `part` of changes of subscription, and close it with the hub, until `detach`."""
         self._core._life.check_thread()
         self._attached.append(part)
         if self._core._hints is not None:
@@ -269,7 +269,7 @@ class Border:
         self._core._followers.append(part.changed)
 
     def grace(self) -> Grace:
-        """The time that a part has which is closed now; its `ended` is to be set in the end."""
+        """Return the time that a part has to close if it is closed now; the part sets its `ended` when it is done."""
         return self._core._life.grace()
 
     def detach(self, part: Attachment) -> None:
@@ -279,9 +279,9 @@ class Border:
 
 
 class LateGap:
-    """A gap that concerns so many that some learn of it later, but before they get the next message that is relayed."""
+    """A gap that concerns so many that some are notified later, but before they get the next relayed message."""
 
-    __slots__ = ("_gap", "_left", "_patterns", "_told", "_until")
+    __slots__ = ("_gap", "_left", "_notified", "_patterns", "_until")
 
     def __init__(self, gap: Gap, patterns: Sequence[tuple[str, ...]], registrations: list[Any]) -> None:
         self._gap = gap
@@ -289,26 +289,30 @@ class LateGap:
         self._until = registrations[-1].order
         registrations.reverse()
         self._left = registrations
-        self._told: set[Any] = set()
+        self._notified: set[Any] = set()
 
     def report_to_some(self, most: int) -> bool:
-        """Look at so many of those who are left; return whether there are more."""
+        """Go through `most` of the registrations that are left; return whether there are more."""
         some = self._left[-most:]
         del self._left[-most:]
         self.report_to(reversed(some))
         return bool(self._left)
 
     def report_to(self, registrations: Iterable[Any]) -> None:
-        """Report it to those of them whom it concerns, once."""
+        """Report it, once, to those of the registrations that it concerns."""
         for registration in registrations:
-            if registration.is_subscription and registration.order <= self._until and registration not in self._told:
-                self._told.add(registration)
+            if (
+                registration.is_subscription
+                and registration.order <= self._until
+                and registration not in self._notified
+            ):
+                self._notified.add(registration)
                 if any(overlaps(own, other) for own in tuple(registration._patterns) for other in self._patterns):
                     _report_gap(registration, self._gap)
 
 
 def _report_gap(registration: Any, gap: Gap) -> None:
-    """Let a registration know of a gap, unless it is gone."""
+    """Report a gap to a registration, unless it is closed."""
     if registration.closed:
         return
     if registration.mailbox is None:
@@ -321,7 +325,7 @@ _by_order: Any = attrgetter("order")
 
 
 def _others(route: Route, exclude: Target | None) -> tuple[Sequence[Target], Target | None]:
-    """Work out whom the messages go to but for `exclude`, and who is the only one of them; note both in the route."""
+    """Return the targets except `exclude`, and the only one if there is just one; keep both in the route."""
     targets = [target for target in route.targets if target is not exclude]
     if exclude is not None and exclude.diverts:
         targets += getattr(route, "diverted", ())

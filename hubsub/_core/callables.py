@@ -1,6 +1,6 @@
-"""Callables from outside, judged in one place: what can be known of one when it is given, and what it then returns.
+"""Callables from outside, judged here and nowhere else: when they are given, and by what they return.
 
-Whatever a user's callable does concerns that callable alone. What can be seen in it beforehand is refused where it is
+A fault in a user's callable affects that callable alone. What can be seen beforehand is refused where the callable is
 given; what shows only in the value that it returns is a failure of that call, as if it had raised.
 """
 
@@ -16,24 +16,24 @@ from typing import Any
 from ..describe import describe
 from ..errors import InvalidFunction, InvalidListener
 
-# How deep wrappers within wrappers are looked into.
+# How many wrappers within wrappers are unwrapped.
 _DEEPEST = 20
 
 
 def is_async(function: object) -> bool:
-    """True if calling `function` makes a coroutine: a coroutine function, a partial of one, or such a `__call__`."""
+    """True if calling `function` makes a coroutine: a coroutine function, a partial of one, an async `__call__`."""
     return _has(function, _makes_coroutine)
 
 
 def checked_listener(function: object, *, event: bool = False) -> bool:
-    """Refuse what cannot be a listener; return whether it is an async one.
+    """Return whether a listener is async; refuse what cannot be a listener.
 
     Raises:
         InvalidListener: It is not callable, is a generator function, or cannot be called with key and message, or with
             the event if `event` is set.
     """
     if type(function) is FunctionType and not function.__dict__:
-        # As almost always. Looking closer would take as long as to register it.
+        # The usual case. Looking closer would take as long as registering it.
         code = function.__code__
         if code.co_argcount == 2 - event and not code.co_kwonlyargcount and not code.co_flags & _ANY_GENERATOR:
             return code.co_flags & _COROUTINE != 0
@@ -41,7 +41,7 @@ def checked_listener(function: object, *, event: bool = False) -> bool:
         raise InvalidListener(function, "a listener is a function, or anything that can be called")
     if _has(function, _makes_generator):
         raise InvalidListener(
-            function, "calling a generator function runs nothing of it; leave out yield, or call it in a plain function"
+            function, "calling a generator function runs none of its code; remove yield, or call it in a plain function"
         )
     why = _refusal(function, 1 if event else 2)
     if why is not None:
@@ -57,40 +57,40 @@ def checked_function(function: Any, name: str, *arguments: str) -> Any:
     """Return a plain function that was given as the option `name` and will be called with `arguments`.
 
     Raises:
-        InvalidFunction: It is not callable, async, a generator function, or takes other arguments.
+        InvalidFunction: It is not callable, is async or a generator function, or takes other arguments.
     """
     _check_option(function, name, arguments)
     if is_async(function):
         instead = "it may start a task" if name != "where" else "look at the message in the listener instead"
-        raise InvalidFunction(function, f"{name} is called in the middle of things and cannot wait; {instead}")
+        raise InvalidFunction(function, f"{name} is called synchronously, so it cannot be async; {instead}")
     return function
 
 
 def checked_async_function(function: Any, name: str, *arguments: str) -> Any:
-    """Return a callable that was given as the option `name` and is to return an awaitable.
+    """Return a callable that was given as the option `name` and must return an awaitable.
 
-    Whether it does shows when it is called: see `awaitable`.
+    Whether it does is checked when it is called: see `awaitable`.
 
     Raises:
-        InvalidFunction: It is not callable, a generator function, or takes other arguments.
+        InvalidFunction: It is not callable, is a generator function, or takes other arguments.
     """
     _check_option(function, name, arguments)
     return function
 
 
 def _check_option(function: object, name: str, arguments: tuple[str, ...]) -> None:
-    given = f"{name} is a function of {' and '.join(arguments) or 'no arguments'}"
+    given = f"{name} must be a function of {' and '.join(arguments) or 'no arguments'}"
     if not callable(function):
         raise InvalidFunction(function, given)
     if _has(function, _makes_generator):
-        raise InvalidFunction(function, f"{given}, and calling a generator function runs nothing of it")
+        raise InvalidFunction(function, f"{given}, and calling a generator function runs none of its code")
     why = _refusal(function, len(arguments))
     if why is not None:
         raise InvalidFunction(function, f"{given}, and {why}")
 
 
 def identity_of(function: Callable[..., object]) -> Hashable:
-    """What makes two callables the same: they are equal; what cannot be hashed is only itself."""
+    """Return a value that is equal for equal callables; one that cannot be hashed is equal to itself only."""
     try:
         hash(function)
     except Exception:
@@ -102,18 +102,18 @@ def identity_of(function: Callable[..., object]) -> Hashable:
 
 
 def refuse_awaitable(result: object, function: object, name: str = "") -> None:
-    """Refuse what a function has returned, if it had to be awaited or iterated to do anything.
+    """Refuse what a function has returned, if it would have to be awaited or iterated to do anything.
 
-    A coroutine is closed, so that Python does not complain of it as well.
+    A coroutine is closed, so that Python does not warn about it as well.
 
     Args:
         result: What was returned.
         function: What returned it.
-        name: What a function is called that is no listener, such as `on_error`.
+        name: The name of the option, such as `on_error`, if it is not a listener.
 
     Raises:
-        InvalidListener: It is one.
-        InvalidFunction: Likewise, of a function with a name.
+        InvalidListener: It would.
+        InvalidFunction: It would, and the function has a name.
     """
     if result is None or not is_awaitable(result):
         return
@@ -121,42 +121,40 @@ def refuse_awaitable(result: object, function: object, name: str = "") -> None:
     discard(result)
     if name:
         raise InvalidFunction(function, f"{name} returned a {what}, which nobody awaits; it may start a task instead")
-    raise InvalidListener(
-        function, f"it returned a {what}, which nobody awaits; write an async function (async def) that awaits it"
-    )
+    raise InvalidListener(function, f"it returned a {what}, which nobody awaits; make it an async function (async def)")
 
 
 def truth(result: object, function: object, name: str) -> bool:
-    """Return whether what a predicate returned is true.
+    """Return whether the value that a predicate returned is true.
 
     Raises:
-        InvalidFunction: It has to be awaited: it would always be true.
+        InvalidFunction: The value is an awaitable, which would always be true.
     """
     if result is True or result is False:
         return result
     if is_awaitable(result):
         what = type(result).__qualname__
         discard(result)
-        raise InvalidFunction(function, f"{name} is plain, and returned a {what}, which tells nothing; answer at once")
+        raise InvalidFunction(function, f"{name} returned a {what}, which is always true; it must be a plain function")
     return bool(result)
 
 
 def awaitable(result: Any, function: object, name: str) -> Awaitable[Any]:
-    """Return what a function returned that is to be awaited.
+    """Return the awaitable that a function has returned.
 
     Raises:
-        InvalidFunction: It cannot be.
+        InvalidFunction: It cannot be awaited.
     """
     if not isinstance(result, Awaitable):
         discard(result)
         raise InvalidFunction(
-            function, f"{name} is to return an awaitable, and returned {describe(result)}; write an async function"
+            function, f"{name} must return an awaitable, and returned {describe(result)}; make it an async function"
         )
     return result
 
 
 def is_awaitable(result: object) -> bool:
-    """True if something has to be awaited, or iterated, to do anything."""
+    """True if a value has to be awaited, or iterated, to do anything."""
     kind = type(result)
     if hasattr(kind, "__await__"):
         return not getattr(kind, "awaiting_is_optional", False)
@@ -164,10 +162,10 @@ def is_awaitable(result: object) -> bool:
 
 
 def discard(result: object) -> None:
-    """Close a coroutine that nobody will await, and those which wait inside of it; a task or future goes on."""
+    """Close a coroutine that nobody will await, and the coroutines that it holds; a task or future goes on."""
     if not isinstance(result, Coroutine | GeneratorType):
         return
-    # wait_for(f(), 1) holds another one, which would be complained of in its place.
+    # wait_for(f(), 1) holds another coroutine, about which Python would warn instead.
     held: list[object] = []
     frame = result.cr_frame if isinstance(result, CoroutineType) else None
     if frame is not None and inspect.getcoroutinestate(result) == inspect.CORO_CREATED:  # type: ignore[arg-type]
@@ -185,7 +183,7 @@ def discard(result: object) -> None:
 
 
 def _has(function: Any, flag: Callable[[Any], bool]) -> bool:
-    """True if a callable, or what it wraps without a doubt, has something."""
+    """True if `flag` is true for a callable, or for what it certainly wraps."""
     for _ in range(_DEEPEST):
         inner, _, _ = _unwrapped(function)
         if inner is None or flag(function):
@@ -195,8 +193,8 @@ def _has(function: Any, flag: Callable[[Any], bool]) -> bool:
 
 
 def _unwrapped(function: Any) -> tuple[Any, int, Any]:
-    """What a call of something calls: that, and the arguments it puts before those of the call, and its keywords."""
-    # Not by isinstance: a mock of a function says that it is one.
+    """Return what a call ends up calling, how many arguments are put before those of the call, and the keywords."""
+    # Not by isinstance: a mock of a function claims to be a function.
     kind = type(function)
     if kind is FunctionType or issubclass(kind, type):
         return None, 0, ()
@@ -206,7 +204,7 @@ def _unwrapped(function: Any) -> tuple[Any, int, Any]:
         return function.__func__, 1, ()
     if issubclass(kind, staticmethod):
         return function.__wrapped__, 0, ()
-    # Of the type: what an instance has under this name is not called.
+    # Looked up on the type: an instance attribute of this name is not called.
     call = getattr(kind, "__call__", None)  # noqa: B004
     return (call, 1, ()) if type(call) is FunctionType else (None, 0, ())
 
@@ -216,10 +214,10 @@ def _makes_coroutine(function: Any) -> bool:
         return True
     if issubclass(type(function), type):
         return False
-    # Mocks of async functions, and what is marked as one, in the older way or in the newer.
+    # Mocks of async functions, and functions marked as coroutine functions, the old way or the new way.
     try:
         return inspect.iscoroutinefunction(function) or getattr(function, "_is_coroutine", None) is _MARK
-    except Exception:  # a mock that says it is a function, and is none
+    except Exception:  # a mock that claims to be a function
         return False
 
 
@@ -229,13 +227,13 @@ def _makes_generator(function: Any) -> bool:
 
 _MARK = getattr(asyncio.coroutines, "_is_coroutine", object())
 _COROUTINE = inspect.CO_COROUTINE | inspect.CO_ITERABLE_COROUTINE
-# A generator that `types.coroutine` marks is a coroutine.
+# A generator function marked by `types.coroutine` is a coroutine function.
 _ANY_GENERATOR = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR | inspect.CO_ITERABLE_COROUTINE
 _GENERATORS = (inspect.CO_GENERATOR, inspect.CO_ASYNC_GENERATOR)
 
 
 def _refusal(function: Any, number: int) -> str | None:
-    """Say why a callable cannot be called with so many positional arguments; None if it can, or nobody can tell."""
+    """Return why a callable cannot be called with `number` positional arguments; None if it can, or that is unknown."""
     keywords: set[str] = set()
     given = 0
     for _ in range(_DEEPEST):
@@ -250,14 +248,14 @@ def _refusal(function: Any, number: int) -> str | None:
 
 
 def _refusal_by_code(function: FunctionType, called: int, keywords: set[str], given: int) -> str | None:
-    """The answer of a function in Python, in a fraction of the time that a signature takes."""
+    """Answer for a function written in Python, in a fraction of the time that a signature takes."""
     code: CodeType = function.__code__
     positional = code.co_varnames[: code.co_argcount]
     takes_any = bool(code.co_flags & inspect.CO_VARARGS)
     if called > len(positional) and not takes_any:
         return f"takes {_arguments(len(positional) - given)}"
     if any(name in keywords for name in positional[code.co_posonlyargcount : called]):
-        return "is given one of its arguments twice"
+        return "gets one of its arguments twice"
     missing = list(positional[called : len(positional) - len(function.__defaults__ or ())])
     first = code.co_argcount
     only = code.co_varnames[first : first + code.co_kwonlyargcount]
@@ -267,10 +265,10 @@ def _refusal_by_code(function: FunctionType, called: int, keywords: set[str], gi
 
 
 def _refusal_by_signature(function: Any, called: int, keywords: set[str], given: int) -> str | None:
-    """The answer of anything else. Not through its wrappers: they may take what they wrap does not."""
+    """Answer for anything else; wrappers are not unwrapped, since they may accept more than what they wrap."""
     try:
         signature = inspect.signature(function, follow_wrapped=False)
-    except Exception:  # nobody knows
+    except Exception:  # it has no signature: unknown
         return None
     try:
         signature.bind(*[None] * called, **dict.fromkeys(keywords))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 logger = Logger("hubsub.hub")
 
 NOWHERE: dict[Any, Any] = {}
-"""Where publishes look for their routes after the stack was full: they find none, and so come to be asked."""
+"""Where publishes look for their routes after the stack was full: they find none, and so reach `Circles.check`."""
 
 
 class Overrun(RecursionError):
@@ -26,22 +26,22 @@ class Overrun(RecursionError):
 
 
 def caused_by_circle(error: BaseException | None) -> bool:
-    """True if an error came about because a publish was refused."""
+    """True if an error was caused by the refusal of a publish."""
     while error is not None and not isinstance(error, Overrun):
         error = error.__cause__
     return error is not None
 
 
 class Circles:
-    """Refuses what goes round in circles, once the stack was full again and again.
+    """Refuses publishes that go round in circles, once the stack was full several times.
 
     A failure hurts only itself: so each level of a cascade that has filled the stack would go on with its next
-    listener, which fills it again, and with two listeners a level that takes for ever. Whoever finds the stack full can
-    call nothing any more; he notes it in `overruns` and `key`, and lets publishes look for routes in `NOWHERE`. So the
-    next ones are asked (`check`), until the outermost publish has returned.
+    listener, which fills it again; with two listeners a level, that takes for ever. The code that finds the stack full
+    cannot call anything; it counts in `overruns`, sets `key`, and makes publishes look for routes in `NOWHERE`. So all
+    further ones go through `check`, until the outermost publish has returned.
 
-    That is found out by walking the stack, which happens after an overrun only. It is a protection and no promise: in
-    a compiled core it would find nothing, and refuse nothing.
+    Circles are found by walking the stack, which happens after an overrun only. This is a protection and not a promise:
+    in a compiled core it would find nothing, and refuse nothing.
 
     Args:
         delivering: The code of the functions that call listeners; each has the hub as `self`, and a `route` or `event`.
@@ -51,12 +51,12 @@ class Circles:
 
     # Overruns before anything is refused: a listener that recurses by itself hurts nobody else.
     FORGIVEN = 8
-    # Overruns, and publishes refused in a circle, after which every publish is refused that is inside so many others:
-    # the keys may be ever new.
+    # After so many overruns, or publishes refused in a circle, every publish that is nested `SHALLOW` deep is refused:
+    # the keys may be new each time.
     MOST_OVERRUNS = 16
     MOST_REFUSED = 10_000
     SHALLOW = 4
-    # Publishes within one another that are no accident.
+    # Nested publishes beyond which it is no coincidence.
     DEEP = 10
 
     def __init__(self, delivering: Collection[CodeType]) -> None:
@@ -68,10 +68,10 @@ class Circles:
         self.key: object = None
 
     def look(self, hub: object, key: Key[Any]) -> bool:
-        """Return whether very many publishes, lastly of `key`, are a circle in which the stack is full unnoticed.
+        """Return whether the nested publishes, `key` the innermost, are a circle that fills the stack unnoticed.
 
         Listeners may swallow the error, and it may always be raised as they call `publish`, before that can notice it.
-        Then every publish is to be asked, too.
+        Then every publish has to go through `check`, too.
         """
         try:
             publishing = list(self._publishing(hub))
@@ -88,7 +88,7 @@ class Circles:
         return True
 
     def check(self, hub: object, key: Key[Any]) -> bool:
-        """Return whether the outermost publish has returned, and all is well again.
+        """Return whether the outermost publish has returned, so that the hub is back to normal.
 
         Raises:
             Overrun: The publish of `key` is refused.
@@ -116,7 +116,7 @@ class Circles:
     def report(self, hub: object, key: Key[Any]) -> bool:
         """Log, once, that the stack was full while `key` was delivered; return False if not because of a circle."""
         publishing = self._publishing(hub)
-        next(publishing, None)  # that of the key itself
+        next(publishing, None)  # the publish of `key` itself
         return self._log_once(key, publishing)
 
     def _log_once(self, key: Key[Any], publishing: Iterator[Key[Any]]) -> bool:
@@ -128,14 +128,14 @@ class Circles:
             if each == key:
                 break
         else:
-            # The keys may be ever new.
+            # No key repeats: they may be new each time.
             if len(path) < self.DEEP:
                 return False
         self._log(path[: self.DEEP])
         return True
 
     def _log(self, path: list[Any]) -> None:
-        if not _has_room(50):  # of which whatever logs may make use
+        if not _has_room(50):  # for the log handlers
             raise RecursionError
         keys = " -> ".join(map(describe, reversed(path)))
         logger.error("maximum recursion depth exceeded: listeners publish for one another without end, %s", keys)
@@ -156,7 +156,7 @@ class Circles:
 
 
 def _has_room(calls: int) -> bool:
-    """True if the stack has room for so many calls more."""
+    """True if the stack has room for `calls` more calls."""
     try:
         _call(calls)
     except RecursionError:

@@ -15,9 +15,9 @@ from .registration import Core
 
 
 class ConcurrentListener(AsyncListener):
-    """An async callable with a queue and up to `concurrency` tasks, each of which calls it until nothing is queued.
+    """An async callable with a queue and up to `concurrency` tasks, each of which calls it until the queue is empty.
 
-    A message that finds fewer of them at work brings one more. They take from one queue, so calls start in order.
+    A message that finds fewer tasks running starts one more. They all pop from one queue, so calls start in order.
     """
 
     __slots__ = ("_concurrency", "_workers")
@@ -32,13 +32,13 @@ class ConcurrentListener(AsyncListener):
 
     @property
     def tasks(self) -> tuple[asyncio.Task[None], ...]:
-        """Those that it has."""
+        """The tasks that are running."""
         return tuple(self._workers)
 
     # The tasks
 
     def start(self) -> None:
-        """Start a task for each message that is queued, as far as there may be so many."""
+        """Start a task for each queued message, up to `concurrency`."""
         for _ in range(min(self._mailbox.pending, self._concurrency - len(self._workers))):
             self._wake()
 
@@ -47,7 +47,7 @@ class ConcurrentListener(AsyncListener):
         if loop is None or len(self._workers) >= self._concurrency:
             return  # the hub starts it once a loop runs, or has just done so
         calls = Calls(loop)
-        # Not the context itself: what one call sets is not for the others.
+        # A copy of the context: variables that one call sets must not reach the others.
         self._workers[self._spawn(loop, self._work(calls), self._context.copy())] = calls
         self._arm()
 
@@ -58,7 +58,7 @@ class ConcurrentListener(AsyncListener):
         task = asyncio.current_task()
         assert task is not None
         if task not in self._workers:
-            # An eager task factory runs us inside the publish, before the message is queued.
+            # An eager task factory runs this inside the publish, before the message is queued.
             await asyncio.sleep(0)
         mailbox, items = self._mailbox, self._mailbox.items
         popleft = items.popleft
@@ -85,7 +85,7 @@ class ConcurrentListener(AsyncListener):
                         item.done()
             calls.end(bool(items))
             if task.cancelling():
-                return  # which the call has kept to itself
+                return  # the call has swallowed the cancellation
             if items or mailbox.is_replaying:
                 await asyncio.sleep(0)
         if mailbox.alert:
@@ -102,7 +102,7 @@ class ConcurrentListener(AsyncListener):
             self._out_of_time = False
         self._arm()
         if not was_cut or (life.state == "closing" and not was_told):
-            self.start()  # for what came since it found nothing more to do
+            self.start()  # for messages that came after the task found the queue empty
         elif not was_told:
             self._rest()
         if self._workers:
@@ -112,7 +112,7 @@ class ConcurrentListener(AsyncListener):
         self._tell_quiet()
 
     def reset(self) -> None:
-        """Forget the tasks of a loop that was closed under them, and start anew if something is queued."""
+        """Forget the tasks of a loop that was closed under them, and start new ones if messages are queued."""
         life = self._hub._life
         for task in self._workers:
             if task.get_loop() is not life.loop:
@@ -133,7 +133,7 @@ class ConcurrentListener(AsyncListener):
     forked.__doc__ = AsyncListener.forked.__doc__
 
     def stop(self) -> list[asyncio.Task[None]]:
-        """End the tasks, since there is no more time, but not the one whose call this is; return what to wait for."""
+        """Cancel the tasks, except the one whose call this is, since time is up; return those to wait for."""
         self._out_of_time = bool(self._workers)
         return self._cancel_others()
 
@@ -150,7 +150,7 @@ class ConcurrentListener(AsyncListener):
         return others
 
     def _others(self) -> list[asyncio.Task[None]]:
-        """The tasks but for the one whose call this is."""
+        """The tasks except the one whose call this is."""
         return [task for task, calls in self._workers.items() if not calls.is_caller()]
 
     def is_caller(self) -> bool:

@@ -18,12 +18,12 @@ from .room import publish_with_room
 
 
 class Outcome:
-    """What became of one confirmed message; called when that is known."""
+    """The result of one confirmed publish; called when it is known."""
 
     __slots__ = ("failures", "finished", "future")
 
     def __init__(self) -> None:
-        self.finished: int | None = None  # how many have, once everybody has finished or failed
+        self.finished: int | None = None  # how many have finished, once everybody has finished or failed
         self.failures: list[Undelivered] = []
         # Made only if somebody has to wait for it: where all listeners are plain, nobody has to.
         self.future: asyncio.Future[None] | None = None
@@ -33,7 +33,7 @@ class Outcome:
         self.wake()
 
     def wake(self) -> None:
-        """Let nobody wait any longer, known or not."""
+        """Wake whoever waits, even if the result is not known."""
         if self.future is not None and not self.future.done():
             self.future.set_result(None)
 
@@ -41,7 +41,7 @@ class Outcome:
 async def publish_until_finished(
     exchange: Exchange, key: KeyLike[Any], message: Any, meta: Meta | None, timeout: float | None
 ) -> int:
-    """As `Hub.publish_confirmed`, with what travels along."""
+    """As `Hub.publish_confirmed`, with metadata."""
     if type(timeout) is not float or not 0 <= timeout < inf:
         timeout = seconds_or_none(timeout, "timeout")
     loop = exchange._life.bind()
@@ -61,7 +61,7 @@ async def publish_until_finished(
     left = timeout
     target = route.sole
     if target is not None:
-        # It needs no copy: the event is for this one alone.
+        # No copy is needed: the event is for this target alone.
         route.published += 1
         exchange._deliver_to_one(target, event, outcome)
     else:
@@ -81,7 +81,7 @@ async def publish_until_finished(
         else:
             deliver()
     if outcome.finished is None:
-        # A timer and no asyncio.timeout, which takes as long as the rest of this.
+        # A timer and not asyncio.timeout, which takes as long as all the rest.
         outcome.future = loop.create_future()
         timer = None if left is None else loop.call_later(left, outcome.wake)
         try:
@@ -101,5 +101,5 @@ async def publish_until_finished(
 
 
 def _outgoing_queues(exchange: Exchange, key: Key[Any]) -> list[Any]:
-    """The queues by which the messages of an exact key leave."""
+    """Return the queues of the outboxes that an exact key leaves by."""
     return [target.mailbox for target in exchange._route_of(key).targets if target.remote]

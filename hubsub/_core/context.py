@@ -30,17 +30,17 @@ class CapturingMailbox(Mailbox):
     def put_event(self, event: Event[Any], bounded: bool = False) -> None:
         """As `Mailbox.put_event`."""
         if event.confirmed is None:
-            # Whoever publishes an event again, publishes it in another context; a confirmed one is for here alone.
+            # A copy: the event may be published again, in another context. A confirmed one is a copy already.
             event = Event(event[0], event[1], event.meta)
         event.context = copy_context()
         super().put_event(event, bounded)
 
 
 class InContext:
-    """An async function that is called with an event, and runs in the context that this brings along.
+    """An async function that is called with an event, and runs in the context that the event carries.
 
-    It is no task of its own: a step of the listener's task enters the context, and leaves it again. So the order of
-    calls, cancelling and `asyncio.current_task()` are as they are for any other listener.
+    It does not run in a task of its own: each step of the listener's task enters the context, and leaves it again. So
+    the order of calls, cancelling and `asyncio.current_task()` are as for any other listener.
     """
 
     __slots__ = ("_with_event", "function")

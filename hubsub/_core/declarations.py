@@ -1,4 +1,4 @@
-"""What messages are declared to be: the one registry that decoding, checking and describing read."""
+"""The declared types of messages: one registry for decoding, checking and describing."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ Pattern = tuple[str, ...]
 
 
 class Declarations:
-    """The types of messages by pattern. Of several patterns that match a key, the most specific one counts.
+    """The types of messages by pattern. If several patterns match a key, the most specific one counts.
 
-    More specific is a literal part than a wildcard, `+` and an inner `*` than a last `*`; where two patterns differ in
-    several places, the first place decides. The order in which they were declared does not matter.
+    A literal part is more specific than a wildcard, and `+` or an inner `*` more specific than a last `*`; if two
+    patterns differ in several parts, the first of these decides. The order of the declarations does not matter.
     """
 
-    # Keys whose type is remembered; beyond it all are forgotten at once.
+    # Keys whose type is cached; beyond it the cache is cleared.
     MOST_KNOWN = 65536
 
     def __init__(self) -> None:
@@ -36,10 +36,10 @@ class Declarations:
         self._known: dict[tuple[str, ...], Any] = {}
 
     def declare(self, pattern: KeyLike[Any], type: Any) -> Key[Any]:
-        """Declare what is published to the keys that match; return the pattern.
+        """Declare the type of what is published to the keys that match; return the pattern.
 
         Raises:
-            InvalidKey: It is no pattern.
+            InvalidKey: It is not a pattern.
             ValueError: Another type is declared for the very same keys.
         """
         key: Key[Any] = Key.create_from(pattern)
@@ -55,9 +55,9 @@ class Declarations:
         return key
 
     def type_of(self, key: tuple[str, ...]) -> Any:
-        """Return what is declared for an exact key; None if nothing is.
+        """Return the declared type of an exact key; None if there is none.
 
-        Messages of the hub's own namespace are only of patterns that name it.
+        Only patterns that name the hub's own namespace apply to its messages.
         """
         try:
             return self._known[key]
@@ -71,11 +71,11 @@ class Declarations:
         forms = self._matcher.match(key)
         if key[0] == NAMESPACE:
             forms = [form for form in forms if form[0] == NAMESPACE]
-        # No two are equally specific: they would have the same literal parts, and be the same.
+        # No two are equally specific: they would have the same literal parts, and so be equal.
         return self._types[min(forms, key=_width)] if forms else None
 
     def observer(self, key: Key[Any], routed: int) -> Observer | None:
-        """An observer that complains of messages which are not what is declared for an exact key; None if nothing is.
+        """Return an observer that logs messages not of the declared type of an exact key; None if there is no type.
 
         For debug mode only.
         """
@@ -96,7 +96,7 @@ class Declarations:
 
 
 def _form(pattern: Pattern) -> Pattern:
-    """The pattern with the one spelling of its inner wildcards that all that mean the same share."""
+    """Return the pattern with its inner wildcards in one spelling, equal for all patterns that mean the same."""
     return (*(STAR if part == PLUS else part for part in pattern[:-1]), pattern[-1])
 
 
@@ -106,17 +106,17 @@ def _width(form: Pattern) -> tuple[int, ...]:
 
 
 def name_of(type: Any) -> str:
-    """What a type is called, as briefly as it can be said."""
+    """Return the name of a type, as short as possible."""
     return type.__qualname__ if isinstance(type, _CLASS) and not get_args(type) else str(type).replace("typing.", "")
 
 
-_CLASS = type  # where a parameter has taken the name
+_CLASS = type  # for functions with a parameter named `type`
 
 
 def accepts(type: Any, value: Any) -> bool:
-    """True unless a value is plainly not of a type; looks at the value itself, not at what it holds.
+    """True unless a value is plainly not of a type; looks at the value itself, not at its items.
 
-    As type checkers do, it takes an `int` for a `float`. What it cannot tell, it accepts.
+    Like type checkers, it accepts an `int` as a `float`. If it cannot decide, it accepts.
     """
     origin = get_origin(type)
     if origin is Annotated:
@@ -141,7 +141,7 @@ def accepts(type: Any, value: Any) -> bool:
 
 
 def _where_published() -> str:
-    """The line outside of this package that is publishing, to be read in a log."""
+    """Return the line outside this package that is publishing, as text for a log."""
     frame: FrameType | None = sys._getframe(1)
     package = __name__.partition(".")[0]
     while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == package:

@@ -12,7 +12,7 @@ Pattern = tuple[str, ...]
 
 
 class DirectSubscribers:
-    """Keeps a book of them; each is a listener on one pattern, and may say how many messages it has not handled."""
+    """The listeners added straight to a hub, each on one pattern; each may report how many messages are unhandled."""
 
     __slots__ = ("_by_pattern", "_unread")
 
@@ -21,18 +21,18 @@ class DirectSubscribers:
         self._unread: dict[Listener, Callable[[], int]] = {}
 
     def find(self, pattern: Pattern, function: Callable[..., object]) -> Listener | None:
-        """The listener of a function on a pattern, if there is one."""
+        """Return the listener of a function on a pattern, if there is one."""
         return self._by_pattern.get((pattern, identity_of(function)))
 
     def counts(self, listener: Listener, unread: Callable[[], int]) -> None:
-        """Ask `unread` how many messages a listener has not handled."""
+        """From now on call `unread` to learn how many messages a listener has not handled."""
         self._unread[listener] = unread
 
     def unread(self, target: Any) -> Callable[[], int] | None:
-        """What tells how many messages a target has not handled, if anything does."""
+        """Return the function that counts the unhandled messages of a target, if there is one."""
         return self._unread.get(target) if self._unread else None
 
-    # What the hub tells
+    # Called by the hub
 
     def _note(self, registration: Any, patterns: Iterable[Pattern]) -> None:
         for pattern in patterns:

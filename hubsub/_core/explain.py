@@ -1,4 +1,4 @@
-"""Who a key leads to, how they fare, and what comes nearest to a key that leads nowhere."""
+"""Explains where a key leads, with figures, and which keys or patterns are nearest if it leads nowhere."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ Pattern = tuple[str, ...]
 
 
 class Match(NamedTuple):
-    """A subscription or listener that a key leads to, and its figures at that moment, over all of its keys."""
+    """A subscription or listener that a key leads to, with its figures at that moment, over all of its keys."""
 
     subscription: Listener | Subscription[Any] | GapSubscription[Any] | Outbox
     patterns: tuple[Key[Any], ...]
-    """Of its patterns those that match."""
+    """Those of its patterns that match."""
     accepted: int
     delivered: int
     pending: int
     dropped: int
     superseded: int
     failed: int
-    """Calls that raised; 0 for what has no function."""
+    """Calls that raised; 0 for a subscription, which calls no function."""
     last_error: BaseException | None
-    """What the last of them raised."""
+    """What the last such call raised."""
 
     def __str__(self) -> str:
-        return self._told(f"on {', '.join(map(repr, self.patterns))}")
+        return self._text(f"on {', '.join(map(repr, self.patterns))}")
 
     @property
     def who(self) -> str:
-        """What it is, and the name of its function."""
+        """Its kind, and the name of its function if it has one."""
         function = getattr(self.subscription, "function", None)
         who = str(getattr(self.subscription, "name", type(self.subscription).__name__))
         return who if function is None else f"{who} {name_of_callable(function)}"
 
-    def _told(self, where: str) -> str:
+    def _text(self, where: str) -> str:
         troubles = ("pending", "dropped", "superseded", "failed")
         figures = [f"delivered {self.delivered}", *(f"{name} {n}" for name in troubles if (n := getattr(self, name)))]
         error = "" if self.last_error is None else f"; last error: {describe(self.last_error)}"
@@ -53,29 +53,29 @@ class Match(NamedTuple):
 
 
 class Explanation(NamedTuple):
-    """What `Hub.explain` knows of a key or pattern; `str()` of it is meant to be read."""
+    """The result of `Hub.explain` for a key or pattern; `str()` of it is text to read."""
 
     key: Key[Any]
     matches: tuple[Match, ...]
-    """Who it leads to, in order of subscription; for a pattern, who has a key in common with it."""
+    """What it leads to, in order of subscription; for a pattern, what overlaps it."""
     seen: int
-    """Keys that match among those whose route is remembered or whose messages are retained: 0 or 1 for an exact key."""
+    """Keys that match among those whose route is cached or whose messages are retained: 0 or 1 for an exact key."""
     nearest_patterns: tuple[Key[Any], ...]
-    """Subscribed patterns that come near, if it leads to nobody."""
+    """Similar subscribed patterns, if it leads to nobody."""
     nearest_keys: tuple[Key[Any], ...]
-    """Keys that come near among those seen, if it was not."""
+    """Similar keys among those seen, if it was not seen itself."""
     outboxes: tuple[Match, ...] = ()
-    """By which bridges it leaves; their `subscription` is an `Outbox`."""
+    """The bridges it leaves by; their `subscription` is an `Outbox`."""
     arrivals: tuple[str, ...] = ()
-    """By which bridges it may come, and what became of what came."""
+    """The bridges that may bring it, and what happened to the messages that came."""
     hints: tuple[str, ...] = ()
-    """What is most likely a mistake."""
+    """Likely mistakes, each with its remedy."""
 
     def __str__(self) -> str:
         number = len(self.matches)
         lines = [f"{self.key!r} leads to {number or 'no'} subscription{'' if number == 1 else 's'}"]
-        lines += [f"  {match._told('on ' + ', '.join(map(self._related, match.patterns)))}" for match in self.matches]
-        lines += [f"  leaves by {match._told('on ' + ', '.join(map(repr, match.patterns)))}" for match in self.outboxes]
+        lines += [f"  {match._text('on ' + ', '.join(map(self._related, match.patterns)))}" for match in self.matches]
+        lines += [f"  leaves by {match._text('on ' + ', '.join(map(repr, match.patterns)))}" for match in self.outboxes]
         lines += [f"  comes by {arrival}" for arrival in self.arrivals]
         if self.nearest_patterns:
             lines.append(f"  subscribed: {', '.join(map(repr, self.nearest_patterns))}")
@@ -85,7 +85,7 @@ class Explanation(NamedTuple):
         return "\n".join(lines)
 
     def _related(self, pattern: Key[Any]) -> str:
-        """A pattern, and what it is to this one."""
+        """Return a pattern as text, with how it relates to this one."""
         if not self.key.is_wildcard or pattern == self.key:
             return repr(pattern)
         if is_subset(pattern, self.key):
@@ -148,7 +148,7 @@ def _hints(
         if (hint := hint_on_pattern(pattern)) is not None:
             yield hint
     if not matches:
-        # What somebody may have subscribed to it with.
+        # A pattern by which somebody may have meant to subscribe to it.
         for pattern, _ in router.matcher.counts():
             meant = meant_by(pattern)
             if meant is not None and pattern not in patterns and overlaps(meant, named):
@@ -182,16 +182,16 @@ def _known(router: Router[Any], history: History) -> set[Key[Any]]:
 
 # Nearness
 
-# To tell how near texts are takes time: only those are compared that have the most parts in common.
+# Comparing texts takes time: only the candidates with the most parts in common are compared.
 MOST_COMPARED = 500
-# Letters of each that are compared: the time grows with the square.
+# Letters of each that are compared: the time grows with the square of the length.
 MOST_LETTERS = 64
-# As alike as difflib demands of close matches.
+# The similarity that difflib requires of close matches.
 ALIKE = 0.6
 
 
 def _nearest(key: Pattern, candidates: Iterable[Pattern]) -> tuple[Key[Any], ...]:
-    """Up to three that come near, the nearest first."""
+    """Return up to three similar candidates, the nearest first."""
     candidates = nlargest(MOST_COMPARED, candidates, key=lambda candidate: _in_common(key, candidate))
     if not candidates:
         return ()
@@ -213,7 +213,7 @@ def _in_common(key: Pattern, candidate: Pattern) -> int:
 
 
 def _texts(key: Pattern, candidate: Pattern) -> tuple[str, str]:
-    """Both as text, without the places where a wildcard makes them agree."""
+    """Return both as text, without the parts in which a wildcard makes them agree."""
     wild = {STAR, PLUS}
     pairs = [pair for pair in zip(key, candidate, strict=False) if not wild & set(pair)]
     ours, theirs = [pair[0] for pair in pairs], [pair[1] for pair in pairs]

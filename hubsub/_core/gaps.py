@@ -10,7 +10,7 @@ from ..key import Key
 
 
 class OpenGap:
-    """What is missing in one place of a queue, as long as nobody has come there: a gap in the making."""
+    """What is missing at one point of a queue, until a consumer reaches it: a gap that may still grow."""
 
     __slots__ = ("before", "count", "keys", "reason", "since", "until")
 
@@ -18,21 +18,21 @@ class OpenGap:
 
     def __init__(self, reason: str, before: int) -> None:
         self.reason = reason
-        self.before = before  # items between it and the open_gap before it, or the front
+        self.before = before  # items between it and the open gap before it, or the front
         self.count: int | None = 0
         self.since = self.until = now()
         self.keys: dict[Key[Any], None] | None = {}
 
     @classmethod
     def of(cls, gap: Gap, before: int = 0) -> OpenGap:
-        """The open_gap that `gap` tells of."""
+        """Return an open gap for what is missing in `gap`."""
         open_gap = cls(gap.reason, before)
         open_gap.count, open_gap.since, open_gap.until = gap.count, gap.since, gap.until
         open_gap.keys = None if gap.keys is None else dict.fromkeys(gap.keys)
         return open_gap
 
     def add(self, key: Key[Any]) -> None:
-        """A message of this key is missing, too."""
+        """Count a message of this key as missing."""
         if self.count is not None:
             self.count += 1
         self.until = now()
@@ -42,7 +42,7 @@ class OpenGap:
                 self.keys = None
 
     def merge(self, other: OpenGap) -> None:
-        """All that is missing in `other` is missing here."""
+        """Count everything that is missing in `other` as missing here."""
         if other.reason not in self.reason.split(", "):
             self.reason += f", {other.reason}"
         self.count = None if self.count is None or other.count is None else self.count + other.count

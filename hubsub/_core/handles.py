@@ -1,4 +1,4 @@
-"""What every handle has in common: it is a context manager, and ending it can be awaited."""
+"""What all handles share: each is a context manager, and ending it can be awaited."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Removal:
-    """What removing returns: awaited, it ends when the tasks that were removed have. Awaiting is optional."""
+    """The result of a removal. Awaited, it waits until the removed tasks have ended; awaiting it is optional."""
 
     __slots__ = ("_tasks",)
 
@@ -23,18 +23,18 @@ class Removal:
 
     @classmethod
     def of(cls, removals: Iterable[Removal]) -> Removal:
-        """Several removals as one."""
+        """Return several removals as one."""
         return cls(task for removal in removals for task in removal._tasks)
 
     def __await__(self) -> Generator[Any, None, None]:
         running = [task for task in self._tasks if not task.done() and not task.get_loop().is_closed()]
         if running:
-            # Waited for, not awaited: who cancels the waiting does not cancel them a second time.
+            # Waited for, not awaited: cancelling the wait must not cancel the tasks a second time.
             yield from asyncio.wait(running).__await__()
 
 
 class Handle:
-    """Stands for something that lasts until it is ended, or left as a context manager, `async` or not."""
+    """Something that lasts until it is ended, or left as a context manager, `async` or not."""
 
     __slots__ = ()
 

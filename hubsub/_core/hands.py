@@ -1,4 +1,4 @@
-"""Which confirmed messages were read from a subscription, and who has them in hand until they are finished."""
+"""The confirmed messages that were read from a subscription and are not finished, by reader."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from .notices import notify
 
 
 class Hands:
-    """The confirmed messages of one subscription that were read and are not finished, each with whoever read it.
+    """The confirmed messages of one subscription that were read and are not finished, each with its reader.
 
-    That is an iterator, a task, or nobody in particular (None).
+    A reader is an iterator, a task, or nobody in particular (None).
     """
 
     __slots__ = ("_held",)
@@ -26,7 +26,7 @@ class Hands:
         return sum(map(len, self._held.values()))
 
     def hold(self, reader: object, event: Event[Any]) -> None:
-        """A message was read."""
+        """Keep a message that was read, until it is finished."""
         events = self._held.get(reader)
         if events is None:
             events = self._held[reader] = []
@@ -35,7 +35,7 @@ class Hands:
         events.append(event)
 
     def ask(self, reader: object) -> None:
-        """Whoever asks for the next message has finished with the last ones."""
+        """Finish the earlier messages of a reader, since it asks for the next one."""
         held = self._held
         finished = held.pop(None, [])
         if reader is not None:
@@ -43,10 +43,10 @@ class Hands:
             if events:
                 finished += events
                 if isinstance(reader, asyncio.Future):
-                    events.clear()  # it stays, for the next one
+                    events.clear()  # the list stays, for the next message
                 else:
                     del held[reader]
-        # Its end may not be known here yet: nobody asks for it any more.
+        # The callback of a task that has ended may not have run yet.
         for other in [other for other in held if isinstance(other, asyncio.Future) and other.done()]:
             self._task_ended(other)
             finished += held.pop(None, [])
@@ -54,22 +54,22 @@ class Hands:
             notify([event.done for event in finished])
 
     def _task_ended(self, task: asyncio.Future[Any]) -> None:
-        """A task that has read is over: whatever ended it early, failed what it had in hand."""
+        """Fail the messages of a task that has failed; if it has just ended, keep them for the next read."""
         events = self._held.pop(task, [])
         if not events:
             return
-        # Asking for it by `exception` would count as having looked at it, and Python would not complain any more.
+        # Calling `exception` would mark it as retrieved, and Python would no longer report it.
         error = asyncio.CancelledError() if task.cancelled() else getattr(task, "_exception", None)
         if error is None:
-            # It may have been made just for this one read, as `asyncio.wait_for` does.
+            # The task may have been made for this one read, as `asyncio.wait_for` does.
             self._held.setdefault(None, []).extend(events)
         else:
             _fail(events, error)
 
     def leave(self, reader: object, loop: asyncio.AbstractEventLoop | None, finished: bool) -> None:
-        """An iterator is gone, with a message in its hand that it has finished with, or has not.
+        """Finish or fail the message that an iterator had when it went away.
 
-        It may have been the garbage collector that has let it go, in any thread and in the middle of anything.
+        The garbage collector may call this, in any thread and in the middle of anything.
         """
         try:
             running = asyncio.get_running_loop()
@@ -79,21 +79,21 @@ class Hands:
             if finished:
                 self.finish(reader)
             else:
-                # The block of the subscription may be left next: it knows the error.
+                # The block of the subscription may be left next, and knows the error.
                 loop.call_soon(self.fail, reader)
         elif loop is not None and not loop.is_closed():
             loop.call_soon_threadsafe(self.finish if finished else self.fail, reader)
 
     def finish(self, reader: object) -> None:
-        """It has finished with what it has in hand."""
+        """Finish the messages of a reader."""
         notify([event.done for event in self._held.pop(reader, ())])
 
     def fail(self, reader: object, error: BaseException | None = None) -> None:
-        """It will not finish with what it has in hand."""
+        """Fail the messages of a reader."""
         _fail(self._held.pop(reader, []), error)
 
     def let_go(self, error: BaseException | None = None) -> None:
-        """The block of the subscription is left: all is finished, or has failed by an error."""
+        """Finish all messages, or fail them with an error, since the block of the subscription is left."""
         held = [event for events in self._held.values() for event in events]
         self._held.clear()
         if error is None:
@@ -113,10 +113,10 @@ _POPPING = {opcode.opmap[name] for name in ("POP_TOP", "POP_ITER") if name in op
 
 
 def left_by_choice(depth: int) -> bool:
-    """True if the code so many calls further up lets go of an iterator by leaving its loop: by `break` or `return`.
+    """True if the code `depth` calls further up drops an iterator by leaving its loop with `break` or `return`.
 
-    There the compiler has the iterator popped off the stack, and that is what runs just then. An exception unwinds the
-    stack from the middle of what raised; nothing else that lets go of an iterator is such a step.
+    There the compiler pops the iterator off the stack, and that is the instruction that runs. An exception unwinds the
+    stack from the middle of what raised; no other way of dropping an iterator is such an instruction.
     """
     try:
         frame = sys._getframe(depth)

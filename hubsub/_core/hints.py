@@ -1,4 +1,4 @@
-"""What is most likely a mistake, with the remedy: a line in the log in debug mode, and a line of an explanation."""
+"""Likely mistakes with their remedies: a line in the log in debug mode, and a line of an explanation."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Pattern = tuple[str, ...]
 
 logger = Logger("hubsub.hub")
 
-# What others write between the parts of a pattern, and for any part.
+# The separators and wildcards of other systems.
 _SEPARATORS = re.compile(r"[./:]")
 _WILDCARDS = {STAR: STAR, PLUS: PLUS, "#": STAR, "**": STAR, ">": STAR}
 
 
 def meant_by(pattern: Pattern) -> Key[Any] | None:
-    """The pattern that somebody meant, perhaps, who wrote this one, in which a part reads like a pattern of its own.
+    """Return the pattern that was probably meant, if a part of this one looks like a pattern of its own.
 
     >>> meant_by(("order.*",))
     ('order', '*')
@@ -43,7 +43,7 @@ def meant_by(pattern: Pattern) -> Key[Any] | None:
 
 
 def hint_on_pattern(pattern: Pattern) -> str | None:
-    """Say that a pattern matches nothing but itself, if it reads as if it did."""
+    """Return a hint that a pattern matches only itself, if it looks as if it matched more."""
     meant = meant_by(pattern)
     if meant is None:
         return None
@@ -51,7 +51,7 @@ def hint_on_pattern(pattern: Pattern) -> str | None:
 
 
 def hint_on_waiting(registration: Registration, is_bound: bool) -> str | None:
-    """Say that nobody handles what is queued, and why."""
+    """Return a hint that nobody handles what is queued, and why."""
     mailbox = registration.mailbox
     if mailbox is None or not mailbox.pending:
         return None
@@ -65,18 +65,18 @@ def hint_on_waiting(registration: Registration, is_bound: bool) -> str | None:
 
 
 def is_unread(registration: Registration) -> bool:
-    """True if somebody would have to read it, and nobody ever has."""
+    """True if it is a queue that nobody has ever read."""
     mailbox = registration.mailbox
     reads_itself = isinstance(registration, Listener) or registration.remote
     return mailbox is not None and not reads_itself and not mailbox.awaited and not registration.delivered
 
 
 class Hints:
-    """Logs, in debug mode, what is most likely a mistake; each once.
+    """Logs likely mistakes in debug mode, each once.
 
     Args:
         hub: Named in the log.
-        slow: Seconds in which a sync listener should have returned, since it keeps the loop waiting.
+        slow: Returns the seconds within which a sync listener should return, since it blocks the loop.
     """
 
     def __init__(self, hub: object, slow: Callable[[], float]) -> None:
@@ -84,10 +84,10 @@ class Hints:
         self._slow = slow
         self._seen: set[object] = set()
         self.slowest: dict[int, float] = {}
-        """By the order of listeners, the seconds that the longest call of each took which was too slow."""
+        """The seconds of the longest call that was too slow, by the `order` of the listener."""
 
     def on_patterns(self, patterns: Iterable[Pattern]) -> None:
-        """Look at patterns that are subscribed to, or carried."""
+        """Check patterns that are subscribed to, or carried."""
         for pattern in patterns:
             meant = meant_by(pattern)
             if meant is not None and self._is_first(pattern):
@@ -95,7 +95,7 @@ class Hints:
                 logger.warning("%r matches only itself; as a pattern write %r", key, meant)
 
     def on_waiting(self, key: Key[Any], registrations: Iterable[Registration]) -> None:
-        """Somebody waits to publish until these have room."""
+        """Check registrations whose queues a publisher is waiting for."""
         for registration in registrations:
             mailbox = registration.mailbox
             if mailbox is None or mailbox.has_room(key, 0):
@@ -104,7 +104,7 @@ class Hints:
                 logger.warning("publish_wait of %r waits for room in %r, which nobody has read yet", key, registration)
 
     def time(self, route: Route) -> Route:
-        """Have the sync listeners of a route timed."""
+        """Return the route, with each sync listener replaced by a call that times it."""
         for index, target in enumerate(route.targets):
             if isinstance(target, Listener) and target.mailbox is None:
                 route[index] = partial(self._timed, target, route[index])
@@ -127,7 +127,7 @@ class Hints:
             logger.warning("listener %s blocked the event loop for %.2f s, with %r", name, took, key)
 
     def hint_on_slow(self, registration: Registration) -> str | None:
-        """Say how slow a sync listener was."""
+        """Return a hint of how long a sync listener blocked the loop."""
         took = self.slowest.get(registration.order)
         return None if took is None else f"it blocked the event loop for up to {took:.2f} s"
 

@@ -1,4 +1,4 @@
-"""What a hub remembers of its messages, for whoever comes later."""
+"""The messages that a hub retains, for late subscribers."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 Pattern = tuple[str, ...]
 
-# What is kept of a message: its number in the order of publishing, when that was, the message, and what came with it.
+# A retained message: its number in the order of publishing, the time, the message, and its metadata.
 Entry = tuple[int, float, Any] | tuple[int, float, Any, Meta]
 
 
 class Retention(Handle):
-    """A hub's promise to keep the last messages of some keys, until `close()`, or leaving it as a context manager."""
+    """Keeps the last messages of some keys, until `close()`, or leaving it as a context manager."""
 
     __slots__ = ("_history", "closed", "limit", "max_age", "max_keys", "patterns", "recent")
 
@@ -37,11 +37,11 @@ class Retention(Handle):
         self.max_age = max_age
         self.max_keys = max_keys
         self.closed = False
-        # When each of its keys was last published, the longest ago first; only kept if a bound asks for it.
+        # When each of its keys was last published, the oldest first; only kept if it has a bound that needs it.
         self.recent: OrderedDict[Key[Any], float] = OrderedDict()
 
     def close(self) -> Removal:
-        """Forget what no other retention keeps. Closing twice is safe; awaiting it is optional."""
+        """Forget the messages that no other retention keeps. Closing twice is safe; awaiting it is optional."""
         if not self.closed:
             self.closed = True
             self._history.release(self)
@@ -51,16 +51,16 @@ class Retention(Handle):
         return self.close()
 
     def covers(self, key: Pattern) -> bool:
-        """True if it is for messages of an exact key."""
+        """True if its patterns match an exact key."""
         return any(is_subset(key, pattern) for pattern in self.patterns)
 
     def holds(self, key: Key[Any]) -> bool:
-        """True if it keeps an exact key now: it is for it, and its bounds have not pushed it out."""
+        """True if it keeps an exact key now: its patterns match, and its bounds have not pushed the key out."""
         return (key in self.recent) if self.is_bounded else self.covers(key)
 
     @property
     def is_bounded(self) -> bool:
-        """True if it keeps keys only so long, or only so many."""
+        """True if it bounds the age or the number of its keys."""
         return self.max_age is not None or self.max_keys is not None
 
     def __repr__(self) -> str:
@@ -72,14 +72,14 @@ class History:
 
     Args:
         changed: Called with a pattern when retentions of it come or go.
-        origin: Returns where messages come from that were published here.
+        origin: Returns the origin of messages published here.
     """
 
     def __init__(self, changed: Callable[[Pattern], None], origin: Callable[[], str]) -> None:
         self._changed = changed
         self._origin = origin
         self._retentions: list[Retention] = []
-        # The only message of a key by itself: a deque for each of a hundred thousand would be most of the memory.
+        # A key with one message has it without a deque: a hundred thousand deques would be most of the memory.
         self._kept: dict[Key[Any], Entry | deque[Entry]] = {}
         self._numbers = count(1)
         self._keepers: dict[tuple[Retention, ...], Observer] = {}
@@ -89,11 +89,11 @@ class History:
 
     @property
     def patterns(self) -> list[Pattern]:
-        """Patterns of which messages are kept."""
+        """Return the patterns whose messages are kept."""
         return [pattern for retention in self._retentions for pattern in retention.patterns]
 
     def keys(self) -> KeysView[Key[Any]]:
-        """The keys of which messages are kept."""
+        """Return the keys whose messages are kept."""
         return self._kept.keys()
 
     def retain(self, patterns: list[Pattern], limit: int, max_age: float | None, max_keys: int | None) -> Retention:
@@ -104,7 +104,7 @@ class History:
         return retention
 
     def release(self, retention: Retention) -> None:
-        """Forget what only this one kept, and what it kept more of than the others do."""
+        """Forget the messages that only this retention kept, and those beyond what the others keep."""
         self._retentions.remove(retention)
         self._change(retention.patterns)
         for key in [key for key in self._kept if retention.covers(key)]:
@@ -118,7 +118,7 @@ class History:
     # Keeping
 
     def keeper(self, key: Key[Any]) -> Observer | None:
-        """Who keeps the messages of an exact key."""
+        """Return the observer that keeps the messages of an exact key, if any retention does."""
         matching = tuple(retention for retention in self._retentions if retention.covers(key))
         if not matching:
             return None
@@ -155,7 +155,7 @@ class History:
         return Observer(keep_message, keep_event)
 
     def _push_out(self, retention: Retention, at: float) -> None:
-        """Let go of the keys that are beyond the bounds of a retention."""
+        """Drop the keys that are beyond the bounds of a retention."""
         recent = retention.recent
         while recent:
             key, last = next(iter(recent.items()))
@@ -167,7 +167,7 @@ class History:
             self._trim(key)
 
     def _trim(self, key: Key[Any]) -> None:
-        """Keep of a key what its retentions still want."""
+        """Drop the messages of a key that no retention wants any longer."""
         limit = max((retention.limit for retention in self._retentions if retention.holds(key)), default=0)
         held = self._kept.get(key)
         if limit == 0:
@@ -176,7 +176,7 @@ class History:
             self._kept[key] = held[-1] if limit == 1 else deque(held, limit)
 
     def forget(self, patterns: list[Pattern]) -> int:
-        """Forget what is kept of the keys that match, but keep what comes; return how many messages that were."""
+        """Forget the messages kept of matching keys, but keep later ones; return how many were forgotten."""
         forgotten = 0
         for key in self._matching(patterns):
             forgotten += len(_entries(self._kept.pop(key)))
@@ -187,7 +187,7 @@ class History:
     # Reading
 
     def check(self, patterns: Iterable[Pattern]) -> None:
-        """Refuse patterns of which nothing is ever kept.
+        """Refuse patterns that no retention covers.
 
         Raises:
             HistoryUnavailable: No retention has a key in common with one of them.
@@ -199,9 +199,9 @@ class History:
     def select(
         self, patterns: Iterable[Pattern], most: int | None, without: Iterable[Pattern] = (), after: int = 0
     ) -> list[Event[Any]]:
-        """The last messages, at most so many of each key, of the keys that match `patterns` and not `without`.
+        """Return the last messages, at most `most` of each key, of the keys that match `patterns` and not `without`.
 
-        Only those behind the position `after`. The oldest first, across keys. An exact key is looked up; a pattern goes
+        Only those after the position `after`; the oldest first, across keys. An exact key is looked up; a pattern goes
         through all keys that are kept.
         """
         patterns, without = list(patterns), list(without)
@@ -218,7 +218,7 @@ class History:
         return [Event(key, entry[2], _meta(entry, origin)) for entry, key in found]
 
     def _matching(self, patterns: list[Pattern]) -> list[Key[Any]]:
-        """The keys that are kept and match; an exact key is looked up."""
+        """Return the kept keys that match; an exact key is looked up."""
         if any(STAR in pattern or PLUS in pattern for pattern in patterns):
             return [key for key in self._kept if any(is_subset(key, pattern) for pattern in patterns)]
         return [Key.create_from(pattern) for pattern in dict.fromkeys(patterns) if pattern in self._kept]
@@ -232,7 +232,7 @@ class History:
 
 
 def _meta(entry: Entry, origin: str) -> Meta:
-    """What is known of a message that was kept: its name as well, which stays the same however often it is read."""
+    """Return the metadata of a kept message, with an id that stays the same however often it is read."""
     number, at = entry[:2]
     if len(entry) == 3:
         return Meta(str(number), origin, at, position=number, replayed=True)

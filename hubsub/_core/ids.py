@@ -1,4 +1,4 @@
-"""Ids of messages: none comes twice, and nobody can guess one."""
+"""Ids of messages: each is unique, and nobody can guess one."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import ClassVar
 from weakref import WeakSet
 
 COUNTED = 5
-"""Bytes of an id that count."""
+"""Bytes of an id that are a counter."""
 RANDOM = 8
 """Bytes of an id that are random."""
 WIDTH = COUNTED + RANDOM
 DIGITS = "0123456789abcdef"
 
-# As many are made at once as the last byte of the count has values.
+# A batch has as many ids as the last byte of the counter has values.
 LAST = bytes(range(256))
 
 
 class Ids:
     """Mints ids: 26 hexadecimal digits, of which 10 count up and 16 are random.
 
-    None is minted twice, in a fork neither. Whoever knows all so far knows nothing of the next one.
+    No id is minted twice, not even after a fork. Knowing all earlier ids does not help to guess the next one.
     """
 
     __slots__ = ("__weakref__", "_made", "_numbers")
@@ -43,20 +43,20 @@ class Ids:
 
     @classmethod
     def forget(cls) -> None:
-        """Use nothing that is made already."""
+        """Discard the ids that were made in advance."""
         for ids in list(cls._all):
             ids._made = []
 
 
-# The parent process has the same random bits, and will use them.
+# The parent process has the same random bits, and will use them itself.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=Ids.forget)
 
 
 def _batch(number: int) -> list[str]:
-    """The ids of a batch, the last one first.
+    """Return the ids of a batch, the last one first.
 
-    Column by column, and text only at the end: made one by one, an id would cost three times as much.
+    They are made column by column, and become text only at the end: one by one, an id would cost three times as much.
     """
     size = len(LAST)
     columns = bytearray(WIDTH * size)
@@ -72,5 +72,5 @@ def _batch(number: int) -> list[str]:
 
 
 def is_unguessable(id: str) -> bool:
-    """True if it has the form of what `Ids` mints, which nobody can know before they have seen it."""
+    """True if it has the form of the ids that `Ids` mints, which nobody can guess."""
     return len(id) == 2 * WIDTH and not id.strip(DIGITS)

@@ -22,26 +22,26 @@ logger = Logger("hubsub.hub")
 
 # Seconds. With the 5 of `Hub(drain=)` they stay below the ten that containers get between SIGTERM and SIGKILL.
 UNTIL_SENT = 2.0
-"""How much longer than the listeners' draining a bridge may take to send and acknowledge."""
+"""How much longer than the draining of listeners a bridge may take to send and acknowledge."""
 UNTIL_LEFT = 1.5
-"""How long it may take after that to let go of its broker."""
+"""How long a bridge may take after that to disconnect from its broker."""
 UNTIL_ENDED = 0.5
-"""How long a call that was cancelled, since there was no more time for it, may take to end."""
+"""How long a call that was cancelled because time was up may take to end."""
 
 REST = 0.1
-"""How long a listener rests whose task was cancelled by somebody else. If that was the end of its loop, what is queued
-waits for the next one: what is begun meanwhile would be cut off, too."""
+"""How long a listener rests after somebody else has cancelled its task. If its loop was ending, the queued messages
+wait for the next loop: calls started meanwhile would be cut off, too."""
 
 
 class Grace:
-    """The time that closing gives: what is closed one right after the other, shares it.
+    """The time that closing gives; parts that are closed in quick succession share it.
 
     Times are those of the loop's clock.
     """
 
     __slots__ = ("began", "drain", "ended")
 
-    # Seconds after which it is another closing.
+    # Seconds after which it counts as another closing.
     APART = 1.0
 
     def __init__(self, began: float, drain: float) -> None:
@@ -50,26 +50,26 @@ class Grace:
         self.ended: float | None = None
 
     def is_over(self, now: float) -> bool:
-        """True if what is closed now has nothing to do with this."""
+        """True if a part that is closed now does not belong to this closing."""
         return now > (self.left if self.ended is None else self.ended) + self.APART
 
     @property
     def drained(self) -> float:
-        """Until when listeners may finish what is queued."""
+        """When listeners must have finished what is queued."""
         return self.began + self.drain
 
     def sent(self, now: float) -> float:
-        """Until when a bridge that is closed now may send and acknowledge."""
+        """When a bridge that is closed now must have sent and acknowledged."""
         return max(self.drained, min(now, self.drained) + UNTIL_SENT)
 
     @property
     def left(self) -> float:
-        """Until when every bridge has let go of its broker."""
+        """When every bridge must have disconnected from its broker."""
         return self.drained + UNTIL_SENT + UNTIL_LEFT
 
 
 class Runner(Protocol):
-    """What needs a task: an async listener."""
+    """Something that runs in tasks: an async listener."""
 
     deadline: float | None
 
@@ -92,18 +92,18 @@ class Runner(Protocol):
 class Life:
     """Binds a hub to a loop when it first needs one, and ends its tasks when it is closed.
 
-    When that loop is closed, or the hub was closed, it binds anew. What belonged to the loop goes with it: also the
-    closing of the hub, if that was under way, and then the hub is closed.
+    When that loop is closed, or the hub was closed, it binds again. What belonged to the loop ends with it, also the
+    closing of the hub if that was in progress: then the hub is closed.
 
     Args:
         hub: Named in logs and errors.
         drain: Seconds that `close` gives the runners to finish what is queued.
         bound: Called with each loop that is bound.
         closing: Called when the hub begins to close.
-        drained: Awaited when the runners have finished, or the time is over.
+        drained: Awaited when the runners have finished, or time is up.
         ended: Called when the hub is closed, before the tasks are.
         cleared: Awaited last.
-        forked: Called in a process that was forked off while the hub was bound to a loop.
+        forked: Called in a forked process if the hub was bound to a loop when it was forked.
     """
 
     _all: ClassVar[WeakSet[Life]] = WeakSet()
@@ -129,8 +129,8 @@ class Life:
         """True in asyncio's debug mode: that of the loop, or before there is one, that of the process."""
         self._has_warned = False  # that there is no loop
         self.deadline: float | None = None
-        """While the hub closes, when by the loop's clock the draining ends."""
-        self._grace: Grace | None = None  # of what was closed last
+        """While the hub closes, the time by the loop's clock at which draining ends."""
+        self._grace: Grace | None = None  # of the last closing
         self._hub = hub
         self._state: Literal["open", "closing", "closed"] = "open"
         self._bound = bound
@@ -153,7 +153,7 @@ class Life:
     # Binding
 
     def bind(self) -> asyncio.AbstractEventLoop:
-        """Bind to the running loop, unless bound to it already, and start what waited for one.
+        """Bind to the running loop, unless bound to it already, and start the runners that waited for one.
 
         Raises:
             WrongLoop: Bound to another loop that is still open.
@@ -177,13 +177,13 @@ class Life:
         return loop
 
     def bind_for(self, runner: Runner) -> asyncio.AbstractEventLoop | None:
-        """The loop to start a task on; while there is none, remember the runner until there is."""
+        """Return the loop to start a task on; if there is none, keep the runner until there is one."""
         try:
             asyncio.get_running_loop()
         except RuntimeError:
             self.check_thread()
             loop = self.loop
-            # A loop that is bound but stands still in this thread will run again.
+            # A bound loop of this thread that is not running now will run again.
             if loop is None or loop.is_closed():
                 self.unstarted[runner] = None
                 if self.is_debug and not self._has_warned:
@@ -207,7 +207,7 @@ class Life:
             raise WrongThread(self._hub)
 
     def _let_go_of_loop(self, first: Callable[[], None] = lambda: None) -> None:
-        """The loop is closed: what belonged to it is over. The runners forget their tasks when they get another."""
+        """Unbind from a closed loop; what belonged to it is over. Runners drop their tasks when they get a new loop."""
         self.loop = self._closing = self.deadline = self._grace = None
         self._finishing.clear()
         first()
@@ -217,16 +217,16 @@ class Life:
 
     @classmethod
     def forked(cls) -> None:
-        """In a forked process, let go of the loops of its parent, and of what belongs to them."""
+        """In a forked process, drop the loops of the parent and what belongs to them."""
         for life in list(cls._all):
             if life.loop is not None and not life.loop.is_closed():
                 life.running, life.unstarted = {}, {}
                 life._let_go_of_loop(life._begin_anew)
 
     def rest(self, runner: Runner) -> None:
-        """The task of a runner was cancelled, and neither was it removed nor is the hub closing: go on after a while.
+        """Start a runner again after a while: its task was cancelled, though it was not removed and the hub is open.
 
-        `asyncio.run` cancels every task when it ends. Whether that is so cannot be told from here.
+        `asyncio.run` cancels every task when it ends; there is no way to know here whether that is the reason.
         """
         loop = self.loop
         self.running.pop(runner, None)
@@ -253,10 +253,10 @@ class Life:
         self._state = "open"
 
     async def close(self, cancelled: bool) -> None:
-        """Drain, then end every task; `cancelled` tells that the caller was cancelled already.
+        """Drain, then end every task; `cancelled` is true if the caller was cancelled already.
 
-        The work is done by a task of its own: a first cancellation of the caller is kept until it is done, a second
-        one cuts the drain short.
+        A task of its own does the work: a first cancellation of the caller is raised when that is done, a second one
+        cuts the drain short.
         """
         if self.state == "closed" and self._closing is None:
             return
@@ -264,14 +264,14 @@ class Life:
         if self._closing is None:
             self._state = "closing"
             self._closing = _own_task(loop, self._drain_and_end(), f"closing {describe(self._hub)}")
-            # Cancelled before its first step, a task runs nothing of its function.
+            # A task that is cancelled before its first step runs none of its function.
             self._closing.add_done_callback(self._closed)
         elif any(runner.is_caller() for runner in self.running):
             return  # the closing waits for this very call
         await outlast(self._closing, cancelled)
 
     def grace(self) -> Grace:
-        """The time that the closing which begins now has: less, if something was closed right before it."""
+        """Return the time for a closing that begins now: what is left of the last one, if that was just before."""
         now = self.bind().time()
         last = self._grace
         if last is None or last.is_over(now):
@@ -280,7 +280,7 @@ class Life:
         return grace
 
     def finish(self, runners: Iterable[Runner], who: object) -> asyncio.Task[None] | None:
-        """Give runners which take nothing new the time that closing the hub would give them; then end their tasks.
+        """Give runners that accept nothing new the time that closing the hub would give them; then end their tasks.
 
         Returns the task that does so, if there is anything to wait for. `who` is named in logs.
         """
@@ -293,7 +293,7 @@ class Life:
         working = [runner for runner in runners if runner.tasks and runner.deadline is None]
         if not working:
             return None
-        # A clock of its own: subscribers that come and go are not parts of one closing.
+        # A grace of its own: subscribers that come and go are not parts of one closing.
         grace = self._grace = Grace(self.loop.time(), self.drain)
         for runner in working:
             runner.deadline = grace.drained
@@ -327,7 +327,7 @@ class Life:
         await _whatever_happens(self._drain, self._drained, self._end)
 
     async def _drain(self) -> None:
-        """Wait until no runner has anything to do; one may give the others more by publishing onward."""
+        """Wait until no runner has anything to do; a runner may give the others more by publishing."""
         self.deadline = self.grace().drained
         self._begin()
         resting, self.unstarted = self.unstarted, {}
@@ -366,7 +366,7 @@ class Life:
     async def _until_ended(
         tasks: dict[asyncio.Task[None], Runner], who: object, others: Iterable[asyncio.Task[None]] = ()
     ) -> None:
-        """Wait until what was cancelled has ended, and others with it, but not for ever."""
+        """Wait until the cancelled tasks and some others have ended, but not for ever."""
         waited_for = {*tasks, *others}
         if waited_for:
             _, stuck = await asyncio.wait(waited_for, timeout=UNTIL_ENDED)
@@ -380,20 +380,20 @@ if hasattr(os, "register_at_fork"):
 
 
 def _is_debug() -> bool:
-    """What asyncio asks when it makes a loop."""
+    """Return whether asyncio would make a loop in debug mode."""
     flags = sys.flags
     return flags.dev_mode or (not flags.ignore_environment and bool(os.environ.get("PYTHONASYNCIODEBUG")))
 
 
 def _own_task(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
     task = loop.create_task(coroutine, name=name)
-    # If its loop is closed under it, it has nothing more to do, which is nothing to complain of.
+    # If its loop is closed under it, it has nothing left to do, so asyncio need not warn.
     task._log_destroy_pending = False  # type: ignore[attr-defined]
     return task
 
 
 async def _whatever_happens(*steps: Callable[[], Awaitable[None]]) -> None:
-    """Await each step, also if the one before it raises or is cancelled; but not if the loop is closed under it."""
+    """Await each step, even if the one before it raises or is cancelled, but not after the loop is closed under it."""
     step, *later = steps
     try:
         await step()
@@ -410,7 +410,8 @@ async def _whatever_happens(*steps: Callable[[], Awaitable[None]]) -> None:
 async def outlast(task: asyncio.Task[V], cancelled: bool = False) -> V:
     """Wait for a task that cleans up, in spite of a first cancellation of the caller.
 
-    It is raised when the task is done. A second one, or one if the caller was `cancelled` already, cancels the task.
+    That cancellation is raised when the task is done. A second one, or any if the caller was `cancelled` already,
+    cancels the task.
     """
     interrupt: asyncio.CancelledError | None = None
     with _shield():
@@ -427,6 +428,6 @@ async def outlast(task: asyncio.Task[V], cancelled: bool = False) -> V:
 
 
 def _shield() -> Any:
-    """A shield against anyio's cancel scopes, which else cancel every await of a clean-up, where anyio is in use."""
+    """Return a shield against anyio's cancel scopes, which would cancel every await of a clean-up, if it is in use."""
     anyio = sys.modules.get("anyio")
     return nullcontext() if anyio is None else anyio.CancelScope(shield=True)

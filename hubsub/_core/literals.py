@@ -1,4 +1,4 @@
-"""Very many exact keys, filed by their parts: which of them a pattern matches, without a look at the others."""
+"""Very many exact keys, indexed by their parts: finds those that a pattern matches without a look at the others."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Literals:
             del self._by_length[len(key)]
 
     def matching(self, pattern: Pattern) -> Iterator[Pattern]:
-        """The keys that a pattern matches; costs what the rarest of its literal parts has."""
+        """Yield the keys that a pattern matches; costs as much as there are keys with its rarest literal part."""
         literal = [(position, part) for position, part in enumerate(pattern) if part != STAR and part != PLUS]
         for length, positions in self._by_length.items():
             if length < len(pattern) or (length > len(pattern) and pattern[-1] != STAR):

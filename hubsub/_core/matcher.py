@@ -1,4 +1,4 @@
-"""Which subscriptions a key has: exact patterns are looked up, wildcard patterns live in a trie."""
+"""Finds the subscriptions of a key: exact patterns are looked up, wildcard patterns live in a trie."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Pattern = tuple[str, ...]
 
 
 class Node(Generic[S]):
-    """One part deep in the trie of wildcard patterns.
+    """A node of the trie of wildcard patterns; each level is one part.
 
     `*` in the middle and `+` match the same parts, so they share the branch `one`.
     """
@@ -22,12 +22,12 @@ class Node(Generic[S]):
     __slots__ = ("here", "one", "parts", "rest")
 
     def __init__(self) -> None:
-        # Most nodes have one or two of these four. What is absent costs a matching no look into memory elsewhere.
+        # Most nodes have one or two of these four. None for the rest saves the match an access to other memory.
         self.parts: dict[str, Node[S]] = _NO_PARTS
         self.one: Node[S] | None = None
-        # The count is of the spellings (`*`, `+`) by which a subscription is held here.
+        # The number counts the spellings (`*`, `+`) by which a subscription is held here.
         self.here: dict[S, int] | None = None  # of patterns that end here
-        self.rest: dict[S, int] | None = None  # of patterns whose last `*` takes one or more parts below here
+        self.rest: dict[S, int] | None = None  # of patterns whose last `*` stands for one or more parts below here
 
     def is_empty(self) -> bool:
         return not self.parts and self.one is None and self.here is None and self.rest is None
@@ -37,15 +37,15 @@ _NO_PARTS: dict[str, Any] = {}  # shared, never filled
 
 
 class Matcher(Generic[S]):
-    """A set of (pattern, subscription) pairs that answers which subscriptions match a key.
+    """A set of (pattern, subscription) pairs that finds the subscriptions matching a key.
 
-    Adding, removing and matching cost what the pattern or key is long (and wildcards make it branch), however many
-    patterns there are. `S` is anything hashable.
+    The cost of adding, removing and matching grows with the length of the pattern or key (wildcards make it branch),
+    not with the number of patterns. `S` is anything hashable.
     """
 
     __slots__ = ("_exact", "_literals", "_root", "_wild")
 
-    # Exact patterns from which on they are filed by their parts as well, for whoever asks which a pattern matches.
+    # From this many exact patterns on, they are also indexed by their parts, to find those that a pattern matches.
     MANY = 4096
 
     def __init__(self) -> None:
@@ -155,7 +155,7 @@ class Matcher(Generic[S]):
         return any(True for _ in self._exact_within(pattern)) or any(True for _ in self._wild_beside(pattern))
 
     def overlapping(self, pattern: Pattern) -> Iterator[S]:
-        """The subscriptions with which `pattern` has a publishable key in common; one of several patterns repeats."""
+        """Yield the subscriptions that share a publishable key with `pattern`; one of several patterns repeats."""
         if STAR not in pattern and PLUS not in pattern:
             yield from self.match(pattern)
             return
@@ -169,13 +169,13 @@ class Matcher(Generic[S]):
             yield from entries
 
     def _exact_within(self, pattern: Pattern) -> Iterable[Pattern]:
-        """The exact patterns that `pattern` matches."""
+        """Return the exact patterns that `pattern` matches."""
         if self._literals is not None:
             return self._literals.matching(pattern)
         return (key for key in self._exact if is_subset(key, pattern))
 
     def _wild_beside(self, pattern: Pattern) -> Iterator[dict[S, int]]:
-        """The subscriptions of the wildcard patterns that overlap `pattern`, those of each node together."""
+        """Yield the subscriptions of the wildcard patterns that overlap `pattern`, those of each node together."""
         nodes = [(self._root, 0)]
         while nodes:
             node, position = nodes.pop()
@@ -199,7 +199,7 @@ class Matcher(Generic[S]):
 
     @staticmethod
     def _below(nodes: list[Node[S]]) -> Iterator[dict[S, int]]:
-        """All subscriptions of these nodes and of those below, those of each together."""
+        """Yield all subscriptions of these nodes and of the nodes below, those of each node together."""
         while nodes:
             node = nodes.pop()
             if node.here is not None:
@@ -211,7 +211,7 @@ class Matcher(Generic[S]):
                 nodes.append(node.one)
 
     def counts(self) -> Iterator[tuple[Pattern, int]]:
-        """Every pattern and how many subscriptions it has."""
+        """Yield every pattern with its number of subscriptions."""
         for key, held in self._exact.items():
             yield key, len(held) if type(held) is _Group else 1
         yield from self._wild.items()
@@ -220,11 +220,11 @@ class Matcher(Generic[S]):
         return len(self._exact) + len(self._wild)
 
     def is_empty(self) -> bool:
-        """True if nothing is held and no branch was left behind."""
+        """True if it holds nothing, and no empty branch is left."""
         return not (self._exact or self._wild) and self._root.is_empty()
 
     def _branch(self, pattern: Pattern) -> Node[S]:
-        """The node that a pattern ends in, its last `*` left out, with the branch to it."""
+        """Return the node where a pattern ends, without its last `*`; make the branch to it if need be."""
         node = self._root
         for part in pattern if pattern[-1] != STAR else pattern[:-1]:
             if part in (STAR, PLUS):
@@ -242,7 +242,7 @@ class Matcher(Generic[S]):
         return node
 
     def _prune(self, pattern: Pattern) -> None:
-        """Remove the nodes of a branch that hold nothing any more, from its end upwards."""
+        """Remove the nodes of a branch that no longer hold anything, from its end upwards."""
         path = []
         node = self._root
         for part in pattern if pattern[-1] != STAR else pattern[:-1]:
@@ -261,6 +261,6 @@ class Matcher(Generic[S]):
 
 
 class _Group(dict[S, None]):
-    """Several subscriptions of one exact pattern; a class of its own to be told from a subscription."""
+    """Several subscriptions of one exact pattern; a class of its own, to tell it from a subscription."""
 
     __slots__ = ()

@@ -1,7 +1,7 @@
-"""Whole before notified: who is to be notified of a change is collected, and called when the change is complete.
+"""Whole before notified: the callables to notify of a change are collected, and called when the change is complete.
 
-Whoever is notified may do anything, to what has changed as well: publish to it, close it, remove it. So no structure
-calls out while it is being changed.
+Such a callable may do anything, also to what has changed: publish to it, close it, remove it. So no structure calls
+out while it is being changed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ Notices = list[Callable[[], object]]
 
 
 def notify(notices: Notices) -> None:
-    """Call each of them; what one raises is raised when all have been called."""
+    """Call each of them; an error that one raises is raised after all have been called."""
     raised: BaseException | None = None
     for notice in notices:
         try:

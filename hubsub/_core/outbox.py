@@ -1,4 +1,4 @@
-"""What leaves the process: the queue of what is to be carried away, and what a bridge is to its hub."""
+"""What leaves the process: the queue of outgoing messages, and what a hub requires of a bridge."""
 
 from __future__ import annotations
 
@@ -16,51 +16,51 @@ from .room import Line
 
 Pattern = tuple[str, ...]
 
-# What was published: key and message, and its id if it has one already; or an event with what travels along.
+# What was published: key and message, and its id if it has one already; or an event with metadata.
 Item: TypeAlias = tuple[Key[Any], Any] | tuple[Key[Any], Any, str] | Event[Any]
-# Drops a message, and returns what is to be called once everything is whole; None if there is none to drop.
+# Drops a message, and returns what to notify once everything is whole; returns None if there is none to drop.
 Shed: TypeAlias = Callable[[], Callable[[], object] | None]
 
 
 class Attachment(Protocol):
-    """What is attached to a hub and lives as long as it: a bridge."""
+    """A part that is attached to a hub and lives as long as it does: a bridge."""
 
     @property
     def patterns(self) -> Sequence[Key[Any]]:
-        """All that it carries, in whatever direction."""
+        """The patterns that it carries, in either direction."""
         ...
 
     def changed(self, patterns: Iterable[Pattern]) -> None:
-        """Subscriptions of these came or went."""
+        """Called when subscriptions of these patterns came or went."""
 
     def opened(self) -> None:
-        """The hub was started, again perhaps."""
+        """Called when the hub was started, perhaps again."""
 
     def forked(self) -> None:
-        """This is a forked process now: what runs, runs in the parent. Called from `os.fork`."""
+        """Called by `os.fork` in the new process: tasks and connections belong to the parent."""
 
     def arrival(self, key: Key[Any]) -> str | None:
-        """Describe how messages of a key or pattern come by it, and what became of them; None if none do."""
+        """Describe how messages of a key or pattern come by it, and what happened to them; None if none come."""
 
     def closing(self) -> None:
-        """The hub is about to close: bring it nothing new."""
+        """Called when the hub is about to close: relay nothing new to it."""
 
     async def close(self) -> object:
-        """The hub's listeners have finished: finish too."""
+        """Called when the hub's listeners have finished: finish too."""
 
 
 class Handover:
-    """Messages on their way from a publish to whoever carries them away, and takes them in the loop's next turn.
+    """Messages on their way from a publish to the sender, which takes them in the loop's next turn.
 
-    What was taken and is not gone yet counts in the bound: `hold` says how much that is. Beyond the bound the oldest
-    message is dropped, wherever it is.
+    Messages that were taken but not sent yet count towards the bound: `hold` sets their number. Beyond the bound the
+    oldest message is dropped, wherever it is.
 
     Args:
         limit: The bound of both together.
         shed: Drops the oldest message of those that were taken.
         ready: Called when there is something to take.
         check: Refuses the wrong thread.
-        overflowing: Told when an episode of overflow begins, with the key of the message that found no room.
+        overflowing: Called when an episode of overflow begins, with the key of the message that found no room.
     """
 
     __slots__ = (
@@ -108,11 +108,11 @@ class Handover:
 
     @property
     def pending(self) -> int:
-        """Messages that were not taken yet."""
+        """Messages that have not been taken yet."""
         return len(self.items)
 
     def put(self, item: Item | Gap) -> None:
-        """Put something behind all that is there."""
+        """Add something at the end."""
         items = self.items
         if not items:
             self._check()
@@ -124,7 +124,7 @@ class Handover:
             self._ready()
 
     def _put_full(self, item: Item | Gap) -> None:
-        # Whole before notified: whoever hears of what is dropped may publish, too.
+        # Whole before notified: whoever is notified of the drop may publish, too.
         dropped: Item | None = None
         notice: Callable[[], object] | None = None
         begins = False
@@ -162,7 +162,7 @@ class Handover:
         return self._open_gap
 
     def take(self, most: int) -> list[Item | Gap]:
-        """Take up to so many of what is there, a gap that stands before them included."""
+        """Take up to `most` messages, and the gap before them if there is one."""
         items = self.items
         taken: list[Item | Gap] = []
         if self._open_gap is not None:
@@ -174,7 +174,7 @@ class Handover:
         return taken
 
     def hold(self, number: int, is_full: bool = False) -> None:
-        """So many that were taken are not gone yet; `is_full` says that for other reasons there is no room."""
+        """Set how many taken messages are not sent yet; with `is_full` there is no room, for another reason."""
         self._held = number
         self._space = 0 if is_full else max(0, self.maxsize - number)
         length = len(self.items)
@@ -183,14 +183,14 @@ class Handover:
             self._is_overfull = False
         self._offer()
 
-    # Room, for those who wait for it
+    # Room, for publishers that wait for it
 
     def has_room(self, key: Key[Any], ahead: int) -> bool:
-        """True if a message would drop nothing, once so many others are here."""
+        """True if a message would drop nothing, once `ahead` others are here."""
         return len(self.items) + ahead < self._space or self.closed
 
     def line_changed(self) -> None:
-        """Somebody has joined the line or left it."""
+        """Called when a publisher has joined or left the line."""
         self._offer()
 
     def _offer(self) -> None:
@@ -200,19 +200,19 @@ class Handover:
             self.line.offer(0, free)
 
     def close(self) -> None:
-        """Let nobody wait for room any more."""
+        """Wake every publisher that waits for room."""
         self.closed = True
         if self.line is not None:
             self.line.offer(0, len(self.line))
 
     def forget(self) -> None:
-        """Forget what is here and who waits for room, telling nobody: in a forked process it is the parent's."""
+        """Drop everything and wake nobody: in a forked process, messages and waiting publishers are the parent's."""
         self.dropped += len(self.drop_all())
         self._open_gap = self.line = None
         self.hold(0)
 
     def drop_all(self) -> list[Item]:
-        """Drop what is here, and return it."""
+        """Drop all messages that have not been taken, and return them."""
         dropped = [item for item in self.items if not isinstance(item, Gap)]
         self.items.clear()
         return dropped
@@ -221,9 +221,9 @@ class Handover:
 class SharedId:
     """Gives a message the same id in every outbox of a hub.
 
-    A publish puts it into one after the other, always in the order of their numbers: the first one names it. So what is
-    put under a higher number than before, and is the same key and message, is the same publish. Equal values are often
-    the same object, in Python; but the next publish begins with a lower number, or with the same.
+    A publish puts a message into the outboxes in the order of their numbers; the first one mints its id. So the same
+    key and message, put under a higher number than before, is the same publish. In Python equal values are often the
+    same object, but the next publish starts again with a lower number, or with the same.
     """
 
     __slots__ = ("_id", "_key", "_last", "_message", "_mint")
@@ -236,7 +236,7 @@ class SharedId:
         self._message: Any = None
 
     def of(self, number: int, key: Key[Any], message: Any) -> str:
-        """The id of what is just being put into the outbox of that number."""
+        """Return the id of a message that is being put into the outbox of that number."""
         if number <= self._last or message is not self._message or key is not self._key:
             self._id = self._mint()
             self._key, self._message = key, message
@@ -244,30 +244,30 @@ class SharedId:
         return self._id
 
     def forget(self) -> None:
-        """The outboxes are others now."""
+        """Forget the last message: the outboxes, and their numbers, have changed."""
         self._last = 0
         self._id = ""
         self._key = self._message = None
 
 
 class Outbox(Registration):
-    """Stands in the routes of what is to be carried away: by a bridge, or by whatever else leads out of the process.
+    """Queues messages that leave the process, by a bridge or by anything else that leads out.
 
-    It is no subscription: what `publish` returns, `has_subscribers` and `patterns` do not count it. The hub's own
-    namespace leads to it only by patterns that name it.
+    It stands in routes but is not a subscription: the result of `publish`, `has_subscribers` and `patterns` leave it
+    out. Only patterns that name the hub's own namespace lead its messages here.
 
     Args:
         hub: The hub.
-        patterns: What leaves.
-        maxsize: The bound, in messages, of those here and those held together; beyond it the oldest goes.
-        ready: Called when there is something to take, within the publish.
+        patterns: The keys whose messages leave.
+        maxsize: The bound, in messages, of those here and those held together; beyond it the oldest is dropped.
+        ready: Called within the publish when there is something to take.
         shed: Drops the oldest message of those that were taken and are held.
-        diverts: What a plain publish brings goes nowhere else; it comes back from the broker, to somebody.
-        shared_id: Names messages that leave by several outboxes.
-        name: Says what carries them away.
-        is_named: Each message has an id, also where this is the only outbox.
-        is_wanted: What it carries counts as subscribed: bridges that are lazy bring it.
-        gaps: A gap that is reported for its patterns stands among the messages, in its place.
+        diverts: A plain publish delivers to this outbox only; the message comes back from the broker, to somebody.
+        shared_id: Gives ids to messages that leave by several outboxes.
+        name: What carries the messages away, for logs and explanations.
+        is_named: Give each message an id, even if this is the only outbox.
+        is_wanted: What it carries counts as subscribed, so that lazy bridges bring it.
+        gaps: A gap that is reported for its patterns is queued among the messages.
     """
 
     __slots__ = (
@@ -302,33 +302,33 @@ class Outbox(Registration):
     ) -> None:
         check = hub._life.check_thread
         self.queue = Handover(maxsize, shed, ready, check, self._overflowing)
-        """What is to be taken."""
+        """The messages that have not been taken yet."""
         super().__init__(hub, self.queue.put, mailbox=self.queue)  # type: ignore[arg-type]
         self._patterns = tuple(patterns)
         self._shared_id = shared_id
         self.name = name
         """What carries the messages away."""
         self._is_named = is_named
-        self._number = 0  # among several outboxes; 0 if it is the only one, which leaves naming to whoever sends
+        self._number = 0  # among several outboxes; 0 if it is the only one, whose ids the sender mints
         self.diverts: Sequence[Pattern] = tuple(diverts)
-        """Patterns of which a plain publish brings everything here, and nowhere else."""
+        """Patterns whose messages a plain publish delivers here, and nowhere else."""
         self.is_wanted = is_wanted
         self.wants_gaps = gaps
         self.number(0)
 
     def observer(self, key: Key[Any], routed: int) -> Outbox | None:
-        """Itself, where an exact key leads to it."""
+        """Return itself if an exact key leads to it."""
         return self if self.is_on(key) else None
 
     def is_on(self, key: tuple[str, ...]) -> bool:
-        """True while messages of an exact key are for it."""
+        """True while messages of an exact key are delivered to it."""
         internal = key[0] == NAMESPACE
         return not self.closed and any(
             is_subset(key, pattern) for pattern in self._patterns if not internal or pattern[0] == NAMESPACE
         )
 
     def number(self, number: int) -> None:
-        """Be one of several from now on, of that number; or with 0 the only one: then whoever sends names messages."""
+        """Set its number among several outboxes, or 0 if it is the only one: then the sender mints the ids."""
         self._number = number
         self.deliver = self._put_named if number or self._is_named else self._put
 
@@ -355,7 +355,7 @@ class Outbox(Registration):
         return minted._replace(id=id)
 
     def take(self, maximum: int) -> list[Event[Any] | Gap]:
-        """Take up to so many messages, as events, with the gaps among them; what was taken counts until `hold`."""
+        """Take up to `maximum` messages as events, with the gaps among them; they count as held until `hold`."""
         return [item if isinstance(item, Event | Gap) else self._event(item) for item in self.queue.take(maximum)]
 
     def _event(self, item: Any) -> Event[Any]:
@@ -363,11 +363,11 @@ class Outbox(Registration):
         return Event(key, message, self._named(None, id[0]) if id else None)
 
     def hold(self, number: int, is_full: bool = False) -> None:
-        """So many messages that were taken are not gone yet, and count in the bound."""
+        """Set how many taken messages are not sent yet; they count towards the bound."""
         self.queue.hold(number, is_full)
 
     def miss(self, gap: Gap) -> None:
-        """Messages are missing behind the last one."""
+        """Note a gap after the last message."""
         self.queue.put(gap)
 
     def close(self) -> None:

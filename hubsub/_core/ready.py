@@ -1,4 +1,4 @@
-"""A queue for whoever does not wait at it, but wants to be called."""
+"""A queue that calls a function when it has something to read."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from .message_queue import Mailbox, Overflow, QueueOwner
 
 
 class ReadyMailbox(Mailbox):
-    """A mailbox that says when there is something to take where there was nothing.
+    """A mailbox that calls `ready` when it was empty and now has something to read.
 
     Args:
         check: Refuses the wrong thread.
-        ready: Called then, when the mailbox is whole.
+        ready: Called once the mailbox is consistent again.
         maxsize: As of `Mailbox`; the other arguments too.
         overflow: As of `Mailbox`.
         owner: As of `Mailbox`.

@@ -1,4 +1,4 @@
-"""What is registered with a hub: the part that listeners, which are called, and subscriptions, which queue, share."""
+"""Registrations with a hub: what listeners, which are called, and subscriptions, which queue, have in common."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .notices import Notices
 from .retry import Retry
 from .router import Router
 
-# Tells of a key and a message whether they are wanted.
+# Called with a key and a message; returns whether they are wanted.
 Where: TypeAlias = Callable[[Key[Any], Any], object]
 
 CallContext: TypeAlias = Literal["listener", "publisher"]
@@ -50,12 +50,12 @@ class Core(Protocol):
 
 
 class QueueOptions(TypedDict, total=False):
-    """How the queue of a subscription or async listener is bounded; what is left out, the hub decides."""
+    """How the queue of a subscription or async listener is bounded; the hub has the defaults."""
 
     maxsize: int
     """The bound, in messages."""
     overflow: Overflow
-    """What becomes of a message beyond it."""
+    """What happens to a message beyond it."""
 
 
 class AsyncOptions(QueueOptions, total=False):
@@ -64,45 +64,45 @@ class AsyncOptions(QueueOptions, total=False):
     concurrency: int
     """Calls that may run at the same time."""
     retry: Retry | None
-    """When a call that failed is tried again."""
+    """When and how often a failed call is retried."""
     context: CallContext
-    """Whose context variables it sees: those of its registration, or those of each publish."""
+    """The context variables that it sees: those of its registration, or those of each publish."""
 
 
 class ListenerOptions(AsyncOptions, total=False):
-    """What can be said of a listener; all but the last two for async ones only."""
+    """The options of a listener; all but the last two are for async ones only."""
 
     once: bool
     """Remove it with its first message."""
     history: int
-    """Begin with the last so many retained messages of each key."""
+    """How many of the last retained messages of each key to begin with."""
 
 
 class SubscribeOptions(QueueOptions, total=False):
-    """What `Hub.subscribe` takes for every kind of subscription."""
+    """The options of `Hub.subscribe` for every kind of subscription."""
 
     where: Where | None
-    """Only messages for which it is true are queued."""
+    """Only messages for which it returns true are queued."""
     ack: Ack
-    """What tells that a message is finished."""
+    """How a message counts as finished."""
     ready: Callable[[], object] | None
-    """Called when there is something to read where there was nothing."""
+    """Called when the queue was empty and now has something to read."""
 
 
 class Bookkeeper(Protocol):
-    """Whoever keeps a book of registrations: the hub tells of each change before it announces it."""
+    """An owner of registrations: the hub calls it with each change before it announces the change."""
 
     def _note(self, registration: Registration, patterns: Iterable[tuple[str, ...]]) -> None: ...
     def _forget(self, registration: Registration, patterns: Iterable[tuple[str, ...]]) -> None: ...
 
 
-# The patterns that something is registered on: a dict if they are many, which takes more room and no time to search.
+# The patterns of a registration: a dict if they are many, which takes more memory but no time to search.
 Held: TypeAlias = tuple[tuple[str, ...], ...] | dict[tuple[str, ...], None]
 FEW = 8
 
 
 def with_patterns(held: Held, more: Sequence[tuple[str, ...]]) -> Held:
-    """Return patterns with others added that are not among them. Those held are not to be used any more."""
+    """Return patterns with others added that are not among them. Do not use `held` afterwards."""
     if isinstance(held, dict):
         held.update(dict.fromkeys(more))
         return held
@@ -111,7 +111,7 @@ def with_patterns(held: Held, more: Sequence[tuple[str, ...]]) -> Held:
 
 
 def without_patterns(held: Held, fewer: Sequence[tuple[str, ...]]) -> Held:
-    """Return patterns without some of them. Those held are not to be used any more."""
+    """Return patterns without some of them. Do not use `held` afterwards."""
     if isinstance(held, dict):
         for pattern in fewer:
             held.pop(pattern, None)
@@ -120,7 +120,7 @@ def without_patterns(held: Held, fewer: Sequence[tuple[str, ...]]) -> Held:
 
 
 class Registration(Handle):
-    """One registration with a hub, on one pattern or several; several that match give a message once."""
+    """A registration with a hub on one or more patterns; it gets a message once, however many of them match."""
 
     __slots__ = (
         "_hub",
@@ -139,9 +139,9 @@ class Registration(Handle):
 
     lasting = True  # it stays when the hub is closed
     is_subscription = True
-    responds = False  # requests are for it
-    remote = False  # it takes messages out of the process
-    diverts: Sequence[tuple[str, ...]] = ()  # patterns of which it takes all that is published, from everybody else
+    responds = False  # it answers requests
+    remote = False  # it carries messages out of the process
+    diverts: Sequence[tuple[str, ...]] = ()  # patterns whose messages a plain publish delivers to it alone
 
     def __init__(
         self,
@@ -162,9 +162,9 @@ class Registration(Handle):
         self._patterns: Held = ()
         self.order = 0
         self.deliver: Deliver = self._gate(deliver)
-        # Messages routed here, as far as routes have told; `Core._fold` makes them tell.
+        # Messages routed here, as far as routes have added their counts: `Router.fold` makes them do so.
         self.counted = 0
-        # Of these, the ones that never came: it was closed in the middle of their publish.
+        # Those of them that never arrived, since it was closed in the middle of their publish.
         self.missed = 0
         self.filtered = 0
         """Messages that its `where=` did not want; none of the other figures counts them."""
@@ -172,13 +172,13 @@ class Registration(Handle):
         """True once it was removed or closed."""
 
     def is_on(self, key: tuple[str, ...]) -> bool:
-        """True while messages of an exact key are for it."""
+        """True while messages of an exact key are delivered to it."""
         patterns = self._patterns
         return not self.closed and (key in patterns or any(is_subset(key, pattern) for pattern in patterns))
 
     @property
     def patterns(self) -> tuple[Key[Any], ...]:
-        """What it is registered on."""
+        """The patterns that it is registered on."""
         return tuple(Key.create_from(pattern) for pattern in self._patterns)
 
     @property
@@ -193,12 +193,12 @@ class Registration(Handle):
 
     @property
     def dropped(self) -> int:
-        """Messages accepted that nobody will be handed any more."""
+        """Messages that were accepted, but will not be delivered to anybody."""
         return 0 if self.mailbox is None else self.mailbox.dropped
 
     @property
     def superseded(self) -> int:
-        """Messages replaced by a newer one of their key before anybody took them, under `Overflow.LATEST`."""
+        """Messages replaced by a newer one of their key before they were read, under `Overflow.LATEST`."""
         return 0 if self.mailbox is None else self.mailbox.superseded
 
     @property
@@ -209,12 +209,12 @@ class Registration(Handle):
 
     @property
     def delivered(self) -> int:
-        """Messages handed over: a listener was called, or a consumer took it."""
+        """Messages that a listener was called with, or that a consumer has read."""
         return self.accepted - self.pending - self.dropped - self.superseded
 
     @property
     def is_busy(self) -> bool:
-        """True while it has something to do, and somebody to do it."""
+        """True while it has messages to handle and somebody who handles them."""
         return False
 
     @property
@@ -224,11 +224,11 @@ class Registration(Handle):
 
     @property
     def overflow(self) -> Overflow | None:
-        """What becomes of messages beyond the bound; None where there is no queue."""
+        """What happens to messages beyond the bound; None where there is no queue."""
         return None if self.mailbox is None else self.mailbox.overflow
 
     def _miss(self, key: Key[Any], message: Any) -> None:
-        """Stand in its place in a publish that was running when it was closed."""
+        """Replaces `deliver` in a publish that was running when it was closed."""
         self.missed += 1
 
     def deliver_event(self, event: Event[Any], bounded: bool = False, /) -> bool:
@@ -243,16 +243,16 @@ class Registration(Handle):
         return True
 
     def returned(self, event: Event[Any], result: object, /) -> None:
-        """Judge what a user's function returned; here there is none."""
+        """Judge what a user's function returned; a registration without one does nothing."""
 
     def _take(self, event: Event[Any]) -> None:
-        """Take a message, with its metadata, that was found to be for it; it has no queue."""
+        """Handle an event that `where` has admitted; only for a registration without a queue."""
         raise NotImplementedError
 
-    # What only some messages pass
+    # Filtering
 
     def _gate(self, deliver: Deliver) -> Deliver:
-        """Put `where` and `once` before `deliver`; without either nothing is."""
+        """Return `deliver` behind `where` and `once`; without either, `deliver` itself."""
         if self._where is None and not self._once:
             return deliver
 
@@ -262,7 +262,7 @@ class Registration(Handle):
         return pass_on
 
     def _admits(self, key: Key[Any], message: Any) -> bool:
-        """True if a message is for it, which a listener for one message is then no more."""
+        """True if a message is for it; a listener with `once` is removed by that."""
         if self._where is not None:
             try:
                 wanted = truth(self._where(key, message), self._where, "where")
@@ -282,14 +282,14 @@ class Registration(Handle):
         return True
 
     def wants(self, event: Event[Any]) -> bool:
-        """What `where` says of an event, if there is one."""
+        """True if there is no `where`, or it admits an event."""
         return self._where is None or truth(self._where(*event), self._where, "where")
 
     def _put_off(self) -> None:
-        """Keep what is delivered back until `_replay` has called it with what came before."""
+        """Hold back what is delivered until `_replay` has called it with the retained messages."""
 
     def _replay(self, events: list[Event[Any]]) -> None:
-        """Deliver these before everything else; they were counted, and are wanted."""
+        """Deliver these retained events before everything else; they are counted already, and `where` admits them."""
         if self._once and events:
             self.counted -= len(events) - 1
             del events[1:]
@@ -298,23 +298,23 @@ class Registration(Handle):
             self.mailbox.replay(events)
 
     def _use_up(self) -> None:
-        """Remove it before the message that it was there for is handed over."""
+        """Remove it before its one message is delivered."""
         self._hub._remove(self)
 
     def _removed(self) -> Notices:
-        """Let go of what was queued or running, being removed; return who is to be notified when that is done."""
+        """Drop what was queued or running, since it is being removed; return what to notify when that is done."""
         return []
 
     def forked(self) -> None:
-        """Let go of what belongs to the parent of this process: what is queued, and whoever waits or works there."""
+        """Drop what belongs to the parent of a forked process: queued messages, waiting consumers, running tasks."""
         if self.mailbox is not None:
             self.mailbox.forget()
 
-    # What the mailbox tells
+    # Called by the mailbox
 
     def _overflowing(self, key: Key[Any]) -> None:
         assert self.mailbox is not None
-        what = f"{self.maxsize} messages wait, which is its bound; overflow: {self.mailbox.overflow.value}"
+        what = f"its queue is full, with maxsize={self.maxsize} and overflow={self.mailbox.overflow.value!r}"
         logger.warning("%r does not keep up: %s", self, what)
         self._hub._announce_about("slowSubscriber", self, {"pending": self.pending, "maxsize": self.maxsize}, (key,))
 
@@ -322,7 +322,7 @@ class Registration(Handle):
         self._hub._announce_about("gap", self, gap, gap.keys)
 
     def _reopened(self) -> None:
-        """Begin anew; the hub is just registering it again."""
+        """Start over, as the hub is about to register it again."""
         self.closed = False
         self._patterns = ()
 

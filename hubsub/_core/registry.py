@@ -1,4 +1,4 @@
-"""Who is registered with a hub: adding, removing, their order, and announcing both."""
+"""The registrations of a hub: adding and removing them, their order, and announcing both."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class _Common(TypedDict):
     owner: Bookkeeper | None
 
 
-# What may be said of a listener, by name.
+# The names of the options of a listener.
 LISTENER_OPTIONS = ("event", "where", *ListenerOptions.__annotations__)
 
 
@@ -74,7 +74,7 @@ class Registry(Exchange):
         self._registered: dict[Registration, None] = {}
         self._order = count(1)
         self._watchers = 0  # patterns that may match the hub's own namespace
-        # Called with the patterns of which registrations came or went.
+        # Called with the patterns whose registrations came or went.
         self._followers: list[Callable[[Iterable[tuple[str, ...]]], None]] = []
 
     # Making listeners
@@ -100,7 +100,7 @@ class Registry(Exchange):
             raise InvalidListener(function, "this is an async function; add it with add_async_listener or add_listener")
         options_of(options, LISTENER_OPTIONS, "a listener")
         if responding and history:
-            raise InvalidListener(function, "history: a responder answers requests, and those of the past are over")
+            raise InvalidListener(function, "history: a responder answers requests, and retained ones are over")
         named = as_patterns(patterns)
         common: _Common = {"event": event, "where": predicate(where), "once": once, "owner": owner}
         listener: Listener
@@ -108,7 +108,7 @@ class Registry(Exchange):
             listener = self._async_listener(function, common, responding, **options)
         elif options:
             given = " and ".join(options)
-            raise InvalidListener(function, f"{given}: for async listeners; a sync one is called right in the publish")
+            raise InvalidListener(function, f"{given}: only for async listeners; a sync one is called in the publish")
         else:
             listener = (Responder if responding else Listener)(self, function, **common)
         self._add(listener, named, history)
@@ -127,7 +127,7 @@ class Registry(Exchange):
     ) -> AsyncListener:
         concurrency = count_of(concurrency, "concurrency", "calls")
         if not isinstance(retry, Retry | None):
-            raise ValueError(f"retry is a hubsub.Retry, not {describe(retry)}")
+            raise ValueError(f"retry must be a hubsub.Retry, not {describe(retry)}")
         choice(context, "context", ("listener", "publisher"))
         queue = self._queue(**options)
         if responding:
@@ -141,7 +141,7 @@ class Registry(Exchange):
         )
 
     def _queue(self, maxsize: int | None = None, overflow: Overflow | None = None) -> _Queue:
-        """The options of a queue, complete."""
+        """Return the options of a queue, with the hub's defaults filled in."""
         return {
             "maxsize": self.maxsize if maxsize is None else count_of(maxsize, "maxsize"),
             "overflow": self.overflow if overflow is None else member(overflow, "overflow", Overflow),
@@ -150,7 +150,7 @@ class Registry(Exchange):
     # Adding and removing
 
     def _origin(self) -> str:
-        """Where messages come from that are published here."""
+        """Return the origin of messages that are published here."""
         raise NotImplementedError
 
     def _retention_changed(self, pattern: tuple[str, ...]) -> None:
@@ -159,9 +159,9 @@ class Registry(Exchange):
             changed((pattern,))
 
     def _add(self, registration: Registration, patterns: Sequence[tuple[str, ...]], history: int = 0) -> None:
-        """Register it on these patterns, which it does not hold yet. Nothing is awaited, nothing can fail half-way.
+        """Register it on patterns that it is not on yet. Nothing is awaited, and nothing can fail half-way.
 
-        The last `history` messages of each key that it did not get so far are replayed to it.
+        Replays the last `history` messages of each key that it was not subscribed to before.
         """
         self._life.check_thread()
         if self._life.state != "open":
@@ -178,7 +178,7 @@ class Registry(Exchange):
             self._registered[registration] = None
             registration.order = next(self._order)
         if len(patterns) == 1 and not registration._patterns:
-            registration._patterns = (patterns[0],)  # as so often
+            registration._patterns = (patterns[0],)  # the usual case
         else:
             registration._patterns = with_patterns(registration._patterns, patterns)
             self._router.several = True
@@ -201,14 +201,14 @@ class Registry(Exchange):
             try:
                 self._announce_changes("addedSubscriber", added)
             except BaseException:
-                # Whoever adds it gets no handle.
+                # The caller gets no handle.
                 held = [pattern for pattern in patterns if pattern in registration._patterns]
                 if held and not registration.closed:
                     self._remove(registration, held)
                 raise
 
     def _replay(self, registration: Registration, events: Iterable[Event[Any]]) -> None:
-        """Have a new registration begin with what its `where` wants of these; an error in there is its own failure."""
+        """Replay to a new registration the events that its `where` admits; an error in `where` is its own failure."""
         wanted = []
         for event in events:
             registration.counted += 1
@@ -226,7 +226,7 @@ class Registry(Exchange):
     def _remove(
         self, registration: Registration, patterns: Iterable[tuple[str, ...]] | None = None, stays: bool = False
     ) -> None:
-        """Take it off these patterns, or off all; off its last one it is closed, unless it `stays`."""
+        """Remove it from these patterns, or from all; close it after the last one, unless it `stays`."""
         self._life.check_thread()
         left: Held = ()
         if patterns is None:
@@ -253,7 +253,7 @@ class Registry(Exchange):
         notify(notices)
 
     def _observe(self, patterns: Sequence[tuple[str, ...]], more: int) -> None:
-        """Make the routes of these patterns anew, since observers of theirs came or went."""
+        """Drop the routes of these patterns, since observers of them came or went."""
         self._watchers += more * sum(map(_may_be_meta, patterns))
         for pattern in patterns:
             self._router.forget(pattern)
@@ -269,41 +269,41 @@ class Registry(Exchange):
     def _announce_about(
         self, what: Announced, registration: Registration, message: Any, keys: Iterable[Key[Any]] | None
     ) -> None:
-        """Publish a meta-event about a registration to everyone else; not about messages that are such themselves."""
+        """Publish a meta-event about a registration to everyone else; not if it concerns meta-events only."""
         if not self._watchers or (keys is not None and all(key[0] == NAMESPACE for key in keys)):
             return
         for pattern in tuple(registration._patterns):
             self._announce(Key(NAMESPACE, what, *escaped(pattern)), message, but=registration)
 
     def _bury(self, letter: DeadLetter) -> None:
-        """Publish what a listener has given up; not messages of the namespace, or it might never end."""
+        """Publish a message that a listener has given up on; never a meta-event, since that might go on for ever."""
         if self._watchers and letter.key[0] != NAMESPACE and self._life.state != "closed":
             self._announce(Key(NAMESPACE, "deadLetter", *letter.key), letter)
 
 
 def decorated(patterns: Patterns, decorator: str) -> list[tuple[str, ...]]:
-    """Return the patterns that a decorator is given, which may be the function instead.
+    """Return the patterns that a decorator was given.
 
     Raises:
-        InvalidListener: It is.
+        InvalidListener: It was given the function instead.
         InvalidKey: A pattern cannot be subscribed to.
     """
     if callable(patterns):
-        raise InvalidListener(patterns, f"name what to listen to, @hub.{decorator}(pattern)")
+        raise InvalidListener(patterns, f"say what to listen to: @hub.{decorator}(pattern)")
     return as_patterns(patterns)
 
 
 def predicate(where: Where | None) -> Where | None:
-    """Return what is given as `where=`.
+    """Return the function given as `where=`, or None.
 
     Raises:
-        InvalidFunction: It is no plain function of key and message.
+        InvalidFunction: It is not a plain function of key and message.
     """
     return None if where is None else checked_function(where, "where", "key", "message")
 
 
 def _may_be_meta(pattern: tuple[str, ...]) -> bool:
-    """True if it may match what the hub announces: otherwise nobody has to be looked for at each announcement."""
+    """True if it may match meta-events; while no pattern does, announcing needs no look-up."""
     return pattern[0] in _META[0] and (len(pattern) == 1 or pattern[1] in _META[1])
 
 

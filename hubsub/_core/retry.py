@@ -1,4 +1,4 @@
-"""Trying again: a failing call of an async listener, after a while."""
+"""Retries of failed calls of async listeners."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ if TYPE_CHECKING:
 
 class _Figures(NamedTuple):
     attempts: int
-    """Calls at most, the first one included."""
+    """The most calls, the first one included."""
     backoff: float
-    """Seconds before the second call, at most."""
+    """The longest wait before the second call, in seconds."""
     factor: float
-    """How many times longer each further wait is than the one before."""
+    """The factor by which each further wait is longer."""
     maximum: float
-    """Seconds that no wait is longer than."""
+    """The longest wait of all, in seconds."""
     jitter: bool
-    """Wait a random part of that time, so that what failed together is not tried again together."""
+    """Wait a random part of that time, so that calls that failed together are not retried together."""
     on: type[BaseException] | tuple[type[BaseException], ...]
-    """The exceptions after which another attempt makes sense; any other is given up at once."""
+    """The exceptions after which to try again; after any other, the message is given up at once."""
 
 
-# Not a dataclass: what makes them would take a tenth of the import of the package.
+# Not a dataclass: importing dataclasses would take a tenth of the import time of the package.
 class Retry(_Figures):
-    """How often, and when, a failing call of an async listener is tried again.
+    """How often, and when, a failed call of an async listener is retried.
 
     Raises:
-        ValueError: A figure makes no sense.
+        ValueError: A value is invalid.
     """
 
     __slots__ = ()
@@ -53,12 +53,12 @@ class Retry(_Figures):
         factor = factor_of(factor, "factor")
         for kind in on if isinstance(on, tuple) else (on,):
             if not (isinstance(kind, type) and issubclass(kind, Exception | asyncio.CancelledError)):
-                raise ValueError(f"on is made of classes of exceptions, and {kind!r} is none")
+                raise ValueError(f"on must be an exception class or a tuple of them, and {kind!r} is not one")
         return super().__new__(cls, attempts, backoff, factor, maximum, jitter, on)
 
     def delays(self) -> Iterator[float]:
-        """The seconds to wait before the second call, the third, and so on."""
-        from random import uniform  # not with the package, for the same reason
+        """Yield the seconds to wait before the second call, the third, and so on."""
+        from random import uniform  # imported here for the same reason
 
         longest = min(self.backoff, self.maximum)
         for _ in range(self.attempts - 1):
@@ -67,25 +67,25 @@ class Retry(_Figures):
 
 
 class GivenUp(asyncio.CancelledError):
-    """A message was given up while it waited for another attempt, since its task is being ended.
+    """A message was given up while it waited for another attempt, since its task is being cancelled.
 
-    The cause is why the last attempt failed; it was reported.
+    The cause is the error of the last attempt, which has been reported.
     """
 
 
 class Retrying:
-    """An async function that is called again when it fails; what is given up is told to `give_up` and raises nothing.
+    """An async function that is called again when it fails; in the end it calls `give_up` instead of raising.
 
     Args:
         function: Called with an event, or with key and message.
         retry: How often, and when.
-        time_left: Tells how many seconds are left for all attempts; None for no limit, 0 for none at all.
+        time_left: Returns how many seconds are left for all attempts; None for no limit, 0 for no further attempt.
         give_up: Called with key, message, error and the number of attempts.
     """
 
     __slots__ = ("_function", "_give_up", "_pauses", "_retry", "_time_left")
 
-    # With fewer seconds left, nothing is tried again: better a dead letter that still finds its readers.
+    # With fewer seconds left there is no retry: better a dead letter while its readers are still there.
     TOO_LATE = 0.05
 
     def __init__(
@@ -102,7 +102,7 @@ class Retrying:
         self._pauses: dict[asyncio.Future[bool], None] = {}
 
     async def __call__(self, *arguments: Any) -> BaseException | None:
-        """Call it until it succeeds; return why it was given up, if it was."""
+        """Call it until it succeeds; return the error if it was given up."""
         key, message = arguments if len(arguments) == 2 else arguments[0]
         task = asyncio.current_task()
         assert task is not None
@@ -132,7 +132,7 @@ class Retrying:
         return failure
 
     async def _pause(self, seconds: float) -> None:
-        """Wait so long, but no longer than half of the time that is left, so that attempts come while there is some."""
+        """Wait so long, but at most half of the time that is left, so that there is time for another attempt."""
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
         is_over = False
@@ -143,7 +143,7 @@ class Retrying:
             is_over = await self._sleep(loop, end - now)
 
     async def _sleep(self, loop: asyncio.AbstractEventLoop, seconds: float) -> bool:
-        """Wait so long; return whether nobody has cut it short."""
+        """Wait so long; return False if `hasten` has cut the wait short."""
         if seconds <= 0:
             return True
         pause: asyncio.Future[bool] = loop.create_future()
@@ -156,9 +156,9 @@ class Retrying:
             del self._pauses[pause]
 
     def hasten(self) -> None:
-        """Have those who wait look anew how much time is left."""
+        """Wake the calls that wait, so that they check again how much time is left."""
         for pause in self._pauses:
-            if not pause.get_loop().is_closed():  # one that was closed under it
+            if not pause.get_loop().is_closed():  # else the loop was closed under the call
                 _end(pause, False)
 
 

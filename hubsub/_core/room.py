@@ -1,4 +1,4 @@
-"""Room in full queues, and the lines of those who wait for it."""
+"""Room in full queues, and the lines of publishers that wait for it."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Bounded(Protocol):
     line: Line | None  # while somebody waits for room
 
     def has_room(self, key: Key[Any], ahead: int) -> bool:
-        """True if a message of this key would drop nothing, once so many others are in the queue."""
+        """True if a message of this key would drop nothing, once `ahead` others are in the queue."""
         ...
 
     def line_changed(self) -> None:
-        """Somebody has joined the line or left it."""
+        """Called when a publisher has joined or left the line."""
 
 
 async def publish_with_room(
@@ -33,18 +33,18 @@ async def publish_with_room(
     bind: Callable[[], asyncio.AbstractEventLoop],
     publish: Callable[[], R],
 ) -> R:
-    """Call `publish` in the very step in which each queue has room, and return what it returns.
+    """Call `publish` in a step in which every queue has room, and return its result.
 
-    First come, first served. With room it does not yield to the loop; cancelled, it has published nothing.
+    First come, first served. If there is room it does not yield to the loop; if cancelled, it has published nothing.
 
     Args:
-        key: What is published to.
-        queues: Returns those that need to have room: they may be others after each wait.
+        key: The key that is published to.
+        queues: Returns the queues that must have room, which may change during a wait.
         bind: Returns the loop to wait on.
-        publish: Publishes.
+        publish: Publishes the message.
     """
     while _are_granted(full := queues()):  # noqa: ASYNC110 - there is no event for it
-        await asyncio.sleep(0)  # those who came earlier run in this turn of the loop
+        await asyncio.sleep(0)  # publishers that came earlier run in this turn of the loop
     claim = Claim(key)
     try:
         while not claim.fits(full):
@@ -56,27 +56,27 @@ async def publish_with_room(
             full = queues()
         return publish()
     finally:
-        # Only now: whoever is next is to see what was published.
+        # Only now: the next in line must see what was published.
         claim.release()
 
 
 def _are_granted(queues: Sequence[Bounded]) -> bool:
-    """True if somebody who waited for one of these is to run, and has not run yet."""
+    """True if a publisher was granted room in one of these, and has not run yet."""
     return any(queue.line is not None and queue.line.granted for queue in queues)
 
 
 class Claim:
     """A position in the line of each queue that was full when this publisher looked.
 
-    Nothing is reserved: a publish that does not wait may take the room, and then the claim waits on, where it stood.
+    Nothing is reserved: a publish that does not wait may fill the room; then the claim waits on, at its old position.
 
     Args:
-        key: What is to be published to.
+        key: The key that will be published to.
     """
 
     __slots__ = ("_key", "_queues", "future", "number")
 
-    # Whoever comes earlier stands before whoever comes later in every line, so no two wait for each other.
+    # An earlier claim stands before a later one in every line, so no two wait for each other.
     _numbers = count()
 
     def __init__(self, key: Key[Any]) -> None:
@@ -86,7 +86,7 @@ class Claim:
         self.number = next(self._numbers)
 
     def fits(self, queues: Sequence[Bounded]) -> bool:
-        """True if all of these have room; else stand in line at those that have none."""
+        """True if all of these have room; else join the line of each that has none."""
         for queue in tuple(self._queues):
             if queue not in queues:
                 self._leave(queue)
@@ -104,7 +104,7 @@ class Claim:
         return fits
 
     def offer(self) -> None:
-        """A queue has got room: grant the claim if it fits everywhere."""
+        """Called when a queue has room: grant the claim if all of its queues have."""
         future = self.future
         if future is None or future.done() or future.get_loop().is_closed():
             return
@@ -116,7 +116,7 @@ class Claim:
         self._count(1)
 
     def settle(self) -> None:
-        """It runs again."""
+        """Called when the publisher runs again: the grant is used up."""
         future, self.future = self.future, None
         if future is not None and future.done() and not future.cancelled() and not future.get_loop().is_closed():
             self._count(-1)
@@ -128,7 +128,7 @@ class Claim:
 
     @property
     def is_granted(self) -> bool:
-        """True if it is to run, and has not run yet."""
+        """True if it was granted, and its publisher has not run yet."""
         return self.future is not None and self.future.done() and not self.future.cancelled()
 
     @property
@@ -145,7 +145,7 @@ class Claim:
         self._queues.remove(queue)
         line = queue.line
         if line is None:
-            return  # others have found its loop closed, and are gone, too
+            return  # others have found its loop closed, and have left, too
         line.remove(self)
         if not line:
             queue.line = None
@@ -153,23 +153,23 @@ class Claim:
 
 
 class Line(list[Claim]):
-    """Those who wait for room in one queue, in the order of coming."""
+    """The claims that wait for room in one queue, in order of arrival."""
 
     __slots__ = ("granted",)
 
     def __init__(self) -> None:
         self.granted = 0
-        """How many of them are to run, and have not run yet."""
+        """How many were granted and have not run yet."""
 
     def add(self, claim: Claim) -> None:
-        """Let it stand behind those who came earlier."""
+        """Add a claim behind those that came earlier."""
         if self and self[0].is_dead:
             self[:] = [each for each in self if not each.is_dead]
             self.granted = sum(each.is_granted for each in self)
         self.insert(self.ahead_of(claim), claim)
 
     def ahead_of(self, claim: Claim) -> int:
-        """How many stand before it, or would do."""
+        """Return how many claims stand before it, or would if it joined."""
         if not self or self[0] is claim:
             return 0
         if self[-1].number < claim.number:
@@ -177,7 +177,7 @@ class Line(list[Claim]):
         return bisect_left(self, claim.number, key=_number)
 
     def remove(self, claim: Claim) -> None:
-        """Let it go."""
+        """Remove a claim, if it is in the line."""
         index = self.ahead_of(claim)
         if index < len(self) and self[index] is claim:
             del self[index]

@@ -1,4 +1,4 @@
-"""Where each key leads: the matcher, and the routes that were made of its answers."""
+"""Finds where each key leads: the matcher, and a cache of the routes made from its results."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ R = TypeVar("R", bound=Target)  # what keys lead to
 
 
 class Router(Generic[R]):
-    """Answers where a key leads, and remembers the answer until a change of subscription touches it.
+    """Finds where a key leads, and caches the route until a change of subscription affects it.
 
-    A change costs what it touches: a few routes are dropped one by one; for more the whole cache is swapped for an
-    empty one, and the old one is dismantled in slices, so that the loop never stalls.
+    The cost of a change depends on how many routes it affects: a few are dropped one by one; for more, the whole cache
+    is swapped for an empty one, and the old one is dismantled in slices, so that the loop never stalls.
 
     Args:
-        limit: Keys whose routes are remembered; 0 for none.
+        limit: Keys whose routes are cached; 0 for none.
     """
 
-    # A change that touches more routes than this swaps the cache.
+    # A change that affects more routes than this swaps the cache.
     MOST_DROPPED = 300
     # Routes dismantled in one turn of the loop.
     SLICE = 300
-    # Routes dismantled with each one that is made meanwhile.
+    # Routes dismantled for each route that is made meanwhile.
     STEP = 4
 
     def __init__(self, limit: int) -> None:
@@ -49,22 +49,22 @@ class Router(Generic[R]):
         self._uncached: list[Route] = []
         self._running = Running()
         self._wide = WideRoutes()
-        # Asked with each route that is made who is to stand first in it, given the key and how many it leads to.
+        # Called for each new route, with the key and its number of subscriptions; return the observer to put first.
         self.observers: list[Callable[[Key[Any], int], R | None]] = []
-        # Set once a target is on several patterns: only then can a key lead to it more than once.
+        # Set once any target is on several patterns: only then can a key lead to one more than once.
         self.several = False
         # Set once the order of a target has changed: routes that are in use may have it where it stood before.
         self.reordered = False
 
     @property
     def routes(self) -> dict[tuple[str, ...] | str, Route]:
-        """The routes that are remembered, by key."""
+        """The cached routes, by key."""
         return self.cache.routes
 
     def add(self, pattern: tuple[str, ...], target: R) -> int:
-        """Let a pattern lead to a target, too; return how many it leads to now.
+        """Make a pattern lead to a target, too; return how many targets it leads to now.
 
-        The target says already that it is on it.
+        `target.is_on` is true already.
         """
         self.forget(pattern)
         if self._wide.kept:
@@ -72,18 +72,18 @@ class Router(Generic[R]):
         return self.matcher.add(pattern, target)
 
     def remove(self, pattern: tuple[str, ...], target: R) -> int:
-        """Let a pattern not lead to a target any more; return how many it still leads to.
+        """Make a pattern no longer lead to a target; return how many targets it still leads to.
 
-        The target says already that it is not. A publish that is running comes to it, until it is withdrawn.
+        `target.is_on` is false already. A running publish still reaches the target until `withdraw`.
         """
         self.forget(pattern)
         if self._wide.kept:
             self._wide.changed(pattern, target)
-        self._fold_uncached()  # and let go of it
+        self._fold_uncached()  # and drop its routes
         return self.matcher.remove(pattern, target)
 
     def withdraw(self, target: R, left: Collection[tuple[str, ...]]) -> None:
-        """Have publishes that are running come to a target no more, but for keys of the patterns that it has `left`."""
+        """Make running publishes skip a target, except for keys of the patterns that it has `left`."""
         if not self._running.noted and not self.retired:
             return
         for cache in self.retired:
@@ -95,16 +95,16 @@ class Router(Generic[R]):
                 route.withdraw(target, self.reordered)
 
     def targets(self, key: Key[Any]) -> list[R]:
-        """Where an exact key leads, in order of subscription, each target once."""
+        """Return the targets of an exact key in order of subscription, each once."""
         found = self.matcher.match(key)
         return self._in_order(found) if len(found) > 1 else found
 
     def observed(self, key: Key[Any], targets: list[R]) -> list[R]:
-        """The targets of an exact key, after those who only observe it."""
+        """Return the targets of an exact key, with its observers in front."""
         return self._observers_of(key, len(targets)) + targets if self.observers else targets
 
     def _observers_of(self, key: Key[Any], routed: int) -> list[R]:
-        """Those who observe an exact key that leads to so many."""
+        """Return the observers of an exact key that leads to `routed` subscriptions."""
         return [each for observer in self.observers if (each := observer(key, routed)) is not None]
 
     def _in_order(self, targets: list[R]) -> list[R]:
@@ -114,7 +114,7 @@ class Router(Generic[R]):
         return targets
 
     def make(self, key: Key[Any]) -> Route:
-        """Make the route of an exact key that has none, and remember it."""
+        """Make the route of an exact key that has none, and cache it."""
         route = self._wide.take(key) if self._wide.kept else None
         if route is None:
             targets = self.matcher.match(key)
@@ -135,7 +135,7 @@ class Router(Generic[R]):
         self.misses += 1
         if self.caching:
             if self.retired:
-                # The loop may not get its turns: then whoever fills the next cache takes the last one apart.
+                # The loop may not get its turns: then filling the next cache dismantles the last one.
                 self._dismantle_some(self.STEP)
             if self.cache.size >= self.cache.limit:
                 self.swap()
@@ -148,7 +148,7 @@ class Router(Generic[R]):
         return route
 
     def _add_observers(self, route: Route) -> None:
-        """Put those who observe a route first in it; one that diverts its key takes the place of everybody else."""
+        """Put the observers of a route first in it; one that diverts its key replaces everybody else."""
         key = route.key
         observers: list[Any] = self._observers_of(key, len(route))
         if not observers:
@@ -174,7 +174,7 @@ class Router(Generic[R]):
             cache.fold()
 
     def fold(self, patterns: Iterable[tuple[str, ...]]) -> None:
-        """Bring the figures of whoever is registered on these patterns up to date."""
+        """Bring the figures of the targets that are registered on these patterns up to date."""
         self._fold_uncached()
         for cache in self.retired:
             cache.fold()
@@ -194,19 +194,19 @@ class Router(Generic[R]):
     # Forgetting
 
     def remember(self, caching: bool) -> None:
-        """Remember routes from now on, or make every one anew."""
+        """Cache routes from now on, or make every route again each time."""
         self.caching = caching and self._limit > 0
         if not self.caching:
             self.swap()
 
     def forget(self, pattern: tuple[str, ...]) -> None:
-        """Forget the routes that a change of this pattern touches."""
+        """Drop the routes that a change of this pattern affects."""
         self.changes += 1
         if pattern not in self.cache.routes and STAR not in pattern and PLUS not in pattern:
-            return  # as so often
+            return  # the usual case
         touched = self.cache.touched(pattern, self.MOST_DROPPED)
         if touched is None:
-            # The next cache knows from the start that patterns come and go.
+            # Patterns come and go: index the next cache from the start.
             self._indexed = True
             self.swap()
         else:
@@ -227,7 +227,7 @@ class Router(Generic[R]):
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
-            # Nobody has to wait for it: all at once.
+            # No loop is running that this could block: all at once.
             self.fold_all()
             for cache in self.retired:
                 if not cache.is_searched:
@@ -237,12 +237,12 @@ class Router(Generic[R]):
             self.dismantle_on(loop)
 
     def forked(self) -> None:
-        """Dismantle on no loop any more: it is that of the parent of this process."""
+        """Stop dismantling on a loop: in a forked process the loop is the parent's."""
         self._dismantling_on = None
 
     def dismantle_on(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Dismantle what is retired, a slice in each turn of the loop."""
-        # A loop that ended in the middle of it does not go on: this one does.
+        """Dismantle the retired caches, a slice in each turn of the loop."""
+        # A loop that ended in the middle of it will not go on: this one does.
         if self.retired and self._dismantling_on is not loop:
             self._dismantling_on = loop
             loop.call_soon(self._dismantle, loop)
@@ -258,7 +258,7 @@ class Router(Generic[R]):
             self._dismantling_on = None
 
     def _dismantle_some(self, most: int) -> None:
-        """Dismantle so many routes of the cache that was retired first."""
+        """Dismantle up to `most` routes of the cache that was retired first."""
         cache = self.retired[0]
         given_up = cache.dismantle(most)
         if not cache.is_searched:
@@ -267,7 +267,7 @@ class Router(Generic[R]):
             del self.retired[0]
 
     async def clear(self) -> None:
-        """Forget every route."""
+        """Drop every route."""
         self.swap()
         self._wide.clear()
         while self.retired:  # noqa: ASYNC110 - not waiting: giving the loop its turns

@@ -1,4 +1,4 @@
-"""The routes that publishes may still be running along, though no cache has them any more."""
+"""The routes that publishes may still be running along, though they have left the cache."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from .routes import Route
 
 
 class Running:
-    """Knows routes that have left the cache as long as somebody runs along them: nobody else keeps them alive.
+    """Weak references to routes that have left the cache: only a running publish keeps such a route alive.
 
-    A removal needs them, to take what was removed out of publishes that have not come to it yet.
+    A removal needs them, to remove a target from publishes that have not reached it yet.
     """
 
     __slots__ = ("_most", "noted")
@@ -23,19 +23,19 @@ class Running:
         self._most = 64
 
     def note(self, routes: Iterable[Route]) -> None:
-        """These leave the cache, or never were in it."""
+        """Note routes that leave the cache, or were never in it."""
         self.noted += map(ref, routes)
         if len(self.noted) > self._most:
             self.alive()
 
     def note_used(self, routes: Collection[Route]) -> None:
-        """Note those of a cache's routes, which it keeps for some time, that somebody else refers to as well."""
+        """Note those routes of a retired cache that something else refers to as well."""
         used = compress(routes, map((_HELD + 1).__lt__, map(getrefcount, routes)))
-        # A key of one part is in the cache twice.
+        # A key of one part is in the cache twice, by itself and by its part.
         self.noted += [ref(route) for route in used if len(route.key) > 1 or getrefcount(route) > _HELD + 2]
 
     def alive(self) -> list[Route]:
-        """Those that somebody runs along; a few more, perhaps, that something else has kept."""
+        """Return the routes that publishes are running along, and perhaps a few that something else has kept alive."""
         alive = [route for each in self.noted if (route := each()) is not None]
         self.noted = list(map(ref, alive))
         self._most = 2 * len(alive) + 64
@@ -43,7 +43,7 @@ class Running:
 
 
 def _references() -> int:
-    """What `getrefcount` says of what only a dictionary refers to, asked as above."""
+    """Return what `getrefcount` gives, called as above, for an object that only a dictionary refers to."""
     routes = {number: Route() for number in range(2)}
     return max(map(getrefcount, routes.values()))
 

@@ -26,7 +26,7 @@ Read = TypeVar("Read")  # what a consumer reads: events, and gaps if it wants th
 
 
 class Queue(Registration, Generic[Read]):
-    """What a `Subscription` and a `GapSubscription` have in common: the reading."""
+    """The reading of messages, which all kinds of subscription share."""
 
     __slots__ = ("_hands", "_mailbox", "_was_too_slow", "ack")
 
@@ -50,19 +50,19 @@ class Queue(Registration, Generic[Read]):
         self._was_too_slow = False
         self._hands: Hands | None = None  # until there is a confirmed message
         self.ack: Ack = ack
-        """How a confirmed publish learns that a message is finished: "auto" or "manual"."""
+        """How a confirmed message counts as finished: "auto" or "manual"."""
         super().__init__(hub, self._mailbox.put, mailbox=self._mailbox, where=where)
 
     async def consume(self) -> Read:
         """Wait for the next message and return it; `key, message = await subscription.consume()`.
 
         Raises:
-            SubscriptionClosed: It is closed and everything queued was read.
+            SubscriptionClosed: It is closed and everything queued has been read.
         """
         return cast(Read, _presented(await self.consume_pair()))
 
     async def consume_pair(self) -> Any:
-        """As `consume`, but a plain tuple unless metadata travels with the message: the fastest way to wait for one."""
+        """As `consume`, but return a plain tuple if the message has no metadata: the fastest way to wait for one."""
         mailbox = self._mailbox
         items = mailbox.items
         if self._hands is not None:
@@ -76,11 +76,11 @@ class Queue(Registration, Generic[Read]):
             await self._wait()
 
     async def get_batch(self, maximum: int) -> list[Read]:
-        """Wait for a message, then return all that are queued, at least one and at most `maximum`.
+        """Wait for a message, then return all that are queued: at least one and at most `maximum`.
 
         Raises:
             ValueError: `maximum` is less than one.
-            SubscriptionClosed: It is closed and everything queued was read.
+            SubscriptionClosed: It is closed and everything queued has been read.
         """
         _check_batch(maximum)
         if self._hands is not None:
@@ -90,10 +90,10 @@ class Queue(Registration, Generic[Read]):
         return self._as_read(batch)
 
     def take(self, maximum: int) -> list[Any]:
-        """Return what is queued, at once: at most `maximum` messages, and none if there are none.
+        """Return queued messages at once, at most `maximum`; an empty list if there are none.
 
-        Each is a plain tuple of key and message, or an `Event` where metadata travels with it, or a `Gap`: the fastest
-        way to read. Asking for messages finishes those of the last `take`. A closed subscription gives what is left.
+        Each is a plain tuple of key and message, or an `Event` if it has metadata, or a `Gap`: the fastest way to read.
+        Each call finishes the messages of the last one. A closed subscription returns what is left.
 
         Raises:
             ValueError: `maximum` is less than one.
@@ -118,7 +118,7 @@ class Queue(Registration, Generic[Read]):
         return list(map(as_tuple, repeat(Event), taken))  # type: ignore[arg-type]
 
     def _hold(self, reader: object, event: Event[Any]) -> None:
-        """Note that a confirmed message is in somebody's hand."""
+        """Note that a reader has a confirmed message."""
         if self.ack == "auto":
             if self._hands is None:
                 self._hands = Hands()
@@ -136,15 +136,15 @@ class Queue(Registration, Generic[Read]):
 
     @property
     def is_busy(self) -> bool:
-        """True while messages are queued, if somebody reads: waited for one, or took one."""
+        """True while messages are queued, if somebody has ever read or waited for one."""
         return self.pending > 0 and (self._mailbox.awaited or self.delivered > 0)
 
     def add(self, patterns: Patterns, history: int = 0) -> None:
-        """Queue the messages of these patterns, too, from now on; what it has already stays as it is.
+        """Queue the messages of these patterns, too, from now on; patterns that it has already stay as they are.
 
         Args:
             patterns: One pattern, or a list, set or frozenset of them.
-            history: Replay the last so many retained messages of each key that its other patterns do not match.
+            history: How many of the last retained messages to replay, of each key that its other patterns do not match.
 
         Raises:
             InvalidKey: A pattern cannot be subscribed to.
@@ -157,11 +157,11 @@ class Queue(Registration, Generic[Read]):
         if self.closed:
             raise SubscriptionClosed(self)
         if history and isinstance(self, SnapshotSubscription):
-            raise ValueError("a snapshot takes the place of history and of gaps: choose one")
+            raise ValueError("a snapshot replaces history= and gaps=: choose one of them")
         self._hub._add(self, [pattern for pattern in named if pattern not in self._patterns], history)
 
     def discard(self, patterns: Patterns) -> None:
-        """Queue the messages of these patterns no more, those it does not have left out; what is queued stays.
+        """Stop queuing the messages of these patterns, ignoring those that it does not have; what is queued stays.
 
         Without any pattern it stays open, until `close`.
 
@@ -175,7 +175,7 @@ class Queue(Registration, Generic[Read]):
     def close(self) -> Removal:
         """End it at once: nothing more is delivered; what is queued can still be read.
 
-        Closing twice is safe. Awaiting what it returns is optional: it has ended.
+        Closing twice is safe. Awaiting the result is optional.
         """
         if not self.closed:
             self._hub._remove(self)
@@ -231,17 +231,17 @@ class Subscription(Queue[Event[T]], Generic[T]):
     """A queue of the messages that match its patterns.
 
     Iterate it (`async for key, message in subscription`), or `await subscription.consume()`. Several consumers share
-    the messages. Cancelling whoever waits loses nothing. It is registered when it is made; `close()`, or leaving it as
-    a context manager, ends it.
+    the messages. Cancelling a consumer that waits loses nothing. It is registered when it is made; `close()`, or
+    leaving it as a context manager, ends it.
 
-    Where messages were dropped, a `Gap` is published as `("Hub", "gap", *pattern)` when a consumer comes to it.
+    Where messages were dropped, a `Gap` is published as `("Hub", "gap", *pattern)` when a consumer reaches it.
     """
 
     __slots__ = ()
 
 
 class GapSubscription(Queue[Event[T] | Gap], Generic[T]):
-    """A `Subscription` whose consumers also get a `Gap` in the very place of messages that were dropped."""
+    """A `Subscription` whose consumers also get a `Gap` exactly where messages were dropped."""
 
     __slots__ = ()
 
@@ -249,13 +249,14 @@ class GapSubscription(Queue[Event[T] | Gap], Generic[T]):
 
 
 class SnapshotSubscription(Queue[Event[T] | Snapshot[V]], Generic[T, V]):
-    """A `Subscription` that begins with a snapshot of what the messages are about, and repeats it instead of a gap.
+    """A `Subscription` that begins with a snapshot of the state that its messages change, and loads it again at a gap.
 
-    `load` runs in the consumer's own step: at the first read, and where a gap is reached. Messages that are published
+    `load` runs inside the consumer's read: at the first read, and where a gap is reached. Messages that are published
     meanwhile wait in the queue; if that overflows they are dropped, and `load` runs once more, after a pause. If the
-    queue overflows again, the snapshot is read all the same, and `load` runs again where messages are missing. A
-    message may be part of the snapshot and come after it too, so apply messages idempotently. If `load` raises, or the
-    step is cancelled, the next read loads again. `take` never loads: until a snapshot is read it returns nothing.
+    queue overflows again, the consumer gets the snapshot all the same, and `load` runs again where messages are
+    missing. A message may be part of the snapshot and come after it too, so apply messages idempotently. If `load`
+    raises, or the read is cancelled, the next read loads again. `take` never loads: until a snapshot is read it returns
+    nothing.
     """
 
     __slots__ = ("_is_stale", "_load", "_loading", "_pause")
@@ -296,7 +297,7 @@ class SnapshotSubscription(Queue[Event[T] | Snapshot[V]], Generic[T, V]):
     get_batch.__doc__ = Queue.get_batch.__doc__
 
     async def _step(self, reader: object) -> Any:
-        """Read what is next, the snapshot included."""
+        """Read the next item, which may be the snapshot."""
         if self._hands is not None:
             self._hands.ask(reader)
         while True:
@@ -329,10 +330,10 @@ class SnapshotSubscription(Queue[Event[T] | Snapshot[V]], Generic[T, V]):
         return taken
 
     async def _refresh(self) -> Snapshot[V] | None:
-        """Load; None if another consumer has done so meanwhile."""
+        """Load and return the snapshot; None if another consumer has done so meanwhile."""
         mailbox = self._mailbox
         loop = asyncio.get_running_loop()
-        # One of a loop that is closed may be held for ever.
+        # A lock of a loop that was closed may be held for ever.
         if self._loading is None or self._loading[0] is not loop:
             self._loading = loop, asyncio.Lock()
         async with self._loading[1]:
@@ -361,7 +362,7 @@ class SnapshotSubscription(Queue[Event[T] | Snapshot[V]], Generic[T, V]):
 
 
 class _Iterator(AsyncIterator[Read]):
-    """One `async for` over a subscription. What it has in hand goes with it, see `docs/confirmation.md`."""
+    """An `async for` over a subscription. When it ends, so does its message, see `docs/confirmation.md`."""
 
     __slots__ = ("_hand", "_subscription")
 
@@ -375,7 +376,7 @@ class _Iterator(AsyncIterator[Read]):
         self._subscription._hold(self._hand, event)
 
     async def aclose(self) -> None:
-        """Finish with what it has in hand, as asking for the next message does."""
+        """Finish its last message, as asking for the next one does."""
         hands = self._subscription._hands
         if hands is not None and self._hand is not None:
             hands.finish(self._hand)
@@ -387,7 +388,7 @@ class _Iterator(AsyncIterator[Read]):
 
 
 class _Reader(_Iterator[Read]):
-    """The fast one."""
+    """The fast iterator."""
 
     __slots__ = ("_mailbox",)
 
@@ -419,7 +420,7 @@ class _Reader(_Iterator[Read]):
 
 
 class _StepReader(_Iterator[Event[T] | Snapshot[V]], Generic[T, V]):
-    """The one that loads snapshots."""
+    """The iterator that loads snapshots."""
 
     __slots__ = ()
 
@@ -442,13 +443,13 @@ def _presented(first: Item | Gap | Snapshot[Any]) -> Any:
 
 def _check_batch(maximum: int) -> None:
     if type(maximum) is not int or maximum < 1:
-        raise ValueError(f"maximum is a number of messages, and a batch holds at least one, not {describe(maximum)}")
+        raise ValueError(f"maximum must be a number of messages, at least 1, not {describe(maximum)}")
 
 
 def _current_task() -> object:
-    """Who is reading, as far as can be told."""
+    """Return the task that is reading, if there is one."""
     return asyncio.current_task()
 
 
 def _nobody() -> None:
-    """Whoever takes messages without waiting may be in no task, or in that of whoever publishes."""
+    """Return None: a reader that does not wait may be in no task, or in the task of a publisher."""

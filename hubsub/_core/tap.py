@@ -1,4 +1,4 @@
-"""A tap: what passes by, recorded without being delivered to."""
+"""A tap: records messages without being a subscription."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
 
 
 class Tapped(NamedTuple):
-    """A message that a tap has seen."""
+    """A message that a tap has recorded."""
 
     key: Key[Any]
     message: Any
     time: float
     """When it was published, in seconds since the epoch."""
     routed: int
-    """How many subscriptions its key led to, whoever a bridge left out among them."""
+    """How many subscriptions its key led to, including any that a bridge left out."""
     meta: Meta | None = None
-    """What was known of it beyond key and payload."""
+    """Its metadata, if it had any."""
 
 
 class Tap(Handle):
     """Records the messages that match its patterns, until `close()`, or leaving it as a context manager.
 
-    Each is recorded before it is delivered. What became of it afterwards, the figures of the subscriptions tell, and
-    `Hub.explain`. Like a subscription, it sees the hub's own namespace where a pattern matches it.
+    Each message is recorded before it is delivered. What happened to it afterwards is in the figures of the
+    subscriptions and in `Hub.explain`. Like a subscription, a tap sees the hub's own namespace if a pattern matches it.
     """
 
     __slots__ = ("_close", "_observers", "_patterns", "_records", "closed", "forgotten", "limit")
@@ -46,22 +46,22 @@ class Tap(Handle):
         self._observers: dict[int, Observer] = {}
         self.limit = limit
         self.closed = False
-        """True once it was closed."""
+        """True once it has been closed."""
         self.forgotten = 0
-        """Messages that went because of the limit."""
+        """Records that were dropped because of the limit."""
 
     @property
     def patterns(self) -> tuple[Key[Any], ...]:
-        """What it records."""
+        """The patterns that it records."""
         return tuple(Key.create_from(pattern) for pattern in self._patterns)
 
     @property
     def records(self) -> list[Tapped]:
-        """What it has recorded, the oldest first."""
+        """What it has recorded, oldest first."""
         return list(self._records)
 
     def clear(self) -> None:
-        """Forget what was recorded, and count anew."""
+        """Forget the records, and reset the counter of dropped ones."""
         self._records.clear()
         self.forgotten = 0
 
@@ -76,7 +76,7 @@ class Tap(Handle):
         return self.close()
 
     def _observer(self, key: Key[Any], routed: int) -> Any:
-        """Who records an exact key that leads to so many subscriptions."""
+        """Return the observer of an exact key that leads to `routed` subscriptions."""
         if not any(is_subset(key, pattern) for pattern in self._patterns):
             return None
         if routed not in self._observers:
@@ -100,7 +100,7 @@ class Tap(Handle):
         return len(self._records)
 
     def __bool__(self) -> bool:
-        return True  # empty or not
+        return True  # even if it is empty
 
     def __repr__(self) -> str:
         patterns = describe_all(self._patterns)

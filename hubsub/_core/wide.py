@@ -1,4 +1,4 @@
-"""Routes of very many targets, kept to be made anew from when one of these comes or goes."""
+"""Copies of routes of very many targets, kept so that a target that comes or goes does not cost a new route."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from .routes import Route, Target
 
 
 class WideRoutes:
-    """Keeps copies of wide routes that were dropped, without their observers, and brings them up to date.
+    """Keeps copies of wide routes that were dropped, without their observers, and keeps them up to date.
 
-    Making a route of 50,000 targets anew takes milliseconds, and taking one out of a copy does not. Each is kept until
-    its key is published to, or more has changed than is worth it.
+    Making a route of 50,000 targets takes milliseconds; removing one target from a copy does not. Each copy is kept
+    until its key is published to, or until more has changed than is worth it.
     """
 
-    # Targets from which on a route is wide.
+    # The number of targets from which a route counts as wide.
     LEAST = 500
-    # Changes of one before it is given up, so that closing all of its targets stays linear.
+    # Changes of a copy before it is dropped, so that closing all of its targets stays linear.
     MOST_CHANGES = 16
     # Routes kept.
     MOST_KEPT = 16
@@ -43,7 +43,7 @@ class WideRoutes:
         self._changes[route.key] = 0
 
     def changed(self, pattern: tuple[str, ...], target: Target) -> None:
-        """A target has come to a pattern, or gone from it: have the routes that are kept say so."""
+        """Update the copies after a target has come to a pattern, or gone from it."""
         for key in [key for key in self.kept if is_subset(key, pattern)]:
             self._changes[key] += 1
             if self._changes[key] > self.MOST_CHANGES:
@@ -52,7 +52,7 @@ class WideRoutes:
                 self.kept[key].update(target)
 
     def take(self, key: Key[object]) -> Route | None:
-        """Hand out what is kept for a key, up to date but for its observers, and keep it no longer."""
+        """Return the copy kept for a key, up to date but without observers, and drop it here; None if there is none."""
         self._changes.pop(key, None)
         return self.kept.pop(key, None)
 

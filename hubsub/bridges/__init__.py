@@ -5,10 +5,14 @@ async with Hub() as hub, Bridge(hub, "redis://localhost:6379", both=[Key("orders
 """
 
 from ..codec import Codec
-from .adapter import Adapter, Features, Link, Loss, Received, Record, bytes_moved
+from .adapter import Adapter, Buried, Features, Link, Loss, Received, Record, SentBack, bytes_moved
 from .address import Addresses, Copies
+from .inbox import Inbox
+from .log import LogAdapter
+from .numbered import LogState, NumberedLog
 from .relay.bridge import Bridge, connect
 from .relay.health import Health, Leftover
+from .relay.letters import StoredLetter
 from .relay.plan import Backoff
 from .schemes import adapter_for
 
@@ -17,15 +21,22 @@ __all__ = [
     "Addresses",
     "Backoff",
     "Bridge",
+    "Buried",
     "Codec",
     "Copies",
     "Features",
     "Health",
+    "Inbox",
     "Leftover",
     "Link",
+    "LogAdapter",
+    "LogState",
     "Loss",
+    "NumberedLog",
     "Received",
     "Record",
+    "SentBack",
+    "StoredLetter",
     "adapter_for",
     "bytes_moved",
     "connect",

@@ -54,6 +54,8 @@ class Features:
     """A reader's position can be kept under a name: `name=`."""
     history: bool = False
     """What was sent before can be read."""
+    dead_letters: bool = False
+    """What `Adapter.bury` has written can be listed, and sent back to whoever gave it up."""
     headers: bool = False
     """Metadata travels beside the payload; else the relay puts both in an envelope."""
     push: bool = True
@@ -108,6 +110,41 @@ class Received(NamedTuple):
     it, and buries it where there are dead letters."""
 
 
+class SentBack(Received):
+    """A dead letter that came back by `Adapter.redeliver`; stands among what was received.
+
+    The relay skips it unless the link's `Link.reader` is its `reader`. An adapter that delivers it to nobody else
+    says so all the same: to that reader it is no duplicate, though perhaps it is not buried for all there by then.
+    """
+
+    reader: str
+
+    @classmethod
+    def to(cls, reader: str, received: Received) -> SentBack:
+        """What was received, sent back to that `Link.reader`."""
+        sent = tuple.__new__(cls, received)
+        sent.reader = reader
+        return sent
+
+    def _replace(self, **changes: Any) -> SentBack:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return self.to(self.reader, Received(*self)._replace(**changes))
+
+
+class Buried(NamedTuple):
+    """A dead letter, as an adapter has it."""
+
+    received: Received
+    """What `Adapter.bury` was given: its key, payload, headers, attempts, and its own position in the log."""
+    reason: str
+    """Why it was given up; empty if nobody has written that."""
+    position: str
+    """Where the letter itself stands, unique within the broker, and unchanged as long as it is there."""
+    time: float | None = None
+    """When it was written, in seconds since the epoch."""
+    reader: str | None = None
+    """The `Link.reader` of whoever gave it up; None if that is not known, as of letters that others have written."""
+
+
 class Loss(NamedTuple):
     """Stands among what was received, at the very place where the broker's log proves that messages are missing."""
 
@@ -151,6 +188,11 @@ class Link:
     release: Callable[[Collection[Hashable]], Awaitable[None]] | None = None
     """To be awaited when the broker takes lanes away: it finishes what is in hand of them, within a deadline, and has
     it acknowledged."""
+
+    @property
+    def reader(self) -> str:
+        """Who reads, as dead letters name it: `group:` or `name:` and which, or an empty text for all with neither."""
+        return f"group:{self.group}" if self.group is not None else "" if self.name is None else f"name:{self.name}"
 
 
 class Adapter:
@@ -246,8 +288,32 @@ class Adapter:
     async def bury(self, received: Received, why: str) -> Exception | None:
         """Write a message that cannot be handled where the broker's dead letters are; return when that is confirmed.
 
+        `received.attempts` is how often listeners were called with it. With `features.dead_letters` the reason, that
+        number, `received.position` and `Link.reader` are written along, apart from the message's own headers.
+
         Returns the error if the broker refuses it for good: the relay then tries once more without the payload. An
         exception is passing, and it is tried again.
+        """
+        raise NotImplementedError
+
+    async def dead_letters(self, limit: int, before: str | None = None) -> Sequence[Buried]:
+        """Return the last `limit` dead letters of the namespace, whoever gave them up, the oldest first.
+
+        Only with `features.dead_letters`. With `before` the last ones that are older than the letter of that position,
+        which may be gone by now. Nothing is changed by it, and links that read nothing have them too.
+        """
+        raise NotImplementedError
+
+    async def redeliver(self, position: str) -> None:
+        """Deliver a dead letter again, to whom `Buried.reader` says alone, and remove it; return when that is stored.
+
+        Only with `features.dead_letters`. What is delivered is what `bury` was given, with nothing that it has added.
+        A group or a name gets it, also if nobody of it is there now; those with neither get it, who are there; and
+        everybody if it does not say for whom it is. Removed and delivered in one step, or else delivered first: no
+        letter is lost, whatever happens in between.
+
+        Raises:
+            NoSuchLetter: There is none at that position, any more or at all.
         """
         raise NotImplementedError
 

@@ -1,4 +1,4 @@
-"""Keys as the addresses of a broker, and back, without loss; and which of overlapping patterns a message came by."""
+"""Turns keys into a broker's addresses and back without loss; and finds the pattern that a message came by."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ B = TypeVar("B")
 
 
 class Addresses:
-    """Joins the parts of a key with a separator, and escapes in them what the broker cannot hold.
+    """Joins the parts of a key with a separator, and escapes characters that the broker does not allow.
 
     A character is escaped as `%` and the two hexadecimal digits of each byte of its UTF-8 form. So different keys have
-    different addresses, and each is read as the key that it was made of.
+    different addresses, and each address is read as the key that it was made from.
 
-    A part of an address that was not made here is read as it stands, and written as it stands: whatever comes in under
-    a key can be published and subscribed by that key. Only what looks exactly as if it were made here, `%2F` say where
-    `/` is the separator, is read as that. A `%` is therefore escaped only where it would be read as something else.
+    A part of an address that was not made here is read and written unchanged: whatever comes in under a key can be
+    published and subscribed to by that key. Only text that looks exactly like an escape made here, such as `%2F` where
+    `/` is the separator, is read as one. So a `%` is escaped only where it would be read as something else.
 
     Args:
         separator: Between two parts, one character.
-        forbidden: Characters that the broker gives a meaning.
-        allowed: If given, only these characters are written as they are: a set for a regular expression.
-        empty: Stands for an empty part, where the broker wants every part to have a character.
+        forbidden: Characters that have a special meaning for the broker.
+        allowed: If given, only these characters are written unescaped: a set as in a regular expression.
+        empty: Written for an empty part, if the broker does not allow one.
         prefix: Put before every address.
-        binary: The broker's names are any bytes, from and to which `to_text` and `to_bytes` lead. Whatever comes can
-            then also be written, be it `allowed` or not, and UTF-8 or not.
-        foreign: The names are those of other programs. Else what hubsub 0.1.0 wrote is read as it was meant: it escaped
-            every `%`, so that `a%25` is the key `a%` too.
+        binary: The broker's names are arbitrary bytes, which `to_text` and `to_bytes` convert. Then any name that comes
+            in can also be written, `allowed` or not, UTF-8 or not.
+        foreign: The names are chosen by other programs. Else addresses that hubsub 0.1.0 wrote are read as they were
+            meant: it escaped every `%`, so that `a%25` is the key `a%` too.
     """
 
     def __init__(
@@ -51,11 +51,11 @@ class Addresses:
         self._empty = empty
         meant = re.escape(separator + forbidden)
         self._unsafe = re.compile(f"[^{allowed}]|[%]" if allowed else f"[%{meant}]")
-        # What the broker cannot hold, and so does not come from it.
+        # Characters that the broker does not allow, and so never sends.
         self._forbidden = re.compile(f"[{meant}]" if binary or not allowed else f"(?!%)[^{allowed}]")
         self._binary = binary
         self._foreign = foreign
-        # Halves of surrogate pairs are written as such, not escaped.
+        # Halves of surrogate pairs are written unescaped.
         self._halves = not self._unsafe.search("\ud800")
         self.address = cached(self._address)
         """The address of an exact key."""
@@ -63,27 +63,27 @@ class Addresses:
         """The key of an address; None if it does not begin with the prefix."""
 
     def escape(self, part: str) -> str:
-        """One part, as it stands in an address."""
+        """Return a part of a key as it is written in an address."""
         if part and part != self._empty and not (self._unsafe.search(part) and self._has_to_be_escaped(part)):
             return part
         return self._escaped(part)
 
     def to_bytes(self, address: str) -> bytes:
-        """The bytes of an address, for a broker whose names are any bytes; `to_text` reads them as it was."""
+        """Return an address as bytes, for a broker whose names are arbitrary bytes; `to_text` is the inverse."""
         try:
             return address.encode()
         except UnicodeEncodeError:
             return address.encode("utf-8", "surrogateescape" if self._is_of_bytes(address) else "surrogatepass")
 
     def to_text(self, address: bytes) -> str:
-        """The address that some bytes are; a byte that is no UTF-8 stands in it as `surrogateescape` has it."""
+        """Return bytes as an address; bytes that are not UTF-8 become what `surrogateescape` makes of them."""
         if self._halves:
             with suppress(UnicodeDecodeError):
                 return address.decode("utf-8", "surrogatepass")
         return address.decode("utf-8", "surrogateescape")
 
     def _is_of_bytes(self, text: str) -> bool:
-        """True if every half of a surrogate pair in it stands for a byte that is no UTF-8."""
+        """True if every half of a surrogate pair in it stands for a byte that is not UTF-8."""
         try:
             return self.to_text(text.encode("utf-8", "surrogateescape")) == text
         except UnicodeEncodeError:
@@ -93,25 +93,25 @@ class Addresses:
         if not part:
             return self._empty
         escaped = self._unsafe.sub(_as_hex, part)
-        # A part that looks like what stands for an empty one.
+        # A part that looks like the text written for an empty one.
         return escaped if escaped != self._empty else "".join(map(_hex_of, part))
 
     def _has_to_be_escaped(self, part: str) -> bool:
-        """True if it cannot stand in an address, or would be read as something else."""
+        """True if it is not allowed in an address, or would be read as something else."""
         if self._is_impossible(part):
             return True
         if "%" not in part or self._escaped(_unescape(part)) != part:
             return False
         if not self._foreign:
             return True
-        # It looks like an escaped one. But is it what was escaped, however often, one that had to be?
+        # It looks like an escaped part. Unescaped, however often, does it become one that had to be escaped?
         least = min(len(match[1]) for match in _ESCAPED_AGAIN.finditer(part))
         part = _ESCAPED_AGAIN.sub(lambda match: "%" + match[1][least:], part)
         once = _unescape(part)
         return self._is_impossible(once) and self._escaped(once) == part
 
     def _is_impossible(self, part: str) -> bool:
-        """True if the broker could not hold it as it is."""
+        """True if the broker does not allow it unescaped."""
         if self._forbidden.search(part):
             return True
         return self._binary and not self._halves and not self._is_of_bytes(part)
@@ -163,10 +163,10 @@ LONGEST = 1024
 
 
 def cached(function: Callable[[A], B], most: int = 65536, most_size: int = 4 * 1024 * 1024) -> Callable[[A], B]:
-    """`function`, remembering what it returned for the last arguments: texts, bytes, or keys.
+    """Return `function` with a cache of its results; arguments are texts, bytes, or keys.
 
-    Those longer than `LONGEST` are not kept; at more than `most` of them, or `most_size` characters in all, it forgets
-    them all at once. So whoever sends names of any length and number takes no more memory than that.
+    Arguments longer than `LONGEST` are not cached. Beyond `most` arguments, or `most_size` characters in all, the cache
+    is cleared. So a sender of names of any length and number cannot make it take more memory than that.
     """
     known: dict[A, B] = {}
     size = 0
@@ -194,10 +194,10 @@ def _length(argument: Any) -> int:
 
 
 class Copies:
-    """Tells the first copy of a message from the others, where a broker sends one for each pattern that matches.
+    """Finds the first copy of a message, where a broker sends one for each pattern that matches.
 
-    The patterns are those that the broker has confirmed, to be added and removed in the order of its confirmations
-    among the messages: then exactly one copy of each message counts, whatever is subscribed meanwhile.
+    Add and remove patterns as the broker confirms them, in the order of its confirmations among the messages: then
+    exactly one copy of each message counts, whatever is subscribed to meanwhile.
     """
 
     def __init__(self) -> None:
@@ -206,7 +206,7 @@ class Copies:
         self._first: Callable[[Key[Any]], tuple[str, ...] | None] = cached(self._first_wild)
 
     def add(self, pattern: Key[Any]) -> None:
-        """Copies by this pattern come from now on."""
+        """Expect copies by this pattern from now on."""
         if pattern.is_wildcard:
             self._wild[pattern] = None
             self._first = cached(self._first_wild)
@@ -214,7 +214,7 @@ class Copies:
             self._exact.add(pattern)
 
     def remove(self, pattern: Key[Any]) -> None:
-        """No more copies by this pattern come."""
+        """Expect no more copies by this pattern."""
         self._exact.discard(pattern)
         if self._wild.pop(pattern, pattern) is None:
             self._first = cached(self._first_wild)
@@ -226,6 +226,6 @@ class Copies:
         return self._first(key) == pattern
 
     def _first_wild(self, key: Key[Any]) -> tuple[str, ...] | None:
-        # What others publish may look like a pattern: it is one key all the same.
+        # A key that others publish may look like a pattern: it is an exact key all the same.
         exact = escaped(key)
         return next((each for each in self._wild if is_subset(exact, each)), None)

@@ -1,4 +1,4 @@
-"""`memory://name`: a broker within the process. The reference for adapters, and one for tests, which can misbehave."""
+"""`memory://name`: a broker within the process. It is the reference for adapters, and for tests it can misbehave."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from .adapter import Adapter, Features, Link, Received, Record
 
 
 class MemoryBroker:
-    """Whatever is connected to the same name exchanges messages.
+    """Passes messages between all adapters that are connected to the same name.
 
-    It can be made to misbehave: `drop` and `duplicate` are called with each record and tell whether it is lost or
+    It can be made to misbehave: `drop` and `duplicate` are called with each record and return whether it is lost or
     doubled, `delay` is in seconds, and while `is_frozen` nothing is answered or delivered. `cut()` breaks every
     connection.
     """
@@ -43,7 +43,7 @@ def _never(record: Record) -> bool:
 class MemoryAdapter(Adapter):
     """Joins hubs of one process: `memory://name`.
 
-    What is sent arrives at every connection that has subscribed a pattern of it, in order, and is gone.
+    A message reaches every connection that is subscribed to a pattern matching its key, in order; nothing is stored.
     """
 
     features = Features(order="all", confirms="received", patterns=True, headers=True)
@@ -65,7 +65,7 @@ class MemoryAdapter(Adapter):
             raise ConnectionError("the broker is down")
         self._patterns.clear()
         self._inbox.clear()
-        self._news = asyncio.Event()  # of the loop that runs now
+        self._news = asyncio.Event()  # belongs to the running loop
         self._is_connected = True
         self.broker.connections.append(self)
 
@@ -82,7 +82,7 @@ class MemoryAdapter(Adapter):
         return {}
 
     def deliver(self, record: Record) -> None:
-        """Take a record in, if a pattern matches."""
+        """Queue a record to be received, if a pattern matches."""
         if any(is_subset(record.key, pattern) for pattern in self._patterns):
             self._inbox.append(Received(record.key, record.payload, record.headers))
             self._news.set()

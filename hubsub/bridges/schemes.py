@@ -1,4 +1,4 @@
-"""Which adapter a URL names."""
+"""Finds the adapter for a URL."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from .adapter import Adapter
 
 
 def adapter_for(url: str) -> Adapter:
-    """Return the adapter that a URL names by its scheme, among those which are installed.
+    """Return an adapter for the scheme of a URL, among those that are installed.
 
     Raises:
-        UnknownScheme: There is none.
-        MissingDriver: The package that it needs is not installed.
+        UnknownScheme: No adapter has that scheme.
+        MissingDriver: The package that the adapter needs is not installed.
     """
     scheme, colon, _ = url.partition("://")
     known = {point.name: point for point in entry_points(group="hubsub.adapters")}

@@ -1,13 +1,13 @@
-"""The demo: this machine's live figures, published through a hub and shown by whoever subscribed to them.
+"""The demo: this machine's live figures, published through a hub and shown by its subscribers.
 
     sensors   publish host/cpu/0/percent, host/net/eth0/bytes_sent, host/process/4242 and so on,
     rates     publish rate/net/eth0/bytes_sent for every counter,
     alerts    publish alert/host/cpu/percent when a figure leaps up,
     a screen, or plain lines, show all of that,
-    a slow reader misses most of it, and publishes host/hub/missed, the gaps that it comes to,
+    a slow reader misses most of it, and publishes host/hub/missed, the gaps that it reads,
     other demos, if there is a bridge to them, publish peer/HOST/PID/host/cpu/percent and so on.
 
-None of them knows the others; they share the hub and its keys. None as a message says that what the key names is gone.
+None of them knows the others; they share the hub and its keys. The message None means that what the key names is gone.
 """
 
 from __future__ import annotations
@@ -93,12 +93,12 @@ def read_processes(most: int = 20) -> Iterator[Reading]:
     def load(process: psutil.Process) -> tuple[float, int]:
         return process.info["cpu_percent"] or 0.0, process.info["memory_info"].rss
 
-    # Not every system tells everybody the memory of every process.
+    # Not every system shows the memory of every process to every user.
     processes = [
         each for each in psutil.process_iter(["name", "cpu_percent", "memory_info"]) if each.info["memory_info"]
     ]
     for process in sorted(processes, key=load, reverse=True)[:most]:
-        # A process may call itself anything, also what would make a terminal do strange things.
+        # A process may have any name, even one with control characters for the terminal.
         yield ("process", str(process.pid)), Process(printable(process.info["name"] or "?"), *load(process))
 
 
@@ -112,10 +112,10 @@ def read_hub(hub: Hub) -> Iterator[Reading]:
 
 
 async def measure(sensor: Callable[[], Iterable[Reading]], publisher: Publisher, seconds: float) -> None:
-    """Publish what a sensor reads, every so many seconds; None for what it reads no more."""
+    """Publish the readings of a sensor every `seconds` seconds; None for a key that it no longer reads."""
     known: dict[tuple[str, ...], Any] = {}
     try:
-        # Loads are those since the reading before: the very first one has nothing to say.
+        # A load is measured since the reading before, so the very first one means nothing.
         list(sensor())
         await asyncio.sleep(min(seconds, 0.2))
         while True:
@@ -126,17 +126,17 @@ async def measure(sensor: Callable[[], Iterable[Reading]], publisher: Publisher,
             for key in known.keys() - figures.keys():
                 publisher.publish(key, None)
             known = figures
-            # However much there is to read, it takes a twentieth of a processor at most.
+            # However much there is to read, this uses a twentieth of a processor at most.
             await asyncio.sleep(max(seconds, 20 * (time.perf_counter() - started)))
     except (NotImplementedError, OSError):
-        pass  # not every system tells everything
+        pass  # not every system shows everything
 
 
-# Listeners that publish onward
+# Listeners that publish in turn
 
 
 def publish_rates(hub: Hub) -> None:
-    """Publish for every counter how much it rises in a second."""
+    """Publish for every counter how much it rises per second."""
     last: dict[Key, tuple[float, float]] = {}
 
     @hub.on([("host", "net", "*"), ("host", "disk", "*"), ("host", "hub", "published")])
@@ -172,11 +172,11 @@ def publish_alerts(hub: Hub) -> None:
             busy.discard(key)
         elif process.percent > 50 and key not in busy:
             busy.add(key)
-            hub.publish(("alert", *key), f"{process.name} takes {process.percent:.0f} % of a processor")
+            hub.publish(("alert", *key), f"{process.name} uses {process.percent:.0f} % of a processor")
 
 
 async def dawdle(hub: Hub) -> None:
-    """Read more slowly than others publish: the oldest go, and what stands in their place is published."""
+    """Read more slowly than others publish: the oldest messages are dropped, and the gaps are published."""
     with hub.subscribe(("host", "*"), maxsize=10, overflow=Overflow.DROP_OLDEST, gaps=True) as everything:
         async for event in everything:
             if isinstance(event, Gap):
@@ -188,7 +188,7 @@ async def dawdle(hub: Hub) -> None:
 
 
 def as_text(key: tuple[str, ...], message: Any) -> str:
-    """Return a message in words; the key tells its unit."""
+    """Return a message in words; its unit follows from the key."""
     match key, message:
         case _, None:
             return "gone"
@@ -224,7 +224,7 @@ def in_bytes(count: float) -> str:
 
 
 async def print_lines(queue: Subscription[Any], seconds: float) -> None:
-    """Print what is new in a queue, every so many seconds."""
+    """Print what is new in a queue, every `seconds` seconds."""
     printed: dict[Key, str] = {}
     while True:
         await asyncio.sleep(seconds)
@@ -320,7 +320,7 @@ class Peers(Board):
 
 
 class Alerts:
-    """The latest alerts. An async listener takes them in: one that has to wait holds nobody up."""
+    """The latest alerts. Its listener is async: if it has to wait, it holds nobody up."""
 
     PATTERN = ("alert", "*")
 
@@ -368,7 +368,7 @@ class Screen:
 
 
 def panel(pattern: Iterable[str], content: RenderableType, remark: str | None = None) -> Panel:
-    """Return a frame that is titled with what its content is subscribed to."""
+    """Return a frame with the pattern that its content is subscribed to as its title."""
     title = Text("/".join(pattern), "bold")
     return Panel(
         content,
@@ -396,13 +396,13 @@ async def paint(screen: Screen, console: Console) -> None:
 # Running
 
 HOW_TO_END = "Ctrl-C ends it"
-# Where nobody looks on, who could press Ctrl-C.
+# Seconds, where nobody is watching who could press Ctrl-C.
 SECONDS_WITHOUT_TERMINAL = 10.0
 
 
 @contextmanager
 def set_by_signals(event: asyncio.Event) -> Iterator[None]:
-    """Have Ctrl-C and SIGTERM set the event, rather than break off whatever runs."""
+    """Make Ctrl-C and SIGTERM set the event, instead of interrupting whatever runs."""
     request = partial(asyncio.get_running_loop().call_soon_threadsafe, event.set)
     before = {each: signal.signal(each, lambda *_: request()) for each in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -413,9 +413,9 @@ def set_by_signals(event: asyncio.Event) -> Iterator[None]:
 
 
 async def run(seconds: float | None, plain: bool, bridge: tuple[str, Adapter] | None) -> None:
-    """Show the figures for so many seconds, or until Ctrl-C or SIGTERM; then print a summary.
+    """Show the figures for `seconds` seconds, or until Ctrl-C or SIGTERM; then print a summary.
 
-    Without a terminal and a number of seconds it is ten of them.
+    Without a terminal, and if `seconds` is None, it ends after ten seconds.
     """
     started = time.monotonic()
     end = asyncio.Event()
@@ -434,7 +434,7 @@ async def run(seconds: float | None, plain: bool, bridge: tuple[str, Adapter] | 
             publish_alerts(hub)
             alerts = Alerts(hub)
             if as_lines:
-                # Alerts at once; but of each figure only the latest, however many there were meanwhile.
+                # Alerts at once, but only the latest value of each figure.
                 figures = hub.subscribe([("host", "*"), ("rate", "*"), ("peer", "*")], overflow=Overflow.LATEST)
                 news = hub.subscribe([Alerts.PATTERN, ("bridge", "*")])
                 showing = [print_lines(news, 0), print_lines(figures, 0.5)]
@@ -464,7 +464,7 @@ async def run(seconds: float | None, plain: bool, bridge: tuple[str, Adapter] | 
 
 def main(seconds: float | None, plain: bool, bridge: tuple[str, Adapter] | None = None) -> None:
     """Run the demo; `bridge` is the URL of a broker and the adapter for it."""
-    # That somebody is slow or not connected is shown already.
+    # The screen shows already who is slow or not connected.
     for name in ("hubsub", "aiokafka"):
         logging.getLogger(name).setLevel(logging.CRITICAL if bridge else logging.ERROR)
     asyncio.run(run(seconds, plain, bridge))

@@ -1,9 +1,9 @@
-"""The demo's way to other processes: this one's figures go to a broker, and those of the others come from it.
+"""The demo's bridge to other processes: this one's figures go to a broker, and those of the others come from it.
 
-share    publishes what it has of this machine as demo/HOST/PID/host/cpu/percent and so on, which a bridge carries off,
-follow   publishes what it brings of the others as peer/HOST/PID/host/cpu/percent, None when they are gone, and gaps
+share    publishes this machine's figures as demo/HOST/PID/host/cpu/percent and so on, which a bridge carries to others,
+follow   publishes the figures of the others as peer/HOST/PID/host/cpu/percent, None when they are gone, and gaps
          as bridge/gap,
-watch    publishes how the bridge fares as bridge/state.
+watch    publishes the state of the bridge as bridge/state.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from hubsub import Bridge, BridgeNotReady, Gap, Hub, Key, Overflow
 from hubsub.bridges import Adapter, adapter_for
 
-# What others may like to know.
+# The figures that are shared.
 SHARED = [("host", "cpu", "percent"), ("host", "memory", "percent"), ("rate", "*"), ("alert", "*")]
 ALL = Key("demo", "*")
 NAMESPACE = "hubsub-demo"
@@ -31,21 +31,21 @@ LEAVE_WITHIN = 1.0
 
 
 def adapter_of(url: str) -> Adapter:
-    """Return the adapter for a URL by which processes can meet.
+    """Return the adapter for the URL of a broker that joins processes.
 
     Raises:
-        ValueError: They cannot, or the URL makes no sense.
-        TypeError: It has an option that does not exist.
-        UnknownScheme: No adapter is known for it.
+        ValueError: The broker does not join processes, or the URL is invalid.
+        TypeError: The URL has an option that does not exist.
+        UnknownScheme: No adapter is known for its scheme.
         MissingDriver: The package that the adapter needs is not installed.
     """
     if url.startswith("memory:"):
-        raise ValueError("memory:// joins hubs of one process, and two demos are two: take redis://localhost:6379")
+        raise ValueError("memory:// joins hubs of one process, and two demos are two: use redis://localhost:6379")
     return adapter_for(url)
 
 
 class Figures(NamedTuple):
-    """What a bridge has done."""
+    """The figures of a bridge, for the summary."""
 
     sent: int
     received: int
@@ -62,7 +62,7 @@ class Demos:
     Args:
         hub: The hub.
         url: Where the broker is.
-        adapter: Leads there.
+        adapter: The adapter for it.
     """
 
     def __init__(self, hub: Hub, url: str, adapter: Adapter) -> None:
@@ -73,12 +73,12 @@ class Demos:
         )
         self._waiting = waiting_for(url)
         self._shared: dict[Key[Any], None] = {}
-        self._heard: dict[tuple[str, ...], float] = {}  # of each peer, when
-        self._known: dict[tuple[str, ...], dict[Key[Any], None]] = {}  # of each peer, what
+        self._heard: dict[tuple[str, ...], float] = {}  # when each peer was last heard of
+        self._known: dict[tuple[str, ...], dict[Key[Any], None]] = {}  # the keys of each peer
         self._met: set[tuple[str, ...]] = set()
 
     async def share(self) -> None:
-        """Publish, for the others, the latest of what is new here, every second."""
+        """Publish the latest values of what has changed here, for the others, every second."""
         with self.hub.subscribe(SHARED, overflow=Overflow.LATEST) as figures:
             while True:
                 for key, figure in await figures.get_batch(1000):
@@ -99,7 +99,7 @@ class Demos:
                     continue
                 key, figure = event
                 peer = key[1:3]
-                # Anybody may publish anything there.
+                # Anybody may publish anything at the broker.
                 if len(key) < 4 or peer == self.name or not isinstance(figure, float | int | str | None):
                     continue
                 key = Key("peer", *map(printable, key[1:]))
@@ -113,7 +113,7 @@ class Demos:
                 self.hub.publish(key, printable(figure) if isinstance(figure, str) else figure)
 
     def forget_silent(self, since: float) -> None:
-        """Peers that were not heard of for a while, in which the bridge was up, are gone."""
+        """Publish None for peers that have been silent for a while during which the bridge was up."""
         for peer, heard in list(self._heard.items()):
             if not self._known[peer] or time.time() - max(heard, since) > GONE_AFTER:
                 del self._heard[peer]
@@ -121,9 +121,9 @@ class Demos:
                     self.hub.publish(key, None)
 
     async def watch(self) -> None:
-        """Publish how the bridge fares, when that changes."""
+        """Publish the state of the bridge when it changes."""
         told = ""
-        # A broker that is there answers before that: there is nothing to say of it but that it is up.
+        # A broker that is up answers before that: then the only state to publish is that it is up.
         with suppress(BridgeNotReady):
             await self.bridge.ready(1)
         while True:
@@ -141,7 +141,7 @@ class Demos:
             await asyncio.sleep(0.25)
 
     async def leave(self) -> Figures:
-        """Tell the others, if the broker is there, that this one is gone; return what the bridge has done."""
+        """Publish to the others, if the broker is up, that this demo is gone; return the figures of the bridge."""
         for key in self._shared:
             self.hub.publish(key, None)
         await self.bridge.close(LEAVE_WITHIN)
@@ -150,9 +150,9 @@ class Demos:
 
 
 def waiting_for(url: str) -> str:
-    """A line about a broker that does not answer."""
+    """Return a line about a broker that does not answer."""
     parts = urlsplit(url)
-    # Without what stands before the @, which may be a password.
+    # Without the part before the @, which may be a password.
     line = f"waiting for a broker at {parts.scheme}://{parts.netloc.rpartition('@')[2]}"
     match parts.scheme:
         case "redis" | "redis-stream":
@@ -164,5 +164,5 @@ def waiting_for(url: str) -> str:
 
 
 def printable(text: str) -> str:
-    """A text without what would make a terminal do strange things."""
+    """Return a text without control characters for the terminal."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)

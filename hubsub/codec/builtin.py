@@ -19,10 +19,10 @@ logger = Logger("hubsub.bridge.codec")
 
 @runtime_checkable
 class Codec(Protocol):
-    """Makes payloads of messages. What its methods raise becomes an `EncodeError` or a `DecodeError` with the key."""
+    """Turns messages into payloads and back. Errors become an `EncodeError` or a `DecodeError` with the key."""
 
     name: str
-    """What it is called."""
+    """Its name."""
     content_type: str
     """The media type of its payloads."""
 
@@ -31,12 +31,12 @@ class Codec(Protocol):
         ...
 
     def decode(self, payload: bytes, type: Any) -> Any:
-        """Return the message of a payload: of that type, or as it comes if that is None."""
+        """Return the message of a payload: of that type, or of whatever type it decodes to if `type` is None."""
         ...
 
 
 class JsonCodec:
-    """JSON in UTF-8. Encoding takes the standard library alone; decoding is quicker where msgspec is installed.
+    """JSON in UTF-8. Encoding needs the standard library only; decoding is faster if msgspec is installed.
 
     Typed messages are decoded by msgspec or pydantic, whichever is installed; pydantic's own classes by pydantic.
     """
@@ -51,12 +51,12 @@ class JsonCodec:
         """Return the payload of a message.
 
         Raises:
-            ValueError: JSON cannot hold something in it, or writes two keys of a dict alike; the error tells where.
+            ValueError: JSON cannot represent some part of it, or writes two keys of a dict alike; the error says where.
         """
         try:
             payload = to_json(message).encode()
         except UnicodeEncodeError:
-            # A half of a surrogate pair has no UTF-8 form, but an escaped one.
+            # Half of a surrogate pair cannot be UTF-8, but JSON can escape it.
             payload = to_ascii_json(message).encode()
         except KeysAlike as error:
             raise where_alike(message) from error
@@ -69,7 +69,7 @@ class JsonCodec:
         """Return the message of a payload.
 
         Raises:
-            ValueError: It is no JSON, or not of that type.
+            ValueError: It is not JSON, or not of that type.
             ImportError: Decoding to that type needs a package that is missing.
         """
         return self._decode(payload) if type is None else json_decoder(type)(payload)
@@ -98,7 +98,7 @@ class MsgpackCodec:
         """Return the payload of a message.
 
         Raises:
-            ValueError: MessagePack cannot hold something in it; the error tells where.
+            ValueError: MessagePack cannot represent some part of it; the error says where.
         """
         try:
             return self._to_msgpack(message)
@@ -109,14 +109,14 @@ class MsgpackCodec:
         """Return the message of a payload.
 
         Raises:
-            ValueError: It is no MessagePack, or not of that type.
+            ValueError: It is not MessagePack, or not of that type.
             ImportError: Decoding to that type needs pydantic, which is missing.
         """
         return self._decode(payload) if type is None else self._decoder(type)(payload)
 
     def _make_decoder(self, type: Any) -> Decode:
         if not is_of_pydantic(type):
-            with suppress(TypeError):  # one of those types that it does not support
+            with suppress(TypeError):  # a type that msgspec does not support
                 decode: Decode = self._msgpack.Decoder(type, dec_hook=by_pydantic).decode
                 return decode
         validate = validator(type).validate_python
@@ -130,10 +130,10 @@ class BytesCodec:
     content_type = "application/octet-stream"
 
     def encode(self, message: Any) -> bytes:
-        """Return bytes, or anything like it, as bytes.
+        """Return a bytes-like message as bytes.
 
         Raises:
-            TypeError: It is something else.
+            TypeError: It is not bytes-like.
         """
         if isinstance(message, (bytes, bytearray, memoryview)):
             return bytes(message)
@@ -159,8 +159,8 @@ class StrCodec:
         """Return the text in UTF-8.
 
         Raises:
-            TypeError: It is no text.
-            ValueError: Half of a surrogate pair is in it.
+            TypeError: It is not a str.
+            ValueError: It has half of a surrogate pair in it.
         """
         if isinstance(message, str):
             return message.encode()
@@ -178,7 +178,7 @@ class StrCodec:
 
 
 class PickleCodec:
-    """Any Python object. Whoever can send to the broker can run any code in this process: only by name."""
+    """Any Python object. Whoever can send to the broker can run any code here, so it is used only if named."""
 
     name = "pickle"
     content_type = "application/x-python-pickle"
@@ -188,7 +188,7 @@ class PickleCodec:
         return pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
 
     def decode(self, payload: bytes, type: Any) -> Any:
-        """Return what was pickled.
+        """Return the message that was pickled.
 
         Raises:
             ValueError: It is not of that type.
@@ -208,26 +208,26 @@ _BUILT_IN: dict[str, type[Codec]] = {
 
 
 def codec_of(codec: str | Codec) -> Codec:
-    """Return the codec of that name, or what is one already.
+    """Return the codec of that name; a codec is returned unchanged.
 
     Raises:
-        ValueError: There is none of that name.
-        ImportError: It needs a package that is missing.
+        ValueError: There is no codec of that name, or the object is not a codec.
+        ImportError: The codec needs a package that is missing.
     """
     if not isinstance(codec, str):
         if not isinstance(codec, Codec):
-            raise ValueError(f"{codec!r} is no codec: it needs name, content_type, encode and decode")
+            raise ValueError(f"{codec!r} is not a codec: it needs name, content_type, encode and decode")
         for method in (codec.encode, codec.decode):
             if iscoroutinefunction(method):
-                raise ValueError(f"{codec!r} is no codec: its {method.__name__} is async, and is to answer at once")
+                raise ValueError(f"{codec!r} is not a codec: its {method.__name__} is async, and must not be")
         return codec
     if codec not in _BUILT_IN:
-        raise ValueError(f"no codec is called {codec!r}; there are {', '.join(_BUILT_IN)}")
+        raise ValueError(f"no codec is called {codec!r}; known codecs are {', '.join(_BUILT_IN)}")
     if codec == "pickle":
         _warn_of_pickle()
     return _BUILT_IN[codec]()
 
 
-@cache  # once is enough
+@cache  # warn once
 def _warn_of_pickle() -> None:
     logger.warning("codec 'pickle': whoever can send to the broker can run any code in this process")

@@ -22,21 +22,21 @@ def check(message: object, declared: Any) -> None:
         ValueError: It is not.
     """
     if declared is not None and not accepts(declared, message):
-        raise ValueError(f"is a {name_of(type(message))}, and declared as {name_of(declared)}")
+        raise ValueError(f"the message is a {name_of(type(message))}, and declared as {name_of(declared)}")
 
 
 def is_of_pydantic(type: Any) -> bool:
-    """True for pydantic's models and dataclasses, which have rules that only it knows."""
+    """True for pydantic's models and dataclasses, whose rules only pydantic knows."""
     return hasattr(type, "__pydantic_validator__")
 
 
 def _loads(payload: bytes) -> Any:
-    return json.loads(payload.decode())  # of bytes it would guess the encoding
+    return json.loads(payload.decode())  # given bytes, it would guess the encoding
 
 
 @cache
 def json_decoder(type: Any) -> Decode:
-    """Return what makes messages of that type of JSON; of whatever type they have if it is None.
+    """Return a function that decodes JSON to that type, or to whatever type it has if `type` is None.
 
     Raises:
         ImportError: It needs a package that is missing.
@@ -47,7 +47,7 @@ def json_decoder(type: Any) -> Decode:
     if not is_of_pydantic(type) and msgspec is not None:
         try:
             decode = msgspec.json.Decoder(type, dec_hook=by_pydantic).decode
-        except TypeError:  # one of those types that it does not support
+        except TypeError:  # a type that msgspec does not support
             return _json_validator(type)
 
         def convert(payload: bytes) -> Any:
@@ -60,7 +60,7 @@ def json_decoder(type: Any) -> Decode:
 
 
 def _lenient(msgspec: Any, decode: Decode, again: Decode) -> Decode:
-    """Read what msgspec refuses and the standard library does not: `NaN`, and halves of surrogate pairs."""
+    """Return a decoder that also accepts what only the standard library does: `NaN`, and halves of surrogate pairs."""
 
     def read(payload: bytes) -> Any:
         try:
@@ -78,7 +78,7 @@ def _loaded(type: Any, payload: bytes) -> Any:
 
 
 def _json_validator(type: Any) -> Decode:
-    """Decode by pydantic, which must be told that bytes are in base64; types with settings of their own keep them."""
+    """Return a decoder by pydantic, with bytes as base64, except for types with settings of their own."""
     if is_of_pydantic(type):
         decode: Decode = validator(type).validate_json
         return decode
@@ -89,7 +89,7 @@ def _json_validator(type: Any) -> Decode:
 
 @cache
 def validator(type: Any) -> Any:
-    """Return pydantic's adapter of a type.
+    """Return pydantic's `TypeAdapter` of a type.
 
     Raises:
         ImportError: pydantic is not installed.
@@ -106,7 +106,7 @@ def _pydantic_for(type: Any) -> Any:
 
 
 def by_pydantic(type: Any, value: Any) -> Any:
-    """Decode what msgspec does not know."""
+    """Decode a value of a type that msgspec does not know."""
     return validator(type).validate_python(value)
 
 

@@ -1,6 +1,6 @@
-"""What stands in JSON for values that it has no form for, and which part of a message cannot be encoded at all.
+"""JSON forms of values that JSON does not know, and errors that say which part of a message cannot be encoded.
 
-Keys of objects are strings there, so that two keys of a dict may become one: that is refused.
+Keys of JSON objects are strings, so two keys of a dict may become equal: such a dict is refused.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from ..describe import describe
 
 @singledispatch
 def plain(value: Any) -> Any:
-    """Return what stands for a value in JSON; it may hold such values in turn."""
+    """Return the JSON form of a value; it may contain further values that need this."""
     if hasattr(value, "__pydantic_serializer__"):
         result = value.__pydantic_serializer__.to_python(value, mode="json", by_alias=True)
-        # Of keys that it writes alike it has left one.
+        # It has kept only one of keys that are written alike.
         if _has_keys_alike(value):
             raise KeysAlike(())
         return result
@@ -37,7 +37,7 @@ def plain(value: Any) -> Any:
     if hasattr(value, "__struct_fields__"):
         # With its tags and other names, which msgspec knows best.
         return sys.modules["msgspec"].to_builtins(value, enc_hook=plain)
-    raise TypeError(f"nothing in JSON stands for a {name_of(type(value))}")
+    raise TypeError(f"JSON has no form for a {name_of(type(value))}")
 
 
 @plain.register(set)
@@ -88,11 +88,11 @@ to_ascii_json: Callable[[Any], str] = json.JSONEncoder(**_STYLE).encode
 
 
 def _encoder() -> Callable[[Any], str]:
-    """What writes JSON. `JSONEncoder.encode` makes an encoder each time, which takes longer than a short message."""
+    """Return a JSON encoder. `JSONEncoder.encode` makes one each time, which takes longer than a short message."""
     make = getattr(json.encoder, "c_make_encoder", None)
     if make is None:
         return json.JSONEncoder(ensure_ascii=False, **_STYLE).encode
-    # What holds itself is found by its depth: that needs no note of each container.
+    # A value that contains itself is found by its depth, which is cheaper than keeping a record of each container.
     chunks_of = make(None, plain, json.encoder.encode_basestring, None, ":", ",", False, False, False)
     join = "".join
     return lambda message: join(chunks_of(message, 0))
@@ -102,29 +102,29 @@ to_json = _encoder()
 
 
 def dumped(value: Any) -> Any:
-    """Return what stands for a value that msgspec does not know."""
+    """Return the form of a value that msgspec does not know."""
     if hasattr(value, "__pydantic_serializer__"):
         return value.__pydantic_serializer__.to_python(value, by_alias=True)
-    raise TypeError(f"nothing in MessagePack stands for a {name_of(type(value))}")
+    raise TypeError(f"MessagePack has no form for a {name_of(type(value))}")
 
 
 # Keys that JSON writes alike
 
 
 class KeysAlike(ValueError):
-    """Two keys of a dict would be one in JSON."""
+    """Two keys of a dict would be equal in JSON."""
 
     def __init__(self, keys: Sequence[object]) -> None:
         super().__init__(f"JSON writes {' and '.join(map(describe, keys)) or 'two'} of its keys alike")
 
 
 def check_keys(message: Any, payload: bytes) -> None:
-    """Refuse a message of whose dicts one has two keys that are written alike in its payload: `1` and `"1"`, say.
+    """Refuse a message with a dict that has two keys written alike in the payload: `1` and `"1"`, for example.
 
-    It takes nearly no time if there is no key in the payload that is written as some other value would be.
+    This takes nearly no time if no key in the payload looks like a value of another type.
 
     Raises:
-        ValueError: It has; the error tells where.
+        ValueError: There is such a dict; the error says where.
     """
     folded = payload.translate(_FOLDED)
     if (folded.find(b'0":') < 0 or folded.find(b'"0') < 0) and folded.find(b'"trrr":') < 0:
@@ -133,7 +133,7 @@ def check_keys(message: Any, payload: bytes) -> None:
     if len(found) == len(set(found)):
         return
     try:
-        # Strings, and what is none, have no order.
+        # Strings and other keys cannot be compared.
         _to_sorted_json(message)
     except TypeError:
         if _has_doubles(payload):
@@ -141,7 +141,7 @@ def check_keys(message: Any, payload: bytes) -> None:
 
 
 def where_alike(message: Any) -> ValueError:
-    """Return an error that says where in a message keys are that are written alike."""
+    """Return an error that says where in a message two keys are written alike."""
     try:
         _refuse_keys_alike(message)
     except KeysAlike as error:
@@ -149,15 +149,15 @@ def where_alike(message: Any) -> ValueError:
     return located(KeysAlike(()), message, _refuse_keys_alike)
 
 
-# A key that is a number begins with what becomes `"0` and ends in what becomes `0":`. And true, false and null become
-# `trrr` behind what becomes a quotation mark. Few keys of another kind do.
+# After translation, a key that is a number begins with `"0` and ends with `0":`, and true, false and null become `trrr`
+# behind a quotation mark. Few other keys do.
 _FOLDED = bytes.maketrans(b"0123456789-.ftanrluse", b"0" * 12 + b'"' + b"ttt" + b"rrrrr")
 _NOT_ONLY_TEXT = re.compile(rb'"(?:-?[0-9][^"\\]*|true|false|null)":')
 _to_sorted_json: Callable[[Any], str] = json.JSONEncoder(sort_keys=True, **_STYLE).encode
 
 
 def _has_doubles(payload: bytes) -> bool:
-    """True if an object in some JSON has a key twice."""
+    """True if an object in a JSON payload has a key twice."""
     doubles = []
 
     def note(pairs: list[tuple[str, Any]]) -> None:
@@ -176,7 +176,7 @@ _SCALARS = frozenset({str, int, float, bool, type(None), bytes})
 
 
 def _has_keys_alike(value: Any) -> bool:
-    """True if there is a dict in a value of whose keys two are written alike; the value is known not to hold itself."""
+    """True if a value has a dict with two keys that are written alike; the value must not contain itself."""
     if type(value) in _SCALARS:
         return False
     if isinstance(value, Mapping):
@@ -188,7 +188,7 @@ def _has_keys_alike(value: Any) -> bool:
 
 
 def _keys_alike(value: Any) -> Sequence[object]:
-    """Two keys of a dict that are written alike; none if there are none, or it is no dict."""
+    """Return two keys of a dict that are written alike; none if there are none, or it is not a dict."""
     if isinstance(value, Mapping) and not _STR.issuperset(map(type, value)):
         written: dict[Any, Any] = {}
         for key in value:
@@ -207,7 +207,7 @@ _STR = frozenset({str})
 
 def located(error: Exception, message: Any, encode: Callable[[Any], object]) -> ValueError:
     """Return an error that says which part of a message cannot be encoded."""
-    place, value, why = "message", message, error
+    path, value, why = "message", message, error
     known = set()
     while id(value) not in known:
         known.add(id(value))
@@ -215,19 +215,19 @@ def located(error: Exception, message: Any, encode: Callable[[Any], object]) -> 
             try:
                 encode(part)
             except Exception as fault:
-                place, value, why = place + name, part, fault
+                path, value, why = path + name, part, fault
                 break
         else:
             break
     else:
-        return ValueError(f"{place} holds itself")
+        return ValueError(f"{path} contains itself")
     if isinstance(value, float):
-        return ValueError(f"{place} is {value}, for which there is no number in JSON")
-    return ValueError(f"{place} cannot be encoded: {why}")
+        return ValueError(f"{path} is {value}, which JSON cannot represent")
+    return ValueError(f"{path} cannot be encoded: {why}")
 
 
 def _parts(value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield what a value is made of, each with what leads to it."""
+    """Yield the parts of a value, each with the path to it."""
     if isinstance(value, Mapping):
         for key, part in value.items():
             yield f"[{key!r}]", part
@@ -246,7 +246,7 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _fields_of(value: Any) -> Iterable[str]:
-    """The names of the fields of a dataclass, model or struct."""
+    """Return the names of the fields of a dataclass, model or struct."""
     if isinstance(value, type):
         return ()
     names = getattr(value, "__struct_fields__", None) or getattr(type(value), "model_fields", None)

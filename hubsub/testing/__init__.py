@@ -1,4 +1,4 @@
-"""For tests of what is built on a hub: record what is published, and wait until it has been handled."""
+"""Test helpers for programs built on a hub: record what is published, and wait until it has been handled."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ if TYPE_CHECKING:
 
 __all__ = ["MockHub", "Recorder", "settle"]
 
-# What `assert_received` takes for any message.
+# Makes `assert_received` accept any message.
 _ANY: Any = object()
-# Turns of the loop in which nobody may have anything to do; and those after which looking again takes a millisecond.
+# Turns of the loop in which nobody may be busy; and turns after which the next look waits a millisecond.
 QUIET, PATIENT = 5, 100
-# Of what was received, a failure lists so many.
+# Received messages that a failure lists.
 MOST_LISTED = 50
 
 
 class Recorder:
-    """Records what is published to a hub, and says what that was when it is not what a test expects.
+    """Records what is published to a hub; if a test expects something else, the error lists what was received.
 
-    It is a `Tap`: delivery stays as it is. It begins when it is made; `close()`, or leaving it as a context manager,
+    It uses a `Tap`, so delivery is unchanged. It begins when it is made; `close()`, or leaving it as a context manager,
     ends it, and what it recorded stays.
 
     Args:
         hub: The hub.
         patterns: One pattern, or a list, set or frozenset of them.
-        limit: Messages recorded; beyond it the oldest goes.
+        limit: Messages recorded; beyond it the oldest is dropped.
     """
 
     __slots__ = ("tap",)
@@ -46,7 +46,7 @@ class Recorder:
         limit: int = 10_000,
     ) -> None:
         self.tap = hub.tap(patterns, limit)
-        """What records: `recorder.tap.records` has times, and how many subscriptions each message was routed to."""
+        """The tap: `recorder.tap.records` has times, and how many subscriptions each message was routed to."""
 
     @property
     def messages(self) -> list[Any]:
@@ -55,7 +55,7 @@ class Recorder:
 
     @property
     def events(self) -> list[Event[Any]]:
-        """The same as events, which equal pairs of key and message."""
+        """The messages as events, which equal pairs of key and message."""
         return [Event(record.key, record.message, record.meta) for record in self.tap.records]
 
     def clear(self) -> None:
@@ -63,20 +63,20 @@ class Recorder:
         self.tap.clear()
 
     async def wait_for(self, count: int, timeout: float = 5) -> list[Event[Any]]:
-        """Wait until at least so many messages were recorded; return the events.
+        """Wait until at least `count` messages are recorded; return the events.
 
         Raises:
-            AssertionError: They were not within `timeout` seconds. It lists what was received.
+            AssertionError: There were fewer after `timeout` seconds. It lists what was received.
         """
         if not await _until(lambda: len(self.tap) + self.tap.forgotten >= count, timeout):
             raise AssertionError(f"not {count} messages within {timeout} s\n{self}")
         return self.events
 
     def assert_received(self, pattern: str | tuple[str, ...], message: Any = _ANY) -> None:
-        """Assert that a message was recorded of a key that matches `pattern`; of this value, if one is given.
+        """Assert that a message was recorded whose key matches `pattern`, and that equals `message` if one is given.
 
         Raises:
-            AssertionError: There is none. It lists what was received.
+            AssertionError: There is no such message. It lists what was received.
         """
         for event in self.events:
             if event.key.is_subset_of(pattern) and (message is _ANY or event.message == message):
@@ -85,7 +85,7 @@ class Recorder:
         raise AssertionError(f"expected {what} of {Key.create_from(pattern)!r}\n{self}")
 
     def close(self) -> None:
-        """Record nothing more. Closing twice is safe."""
+        """Stop recording. Closing twice is safe."""
         self.tap.close()
 
     def __enter__(self) -> Self:
@@ -96,7 +96,7 @@ class Recorder:
 
     def __str__(self) -> str:
         received = self.events
-        lines = [f"received of {', '.join(map(repr, self.tap.patterns))}: {len(received) or 'nothing'}"]
+        lines = [f"received on {', '.join(map(repr, self.tap.patterns))}: {len(received) or 'nothing'}"]
         left_out = self.tap.forgotten + max(0, len(received) - MOST_LISTED)
         if left_out:
             lines.append(f"  ({left_out} before)")
@@ -105,13 +105,13 @@ class Recorder:
 
 
 async def settle(hub: Hub, timeout: float = 5) -> None:
-    """Wait until async listeners have nothing to do and queues that somebody reads are empty.
+    """Wait until async listeners have nothing to do and all queues that somebody reads are empty.
 
-    A queue is read once somebody waited for a message of it, or took one. What a consumer does with the last message
-    beyond its next `await`, and what has not been published yet, nobody can know.
+    A queue counts as read once somebody has read or waited for a message of it. `settle` cannot know what a consumer
+    does with its last message after the next `await`, nor what will be published later.
 
     Raises:
-        AssertionError: It is not so after `timeout` seconds. It names who has something to do, and how much.
+        AssertionError: Somebody is still busy after `timeout` seconds. It lists who, and with how many messages.
     """
     if hub.is_open:
         await hub.start()  # so that listeners which waited for a loop have one
@@ -121,7 +121,7 @@ async def settle(hub: Hub, timeout: float = 5) -> None:
 
 
 def _text(message: object) -> str:
-    """What a message looks like, also where its `repr` fails."""
+    """Return a message as text, even if its `repr` raises."""
     try:
         return repr(message)
     except Exception:
@@ -129,7 +129,7 @@ def _text(message: object) -> str:
 
 
 async def _until(condition: Callable[[], bool], timeout: float, times: int = 1) -> bool:
-    """Wait until something is so, in so many turns of the loop on end; return whether it came to be."""
+    """Wait until a condition is true in `times` consecutive turns of the loop; return False if it timed out."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout
     so = turns = 0

@@ -12,16 +12,16 @@ Pattern = tuple[str, ...]
 
 
 class _Subscribers(defaultdict[Key[Any], list[Any]]):
-    """What is subscribed to each pattern: what would be called with a message of it."""
+    """The subscribers of each pattern: what would be called with a message that matches it."""
 
     def __init__(self) -> None:
         super().__init__(list)
 
 
 class MockHub(Hub):
-    """A `Hub` that notes what is published, and delivers nothing of it.
+    """A `Hub` that records what is published, and delivers nothing.
 
-    New tests use a `Hub` and a `Recorder`, which leaves delivery as it is.
+    New tests use a `Hub` and a `Recorder`, which leaves delivery unchanged.
     """
 
     def __init__(self) -> None:
@@ -31,17 +31,17 @@ class MockHub(Hub):
         self.published_by_key: defaultdict[Key[Any], list[Any]] = defaultdict(list)
         """The messages of each key, in the order of publishing."""
         self.subscribers: defaultdict[Key[Any], list[Any]] = _Subscribers()
-        """By pattern, what would be called with key and message."""
+        """What would be called with key and message, by pattern."""
 
     def publish(self, key: Any, message: Any = None) -> int:
-        """Note it; return 0, since nobody gets it."""
+        """Record the message; return 0, since nobody gets it."""
         named: Key[Any] = Key.create_from(key)
         self.published.append((named, message))
         self.published_by_key[named].append(message)
         return 0
 
     def has_subscribers(self, patterns: Any = "*", local: bool = True) -> bool:
-        """As `Hub.has_subscribers`, and true too where a test has put something into `subscribers`."""
+        """As `Hub.has_subscribers`, and also true if a test has put something into `subscribers`."""
         several = patterns if isinstance(patterns, list | set | frozenset) else [patterns]
         return super().has_subscribers(patterns, local) or any(
             subscribed and pattern.is_subset_of(wanted)

@@ -11,7 +11,7 @@ from hubsub import Hub, Listener
 
 @pytest.fixture
 def hub(request: pytest.FixtureRequest) -> Iterator[Hub]:
-    """A hub for this test alone; what the test leaves registered ends with it, but nobody may be busy still."""
+    """A hub for this test alone; registrations end with the test, which fails if somebody is still busy."""
     hub = Hub(name=request.node.name)
     failures = request.session.testsfailed
     yield hub
@@ -23,6 +23,6 @@ def hub(request: pytest.FixtureRequest) -> Iterator[Hub]:
         else:
             subscription.close()
     if request.session.testsfailed > failures:
-        return  # the test has failed already, and that is what is to be read
-    assert not busy, f"the test ended before they were done; await hubsub.testing.settle(hub), or hub.close():{busy}"
-    assert not hub.patterns(), f"registered while everything was being removed: {list(hub.patterns())}"
+        return  # the test has failed already, and its own error must show
+    assert not busy, f"the test ended while these were busy; await hubsub.testing.settle(hub), or hub.close():{busy}"
+    assert not hub.patterns(), f"registered while the hub was being cleared: {list(hub.patterns())}"

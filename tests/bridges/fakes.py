@@ -7,6 +7,7 @@ a connection, as of MQTT.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,8 +15,8 @@ from dataclasses import replace as changed
 from itertools import count
 from typing import Any, TypeVar
 
-from hubsub import BrokerBusy, Key, NameTaken
-from hubsub.bridges import Adapter, Features, Link, Loss, Received, Record
+from hubsub import BrokerBusy, Key, NameTaken, NoSuchLetter
+from hubsub.bridges import Adapter, Buried, Features, Link, Loss, Received, Record, SentBack
 from hubsub.testing import conformance
 
 V = TypeVar("V")
@@ -33,6 +34,8 @@ class Entry:
     attempts: int = 0
     trouble: Exception | None = None
     """Why nobody can read it."""
+    sent_back: str | None = None
+    """To whom it was sent back, if it was."""
 
 
 @dataclass(eq=False)
@@ -68,6 +71,8 @@ class Connection:
 class Queue:
     """Holds what its bindings match, and shares it among its consumers."""
 
+    link: Link
+    """That of whoever made it."""
     bindings: set[Key[Any]] = field(default_factory=set)
     ready: deque[Entry] = field(default_factory=deque)
     consumers: deque[Connection] = field(default_factory=deque)
@@ -97,6 +102,8 @@ class Exchange:
         self.queues: dict[str, Queue] = {}
         self.connections: list[Connection] = []
         self.dead: list[tuple[Received, str]] = []
+        self.letters: dict[int, tuple[str, Buried]] = {}
+        """Those which are there, with their namespaces."""
         self.numbers = count(1)
         self.is_down = False
         self.is_full = False
@@ -127,6 +134,36 @@ class Exchange:
                     self.connections.append(connection)
                 if group is not None:
                     groups.add(group)
+
+    def bury(self, link: Link, received: Received, why: str) -> None:
+        """Keep a dead letter."""
+        self.dead.append((received, why))
+        number = next(self.numbers)
+        self.letters[number] = link.namespace, Buried(received, why, str(number), time.time(), link.reader)
+
+    def dead_letters(self, namespace: str, limit: int, before: str | None) -> list[Buried]:
+        """The last ones of a namespace."""
+        try:
+            until = next(self.numbers) if before is None else int(before)
+        except ValueError:
+            raise NoSuchLetter(before) from None
+        return [each for number, (space, each) in self.letters.items() if space == namespace and number < until][
+            -limit:
+        ]
+
+    def redeliver(self, link: Link, position: str) -> None:
+        """Put a dead letter into the queues of whoever gave it up."""
+        number = int(position) if position.isdecimal() else 0
+        space, letter = self.letters.get(number, ("", None))
+        if letter is None or space != link.namespace:
+            raise NoSuchLetter(position)
+        del self.letters[number]
+        received = letter.received
+        record = Record(Key(space or "hubsub", *received.key), received.payload or b"", received.headers)
+        for queue in self.queues.values():
+            if queue.link.namespace == space and queue.link.reader == letter.reader:
+                queue.ready.append(Entry(next(self.numbers), record, sent_back=letter.reader))
+                queue.pump()
 
     def control(self, record: Record) -> None:
         """Send a control message to whoever listens, if anybody does."""
@@ -300,7 +337,7 @@ class Fake(Adapter):
         if link.reads and (self.features.durable or self.features.resumes):
             if self._was_there and name not in self.exchange.queues:
                 self._missing = Loss("expired")
-            queue = self.exchange.queues.setdefault(name, Queue())
+            queue = self.exchange.queues.setdefault(name, Queue(link))
             if link.name is not None and queue.consumers:
                 raise NameTaken(link.name)
             if self.features.durable:
@@ -397,7 +434,7 @@ class Fake(Adapter):
 
     def _received(self, entry: Entry, is_control: bool) -> Received:
         record = entry.record
-        return Received(
+        received = Received(
             Key.create_from(record.key[1:]),
             record.payload,
             record.headers,
@@ -406,6 +443,7 @@ class Fake(Adapter):
             is_control=is_control,
             trouble=entry.trouble,
         )
+        return received if entry.sent_back is None else SentBack.to(entry.sent_back, received)
 
     async def subscribe(self, patterns: Sequence[Key[Any]]) -> None:
         connection = self._connected()
@@ -450,8 +488,17 @@ class Fake(Adapter):
         await self._ask(20, settle)
 
     async def bury(self, received: Received, why: str) -> Exception | None:
-        await self._ask(20 + len(received.payload or b""), lambda: self.exchange.dead.append((received, why)))
+        link = self._connected().link
+        await self._ask(20 + len(received.payload or b""), lambda: self.exchange.bury(link, received, why))
         return None
+
+    async def dead_letters(self, limit: int, before: str | None = None) -> Sequence[Buried]:
+        space = self._connected().link.namespace
+        return await self._ask(20, lambda: self.exchange.dead_letters(space, limit, before))
+
+    async def redeliver(self, position: str) -> None:
+        link = self._connected().link
+        await self._ask(20, lambda: self.exchange.redeliver(link, position))
 
     async def lost(self) -> None:
         connection, self._connection = self._connection, None
@@ -476,6 +523,7 @@ class Rabbit(Fake):
         order="all",
         confirms="stored",
         durable=True,
+        dead_letters=True,
         acks="each",
         patterns=True,
         groups=True,

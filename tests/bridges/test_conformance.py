@@ -1,6 +1,7 @@
 """Every adapter keeps the contract, with its real broker."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from brokers.kafka_server import Kafka
 from brokers.redis_server import Redis
 from hubsub.bridges import adapter_for
+from hubsub.bridges.sqlite import SQLiteAdapter
 from hubsub.testing import conformance
 
 from .pending import pending
@@ -43,3 +45,8 @@ async def test_the_adapter_of_redis_streams_conforms(check: conformance.Check, r
 @checks("kafka")
 async def test_the_adapter_of_kafka_conforms(check: conformance.Check, kafka: Kafka) -> None:
     await check(lambda: adapter_for(kafka.url))
+
+
+@checks("sqlite")
+async def test_the_adapter_of_sqlite_conforms(check: conformance.Check, tmp_path: Path) -> None:
+    await check(lambda: SQLiteAdapter(tmp_path / "log.db"))

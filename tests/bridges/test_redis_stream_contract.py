@@ -74,6 +74,70 @@ async def test_a_dead_letter_that_is_put_back_is_the_message_again(server: Redis
                 client.delete("hubsub:dead")
 
 
+async def test_letters_of_several_streams_are_one_list_in_their_order(server: Redis) -> None:
+    with client_of(server) as client:
+        for number, id in enumerate(("1-1", "1-1", "2-0", "2-0", "3-0")):
+            stream = "hubsub:b:dead" if number % 2 else "hubsub:a:dead"
+            client.xadd(stream, {"key": "k", "payload": str(number)}, id=id)
+    async with connected(server, {"sources": ["b", "a"], "route": lambda key: key[0]}) as adapter:
+        letters = await adapter.dead_letters(10)
+        assert [each.received.payload for each in letters] == [b"0", b"1", b"2", b"3", b"4"]
+        assert [each.position for each in letters[:2]] == ["hubsub:a:dead:1-1", "hubsub:b:dead:1-1"]
+        for number, each in enumerate(letters):
+            assert await adapter.dead_letters(10, before=each.position) == letters[:number]
+            assert await adapter.dead_letters(1, before=each.position) == letters[:number][-1:]
+        for gone in ("hubsub:a:dead:1-2", "hubsub:c:dead:1-1", "hubsub:a:1-1", "1-1", "", "hubsub:a:dead:x", "-"):
+            with pytest.raises(hubsub.NoSuchLetter):
+                await adapter.redeliver(gone)
+
+
+async def test_a_letter_that_does_not_say_whose_it_is_goes_to_everybody(server: Redis) -> None:
+    """As an older version has written it, or another program."""
+    with client_of(server) as client:
+        about = {"reason": "no such order", "position": "hubsub:1-0", "attempts": "0"}
+        client.xadd("hubsub:dead", {"key": "a:b", "payload": "1", "h": "v", **about})
+        client.xadd("hubsub:dead", {"key": "a:b", "payload": "2", "attempts": "x"})
+        client.xadd("hubsub:dead", {"n": "3"})
+    async with connected(server, group="g", start="earliest") as one, connected(server) as two:
+        old, odd, foreign = await one.dead_letters(10)
+        assert (old.reason, old.reader, old.received.position) == ("no such order", None, "hubsub:1-0")
+        assert old.received[:3] == (("a", "b"), b"1", {"h": "v"})
+        assert (odd.reason, odd.reader, odd.received.headers) == ("", None, {"attempts": "x"})
+        assert (foreign.received.payload, foreign.received.key) == (b'{"n": "3"}', ("hubsub:dead",))
+        for each in (old, odd):
+            await two.redeliver(each.position)
+        for adapter in (one, two):
+            first, second = await received(adapter, 2)
+            assert type(first) is Received
+            assert type(second) is Received
+            assert (first[:3], second[:3]) == (old.received[:3], odd.received[:3])
+
+
+async def test_what_is_sent_back_is_exactly_what_was_given_up(server: Redis) -> None:
+    """Headers that are called like those of letters, and as many as there may be, included."""
+    many = {str(number): "x" for number in range(3_947)}
+    sent = [
+        Record(
+            Key("a:b", "100%", "*x"), b"\r\n\0", {"reason": "mine", "position": "9", "attempts": "7", "key": "ü"}, 1
+        ),
+        Record(Key("k"), b"", {"given-up-by": "me", "sent-back-to": "you"}, 2),
+        Record(Key("k"), b"1", many, 3),
+    ]
+    async with connected(server, group="g", start="earliest") as adapter:
+        await adapter.send(sent)
+        for _ in range(3):
+            batch = await received(adapter, 3)
+            for message, record in zip(batch, sent, strict=True):
+                assert isinstance(message, Received)
+                assert message[:3] == record[:3]
+                assert await adapter.bury(message._replace(attempts=4), "why") is None
+                await adapter.ack([message.token])
+            for letter in await adapter.dead_letters(3):
+                assert (letter.reader, letter.reason, letter.received.attempts) == ("group:g", "why", 4)
+                await adapter.redeliver(letter.position)
+            assert await adapter.dead_letters(3) == []
+
+
 async def test_a_dead_letter_that_is_refused_says_so_and_one_that_may_pass_is_tried_again(private: Private) -> None:
     server = await private(Redis())
     async with connected(server, group="g", start="earliest") as adapter:

@@ -1,4 +1,4 @@
-"""One connection to a Redis: what is said over it, and what comes."""
+"""A connection to a Redis server: sends commands, and receives replies or messages."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ Take = Callable[[list[Any]], None]
 
 
 class Connection(asyncio.Protocol):
-    """One connection; once it has failed, it fails.
+    """A connection; once it has failed, every later call fails.
 
-    redis-py opens it: TCP, TLS or a socket of the file system. What is said is written and read here. Either any number
-    of callers ask and get answers, each its own, or whatever comes goes to one function, as after SUBSCRIBE.
+    redis-py opens it: TCP, TLS or a Unix socket. Commands are written and replies read here. Either any number of
+    callers send commands and get their own replies, or everything received goes to one function, as after SUBSCRIBE.
 
     Args:
-        driver: One of redis-py's connections, not connected yet.
-        adapter: The class that needs it, for messages.
-        lost: Called when it has failed, by itself or because it was closed.
+        driver: A redis-py connection that is not connected yet.
+        adapter: The name of the adapter's class, for messages.
+        lost: Called when the connection has failed, or was closed.
     """
 
     def __init__(self, driver: Any, adapter: str, lost: Callable[[], None] | None = None) -> None:
@@ -39,30 +39,30 @@ class Connection(asyncio.Protocol):
         self._ended = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self.error: Exception | None = None
-        """Why it has failed."""
+        """Why it has failed; None while it has not."""
         self.received = 0
         """Bytes that came."""
         self.size = 0
-        """Bytes of the answers that came last."""
+        """Size of the last replies, in bytes."""
         self.seconds = 0.0
-        """Between the first and the last of these bytes."""
+        """Seconds between the first and the last of these bytes."""
         self.round_trip = 0.0
-        """Seconds that it took to log in."""
+        """Seconds that the login took."""
         self.unread = 0
-        """Bytes of what came and goes to one function, since `resume`."""
+        """Bytes that have gone to the function of `hand_over` since `resume`."""
 
     # Opening
 
     async def open(self, *commands: Command) -> list[Any]:
-        """Connect, log in, and return the replies to some more commands: all in one round trip once it is connected.
+        """Connect, log in, and return the replies to some more commands: a single round trip once connected.
 
         Raises:
-            redis.ConnectionError: There is no server, or none that can be spoken to.
+            redis.ConnectionError: There is no server, or it does not speak the protocol.
             redis.AuthenticationError: The password is wrong, or missing.
         """
         driver = self._driver
         await driver.connect()
-        # The stream stays alive as long as the connection: it would close the transport.
+        # Keep the stream alive as long as the connection: it would close the transport.
         self._stream, early = driver._writer, driver._reader
         driver._reader = driver._writer = None
         if self.error is not None:
@@ -88,7 +88,7 @@ class Connection(asyncio.Protocol):
         return answers
 
     async def _login(self) -> tuple[list[Command], Command]:
-        """What a server is told first, and the beginning of what may fail."""
+        """Return the commands of the login, and the prefix of those that may fail."""
         driver = self._driver
         commands: list[Command] = []
         if driver.credential_provider is not None:
@@ -113,15 +113,15 @@ class Connection(asyncio.Protocol):
     # Asking
 
     def write(self, data: bytes) -> None:
-        """Send packed commands some time; that they were lost is seen by `error`."""
+        """Send packed commands without waiting; if they are lost, `error` is set."""
         if self._transport is not None:
             self._written += len(data)
             self._transport.write(data)
 
     async def exchange(self, data: bytes, count: int) -> list[Any]:
-        """Send so many packed commands; return the reply of each: bytes, int, None, a list of such, or an exception.
+        """Send `count` packed commands; return the reply to each: bytes, int, None, a list of such, or an exception.
 
-        Whoever is cancelled while waiting costs nobody else anything: the replies are dropped when they come.
+        Cancelling a call does not affect others: its replies are dropped when they come.
 
         Raises:
             ConnectionResetError: The connection is lost.
@@ -145,40 +145,40 @@ class Connection(asyncio.Protocol):
             self.write(pack(*commands))
 
     async def ask(self, *commands: Command) -> list[Any]:
-        """Send the commands together; return the reply of each."""
+        """Send the commands together; return the reply to each."""
         return await self.exchange(pack(*commands), len(commands))
 
     async def one(self, *command: Any) -> Any:
-        """Send a command and return its reply; raise it as `sound` does if it is an error."""
+        """Send a command and return its reply; raise an error reply as `sound` does."""
         return sound(*await self.ask(command))
 
     async def atomically(self, *commands: Command) -> list[Any]:
-        """Like `ask`, with nothing happening between the commands."""
+        """Send the commands as a transaction; return the reply to each."""
         queued: list[Any]
         replies: Any
         *queued, replies = await self.ask(("MULTI",), *commands, ("EXEC",))
         if isinstance(replies, Exception):
-            # Why stands with the command that could not be queued.
+            # The reason is the reply to the command that could not be queued.
             sound(next((reply for reply in queued if isinstance(reply, Exception)), replies))
         answers: Any = replies
         return list(answers)
 
     def hand_over(self, take: Take) -> None:
-        """From now on give to this function what comes."""
+        """Call a function with everything that is received from now on."""
         self._take = take
 
     def pause(self) -> None:
-        """Read no more for now."""
+        """Stop reading until `resume`."""
         if self.error is None and self._transport.is_reading():
             self._transport.pause_reading()
 
     def resume(self) -> None:
-        """What came was used: read on."""
+        """Read on, since what was received has been used."""
         self.unread = 0
         if self.error is None and not self._transport.is_reading():
             self._transport.resume_reading()
 
-    # What the loop calls
+    # Called by the loop
 
     def data_received(self, data: bytes) -> None:
         size = len(data)
@@ -200,10 +200,10 @@ class Connection(asyncio.Protocol):
             self._fail(error)
 
     def _answer(self, replies: list[Any]) -> list[Any]:
-        """Give replies to whoever asked first; return those that are left."""
+        """Pass replies to the callers in the order of their commands; return those that are left."""
         if not self._exchanges:
             raise next((each for each in replies if isinstance(each, Exception)), None) or ConnectionError(
-                "Redis has sent what nobody asked for"
+                "Redis has sent a reply to no command"
             )
         first = self._exchanges[0]
         rest = first.take(replies)
@@ -219,7 +219,7 @@ class Connection(asyncio.Protocol):
         self._fail(exc)
 
     def _fail(self, cause: Exception | None) -> None:
-        """Let nobody wait, now or later."""
+        """Mark it as failed, and wake every caller with an error."""
         if self.error is not None:
             return
         self.error = cause or ConnectionResetError(f"the connection of {self._adapter} to Redis is closed")
@@ -233,7 +233,7 @@ class Connection(asyncio.Protocol):
             self._lost()
 
     def failure(self) -> Exception:
-        """Why nothing comes any more, anew for each who asks."""
+        """Return a new exception that says why the connection failed, for each caller its own."""
         failure = ConnectionResetError(f"the connection of {self._adapter} to Redis is closed")
         if self.error is not None:
             failure.__cause__ = self.error
@@ -241,29 +241,29 @@ class Connection(asyncio.Protocol):
 
     @property
     def owes(self) -> bool:
-        """True while an answer is on its way, or ought to be."""
+        """True while a reply is outstanding."""
         return bool(self._exchanges)
 
     @property
     def moved(self) -> int:
-        """Changes whenever bytes have moved over it."""
+        """A number that changes whenever bytes have moved over the connection."""
         transport = self._transport
         if transport is None:
             return 0
-        # Where the system does not tell what has arrived on the other side, what has left us has to do.
+        # Where the system does not report what has arrived on the other side, count what has left this one.
         return 1 + self.received + (bytes_moved(transport) or self._written - transport.get_write_buffer_size())
 
     async def close(self) -> None:
-        """Cut it, whatever it is doing; whoever waits for a reply gets an exception. Closing twice is safe."""
+        """Cut it, whatever it is doing; callers that wait for a reply get an exception. Closing twice is safe."""
         self._fail(None)
         if self._transport is not None:
-            # Not closed: that would wait until a server that has stopped reading has read what was sent.
+            # Aborted, not closed: closing would wait for a server that has stopped reading.
             self._transport.abort()
             await self._ended.wait()
 
 
 class _Exchange:
-    """Commands whose replies are on their way."""
+    """Commands whose replies are outstanding."""
 
     __slots__ = ("began", "future", "left", "replies", "size")
 
@@ -275,13 +275,13 @@ class _Exchange:
         self.began = 0.0
 
     def note(self, size: int, time: float) -> None:
-        """So many bytes have come."""
+        """Count bytes of the replies that have come."""
         if not self.size:
             self.began = time
         self.size += size
 
     def take(self, replies: list[Any]) -> list[Any]:
-        """Keep those which answer; return the others."""
+        """Keep the replies that belong to these commands; return the rest."""
         count = len(replies)
         if count <= self.left:
             self.left -= count

@@ -1,4 +1,4 @@
-"""Control messages beside a stream: by Pub/Sub, to whoever listens just now, and kept nowhere."""
+"""Control messages beside a stream: sent by Pub/Sub to whoever listens at that moment, and stored nowhere."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from .entries import Entries
 from .resp import pack
 
 MOST_UNREAD = 1 << 20
-"""Bytes of control messages that wait to be received; then no more are read until they were."""
+"""Bytes of control messages that may wait to be received; beyond it reading pauses until they were received."""
 
 
 class Channels:
-    """What the control messages of a namespace are called at the server, and what they look like there.
+    """The channels of the control messages of a namespace, and the format of the messages.
 
-    Channels are common to all databases of a server, so the number is in their names. None of them is one of the
-    adapter for Pub/Sub, whose names have the number in second place.
+    Channels are common to all databases of a server, so the database number is in their names. They differ from those
+    of the Pub/Sub adapter, whose names have the number as their second part.
     """
 
     def __init__(self, namespace: str, database: int, entries: Entries) -> None:
@@ -32,43 +32,43 @@ class Channels:
         self._entries = entries
 
     def channel(self, key: Key[Any]) -> bytes:
-        """Where the control messages of a key go."""
+        """Return the channel of the control messages of a key."""
         return self._prefix + self._entries.address(key)
 
     def waking(self, group: str) -> bytes:
-        """Where the members of a group are woken when something was handed back."""
+        """Return the channel that wakes the members of a group when messages were handed back."""
         return self._prefix + b"group:" + group.encode("utf-8", "surrogatepass")
 
     def pack(self, record: Record) -> tuple[bytes, bytes, bytes]:
-        """The command that sends one. Its headers stand before the payload, with their length.
+        """Return the command that sends a record: the length of the headers, the headers, and the payload.
 
         Raises:
-            Exception: It cannot be sent.
+            Exception: The record cannot be sent.
         """
         headers = json.dumps(dict(record.headers)).encode() if record.headers else b""
         return b"PUBLISH", self.channel(record.key), b"%d\n%b%b" % (len(headers), headers, record.payload)
 
 
 def unpack(key: Key[Any], data: bytes) -> Received:
-    """What came by the channel of a key."""
+    """Return the message that came by the channel of a key."""
     try:
         length, _, rest = data.partition(b"\n")
         if not length.isdigit() or len(length) > 9 or int(length) > len(rest):
             raise ValueError("its headers are missing")
         headers = json.loads(rest[: int(length)]) if int(length) else {}
         if not isinstance(headers, dict) or not all(isinstance(value, str) for value in headers.values()):
-            raise ValueError("its headers are no strings")
+            raise ValueError("its headers are not strings")
     except (ValueError, RecursionError) as error:
-        trouble = DecodeError(key, f"no control message: {error}", data[:1000])
+        trouble = DecodeError(key, f"not a control message: {error}", data[:1000])
         return Received(key, data, is_control=True, trouble=trouble)
     return Received(key, rest[int(length) :], headers, is_control=True)
 
 
 class Control:
-    """The connection by which control messages come.
+    """The connection that receives control messages.
 
     Args:
-        connection: It is for nothing else.
+        connection: Used for nothing else.
         news: Called when there is something to receive.
     """
 
@@ -82,16 +82,16 @@ class Control:
         connection.hand_over(self._take)
 
     async def listen(self, channels: Mapping[bytes, Key[Any]]) -> None:
-        """Have what is sent to these channels received, by their keys; return when it is confirmed.
+        """Receive what is sent to these channels, under their keys; return when the server has confirmed that.
 
         Raises:
-            BridgeError: The user has not the right.
+            BridgeError: The user lacks the permission.
         """
         self._keys |= channels
         sound(await self._subscribe(list(channels)))
 
     async def watch(self, channel: bytes, call: Callable[[], None]) -> None:
-        """Call something whenever anything comes by a channel, if the user has the right to subscribe to it."""
+        """Call a function whenever a message comes by a channel, if the user may subscribe to it."""
         self._calls[channel] = call
         reply = await self._subscribe([channel])
         if not is_denied(reply):
@@ -108,11 +108,11 @@ class Control:
         return await done
 
     def ping(self) -> None:
-        """Have bytes move over the connection, so that one that is dead is noticed by the kernel."""
+        """Send a PING, so that the kernel notices a dead connection."""
         self.connection.write(pack((b"PING",)))
 
     def receive(self) -> list[Received]:
-        """What has come."""
+        """Return the messages that have come since the last call."""
         received = list(self.inbox)
         self.inbox.clear()
         self.connection.resume()
@@ -144,10 +144,10 @@ class Control:
             self._asked.popleft()
             if not done.done():
                 done.set_result(error)
-        # Else a PING was refused, which is an answer too.
+        # Else a PING was refused, which is a reply too.
 
     def lost(self) -> None:
-        """The connection has failed: let nobody wait."""
+        """Called when the connection has failed: wake every caller with an error."""
         while self._asked:
             _, done = self._asked.popleft()
             if not done.done():

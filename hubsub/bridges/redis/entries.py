@@ -1,4 +1,4 @@
-"""What an entry of a stream is made of, on its way out and in."""
+"""The entries of a stream: made from records, and read as messages."""
 
 from __future__ import annotations
 
@@ -9,35 +9,44 @@ from typing import Any, NamedTuple, cast
 
 from ...errors import DecodeError, EncodeError
 from ...key import Key
-from ..adapter import Loss, Received, Record
+from ..adapter import Buried, Loss, Received, Record, SentBack
 from ..address import Addresses, cached
 from .resp import arguments, decode, encode
 from .scripts import MOST_VALUES
 
-# All but the separator, line ends, which make reading slow, and what UTF-8 does not have.
+# All but the separator, line ends, which make reading slow, and halves of surrogate pairs.
 ALLOWED = r"\0-\x09\x0b\x0c\x0e-9;-\ud7ff\ue000-\U0010ffff"
 
 MOST_HEADERS = MOST_VALUES // 2 - 2
 MOST_BATCH_VALUES = 100_000
-"""Arguments of one call: the server takes ten times as many."""
+"""Arguments of one call: the server accepts ten times as many."""
 MOST_BATCH_BYTES = 4 << 20
-"""Bytes of one call, about: what makes it longer is one large record."""
+"""Approximate bytes of one call; only a single large record exceeds it."""
+
+GIVEN_UP_BY, SENT_BACK_TO = "given-up-by", "sent-back-to"
+"""The first field of a dead letter, and of what is sent back: the `Link.reader` that it was, or is, for.
+
+Where others have `key`, so that it costs nothing to look for it.
+"""
+ABOUT = ("reason", "position", "attempts")
+"""The last fields of a dead letter."""
 
 as_tuple = tuple.__new__
 _LIVE = (False, False, None)  # the last fields of what was received
+_GIVEN_UP_BY, _SENT_BACK_TO = GIVEN_UP_BY.encode(), SENT_BACK_TO.encode()
 
 
 class Batch(NamedTuple):
-    """Records as one call of the script appends them, packed."""
+    """Packed records that one call of the script appends."""
 
     parts: list[bytes]
     values: int
-    """How many arguments that is."""
+    """The number of arguments."""
     indices: list[int]
 
 
 class Entries:
-    """Makes entries of records, and messages of entries, also of those that other programs have written."""
+    """Turns records into entries, and entries into messages, including entries that other programs have written."""
 
     def __init__(self) -> None:
         self._addresses = Addresses(":", allowed=ALLOWED, binary=True)
@@ -46,7 +55,7 @@ class Entries:
         """The key of an address."""
 
     def address(self, key: Key[Any]) -> bytes:
-        """The parts of a key, as the field `key` has them."""
+        """Return the parts of a key as they are written in the field `key`."""
         return self._addresses.to_bytes(self._addresses.address(key))
 
     # Out
@@ -54,12 +63,12 @@ class Entries:
     def batches(
         self, records: Sequence[Record], indices: Iterable[int], refused: dict[int, Exception]
     ) -> Iterator[Batch]:
-        """Records packed for APPEND, in as many calls as it takes; what cannot be packed is `refused` by its index."""
+        """Yield records packed for APPEND, in as many calls as needed; put those that cannot be packed in `refused`."""
         head, counts = self._head, _counts
         parts: list[bytes] = []
         packed: list[int] = []
         count = size = 0
-        # Written as it is sent: packing each argument by itself would take as long as all else that happens here.
+        # Written in the protocol's own form: packing each argument by itself would double the time spent here.
         for (key, payload, headers, sequence, _), index in zip(records, indices, strict=True):
             try:
                 number, values = b"%d" % sequence, 4 + 2 * len(headers)
@@ -88,18 +97,18 @@ class Entries:
             yield Batch(parts, count, packed)
 
     def _pack_key(self, key: Key[Any]) -> bytes:
-        """The beginning of an entry, as it is sent."""
+        """Return the start of an entry as it is sent."""
         return arguments("key", self.address(key), "payload")
 
-    def dead_letter(self, received: Received, why: str) -> list[bytes | str]:
-        """The fields of an entry that says what could not be handled, and why.
+    def dead_letter(self, received: Received, why: str, reader: str) -> list[bytes | str]:
+        """Return the fields of an entry with a message that could not be handled, the reason, and who gave it up.
 
-        Put back into the stream, it is the message again.
+        If the entry is put back into the stream, it is that message again.
         """
-        about = {"reason": why, "position": received.position or "", "attempts": str(received.attempts)}
-        headers = dict(received.headers) | about
-        pack_headers(headers)
-        return ["key", self.address(received.key), "payload", received.payload or b"", *chain(*headers.items())]
+        about = zip(ABOUT, (why, received.position or "", str(received.attempts)), strict=True)
+        pack_headers(received.headers)
+        message = ("key", self.address(received.key), "payload", received.payload or b"")
+        return [GIVEN_UP_BY, reader, *message, *chain(*received.headers.items()), *chain(*about)]
 
     # In
 
@@ -110,9 +119,9 @@ class Entries:
         found: list[Received | Loss],
         token_of: Callable[[bytes], Any] | None = None,
     ) -> None:
-        """Put entries, each of them id, fields and perhaps the number of deliveries, behind what was found.
+        """Append a message for each entry, which is an id, fields and perhaps the number of deliveries.
 
-        Whatever is in them, a message comes of it, if only one that says why it cannot be read.
+        An entry that cannot be read becomes a message that says why.
         """
         key_of, append = self.key, found.append
         prefix = stream + ":"
@@ -120,7 +129,7 @@ class Entries:
         token: Any = None
         for entry in entries:
             id, fields = entry[0], entry[1]
-            if fields is None:  # pending, but gone
+            if fields is None:  # pending, but deleted
                 continue
             if len(entry) == 3:
                 attempts = entry[2] - 1
@@ -135,13 +144,21 @@ class Entries:
                     headers = as_headers(fields[4:]) if len(fields) > 4 else {}
                 else:
                     key, payload, headers = self._take_apart(stream, fields)
+                    if fields[0] == _SENT_BACK_TO:
+                        received = Received(key, payload, headers, stream, prefix + text, token, attempts, time)
+                        append(SentBack.to(decode(fields[1]), received))
+                        continue
             except Exception as error:
                 key, payload, headers = Key(stream), None, {}
-                tail = (False, False, DecodeError(key, f"an entry that cannot be read: {error}"))
+                tail = (False, False, DecodeError(key, f"the entry cannot be read: {error}"))
             append(as_tuple(Received, (key, payload, headers, stream, prefix + text, token, attempts, time, *tail)))
 
     def _take_apart(self, stream: str, fields: Sequence[bytes]) -> tuple[Key[Any], bytes, dict[str, str]]:
-        """The key, payload and headers of an entry that another program has written."""
+        """Return the key, payload and headers of a letter, or of an entry that another program wrote."""
+        if fields[0] in (_GIVEN_UP_BY, _SENT_BACK_TO):
+            fields = fields[2:]
+            if fields[0] == b"key" and fields[2:3] == [b"payload"]:
+                return self.key(fields[1]), fields[3], as_headers(fields[4:])
         named = {decode(name): value for name, value in zip(fields[::2], fields[1::2], strict=True)}
         address = named.pop("key", None)
         key = Key(stream) if address is None else self.key(address)
@@ -151,33 +168,54 @@ class Entries:
             return key, json.dumps(values).encode(), {}
         return key, payload, values
 
+    def read_letter(self, stream: str, entry: Sequence[Any]) -> Buried:
+        """Return the dead letter that an entry of their stream is, whoever wrote it."""
+        id, fields = entry[0].decode(), list(entry[1])
+        reader: str | None = None
+        about = dict.fromkeys(ABOUT, "")
+        if fields[0] == _GIVEN_UP_BY:
+            reader = decode(fields[1])
+            del fields[:2]
+        if tuple(map(decode, fields[-6::2])) == ABOUT:
+            about = dict(zip(ABOUT, map(decode, fields[-5::2]), strict=True))
+            del fields[-6:]
+        found: list[Received | Loss] = []
+        self.read(stream, [(entry[0], fields)], found)
+        attempts = int(about["attempts"]) if about["attempts"].isdecimal() else 0
+        received = cast(Received, found[0])._replace(position=about["position"] or None, attempts=attempts, time=None)
+        return Buried(received, about["reason"], f"{stream}:{id}", _time_of(id), reader)
+
     def _read_key(self, address: bytes) -> Key[Any]:
         return cast(Key[Any], self._addresses.key(self._addresses.to_text(address)))
 
 
+def _time_of(id: str) -> float:
+    return int(id.partition("-")[0]) / 1000
+
+
 def unpackable(key: Any, error: Exception) -> EncodeError:
-    """Why a record is refused that nothing can be made of."""
+    """Return the error of a record that cannot be packed."""
     refusal = EncodeError(key, f"it cannot be sent to Redis: {error}")
     refusal.__cause__ = error
     return refusal
 
 
 class _Counts(dict[int, bytes]):
-    """How many values an entry has, as it is sent.
+    """The number of an entry's values, as it is sent.
 
     Raises:
-        ValueError: There are too many.
+        ValueError: There are too many values.
     """
 
     def __missing__(self, values: int) -> bytes:
         if values > MOST_VALUES:
-            raise ValueError(f"{values // 2 - 2} headers, and an entry has {MOST_HEADERS} at most")
+            raise ValueError(f"it has {values // 2 - 2} headers, and an entry holds at most {MOST_HEADERS}")
         self[values] = arguments(values)
         return self[values]
 
 
 class _Names(dict[str, str]):
-    """What stands between one value and the length of the next: the end of the line, and the name of a header."""
+    """The bytes between one value and the length of the next: the end of the line, and the name of a header."""
 
     def __missing__(self, name: str) -> str:
         between = f"\r\n${len(encode(name))}\r\n{name}\r\n"
@@ -187,7 +225,7 @@ class _Names(dict[str, str]):
 
 
 class _Lengths(dict[int, str]):
-    """What stands before a value of so many bytes."""
+    """The bytes before a value, by its length."""
 
     def __missing__(self, length: int) -> str:
         head = f"${length}\r\n"
@@ -200,14 +238,14 @@ _counts, _names, _lengths = _Counts(), _Names(), _Lengths()
 
 
 def pack_headers(headers: Mapping[str, str]) -> bytes:
-    """What stands behind the payload of an entry: the end of its line, and the headers as arguments.
+    """Return the rest of an entry behind its payload: the end of the line, and the headers as arguments.
 
     Raises:
-        TypeError: One of them is no string.
+        TypeError: A header is not a string.
     """
     names, lengths = _names, _lengths
     text = "".join([names[name] + lengths[len(value)] + value for name, value in headers.items()])
-    # Characters were counted, and bytes are wanted.
+    # The lengths are in characters, and must be in bytes.
     if text.isascii():
         return text.encode() + b"\r\n"
     return b"\r\n" + arguments(*chain.from_iterable(headers.items()))
@@ -217,7 +255,7 @@ _name_of = cached(decode)
 
 
 def as_headers(fields: Sequence[bytes]) -> dict[str, str]:
-    """Headers, which are every other field and their names before them."""
+    """Return the headers of an entry, whose fields are names and values in turn."""
     try:
         return dict(zip(map(_name_of, fields[::2]), map(bytes.decode, fields[1::2]), strict=True))
     except UnicodeDecodeError:

@@ -20,22 +20,22 @@ from .scripts import HANDED_BACK, JOIN, LOOK, RECLAIM, TIDY, Script
 from .source import Shares, Source, new_epoch
 
 SCRIPTS = (JOIN, LOOK, RECLAIM, TIDY)
-"""What is run over the connection that reads."""
+"""The scripts that run over the connection that reads."""
 
 
 class Member:
-    """Reads streams over a connection of its own, which it is made for.
+    """Reads streams as a member of a group, over a connection of its own; it is made for that connection.
 
     Args:
-        connection: Reads, and waits.
-        sources: What to read.
+        connection: Used for reading, which waits on it.
+        sources: The streams to read.
         group: The group.
         consumer: The name of this member.
-        start: Where a group that is new begins.
-        lease: Seconds after which what a member has not finished is given to another, unless extended.
-        pace: How much to ask for.
-        entries: Makes messages of entries.
-        block: Milliseconds that the server waits for a message before it says that there is none.
+        start: Where a new group begins.
+        lease: Seconds after which a message that a member has not finished goes to another member, unless extended.
+        pace: Says how many entries to request.
+        entries: Turns entries into messages.
+        block: Milliseconds that the server waits for a message before it replies that there is none.
     """
 
     def __init__(
@@ -64,15 +64,15 @@ class Member:
         self._looked_at: set[bytes] = set()
 
     async def begin(self) -> None:
-        """Join the group, which is made if it is not there."""
+        """Join the group; make it if it does not exist."""
         await self._join(self._sources)
         for source in self._sources:
-            # What was on its way to us when a connection was lost, and what was handed back while nobody was there.
+            # Messages that were on their way to us when a connection was lost, or handed back while nobody was there.
             source.mine = source.returns = b"-"
         self._tend_at = monotonic()
 
     async def _join(self, sources: Sequence[Source]) -> None:
-        """Make the group where it is not there. If it was, and we do it, all before is lost."""
+        """Make the group where it does not exist. If it existed when we read last, everything before is lost."""
         replies = await self._connection.ask(*(self._joining(source) for source in sources))
         if any(map(is_unknown, replies)):
             await self.load()
@@ -85,26 +85,26 @@ class Member:
                 source.is_joined = True
 
     def _joining(self, source: Source) -> Command:
-        # Whoever was in the group when it went begins at the beginning: nothing that is there now has been seen.
+        # A member that was in the group when it was deleted begins at the start: it has seen nothing of what is there.
         after = BEGINNING if source.is_joined else begin(self._start)
         return ("EVALSHA", JOIN.sha, 2, source.raw, source.beside("epoch"), self._group, after, new_epoch())
 
     async def load(self) -> None:
-        """Have the server know what it is to run."""
+        """Load the scripts into the server."""
         for reply in await self._connection.ask(*(("SCRIPT", "LOAD", script.text) for script in SCRIPTS)):
             sound(reply)
 
     def look_for_returns(self) -> None:
-        """Something was handed back: look for it before anything else."""
+        """Look first for messages that were handed back."""
         for source in self._sources:
             source.returns = b"-"
 
     # Reading
 
     async def read(self, room: int) -> list[Received | Loss]:
-        """What a member of the group gets: what it lost hold of, what others gave or left, and what is new.
+        """Return messages for this member: its own pending ones, those others handed back or left behind, and new ones.
 
-        Waits a second for it. While the server takes no writes, nothing can be read, and nothing comes.
+        Waits a second for them. While the server accepts no writes, nothing can be read, and the result is empty.
         """
         found: list[Received | Loss] = []
         for source in self._sources:
@@ -116,12 +116,12 @@ class Member:
             return found or await self._read_new(room)
         except BrokerBusy:
             for source in self._sources:
-                source.mine = b"-"  # some of it may have been on its way to us
+                source.mine = b"-"  # some messages may have been on their way to us
             await asyncio.sleep(self._block / 1000)
             return found
 
     async def _take_over(self, room: int) -> list[Received | Loss]:
-        """A page of what is pending: ours, what was handed back, and what others have left behind."""
+        """Return a page of pending messages: our own, those handed back, and those others have left behind."""
         found: list[Received | Loss] = []
         if monotonic() >= self._tend_at:
             self._tend_at = monotonic() + self._lease / 3
@@ -141,12 +141,12 @@ class Member:
     async def _reclaim(
         self, source: Source, found: list[Received | Loss], room: int, after: bytes, whose: bytes, *lease: bytes
     ) -> bytes | None:
-        """Put a page behind what was found; return from where to go on, None if that is all."""
+        """Append a page of pending messages; return where the next page begins, None if this was the last."""
         count = self._pace.count(room)
         arguments = (self._group, self._consumer, after, count, whose, HANDED_BACK, *lease)
         reply = await self._run(RECLAIM, (source.raw,), *arguments)
         if is_no_stream(reply) or is_without_group(reply):
-            return None  # reading finds out
+            return None  # reading reports it
         last, entries, gone = sound(reply)
         self._pace.note(len(entries), self._connection.size, self._connection.seconds)
         if gone:
@@ -168,7 +168,7 @@ class Member:
         return reply
 
     async def _read_new(self, room: int) -> list[Received | Loss]:
-        """What nobody has got yet."""
+        """Return messages that no member has received yet."""
         sources = self._sources
         if len(sources) == 1:
             return await self._read_each([(sources[0], self._pace.count(room))], "BLOCK", self._block)
@@ -177,7 +177,7 @@ class Member:
         return found or await self._wait(room)
 
     async def _read_each(self, shares: Sequence[tuple[Source, int]], *block: Any) -> list[Received | Loss]:
-        """So many entries of each stream; and what is missing before them."""
+        """Return the given number of entries of each stream, and the losses before them."""
         commands: list[Command] = []
         for source, count in shares:
             commands += (self._looking(source), self._reading([source], count, *block))
@@ -213,14 +213,14 @@ class Member:
         return found
 
     async def _wait(self, room: int) -> list[Received | Loss]:
-        """Wait until something comes in one of several streams, of which nothing is there."""
+        """Wait until a message comes in one of several streams that are empty now."""
         sources = [source for source in self._sources if not source.is_broken]
         if not sources:
             return []
         if len(sources) <= room:
             (reply,) = await self._connection.ask(self._reading(sources, 1, "BLOCK", self._block))
         else:
-            # For fewer than one of each: only see whether something comes, and leave it there.
+            # Room for less than one entry of each: only see whether something comes, and leave it there.
             seen = await self._connection.ask(*map(self._looking, sources))
             last = [each[1] if isinstance(each, list) else b"$" for each in seen]
             streams = (source.raw for source in sources)
@@ -231,7 +231,7 @@ class Member:
                 return []
         found: list[Received | Loss] = []
         if is_no_stream(reply) or is_without_group(reply):
-            return found  # reading finds out
+            return found  # reading reports it
         entries = dict(sound(reply) or ())
         for source in sources:
             self._read(source, entries.get(source.raw, []), found)

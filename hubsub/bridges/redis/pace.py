@@ -1,9 +1,9 @@
-"""How much to ask for at a time, so that a slow line delivers it soon."""
+"""How many entries to request at a time, so that a slow line delivers them soon."""
 
 from __future__ import annotations
 
 SECONDS = 0.5
-"""In which what is asked for is to come."""
+"""Seconds within which the requested entries should arrive."""
 FIRST_BYTES = 1 << 14
 FIRST_SIZE = 1 << 12
 MOST_BYTES = 4 << 20
@@ -11,7 +11,7 @@ MOST_ENTRIES = 500
 
 
 class Pace:
-    """What the line carries in about half a second, as it has shown so far: few entries at first, then more."""
+    """Estimates how many entries the line carries in about half a second: few at first, then more."""
 
     __slots__ = ("_bytes", "_each")
 
@@ -20,14 +20,14 @@ class Pace:
         self._each = FIRST_SIZE  # bytes of an entry
 
     def count(self, most: int) -> int:
-        """How many entries to ask for; at least one, and no more than `most` otherwise."""
+        """Return how many entries to request: at least one, and at most `most`."""
         return max(1, min(most, MOST_ENTRIES, self._bytes // self._each))
 
     def note(self, entries: int, size: int, seconds: float) -> None:
-        """So many entries were so many bytes, and so long on their way from the first byte to the last."""
+        """Note a reply: its entries, its size in bytes, and the seconds from its first byte to its last."""
         if not entries:
             return
-        # One that is much larger than those before it is not forgotten at once.
+        # A much larger entry raises the estimate at once, and lowers it again only slowly.
         self._each = max(100, size // entries, self._each // 2)
         if seconds > SECONDS:
             self._bytes = max(FIRST_BYTES, int(size * SECONDS / seconds))

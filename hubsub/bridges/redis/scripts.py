@@ -59,6 +59,27 @@ redis.call('SET', KEYS[2], stored, 'EX', ARGV[2])
 return refused
 """)
 
+REDELIVER = Script("""
+-- KEYS: dead letters, stream, epoch. ARGV: id, length to trim to or '', a new epoch, the first fields of a dead letter
+-- and of what is sent back, the first of the last three. Returns whether the letter was there.
+local found = redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1])[1]
+if not found then return 0 end
+local fields = found[2]
+local first, last = 1, #fields
+if fields[1] == ARGV[4] then fields[1] = ARGV[5] end
+if fields[last - 5] == ARGV[6] then last = last - 6 end
+if redis.call('EXISTS', KEYS[2]) == 0 then
+  redis.call('SET', KEYS[3], ARGV[3])
+end
+if ARGV[2] ~= '' then
+  redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[2], '*', unpack(fields, first, last))
+else
+  redis.call('XADD', KEYS[2], '*', unpack(fields, first, last))
+end
+redis.call('XDEL', KEYS[1], ARGV[1])
+return 1
+""")
+
 _NAMED = """
 local function named(list)
   local map = {}

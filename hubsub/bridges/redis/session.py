@@ -14,16 +14,16 @@ from ..adapter import Link, Loss, Received
 from .answers import is_denied, is_no_stream, is_unknown, is_without_group, sound
 from .connection import Connection
 from .control import Channels, Control
-from .entries import Entries
+from .entries import ABOUT, GIVEN_UP_BY, SENT_BACK_TO, Entries
 from .group import SCRIPTS, Member
 from .pace import Pace
 from .position import Position
 from .reader import PositionReader
 from .resp import Command, encode
-from .scripts import EXTEND, GIVE_NAME, HAND_BACK, HANDED_BACK, HOLD_NAME, LEAVE, STATE, Script
+from .scripts import EXTEND, GIVE_NAME, HAND_BACK, HANDED_BACK, HOLD_NAME, LEAVE, REDELIVER, STATE, Script
 from .server import Server
-from .source import Source, ids_by_stream
-from .writer import Writer
+from .source import Source, ids_by_stream, new_epoch
+from .writer import DEAD, Writer
 
 NAME_SECONDS = 10
 """How long a name is taken after its bridge was killed."""
@@ -102,7 +102,8 @@ class Session:
             commands.append([])
         opened = await self._setup.server.open(self._connections, self._lost, *commands)
         sender = opened.pop(0)[0]
-        self.writer = Writer(sender, link.sender, self._setup.entries, self._channels, self._setup.maxlen)
+        setup = self._setup
+        self.writer = Writer(sender, link.sender, link.reader, setup.entries, self._channels, setup.maxlen)
         self._is_open = True
         self._asker = sender
         if link.reads:
@@ -379,6 +380,14 @@ class Session:
                 break
             newest = "(" + entries[-1][0].decode()
         return found[::-1]
+
+    # Dead letters
+
+    async def redeliver(self, source: Source, id: str) -> bool:
+        """Append a dead letter to its stream again, for whoever gave it up, and delete it; return if it was there."""
+        keys = (source.beside(DEAD[1:]), source.raw, source.beside("epoch"))
+        fields = (GIVEN_UP_BY, SENT_BACK_TO, ABOUT[0])
+        return bool(sound(await self._run(REDELIVER, keys, id, self._setup.maxlen, new_epoch(), *fields)))
 
     # Ending
 

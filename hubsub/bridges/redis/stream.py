@@ -6,18 +6,23 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import ceil, floor
+from operator import itemgetter
 from typing import Any, cast
 
+from ...errors import NoSuchLetter
 from ...key import Key
-from ..adapter import Adapter, Features, Link, Loss, Received, Record
+from ..adapter import Adapter, Buried, Features, Link, Loss, Received, Record
 from .entries import Entries, unpackable
 from .pace import Pace
+from .position import number_of
 from .resp import encode
 from .server import Server
 from .session import Session, Setup
 from .source import Source
+from .writer import DEAD
 
 _POSITION = re.compile("[0-9]{1,20}(-[0-9]{1,20})?")
+_ID = re.compile("[0-9]{1,19}-[0-9]{1,19}")
 _LAST = 2**64 - 1
 
 
@@ -53,6 +58,7 @@ class RedisStreamAdapter(Adapter):
         groups=True,
         names=True,
         history=True,
+        dead_letters=True,
         headers=True,
         push=False,
         lease=30.0,
@@ -196,6 +202,38 @@ class RedisStreamAdapter(Adapter):
 
     async def bury(self, received: Received, why: str) -> Exception | None:
         return await self._connected().writer.bury(received, why)
+
+    async def dead_letters(self, limit: int, before: str | None = None) -> Sequence[Buried]:
+        session = self._connected()
+        bound = None if before is None else self._letter_at(before)
+        found: list[tuple[tuple[int, int], str, Buried]] = []
+        for source in self._sources:
+            dead = Source(source.stream + DEAD, source.beside(DEAD[1:]))
+            newest = "+"
+            if bound is not None:
+                # Letters of the same moment are in the order of their streams.
+                newest = bound[1] if source.stream < bound[0].stream else f"({bound[1]}"
+            entries = await session.history(dead, limit, newest, "-", self._history_pace)
+            letters = (self._entries.read_letter(dead.stream, entry) for entry in entries)
+            found += ((number_of(entry[0]), source.stream, each) for entry, each in zip(entries, letters, strict=True))
+        return [letter for _, _, letter in sorted(found, key=itemgetter(0, 1))[-limit:]]
+
+    async def redeliver(self, position: str) -> None:
+        source, id = self._letter_at(position)
+        if not await self._connected().redeliver(source, id):
+            raise NoSuchLetter(position)
+
+    def _letter_at(self, position: str) -> tuple[Source, str]:
+        """The stream of whose messages a dead letter is, and its id.
+
+        Raises:
+            NoSuchLetter: No letter can have that position.
+        """
+        stream, _, id = position.rpartition(":")
+        for source in self._sources:
+            if stream == source.stream + DEAD and _ID.fullmatch(id):
+                return source, id
+        raise NoSuchLetter(position)
 
     # Receiving
 

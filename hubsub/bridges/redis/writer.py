@@ -14,6 +14,8 @@ from .resp import Command, arguments, encode, pack
 from .scripts import APPEND
 from .source import new_epoch
 
+DEAD = ":dead"
+"""What the stream of dead letters has behind the name of the one that they were read from."""
 SENDER_SECONDS = 86400
 """How long the server remembers what a sender has stored last."""
 
@@ -24,16 +26,18 @@ class Writer:
     Args:
         connection: It may carry much, and then nothing else.
         sender: Whose records these are.
+        reader: Who gives up messages, as `Link.reader`.
         entries: Makes entries of records.
         channels: Where control messages go.
         maxlen: Entries that a stream keeps; empty for all.
     """
 
     def __init__(
-        self, connection: Connection, sender: str, entries: Entries, channels: Channels, maxlen: bytes
+        self, connection: Connection, sender: str, reader: str, entries: Entries, channels: Channels, maxlen: bytes
     ) -> None:
         self.connection = connection
         self._sender = sender
+        self._reader = reader
         self._entries = entries
         self._channels = channels
         self._maxlen = maxlen
@@ -86,9 +90,9 @@ class Writer:
     async def bury(self, received: Received, why: str) -> Exception | None:
         """Write a message beside its stream, with the reason; return the error if it is refused for good."""
         try:
-            fields = self._entries.dead_letter(received, why)
+            fields = self._entries.dead_letter(received, why, self._reader)
             trim = ("MAXLEN", "~", self._maxlen) if self._maxlen else ()
-            command = pack(("XADD", encode(f"{received.lane}:dead"), *trim, "*", *fields))
+            command = pack(("XADD", encode(f"{received.lane}{DEAD}"), *trim, "*", *fields))
         except Exception as error:
             return unpackable(received.key, error)
         (reply,) = await self.connection.exchange(command, 1)

@@ -6,14 +6,14 @@ import asyncio
 import os
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ..._core.checks import choice, seconds
 from ..._core.life import outlast
 from ...codec import Codec
-from ...errors import BridgeClosed, BridgeNotReady, BrokerBusy
+from ...errors import BridgeClosed, BridgeNotReady, BrokerBusy, Unsupported
 from ...event import Event, ListenerFailure
 from ...hub import Hub
 from ...key import NAMESPACE, Key, KeyLike, Patterns, as_patterns, overlaps, publishable
@@ -23,6 +23,7 @@ from ..schemes import adapter_for
 from .connection import Connection, Parts, Timing
 from .health import Health, Leftover, State
 from .interest import Interest
+from .letters import StoredLetter, letter_of
 from .outage import Outage, Refusal
 from .plan import Backoff, Plan, Start, Unclaimed, named
 from .receiver import Receiver
@@ -35,6 +36,8 @@ from .wire import Wire
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
+
+V = TypeVar("V")
 
 
 class Bridge:
@@ -485,19 +488,67 @@ class Bridge:
             after: Only what stands after this.
 
         Raises:
-            ValueError: The broker has no history.
+            Unsupported: The broker has no history.
             BridgeNotReady: It is not connected, or was not any more.
         """
-        if not self._features.history:
-            raise ValueError(f"{type(self.adapter).__name__} has no history")
+        self._need("history", "history")
+        found = await self._call(lambda: self.adapter.history(self._plan.history_scan, before, after))
+        return self._parts.receiver.events_of(found, as_patterns(pattern), limit)
+
+    async def dead_letters(self, limit: int, before: str | None = None) -> list[StoredLetter]:
+        """Read the last `limit` dead letters of the namespace, the oldest first; page back by `before`.
+
+        Those that any bridge has given up, of whatever group or name. What cannot be decoded is among them, as bytes,
+        and so is what has a key that cannot be published to. Nothing is removed.
+
+        Args:
+            limit: Letters, at least 1.
+            before: Only those that are older than the letter of this `position`, be it gone by now.
+
+        Raises:
+            Unsupported: The broker has no dead letters.
+            NoSuchLetter: `before` is no position of a letter.
+            BridgeNotReady: It is not connected, or was not any more.
+        """
+        self._need("dead_letters", "dead letters")
+        if limit < 1:
+            raise ValueError(f"limit is a number of letters, at least 1, not {limit!r}")
+        found = await self._call(lambda: self.adapter.dead_letters(limit, before))
+        receiver = self._parts.receiver
+        return [letter_of(each, self._wire, receiver.key_here) for each in found]
+
+    async def redeliver(self, position: str) -> None:
+        """Send a dead letter back to the group or name that gave it up, and remove it; return when that is stored.
+
+        It is handled there as if it had never come before, also if nobody of that group or name is there just now; all
+        others skip it. One of a bridge with neither goes to all such bridges that are there: those that have handled it
+        skip it. When the connection is lost meanwhile nobody knows whether it was sent: a second call then either
+        sends it, or raises `NoSuchLetter` since it was.
+
+        Args:
+            position: That of the letter, from `dead_letters`.
+
+        Raises:
+            Unsupported: The broker has no dead letters.
+            NoSuchLetter: No letter is there, any more or at all.
+            BridgeNotReady: It is not connected, or was not any more.
+        """
+        self._need("dead_letters", "dead letters")
+        await self._call(lambda: self.adapter.redeliver(position))
+
+    def _need(self, feature: str, what: str) -> None:
+        if not getattr(self._features, feature):
+            raise Unsupported(type(self.adapter).__name__, what)
+
+    async def _call(self, call: Callable[[], Coroutine[Any, Any, V]]) -> V:
+        """Have the adapter do something beside the rest, over a connection that is up."""
         await self.ready()
         connection = self._connection
         assert connection is not None
         try:
-            found = await connection.call(self.adapter.history(self._plan.history_scan, before, after))
+            return await connection.call(call())
         except (ConnectionError, EOFError) as error:
             raise BridgeNotReady(self, 0, error) from error
-        return self._parts.receiver.events_of(found, as_patterns(pattern), limit)
 
     def record(self, key: KeyLike[Any], message: Any) -> Record:
         """The record that the bridge would send for a message; it is not sent.

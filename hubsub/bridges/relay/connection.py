@@ -288,9 +288,13 @@ class Connection:
     # Reading
 
     def _room(self) -> int:
+        features = self._parts.features
         if self.is_stopping or self._parts.interest.is_idle:
             return 0
-        room = self._parts.receiver.durable.room if self._parts.features.durable else self._parts.plan.window
+        if not self.is_up and features.durable and self._controls_apart and not features.patterns:
+            # What the reader of a log has got counts as used when it asks for more: held, it could be lost with us.
+            return 0
+        room = self._parts.receiver.durable.room if features.durable else self._parts.plan.window
         return room if self.is_up else max(0, min(room, self._parts.plan.window - len(self._held)))
 
     async def _read(self) -> None:

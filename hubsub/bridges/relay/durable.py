@@ -46,7 +46,20 @@ class PendingAck:
 class Delivery:
     """A message that is not finished."""
 
-    __slots__ = ("acks", "attempts", "event", "inline", "is_finished", "is_suspect", "name", "only", "received", "size")
+    __slots__ = (
+        "acks",
+        "attempts",
+        "calls",
+        "event",
+        "inline",
+        "is_buried",
+        "is_finished",
+        "is_suspect",
+        "name",
+        "only",
+        "received",
+        "size",
+    )
 
     def __init__(self, received: Received, event: Event[Any] | None, name: Name | None) -> None:
         self.received = received
@@ -54,7 +67,9 @@ class Delivery:
         self.name = name
         self.size = len(received.payload or b"")
         self.acks: list[PendingAck] = []
-        self.attempts = received.attempts
+        self.attempts = received.attempts  # those before that the broker knows of, too
+        self.calls = 0  # how often listeners were called with it
+        self.is_buried = False  # it was given up, and is being written to the dead letters
         self.only: list[Registration] | None = None  # those who have failed
         self.is_finished = False
         self.inline = False  # it is just being published
@@ -156,6 +171,10 @@ class Durable:
         else:
             self.skip(received)
 
+    def is_burying(self, known: Any) -> bool:
+        """True if a message that was seen before is being written to the dead letters, or is there by now."""
+        return isinstance(known, Delivery) and known.is_buried
+
     def _keep(self, delivery: Delivery) -> Delivery:
         self._deliveries[delivery] = None
         self.bytes += delivery.size
@@ -180,6 +199,8 @@ class Durable:
                 await self.progress()
             if not self._is_innocent and delivery.attempts > self._plan.attempts:
                 self.dead_letters += 1
+                # Nobody has lived to count these calls but the broker.
+                delivery.calls = delivery.attempts
                 self._put_aside(delivery, f"it was not finished in {delivery.attempts} attempts")
             else:
                 self._publish(delivery)
@@ -243,6 +264,7 @@ class Durable:
         if causes:
             self.failures += 1
             delivery.attempts += 1
+            delivery.calls += 1
             if delivery.attempts >= self._plan.attempts:
                 self.dead_letters += 1
                 self._put_aside(delivery, describe_error(causes[0]))
@@ -303,7 +325,7 @@ class Durable:
         if delivery.name is not None:
             if handled:
                 self._seen.note(delivery.name)
-            else:
+            elif self._seen.get(delivery.name) is delivery:
                 self._seen.forget(delivery.name)
         self.bytes -= delivery.size
         for ack in delivery.acks:
@@ -322,10 +344,11 @@ class Durable:
 
     def _put_aside(self, delivery: Delivery, why: str) -> None:
         """Bury a message; when that is confirmed, or refused for good, go on. It counts as unfinished till then."""
+        delivery.is_buried = True
         self._start(self._bury(delivery, why if len(why) <= MOST_REASON else f"{why[:MOST_REASON]}…"))
 
     async def _bury(self, delivery: Delivery, why: str) -> None:
-        received = delivery.received._replace(attempts=delivery.attempts, trouble=None)
+        received = delivery.received._replace(attempts=delivery.calls, trouble=None)
         pause, is_logged = self._plan.retry_pause, False
         while not self.is_closing:
             try:

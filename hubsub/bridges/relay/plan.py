@@ -68,6 +68,11 @@ class Plan:
         return self.group is not None or self.name is not None
 
     @property
+    def reader(self) -> str:
+        """As `Link.reader`."""
+        return Link(sender="", namespace=self.namespace, group=self.group, name=self.name).reader
+
+    @property
     def diverted(self) -> list[Key[Any]]:
         """What of the outgoing goes to the broker only, to come back to one member of the group."""
         if self.group is None:

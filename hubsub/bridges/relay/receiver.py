@@ -15,7 +15,7 @@ from ...event import Event, Gap, ListenerFailure, Meta
 from ...hub import Hub
 from ...key import NAMESPACE, PLUS, STAR, Key, is_subset, meet
 from ...log import Episode, Logger
-from ..adapter import Adapter, Features, Loss, Received
+from ..adapter import Adapter, Features, Loss, Received, SentBack
 from ..address import cached
 from .durable import Durable
 from .plan import GAPS, Plan
@@ -101,14 +101,22 @@ class Receiver:
         self.last_received = now()
         for received in batch:
             try:
-                if type(received) is Loss:
-                    self.lost(received)
+                if type(received) is Received:
+                    self._receive(received)
                 else:
-                    self._receive(received)  # type: ignore[arg-type]
+                    self._receive_other(received)
             except Exception as error:
                 self._refuse(received, error)  # type: ignore[arg-type]
             except BaseException as error:
                 self._pass_on(received, error)  # type: ignore[arg-type]
+
+    def _receive_other(self, received: Received | Loss) -> None:
+        if isinstance(received, Loss):
+            self.lost(received)
+        elif isinstance(received, SentBack) and received.reader != self._plan.reader:
+            self.durable.skip(received)
+        else:
+            self._receive(received)
 
     def _receive(self, received: Received) -> None:
         key, payload, headers = received.key, received.payload, received.headers
@@ -138,7 +146,7 @@ class Receiver:
             # As `name_of`: a call more for each message would be felt.
             name = (meta.source, id, key) if is_unguessable(id) else (meta.source, id, key, self._number, received.lane)
             known = self._seen.see(name)
-            if known is not None:
+            if known is not None and not (isinstance(received, SentBack) and self.durable.is_burying(known)):
                 self.duplicates += 1
                 self._log.debug("%r is a duplicate: its id %r was seen before", key, id)
                 self.durable.again(received, known)
@@ -174,6 +182,10 @@ class Receiver:
                 position=position, redelivered=received.attempts > 0, replayed=meta.replayed or received.is_replayed
             )
         return meta
+
+    def key_here(self, key: Key[Any]) -> Key[Any]:
+        """The key on this side of one at the broker."""
+        return key if self._full_key is None else self._full_key(key)
 
     def _with_prefix(self, key: Key[Any]) -> Key[Any]:
         return key if key[0] == NAMESPACE else self._plan.prefix + key
@@ -267,7 +279,9 @@ class Receiver:
         """The last `limit` events of each lane that match, as replayed ones."""
         lanes: dict[Hashable, deque[Event[Any]]] = {}
         for received in found:
-            key = received.key if self._full_key is None else self._full_key(received.key)
+            key = self.key_here(received.key)
+            if isinstance(received, SentBack):
+                continue  # it stands there already, where it was published
             if key[0] == NAMESPACE or received.trouble is not None or STAR in key or PLUS in key:
                 continue
             if any(is_subset(key, pattern) for pattern in patterns):

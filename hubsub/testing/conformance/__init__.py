@@ -8,14 +8,14 @@ Each takes a function that makes an adapter; all that it makes are to reach the 
 `Features` do not promise is skipped, by `unittest.SkipTest`, which pytest shows with its reason.
 """
 
-from . import carrying, connection, control, durable, faults, groups, interest
+from . import carrying, connection, control, durable, faults, groups, interest, letters
 from .broker import Broker, Line, Raw
 from .proxy import Proxy
 from .sites import TIMEOUT, Site, Sites, sites, until
 from .table import CHECKS, FAULTS, Check, Fault, Make, features_of, run
 
 # Importing them has filled the tables.
-_ROOMS = (carrying, interest, control, connection, durable, groups, faults)
+_ROOMS = (carrying, interest, control, connection, durable, letters, groups, faults)
 
 __all__ = [
     "Broker",

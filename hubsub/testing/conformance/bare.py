@@ -10,7 +10,7 @@ from os import urandom
 from typing import Any, Self
 
 from ... import Key
-from ...bridges import Adapter, Features, Link, Loss, Received, Record
+from ...bridges import Adapter, Buried, Features, Link, Loss, Received, Record
 from .sites import TIMEOUT, until
 from .table import ALL, Make
 
@@ -197,6 +197,12 @@ class Watched(Adapter):
     async def bury(self, received: Received, why: str) -> Exception | None:
         self.buried.append(received)
         return await self.inner.bury(received, why)
+
+    async def dead_letters(self, limit: int, before: str | None = None) -> Sequence[Buried]:
+        return await self.inner.dead_letters(limit, before)
+
+    async def redeliver(self, position: str) -> None:
+        await self.inner.redeliver(position)
 
     async def history(
         self, limit: int, before: str | float | None = None, after: str | float | None = None

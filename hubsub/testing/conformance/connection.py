@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import suppress
 from time import time as now
 from typing import Any
 
 from ... import BridgeClosed, Hub, Key
 from ...bridges import Bridge
-from .bare import Gated
+from .bare import Gated, Watched
 from .sites import SOON, TIMEOUT, sites, until
-from .table import ALL, Make, check, each_way, features_of
+from .table import ALL, Make, check, each_way, features_of, need_control
 
 
 @check
@@ -186,3 +187,30 @@ async def what_comes_while_it_connects_again_is_not_taken_for_silence(make: Make
             await two.see(life)
             for listener in listeners[1::2]:
                 listener.remove()
+
+
+class _Stumbling(Watched):
+    """Whose first connections are lost while the bridge subscribes, when something may have been read already."""
+
+    falls = 2
+
+    async def listen(self, keys: Sequence[Key[Any]]) -> None:
+        await super().listen(keys)
+        if self.falls:
+            self.falls -= 1
+            await asyncio.sleep(0.3)
+            raise ConnectionError("lost by the check")
+
+
+@check
+@each_way("durable", "replay")
+async def what_is_read_while_subscribing_is_not_lost_with_the_connection(make: Make, **options: Any) -> None:
+    """Whoever begins at the earliest gets all of it, however often the connection is lost before it is up."""
+    need_control(make, **options)
+    async with sites(make) as those:
+        one = await those.add(outgoing=ALL)
+        for number in range(30):
+            await one.hub.publish_confirmed("k", number, timeout=TIMEOUT)
+        two = await those.add(ALL, adapter=_Stumbling(make()), incoming=ALL, start="earliest", **options)
+        await two.see(29)
+        assert two.messages == list(range(30))

@@ -1,0 +1,328 @@
+"""The tables of a log in SQLite, and all that is said to them: what writes runs within a transaction."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from os import urandom
+from time import time as now
+from typing import Any, TypeVar
+
+from ...errors import BridgeError
+from ..adapter import Received
+from ..numbered import LogState, Row
+
+Connection = sqlite3.Connection
+R = TypeVar("R", bound=tuple[Any, ...])
+
+VERSION = 1
+"""Of the tables, as `pragma user_version` says it."""
+MOST_BYTES = 4 << 20
+"""Bytes of payloads read at once; but one message at least."""
+CONTROL_SECONDS = 30
+"""How long a control message can be read."""
+MOST_CONTROL = 100_000
+"""So many of them are kept at most."""
+SENDER_SECONDS = 86400
+"""How long it is remembered what a sender has stored last."""
+
+# `shared` is a group: what nobody has got yet begins with `next`. What was handed back is in hand of nobody, until 0.
+TABLES = """
+create table log (space text primary key, epoch text, last integer, time real) without rowid;
+create table message (space text, number integer, key text, data blob, time real, primary key (space, number))
+    without rowid;
+create table sender (space text, sender text, last integer, time real, primary key (space, sender)) without rowid;
+create table name (space text, name text, place text, owner text, until real, primary key (space, name)) without rowid;
+create table shared (space text, name text, next integer, primary key (space, name)) without rowid;
+create table in_hand (space text, name text, number integer, owner text, until real, attempts integer,
+    primary key (space, name, number)) without rowid;
+create index in_hand_until on in_hand (space, name, until);
+create table control (number integer primary key autoincrement, space text, key text, data blob, time real);
+create table dead (number integer primary key autoincrement, space text, reader text, key text, data blob, reason text,
+    attempts integer, position text, time real);
+"""
+# Cast, since another program may have written anything.
+MESSAGES = """select number, cast(key as blob), data, time from message where space = ? and number >= ?
+    order by number limit ?"""
+DUE = """select h.number, cast(m.key as blob), m.data, m.time, h.attempts + (h.owner is not null), m.number is null
+    from in_hand h left join message m on m.space = h.space and m.number = h.number
+    where h.space = ? and h.name = ? and h.until <= ? order by h.number limit ?"""
+HOLD = """insert into name values (?, ?, null, ?, ?) on conflict (space, name) do update
+    set owner = excluded.owner, until = excluded.until where name.owner = excluded.owner or name.until <= ?"""
+TAKE = "insert or replace into in_hand values (?, ?, ?, ?, ?, ?)"
+CONTROL = "select number, key, data from control where space = ? and number > ? order by number"
+BURY = "insert into dead (space, reader, key, data, reason, attempts, position, time) values (?, ?, ?, ?, ?, ?, ?, ?)"
+
+
+class GroupGone(ConnectionError):
+    """The group is not there any more."""
+
+
+# Opening
+
+
+def prepare(db: Connection, path: str, space: str, synchronous: str) -> None:
+    """Make the tables, and the log of a namespace, if they are not there.
+
+    Raises:
+        BridgeError: The file is another program's, or of another version, or where no log can be.
+    """
+    if not _is_ready(db, path, space):
+        (mode,) = db.execute("pragma journal_mode = wal").fetchone()
+        if mode != "wal":
+            raise BridgeError(f"{path} is where SQLite cannot share memory: it needs a disk of this machine")
+        db.execute("begin immediate")
+        try:
+            if not _is_ready(db, path, space):
+                if not _tables(db):
+                    for statement in TABLES.strip().split(";\n"):
+                        db.execute(statement)
+                    db.execute(f"pragma user_version = {VERSION}")
+                db.execute("insert into log values (?, ?, 0, 0)", (space, urandom(8).hex()))
+            db.execute("commit")
+        except BaseException:
+            if db.in_transaction:
+                db.execute("rollback")
+            raise
+    db.execute(f"pragma synchronous = {synchronous}")
+
+
+def _tables(db: Connection) -> set[str]:
+    return {name for (name,) in db.execute("select name from sqlite_master where name not like 'sqlite_%'")}
+
+
+def _is_ready(db: Connection, path: str, space: str) -> bool:
+    tables = _tables(db)
+    (version,) = db.execute("pragma user_version").fetchone()
+    if not tables and not version:
+        return False
+    if version != VERSION:
+        raise BridgeError(
+            f"{path} has tables of version {version}, and this hubsub knows version {VERSION}: use another file, or the"
+            " hubsub that made it"
+        )
+    if not tables >= {"log", "message", "in_hand", "control", "dead"}:
+        raise BridgeError(f"{path} is the database of another program: give the log a file of its own")
+    return db.execute("select 1 from log where space = ?", (space,)).fetchone() is not None
+
+
+# Reading
+
+
+def state(db: Connection, space: str) -> LogState:
+    """What there is of a log.
+
+    Raises:
+        ConnectionError: There is none of this namespace any more: connecting makes a new one.
+    """
+    found = db.execute("select epoch, last from log where space = ?", (space,)).fetchone()
+    if found is None:
+        raise ConnectionResetError(f"the log of {space!r} was deleted")
+    (first,) = db.execute("select min(number) from message where space = ?", (space,)).fetchone()
+    return LogState(found[0], found[1] + 1 if first is None else first, found[1])
+
+
+def read(db: Connection, space: str, after: int, limit: int) -> tuple[LogState, list[Row]]:
+    """The first messages behind a number, and the state of the log at that moment."""
+    db.execute("begin")
+    try:
+        return state(db, space), list(_bounded(db.execute(MESSAGES, (space, after + 1, limit))))
+    finally:
+        db.execute("rollback")
+
+
+def _bounded(rows: Iterable[R]) -> Iterator[R]:
+    """Those rows, of which the third column is a payload, up to so many bytes."""
+    size = 0
+    for row in rows:
+        yield row
+        size += len(row[2] or b"") if isinstance(row[2], (bytes, str)) else 0
+        if size > MOST_BYTES:
+            break
+
+
+def before(db: Connection, space: str, moment: float) -> int:
+    """The number of the last message that was stored before a moment: their times never fall."""
+    there = state(db, space)
+    low, high = there.first - 1, there.last
+    while low < high:
+        middle = (low + high + 1) // 2
+        query = "select number, time from message where space = ? and number >= ? order by number limit 1"
+        number, time = db.execute(query, (space, middle)).fetchone() or (middle, float("inf"))
+        if time < moment:
+            low = number
+        else:
+            high = middle - 1
+    return low
+
+
+def control(db: Connection, space: str, after: int) -> list[tuple[int, str, bytes]]:
+    """The control messages behind a number."""
+    return db.execute(CONTROL, (space, after)).fetchall()
+
+
+def last_control(db: Connection) -> int:
+    """The number of the last control message ever."""
+    found = db.execute("select seq from sqlite_sequence where name = 'control'").fetchone()
+    return 0 if found is None else int(found[0])
+
+
+# Writing
+
+
+def append(db: Connection, space: str, sender: str, rows: Sequence[tuple[int, str, bytes]], maxlen: int | None) -> None:
+    """Store what is not stored yet of these: sequence, address and payload of each."""
+    found = db.execute("select last from sender where space = ? and sender = ?", (space, sender)).fetchone()
+    new = [row for row in rows if found is None or row[0] > found[0]]
+    if not new:
+        return
+    log = db.execute("select last, time from log where space = ?", (space,)).fetchone()
+    if log is None:
+        raise ConnectionResetError(f"the log of {space!r} was deleted")
+    # A clock that is set back does not disturb the order of times.
+    last, time = log[0], max(log[1], now())
+    db.executemany(
+        "insert into message values (?, ?, ?, ?, ?)",
+        [(space, number, address, data, time) for number, (_, address, data) in enumerate(new, last + 1)],
+    )
+    last += len(new)
+    db.execute("update log set last = ?, time = ? where space = ?", (last, time, space))
+    db.execute("insert or replace into sender values (?, ?, ?, ?)", (space, sender, new[-1][0], time))
+    if maxlen is not None:
+        db.execute("delete from message where space = ? and number <= ?", (space, last - maxlen))
+
+
+def tell(db: Connection, space: str, rows: Sequence[tuple[str, bytes]]) -> None:
+    """Have control messages read by whoever listens to their addresses now."""
+    time = now()
+    db.executemany(
+        "insert into control (space, key, data, time) values (?, ?, ?, ?)",
+        [(space, address, data, time) for address, data in rows],
+    )
+
+
+def tidy(db: Connection, space: str, max_age: float | None) -> None:
+    """Delete what is too old: control messages, what is known of senders, and messages if they have an age."""
+    time = now()
+    oldest = db.execute("select time from control order by number limit 1").fetchone()
+    if oldest is not None and not time - CONTROL_SECONDS <= oldest[0] <= time:
+        db.execute("delete from control where not time between ? and ?", (time - CONTROL_SECONDS, time))
+    db.execute("delete from control where number <= ?", (last_control(db) - MOST_CONTROL,))
+    db.execute("delete from sender where space = ? and time < ?", (space, time - SENDER_SECONDS))
+    if max_age is not None:
+        db.execute("delete from message where space = ? and number <= ?", (space, before(db, space, time - max_age)))
+
+
+# Names
+
+
+def hold(db: Connection, space: str, name: str, owner: str, seconds: float) -> bool:
+    """Have a name; False if somebody else has it."""
+    time = now()
+    return db.execute(HOLD, (space, name, owner, time + seconds, time)).rowcount > 0
+
+
+def kept(db: Connection, space: str, name: str) -> str | None:
+    """What was kept for a name."""
+    found = db.execute("select place from name where space = ? and name = ?", (space, name)).fetchone()
+    return None if found is None or found[0] is None else str(found[0])
+
+
+def keep(db: Connection, space: str, name: str, owner: str, place: str) -> bool:
+    """Keep this for a name; False if somebody else has it."""
+    query = "update name set place = ? where space = ? and name = ? and owner = ?"
+    return db.execute(query, (place, space, name, owner)).rowcount > 0
+
+
+# Groups
+
+
+def join(db: Connection, space: str, group: str, owner: str, after: int) -> bool:
+    """Make a group if it is not there, and return whether it was made; let go of what this member has in hand."""
+    give_back(db, space, group, owner, None)
+    made = db.execute("insert or ignore into shared values (?, ?, ?)", (space, group, after + 1))
+    return made.rowcount > 0
+
+
+def has_news(db: Connection, space: str, group: str) -> bool:
+    """True if a member of a group would get something."""
+    start = _next(db, space, group)
+    (is_due,) = db.execute(
+        "select exists (select 1 from in_hand where space = ? and name = ? and until <= ?)", (space, group, now())
+    ).fetchone()
+    return bool(is_due) or state(db, space).last >= start
+
+
+def _next(db: Connection, space: str, group: str) -> int:
+    found = db.execute("select next from shared where space = ? and name = ?", (space, group)).fetchone()
+    if found is None:
+        raise GroupGone(f"the group {group!r} of {space!r} was deleted")
+    return int(found[0])
+
+
+def take(
+    db: Connection, space: str, group: str, owner: str, limit: int, lease: float
+) -> tuple[LogState, list[tuple[Row, int]], int]:
+    """What nobody has in hand: the log's state, messages with their attempts, and how many there are no more."""
+    time = now()
+    there, start = state(db, space), _next(db, space, group)
+    taken: list[tuple[Row, int]] = []
+    gone: list[int] = []
+    for number, key, data, at, attempts, is_gone in _bounded(db.execute(DUE, (space, group, time, limit))):
+        if is_gone:
+            gone.append(number)
+        else:
+            taken.append(((number, key, data, at), attempts))
+    done(db, space, group, gone)
+    missing = len(gone)
+    if not taken:
+        for row in _bounded(db.execute(MESSAGES, (space, start, limit))):
+            missing += row[0] - start
+            start = row[0] + 1
+            taken.append((row, 0))
+        if not taken and there.last >= start:
+            missing += there.last + 1 - start
+            start = there.last + 1
+        db.execute("update shared set next = ? where space = ? and name = ?", (start, space, group))
+    until = time + lease
+    db.executemany(TAKE, [(space, group, row[0], owner, until, attempts) for row, attempts in taken])
+    return there, taken, missing
+
+
+def done(db: Connection, space: str, group: str, numbers: Iterable[int]) -> None:
+    """These are in nobody's hands any more."""
+    db.executemany(
+        "delete from in_hand where space = ? and name = ? and number = ?",
+        [(space, group, number) for number in numbers],
+    )
+
+
+def prolong(db: Connection, space: str, group: str, owner: str, numbers: Iterable[int], lease: float) -> None:
+    """Those of these which this member has in hand stay so for another lease."""
+    until = now() + lease
+    db.executemany(
+        "update in_hand set until = ? where space = ? and name = ? and number = ? and owner = ?",
+        [(until, space, group, number, owner) for number in numbers],
+    )
+
+
+def give_back(db: Connection, space: str, group: str, owner: str, numbers: Iterable[int] | None) -> None:
+    """What this member has in hand of these, or of all, is there for the others."""
+    query = "update in_hand set owner = null, until = 0 where space = ? and name = ? and owner = ?"
+    if numbers is None:
+        db.execute(query, (space, group, owner))
+    else:
+        db.executemany(f"{query} and number = ?", [(space, group, owner, number) for number in numbers])
+
+
+# Dead letters
+
+
+def bury(
+    db: Connection, space: str, reader: str | None, address: str, received: Received, why: str, maxlen: int | None
+) -> None:
+    """Put a message that cannot be handled aside."""
+    values = (address, received.payload, why, received.attempts, received.position, now())
+    number = db.execute(BURY, (space, reader, *values)).lastrowid
+    if maxlen is not None:
+        db.execute("delete from dead where space = ? and number <= ?", (space, (number or 0) - maxlen))
