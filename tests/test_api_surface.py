@@ -43,6 +43,8 @@ ROOMS: dict[str, set[str]] = {
     # The relay knows the contract and no adapter.
     "bridges.relay": {"ground", "_core", "face", "contract", "codec"},
     "bridges": {"contract", "codec", "bridges.relay"},
+    # As bridges do, it stands on what a hub has for whatever leaves it.
+    "web": {"ground", "_core", "face", "codec"},
     "__init__": {"ground", "_core", "face", "bridges"},
     # Like any user: only what is public.
     "testing": PUBLIC,

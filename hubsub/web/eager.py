@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
 from typing import Any
 
 
@@ -54,7 +54,7 @@ class _Rest:
             try:
                 value = yield future
             except BaseException as error:
-                step = self._coroutine.throw
+                step: Callable[[Any], Any] = self._coroutine.throw
                 argument: Any = error
             else:
                 step = self._coroutine.send

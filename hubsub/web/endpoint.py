@@ -10,15 +10,17 @@ from collections.abc import Collection, Coroutine, Iterator, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
+from .._core.message_queue import Overflow
 from ..codec import Codec
 from ..describe import describe
-from ..hub import Hub, Overflow
+from ..hub import Hub
 from ..key import Patterns
 from . import protocol
 from .access import Access, Authorize, Connection, Hook, Identify, Refused, called, logger
 from .feed import Feed
 from .limits import Limits
-from .session import Receive, Send, Session
+from .session import Session
+from .stream import Receive, Send
 
 # Seconds between two looks at the connections.
 TICK = 1.0
@@ -117,7 +119,7 @@ class Endpoint:
 
         async def recheck() -> None:
             for session in sessions:
-                await session.recheck()
+                await session.commands.recheck()
 
         return self._soon(recheck())
 

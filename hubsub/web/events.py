@@ -11,9 +11,10 @@ from collections.abc import Collection, Coroutine, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qsl
 
+from .._core.message_queue import Overflow
 from ..codec import Codec
 from ..event import Gap, Meta
-from ..hub import Hub, Overflow
+from ..hub import Hub
 from ..key import Key, Patterns
 from . import protocol
 from .access import Access, Authorize, Connection, Identify, Refused, covered, logger
@@ -21,8 +22,10 @@ from .endpoint import Connections, enlist
 from .feed import Feed
 from .limits import Limits
 from .protocol import Position
-from .queues import Item, queue_for
-from .session import Message, Receive, Send
+from .queues import Item
+from .session import GOODBYE
+from .stream import Message, Receive, Send, Stream
+from .subscriptions import Subscription, Subscriptions
 
 # Seconds without a message after which a comment is sent, so that whoever stands between does not cut the line.
 COMMENT = 15.0
@@ -76,74 +79,65 @@ def position_of(text: str) -> Position | None:
     return position
 
 
-class EventStream:
+class EventStream(Stream):
     """One response."""
 
     def __init__(
         self, app: Events, connection: Connection, patterns: list[Key[Any]], receive: Receive, send: Send
     ) -> None:
+        super().__init__(app.feed, app.overflow, app.limits, send)
         self.connection = connection
-        self._app = app
-        self._patterns = patterns
         self._receive = receive
-        self._send = send
-        self.queue = queue_for(app.overflow, app.limits, self)
-        self.is_busy = False
-        self.busy_since = 0.0
-        self.sent_last = time.monotonic()
-        self._sending: asyncio.Task[None] | None = None
-        self._first: list[bytes] = []
-        self._over: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._subscriptions = Subscriptions(self, app.access, connection)
+        self._subscriptions[0] = Subscription(patterns)
+        self._sent_last = time.monotonic()
         self._ended = asyncio.Event()
-        self._allowed: dict[Key[Any], bool] = {}
         connection._close = self.close
 
     async def run(self, last: str | None) -> None:
-        app = self._app
-        feed = app.feed
+        """Send messages until either side ends it; `last` is the id of the last event that the client has seen."""
         await self._send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
         leaving = asyncio.get_running_loop().create_task(self._wait_for_the_end())
-        feed.streams[self] = None
-        self._first.append(b"retry: %d\n\n" % random.randint(*RETRY))
-        feed.dispatch()
-        self._resume(last)
-        put = self._put_allowed if app.access.narrows else self.queue.put
-        listener = feed.frames.add_listener(list(self._patterns), put)
-        feed.mark(self)
+        self.feed.streams[self] = None
         try:
-            await asyncio.wait({leaving, self._over}, return_when=asyncio.FIRST_COMPLETED)
-            if self._over.done() and self._over.result():
+            await self._begin(last)
+            both: list[asyncio.Future[Any]] = [leaving, self.over]
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            if self.over.done() and self.over.result():
                 await self._finish()
         finally:
-            listener.remove()
-            feed.streams.pop(self, None)
-            if not self._over.done():
-                self._over.set_result(False)
+            self.feed.streams.pop(self, None)
+            self._subscriptions.leave()
+            self.give_up()
             leaving.cancel()
-            if self._sending is not None:
-                self._sending.cancel()
             await asyncio.gather(leaving, return_exceptions=True)
-            self.queue.clear()
             self._ended.set()
 
-    def _resume(self, last: str | None) -> None:
-        feed = self._app.feed
-        position = feed.journal.position
+    async def _begin(self, last: str | None) -> None:
+        journal, subscriptions = self.feed.journal, self._subscriptions
+        seen = None if last is None else position_of(last)
+        patterns = subscriptions.patterns
+        if seen is not None:
+            known = seen
+            await subscriptions.learn_all(lambda: journal.keys_since(known, patterns))
+        # From here on nothing is awaited: nothing comes in between, missed or twice.
+        self.feed.dispatch()
+        self.reply(b"retry: %d\n\n" % random.randint(*RETRY))
         if last is None:
             # Whoever has received nothing can come back, too.
-            self._first.append(b"id: %b\nevent: open\ndata: {}\n\n" % text_of(position).encode())
-            return
-        seen = position_of(last)
-        missed = None if seen is None else feed.journal.since(seen, self._patterns)
-        if missed is None:
-            now = time.time()
-            self._first.append(self._gap(Gap("not resumed", None, now, now, None)))
-            return
-        for entry in missed:
-            if entry.gap is not None:
-                self._first.append(self._gap(entry.gap))
-            elif entry.key is not None and self._may_have(entry.key):
-                self._first.append(entry.frame)
+            self.reply(event_of(b"{}", journal.position, "open"))
+        else:
+            missed = None if seen is None else journal.since(seen, patterns)
+            if missed is None:
+                now = time.time()
+                self.reply(*self.gap_frames(Gap("not resumed", None, now, now, None)))
+            else:
+                for entry in missed:
+                    if entry.gap is not None:
+                        self.reply(*self.gap_frames(entry.gap))
+                    elif entry.key is not None and subscriptions.may_have(entry.key):
+                        self.reply(entry.frame)
+        subscriptions.listen()
 
     async def _wait_for_the_end(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
@@ -151,96 +145,55 @@ class EventStream:
 
     async def _finish(self) -> None:
         try:
-            async with asyncio.timeout(1.0):
-                if self._sending is not None:
-                    await asyncio.wait({self._sending})
+            async with asyncio.timeout(GOODBYE):
+                if self.sending_task is not None:
+                    await asyncio.wait({self.sending_task})
                 await self._send({"type": "http.response.body", "body": b"", "more_body": False})
         except Exception as error:
-            logger.debug("an event stream was gone before it was ended", error=error)
+            logger.debug("a web client was gone before its stream was ended", error=error)
 
     def end(self) -> None:
         """End the response; a browser comes back after its `retry`."""
-        if not self._over.done():
-            self._over.set_result(True)
+        if not self.over.done():
+            self.over.set_result(True)
 
-    async def close(self, code: int, reason: str) -> None:
+    async def close(self, code: int = 0, reason: str = "") -> None:
         """As `Connection.close`; a response has no codes."""
         self.end()
-        await self._ended.wait()
+        if asyncio.current_task() is not self._subscriptions.deciding:
+            await self._ended.wait()
 
-    def _put_allowed(self, key: Key[Any], frame: bytes) -> None:
-        if self._may_have(key):
-            self.queue.put(key, frame)
-
-    def _may_have(self, key: Key[Any]) -> bool:
-        return self._app.may_have(self.connection, key)
-
-    # As `Stream` and `Owner`
-
-    def has_something(self) -> None:
-        self._app.feed.mark(self)
-
-    def too_slow(self) -> None:
-        self.end()
-
-    def batch(self) -> Sequence[Item]:
-        if self._over.done():
-            return ()
-        limits = self._app.limits
-        taken = self.queue.take(limits.batch_messages, limits.batch_bytes)
-        if self._first:
-            first, self._first = self._first, []
-            taken = [*first, *taken]
-        return [self._gap(item) if isinstance(item, Gap) else item for item in taken]
-
-    def _gap(self, gap: Gap) -> bytes:
-        if gap.keys is not None:
-            keys = tuple(key for key in gap.keys if covered(key, self._patterns) and self._may_have(key))
-            gap = gap._replace(keys=keys, count=gap.count if len(keys) == len(gap.keys) else None)
-        return event_of(protocol.encode(gap._asdict()), self._app.feed.journal.position, "gap")
+    # As `Stream`
 
     def packed(self, batch: Sequence[Item]) -> Message:
         frames: Any = batch
         return {"type": "http.response.body", "body": b"".join(frames), "more_body": True}
 
     def sending(self, packed: Message) -> Coroutine[Any, Any, None]:
-        self.sent_last = time.monotonic()
-        return self._send(packed)
+        self._sent_last = time.monotonic()
+        return super().sending(packed)
 
-    def sent(self, task: asyncio.Task[None] | None) -> None:
-        if task is not None:
-            self.is_busy = True
-            self.busy_since = time.monotonic()
-            self._sending = task
-            task.add_done_callback(self._was_sent)
-
-    def _was_sent(self, task: asyncio.Task[None]) -> None:
-        self.is_busy = False
-        self._sending = None
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self.lost(error)
-        elif self.queue.items or self._first:
-            self._app.feed.mark(self)
-
-    def lost(self, error: BaseException) -> None:
-        logger.debug("an event stream cannot be sent to", error=error)
-        if not self._over.done():
-            self._over.set_result(False)
+    def too_slow(self) -> None:
+        self.end()
 
     def missed(self, gap: Gap) -> None:
-        if gap.keys is None or any(covered(key, self._patterns) for key in gap.keys):
+        if self._subscriptions.concerns(gap):
             self.queue.miss(gap)
+
+    def gap_frames(self, gap: Gap) -> list[bytes]:
+        position = self.feed.journal.position
+        return [event_of(frame, position, "gap") for frame in self._subscriptions.gap_frames(gap)]
 
     def look(self, now: float) -> None:
         """See whether it is read, may stay, and has been quiet for long."""
         expires = self.connection.expires
         if (expires is not None and time.time() >= expires) or (
-            self.is_busy and now - self.busy_since > self._app.limits.not_reading_seconds
+            self.is_busy and now - self.busy_since > self.limits.not_reading_seconds
         ):
             self.end()
-        elif now - self.sent_last > COMMENT:
-            self._first.append(b":\n\n")
-            self._app.feed.mark(self)
+        elif now - self._sent_last > COMMENT:
+            self._sent_last = now
+            self.reply(b":\n\n")
 
 
 class Events:
@@ -292,17 +245,8 @@ class Events:
         """End all responses, and take nothing more from the hub. Closing twice is safe."""
         self.stop()
         for stream in list(self._streams.values()):
-            await stream.close(0, "")
+            await stream.close()
         self.feed.close()
-
-    def may_have(self, connection: Connection, key: Key[Any]) -> bool:
-        """Whether a client may receive a key."""
-        answer = self.access.answer(connection, "receive", key)
-        if isinstance(answer, bool):
-            return answer
-        if hasattr(answer, "close"):
-            answer.close()
-        return False
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         """Serve one request, as ASGI says."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Coroutine, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from ..codec import Codec, codec_of
 from ..event import Event, Gap, Meta
@@ -18,44 +18,15 @@ from .access import logger
 from .journal import Journal, place_of
 from .limits import Limits
 from .protocol import message_frame
-from .queues import FrameQueue, Item
+from .queues import Item
+
+if TYPE_CHECKING:
+    from .stream import Stream
 
 # Seconds that one turn of the loop may take: publishing and reading go on between two.
 SLICE = 0.005
 # Messages between two looks at the clock.
 CHUNK = 64
-
-
-class Stream(Protocol):
-    """One connection, as the feed sees it."""
-
-    queue: FrameQueue
-    is_busy: bool
-    """Something is being sent, and has to wait."""
-
-    def batch(self) -> Sequence[Item]:
-        """Take what is to be sent next."""
-        ...
-
-    def packed(self, batch: Sequence[Item]) -> Any:
-        """What is sent of a batch; the same for all streams of a kind."""
-        ...
-
-    def sending(self, packed: Any) -> Coroutine[Any, Any, None]:
-        """Send it."""
-        ...
-
-    def sent(self, task: asyncio.Task[None] | None) -> None:
-        """It was sent, or goes on in that task."""
-        ...
-
-    def lost(self, error: BaseException) -> None:
-        """It could not be sent."""
-        ...
-
-    def missed(self, gap: Gap) -> None:
-        """Messages are missing here."""
-        ...
 
 
 class Feed:
@@ -226,7 +197,7 @@ class Feed:
                 except Exception as error:
                     stream.lost(error)
                     continue
-            if stream.queue.items and not stream.is_busy:
+            if stream.has_more and not stream.is_busy:
                 self.mark(stream)
             if time.perf_counter() > until:
                 break

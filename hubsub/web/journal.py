@@ -163,6 +163,10 @@ class Journal:
                 missed.append(entry)
         return missed
 
+    def keys_since(self, seen: Position, patterns: Iterable[Sequence[str]]) -> list[Key[Any]]:
+        """The keys of what `since` returns."""
+        return [entry.key for entry in self.since(seen, patterns) or () if entry.key is not None]
+
     def _known(self, seen: Position) -> Position | None:
         """Those of the numbers from which on everything is here; None if something is not, or if there are none."""
         known = {}

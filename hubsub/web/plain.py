@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
+from .._core.message_queue import Overflow
 from ..codec import BytesCodec, Codec, JsonCodec, StrCodec, codec_of
 from ..errors import EncodeError, SubscriptionClosed
-from ..hub import Hub, Overflow
+from ..hub import Hub
 from ..key import Key, KeyLike, Patterns, as_patterns
 from .access import logger
 
@@ -86,7 +87,7 @@ def _is_gone(error: BaseException) -> bool:
     )
 
 
-def _was_too_slow(done: set[asyncio.Future[None]]) -> bool:
+def _was_too_slow(done: set[asyncio.Task[None]]) -> bool:
     return any(isinstance(task.exception(), SubscriptionClosed) for task in done)
 
 

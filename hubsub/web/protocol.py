@@ -31,11 +31,11 @@ Position: TypeAlias = dict[str, int]
 """The highest number that was seen of each origin."""
 
 
-class _Frame(msgspec.Struct, tag_field="type", forbid_unknown_fields=True, frozen=True):
+class _Frame(msgspec.Struct, tag_field="type", forbid_unknown_fields=True):
     """What a client sends; `type` names it."""
 
 
-class SubscriptionOf(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+class SubscriptionOf(msgspec.Struct, forbid_unknown_fields=True):
     """A subscription that a client had before."""
 
     id: int
@@ -43,7 +43,7 @@ class SubscriptionOf(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     gaps: bool = True
 
 
-class Resume(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+class Resume(msgspec.Struct, forbid_unknown_fields=True):
     """Where a client was, and what it was subscribed to."""
 
     at: Position
@@ -127,7 +127,7 @@ _decode_frame = msgspec.json.Decoder(ClientFrame)
 _decode_frames = msgspec.json.Decoder(list[msgspec.Raw])
 encode = msgspec.json.Encoder().encode
 
-TYPES = frozenset(each.__struct_config__.tag for each in ClientFrame.__args__)  # type: ignore[attr-defined]
+TYPES = frozenset(each.__struct_config__.tag for each in ClientFrame.__args__)
 
 _STRINGS = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 

@@ -19,10 +19,12 @@ from ..errors import ConfirmationTimeout, DecodeError, DeliveryError, HubClosed,
 from ..hub import Hub
 from ..key import NAMESPACE, PLUS, STAR, Key, Patterns
 from .access import Access, Authorize, Connection, Identify, Refused, covered
+from .commands import MOST_SECONDS
+from .endpoint import endpoints_of
 from .events import answer
 from .limits import Bucket, Limits
 from .protocol import encode, is_deeper
-from .session import MOST_SECONDS, Receive, Send
+from .stream import Receive, Send
 
 # Addresses and identities whose rate is remembered.
 MOST_BUCKETS = 10_000
@@ -94,8 +96,11 @@ class Publishing:
             if confirm is not None:
                 return await self.hub.publish_confirmed(key, message, headers=headers, timeout=confirm)
             if headers:
-                return self.hub.publish_with_headers(key, message, headers)
-            return self.hub.publish(key, message)
+                reached = self.hub.publish_with_headers(key, message, headers)
+            else:
+                reached = self.hub.publish(key, message)
+            sockets: int = sum(each.feed.dispatch(message) for each in endpoints_of(self.hub))
+            return reached + sockets
         except InvalidKey as error:
             raise Refused(400, str(error)) from None
         except ConfirmationTimeout:

@@ -6,8 +6,8 @@ from collections import deque
 from typing import Any, Protocol, TypeAlias
 
 from .._core.gaps import OpenGap
+from .._core.message_queue import Overflow
 from ..event import Gap
-from ..hub import Overflow
 from ..key import Key
 from .limits import Limits
 

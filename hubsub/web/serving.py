@@ -93,14 +93,15 @@ def _stopped_by_signals(hub: Hub) -> Iterator[None]:
     loop = asyncio.get_running_loop()
     before: dict[int, Any] = {}
     ours: dict[int, Any] = {}
-    for number in (signal.SIGTERM, signal.SIGINT):
+    numbers: tuple[int, ...] = (signal.SIGTERM, signal.SIGINT)
+    for number in numbers:
         theirs = signal.getsignal(number)
         if not callable(theirs):
             continue  # nobody handles it: the process just ends
 
-        def handle(number: int, frame: Any, theirs: Any = theirs) -> None:
+        def handle(signum: int, frame: Any, theirs: Any = theirs) -> None:
             loop.call_soon_threadsafe(_stop, hub)
-            theirs(number, frame)
+            theirs(signum, frame)
 
         before[number], ours[number] = theirs, handle
         signal.signal(number, handle)
