@@ -8,7 +8,7 @@ import binascii
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from itertools import count
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from .._core.listener import Listener
 from ..errors import (
@@ -27,12 +27,11 @@ from ..event import Gap
 from ..key import NAMESPACE, PLUS, STAR, Key
 from . import protocol
 from .access import Access, Action, Connection, Refused, covered, logger
+from .feed import Feed
 from .limits import Bucket
 from .protocol import ClientFrame, ProtocolError
+from .stream import Stream
 from .subscriptions import Subscription, Subscriptions
-
-if TYPE_CHECKING:
-    from .session import Session
 
 # Malformed frames after which a client is disconnected.
 MOST_MALFORMED = 3
@@ -47,14 +46,15 @@ class Commands:
     """Does what the frames of one client say, in order; what takes time goes on in a task.
 
     Args:
+        feed: Where messages come from.
         stream: Where answers go.
         access: Who may do what.
         connection: Who it is.
     """
 
-    def __init__(self, stream: Session, access: Access, connection: Connection) -> None:
+    def __init__(self, feed: Feed, stream: Stream, access: Access, connection: Connection) -> None:
+        self._feed = feed
         self._stream = stream
-        self._feed = stream.feed
         self._access = access
         self._connection = connection
         self._limits = limits = stream.limits
@@ -63,7 +63,7 @@ class Commands:
         self._bucket = Bucket(limits.publishes_per_second, limits.publish_burst)
         self._outgoing: list[Key[Any]] = []
         self._incoming: list[Key[Any]] = []
-        self.subscriptions = Subscriptions(stream, access, connection)
+        self.subscriptions = Subscriptions(feed, stream, access, connection)
         self._responders: dict[int, tuple[list[Key[Any]], Listener]] = {}
         self.tasks: dict[int, asyncio.Task[None]] = {}
         self._asked: dict[int, tuple[Key[Any], asyncio.Future[Any]]] = {}

@@ -212,7 +212,9 @@ class Endpoint:
             subprotocols = scope.get("subprotocols") or ()
             chosen = protocol.SUBPROTOCOL if protocol.SUBPROTOCOL in subprotocols else None
             await send({"type": "websocket.accept", "subprotocol": chosen})
-        session = Session(self, connection, receive, send)
+        session = Session(
+            self.feed, self.access, self.overflow, self.limits, connection, self._admit_late, receive, send
+        )
         self._sessions[connection] = session
         self._addresses[connection.address] += 1
         if self._clock is None or self._clock.done() or self._clock.get_loop() is not asyncio.get_running_loop():
@@ -229,7 +231,7 @@ class Endpoint:
             if session.was_admitted:
                 await called(self._on_disconnect, "on_disconnect", connection)
 
-    async def admit_late(self, connection: Connection) -> bool:
+    async def _admit_late(self, connection: Connection) -> bool:
         """Find out again who it is, since there is a token now; return whether it may stay."""
         try:
             await self.access.identify(connection)

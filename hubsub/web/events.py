@@ -85,10 +85,11 @@ class EventStream(Stream):
     def __init__(
         self, app: Events, connection: Connection, patterns: list[Key[Any]], receive: Receive, send: Send
     ) -> None:
-        super().__init__(app.feed, app.overflow, app.limits, send)
+        super().__init__(app.feed.mark, app.overflow, app.limits, send)
+        self.feed = app.feed
         self.connection = connection
         self._receive = receive
-        self._subscriptions = Subscriptions(self, app.access, connection)
+        self._subscriptions = Subscriptions(app.feed, self, app.access, connection)
         self._subscriptions[0] = Subscription(patterns)
         self._sent_last = time.monotonic()
         self._ended = asyncio.Event()
@@ -152,14 +153,9 @@ class EventStream(Stream):
         except Exception as error:
             logger.debug("a web client was gone before its stream was ended", error=error)
 
-    def end(self) -> None:
-        """End the response; a browser comes back after its `retry`."""
-        if not self.over.done():
-            self.over.set_result(True)
-
-    async def close(self, code: int = 0, reason: str = "") -> None:
-        """As `Connection.close`; a response has no codes."""
-        self.end()
+    async def close(self, code: int, reason: str) -> None:
+        """As `Connection.close`; a response has no codes, and a browser comes back after its `retry`."""
+        self.end(code, reason)
         if asyncio.current_task() is not self._subscriptions.deciding:
             await self._ended.wait()
 
@@ -173,9 +169,6 @@ class EventStream(Stream):
         self._sent_last = time.monotonic()
         return super().sending(packed)
 
-    def too_slow(self) -> None:
-        self.end()
-
     def missed(self, gap: Gap) -> None:
         if self._subscriptions.concerns(gap):
             self.queue.miss(gap)
@@ -187,10 +180,10 @@ class EventStream(Stream):
     def look(self, now: float) -> None:
         """See whether it is read, may stay, and has been quiet for long."""
         expires = self.connection.expires
-        if (expires is not None and time.time() >= expires) or (
-            self.is_busy and now - self.busy_since > self.limits.not_reading_seconds
-        ):
-            self.end()
+        if expires is not None and time.time() >= expires:
+            self.end(protocol.IDENTITY, "expired")
+        elif self.is_busy and now - self.busy_since > self.limits.not_reading_seconds:
+            self.end(protocol.TIMED_OUT, "it does not read")
         elif now - self._sent_last > COMMENT:
             self._sent_last = now
             self.reply(b":\n\n")
@@ -235,7 +228,7 @@ class Events:
         """End all responses, and begin no new one: the server is about to end."""
         self._is_stopped = True
         for stream in list(self._streams.values()):
-            stream.end()
+            stream.end(protocol.RESTART, "the server restarts")
 
     def start(self) -> None:
         """Let clients in again."""
@@ -245,7 +238,7 @@ class Events:
         """End all responses, and take nothing more from the hub. Closing twice is safe."""
         self.stop()
         for stream in list(self._streams.values()):
-            await stream.close()
+            await stream.close(protocol.RESTART, "the server restarts")
         self.feed.close()
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:

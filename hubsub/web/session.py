@@ -5,20 +5,20 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from .._core.message_queue import Overflow
 from ..event import Gap
 from . import protocol
-from .access import Connection, logger
+from .access import Access, Connection, logger
 from .commands import Commands
+from .feed import Feed
+from .limits import Limits
 from .protocol import ProtocolError
 from .queues import Item
 from .stream import Message, Receive, Send, Stream
-
-if TYPE_CHECKING:
-    from .endpoint import Endpoint
 
 # How long the last frames of a connection may take, seconds.
 GOODBYE = 1.0
@@ -28,18 +28,33 @@ class Session(Stream):
     """Reads what one client sends, and ends when either side wants that.
 
     Args:
-        endpoint: Whose session it is.
+        feed: Where messages come from.
+        access: Who may do what.
+        overflow: What a full queue does.
+        limits: What the client may ask.
         connection: Who is there.
+        admit: Finds out again who it is, once it has a token; returns whether it may stay.
         receive: As of ASGI.
         send: As of ASGI.
     """
 
-    def __init__(self, endpoint: Endpoint, connection: Connection, receive: Receive, send: Send) -> None:
-        super().__init__(endpoint.feed, endpoint.overflow, endpoint.limits, send)
-        self._endpoint = endpoint
+    def __init__(
+        self,
+        feed: Feed,
+        access: Access,
+        overflow: Overflow,
+        limits: Limits,
+        connection: Connection,
+        admit: Callable[[Connection], Awaitable[bool]],
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        super().__init__(feed.mark, overflow, limits, send)
+        self.feed = feed
         self.connection = connection
+        self._admit = admit
         self._receive = receive
-        self.commands = Commands(self, endpoint.access, connection)
+        self.commands = Commands(feed, self, access, connection)
         self.was_admitted = False
         """`on_connect` was called, and let it in."""
         self._heard = time.monotonic()
@@ -70,11 +85,6 @@ class Session(Stream):
             reading.cancel()
             await asyncio.gather(reading, *tasks, return_exceptions=True)
             self._ended.set()
-
-    def end(self, code: int, reason: str) -> None:
-        """Disconnect the client, saying why; the first reason counts."""
-        if not self.over.done():
-            self.over.set_result((code, reason))
 
     async def close(self, code: int, reason: str) -> None:
         """As `end`, and wait until it has; not where that would be waiting for itself."""
@@ -136,7 +146,7 @@ class Session(Stream):
                         break
                     self.commands.refuse(ProtocolError("malformed", "say hello first, with a token"))
                 self.connection._token = frames[0].token
-                is_admitted = await self._endpoint.admit_late(self.connection)
+                is_admitted = await self._admit(self.connection)
         except TimeoutError:
             self.end(protocol.IDENTITY, "no token came in time")
             return False
@@ -160,9 +170,6 @@ class Session(Stream):
     def packed(self, batch: Sequence[Item]) -> Message:
         frames: Any = batch
         return {"type": "websocket.send", "text": (b"[" + b",".join(frames) + b"]").decode("utf-8", "replace")}
-
-    def too_slow(self) -> None:
-        self.end(protocol.TOO_SLOW, "it does not read as fast as messages come")
 
     def missed(self, gap: Gap) -> None:
         if self.commands.subscriptions.concerns(gap):

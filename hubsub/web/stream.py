@@ -10,8 +10,8 @@ from typing import Any, TypeAlias
 from .._core.message_queue import Overflow
 from ..event import Gap
 from .access import logger
-from .feed import Feed
 from .limits import Limits
+from .protocol import TOO_SLOW
 from .queues import Item, queue_for
 
 Message: TypeAlias = MutableMapping[str, Any]
@@ -20,24 +20,24 @@ Send: TypeAlias = Callable[[Message], Coroutine[Any, Any, None]]
 
 
 class Stream:
-    """One connection, as its feed sees it; `over` is set when it is to end.
+    """One connection, as its feed sees it; `over` is set when it is to end, with code and reason if it is our wish.
 
     Args:
-        feed: Who sends.
+        mark: Has the feed send in its next turn what a stream has.
         overflow: What a full queue does.
         limits: How much may wait.
         send: As of ASGI.
     """
 
-    def __init__(self, feed: Feed, overflow: Overflow, limits: Limits, send: Send) -> None:
-        self.feed = feed
+    def __init__(self, mark: Callable[[Stream], None], overflow: Overflow, limits: Limits, send: Send) -> None:
+        self._mark = mark
         self.limits = limits
         self.queue = queue_for(overflow, limits, self)
         """Messages that wait."""
         self.is_busy = False
         """Something is being sent, and has to wait."""
         self.busy_since = 0.0
-        self.over: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.over: asyncio.Future[tuple[int, str] | None] = asyncio.get_running_loop().create_future()
         self.sending_task: asyncio.Task[None] | None = None
         self._replies: list[bytes] = []
         self._send = send
@@ -45,15 +45,20 @@ class Stream:
     def reply(self, *frames: bytes) -> None:
         """Send these before the messages that wait."""
         self._replies += frames
-        self.feed.mark(self)
+        self._mark(self)
 
     def has_something(self) -> None:
         """There is a message: the queue calls this."""
-        self.feed.mark(self)
+        self._mark(self)
 
     def too_slow(self) -> None:
         """The queue is full under `CLOSE`: the queue calls this."""
-        raise NotImplementedError
+        self.end(TOO_SLOW, "it does not read as fast as messages come")
+
+    def end(self, code: int, reason: str) -> None:
+        """Disconnect the client, saying why where that can be said; the first reason counts."""
+        if not self.over.done():
+            self.over.set_result((code, reason))
 
     def missed(self, gap: Gap) -> None:
         """Messages are missing here."""
@@ -102,7 +107,7 @@ class Stream:
         if not task.cancelled() and (error := task.exception()) is not None:
             self.lost(error)
         elif self.has_more:
-            self.feed.mark(self)
+            self._mark(self)
 
     def lost(self, error: BaseException) -> None:
         """It could not be sent: the client is gone."""

@@ -12,6 +12,7 @@ from ..event import Gap
 from ..key import Key
 from . import protocol
 from .access import Access, Answers, Connection, covered, logger
+from .feed import Feed
 from .stream import Stream
 
 # How often keys that came meanwhile are asked about before a replay begins.
@@ -36,13 +37,15 @@ class Subscriptions(dict[int, Subscription]):
     an `authorize`, it is asked for each key; messages wait behind one on which it has not decided, in order.
 
     Args:
-        stream: Where messages go.
+        feed: Where messages come from.
+        stream: Where they go.
         access: Who may have what.
         connection: Whose they are.
     """
 
-    def __init__(self, stream: Stream, access: Access, connection: Connection) -> None:
+    def __init__(self, feed: Feed, stream: Stream, access: Access, connection: Connection) -> None:
         super().__init__()
+        self._feed = feed
         self._stream = stream
         self._access = access
         self._connection = connection
@@ -63,7 +66,7 @@ class Subscriptions(dict[int, Subscription]):
         patterns = list(dict.fromkeys(self.patterns))
         if patterns:
             put = self._put_allowed if self._access.narrows else self._stream.queue.put
-            self._listener = self._stream.feed.frames.add_listener(patterns, put)
+            self._listener = self._feed.frames.add_listener(patterns, put)
         if before is not None:
             before.remove()
 
@@ -152,7 +155,7 @@ class Subscriptions(dict[int, Subscription]):
             HistoryUnavailable: Nothing retains the patterns.
         """
         frames = []
-        feed = self._stream.feed
+        feed = self._feed
         for event in feed.hub.history(list(patterns), history):
             if self.may_have(event[0]):
                 try:
