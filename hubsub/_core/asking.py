@@ -645,7 +645,9 @@ class Responder(Listener):
                 question.lose()
             else:
                 question.fail(error)
-                self._hub._report(self, *event, error)
+                # Somebody else failed, who reports it: this one only passes on what that answered.
+                if not isinstance(error, RemoteError):
+                    self._hub._report(self, *event, error)
 
         (reply._future if isinstance(reply, Waiting) else reply).add_done_callback(done)
 

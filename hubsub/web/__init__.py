@@ -11,12 +11,12 @@ except ImportError:
     raise MissingDriver("hubsub.web", "msgspec", "web") from None
 
 from .access import Connection, Refused
-from .endpoint import Connections, Endpoint, endpoint, serve
-from .events import Events, events
+from .bare import plain
 from .limits import Limits
-from .plain import plain
-from .publishing import Publishing, publishing
+from .posting import Publishing, publishing
 from .serving import lifespan, listen
+from .sockets import Connections, Endpoint, endpoint, serve
+from .streams import Events, events
 
 __all__ = [
     "Connection",

@@ -131,8 +131,8 @@ class Commands:
         return key
 
     def _check_id(self, id: int) -> None:
-        if id < 1 or id in self.subscriptions or id in self._responders or id in self.tasks:
-            raise ProtocolError("malformed", "an id is a number from 1 on, and not in use")
+        if id in self.subscriptions or id in self._responders or id in self.tasks:
+            raise ProtocolError("malformed", "this id is in use")
 
     async def _checked_patterns(self, parts: list[list[str]], action: Action) -> list[Key[Any]]:
         patterns = list(dict.fromkeys(self._key(each) for each in parts))
@@ -335,12 +335,15 @@ class Commands:
 
     async def _ask(self, id: int, key: Key[Any], message: Any, headers: dict[str, str] | None, seconds: float) -> None:
         try:
-            reply = await self._feed.hub.request(key, message, timeout=seconds, local=False, headers=headers)
-            data = self._feed.codec.encode(reply)
+            reply = self._feed.hub.request(key, message, timeout=seconds, local=False, headers=headers)
         except NoResponders:
             raise ProtocolError("no-responders", "nobody responds to this key", id) from None
+        try:
+            data = self._feed.codec.encode(await reply)
         except RequestTimeout:
             raise ProtocolError("timeout", "no reply came in time", id) from None
+        except NoResponders:
+            raise ProtocolError("failed", "the responder is gone", id) from None
         except RemoteError:
             # What it raised is for the log of who responds, not for strangers.
             raise ProtocolError("failed", "the responder failed", id) from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
 
@@ -26,8 +26,12 @@ TIMED_OUT = 4408
 TOO_SLOW = 4413
 TOO_MANY = 4429
 
+# What every client can count to, JavaScript's too.
+MOST = 2**53 - 1
+
+Id: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=MOST)]
 KeyParts: TypeAlias = list[str]
-Position: TypeAlias = dict[str, int]
+Position: TypeAlias = dict[str, Annotated[int, msgspec.Meta(ge=0, le=MOST)]]
 """The highest number that was seen of each origin."""
 
 
@@ -38,7 +42,7 @@ class _Frame(msgspec.Struct, tag_field="type", forbid_unknown_fields=True):
 class SubscriptionOf(msgspec.Struct, forbid_unknown_fields=True):
     """A subscription that a client had before."""
 
-    id: int
+    id: Id
     patterns: list[KeyParts]
     gaps: bool = True
 
@@ -60,7 +64,7 @@ class Hello(_Frame, tag="hello"):
 class Subscribe(_Frame, tag="subscribe"):
     """Asks for the messages of some patterns."""
 
-    id: int
+    id: Id
     patterns: list[KeyParts]
     history: int = 0
     snapshot: bool = False
@@ -70,14 +74,14 @@ class Subscribe(_Frame, tag="subscribe"):
 class Unsubscribe(_Frame, tag="unsubscribe"):
     """Ends a subscription, or a responder."""
 
-    id: int
-    of: int
+    id: Id
+    of: Id
 
 
 class Publish(_Frame, tag="publish"):
     """Publishes a message."""
 
-    id: int
+    id: Id
     key: KeyParts
     data: msgspec.Raw = msgspec.Raw()
     data_base64: str | None = None
@@ -88,7 +92,7 @@ class Publish(_Frame, tag="publish"):
 class Request(_Frame, tag="request"):
     """Asks whoever responds to a key."""
 
-    id: int
+    id: Id
     key: KeyParts
     data: msgspec.Raw = msgspec.Raw()
     data_base64: str | None = None
@@ -99,14 +103,14 @@ class Request(_Frame, tag="request"):
 class Respond(_Frame, tag="respond"):
     """Offers to respond to requests of some patterns."""
 
-    id: int
+    id: Id
     patterns: list[KeyParts]
 
 
 class Reply(_Frame, tag="reply"):
     """Answers a request that the server has passed on."""
 
-    id: int
+    id: Id
     data: msgspec.Raw = msgspec.Raw()
     data_base64: str | None = None
     error: str | None = None

@@ -90,12 +90,13 @@ class FrameQueue:
 class DroppingQueue(FrameQueue):
     """Under the other policies a full queue drops messages, and a gap stands where they are missing."""
 
-    __slots__ = ("_keys", "_overflow")
+    __slots__ = ("_count", "_keys", "_overflow")
 
     def __init__(self, limits: Limits, owner: Owner, overflow: Overflow) -> None:
         super().__init__(limits, owner)
         self._overflow = overflow
         self._keys: dict[Key[Any], None] = {}
+        self._count = 0  # messages, without the gaps
 
     # Items are pairs of key and frame, gaps, and open gaps.
 
@@ -110,11 +111,12 @@ class DroppingQueue(FrameQueue):
             self._keys[key] = None
             self.items.append((key, frame))
             self.bytes += len(frame)
+            self._count += 1
         if not self.is_marked:
             self._owner.has_something()
 
     def _is_full(self, frame: bytes) -> bool:
-        return len(self.items) >= self._most or (self.bytes + len(frame) > self._most_bytes and self.bytes > 0)
+        return self._count >= self._most or (self.bytes + len(frame) > self._most_bytes and self.bytes > 0)
 
     def _replace(self, key: Key[Any], frame: bytes) -> None:
         for index, item in enumerate(self.items):
@@ -129,6 +131,7 @@ class DroppingQueue(FrameQueue):
             first = self.items.popleft()
             if type(first) is tuple:
                 self.bytes -= len(first[1])
+                self._count -= 1
                 self._keys.pop(first[0], None)
                 missing.add(first[0])
                 break
@@ -138,7 +141,7 @@ class DroppingQueue(FrameQueue):
         if self.items and type(self.items[0]) is OpenGap:
             missing.merge(self.items.popleft())
         self.items.appendleft(missing)
-        return bool(self.bytes)
+        return self._count > 0
 
     def _open_at_the_end(self) -> OpenGap:
         if not self.items or type(self.items[-1]) is not OpenGap:
@@ -156,6 +159,7 @@ class DroppingQueue(FrameQueue):
                 if taken and size + len(frame) > most_bytes:
                     break
                 size += len(frame)
+                self._count -= 1
                 self._keys.pop(key, None)
                 taken.append(frame)
             else:
@@ -167,6 +171,7 @@ class DroppingQueue(FrameQueue):
     def clear(self) -> None:
         super().clear()
         self._keys.clear()
+        self._count = 0
 
 
 def queue_for(overflow: Overflow, limits: Limits, owner: Owner) -> FrameQueue:

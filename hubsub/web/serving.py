@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from typing import Any
 
 from ..hub import Hub
-from .endpoint import endpoints_of
+from .sockets import endpoints_of
 
 # Seconds that sent bytes may stay without an answer before the kernel ends a connection.
 UNANSWERED = 4.0

@@ -18,12 +18,12 @@ from ..hub import Hub
 from ..key import Key, Patterns
 from . import protocol
 from .access import Access, Authorize, Connection, Identify, Refused, covered, logger
-from .endpoint import Connections, enlist
 from .feed import Feed
 from .limits import Limits
 from .protocol import Position
 from .queues import Item
 from .session import GOODBYE
+from .sockets import Connections, enlist
 from .stream import Message, Receive, Send, Stream
 from .subscriptions import Subscription, Subscriptions
 

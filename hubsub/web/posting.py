@@ -20,11 +20,11 @@ from ..hub import Hub
 from ..key import NAMESPACE, PLUS, STAR, Key, Patterns
 from .access import Access, Authorize, Connection, Identify, Refused, covered
 from .commands import MOST_SECONDS
-from .endpoint import endpoints_of
-from .events import answer
 from .limits import Bucket, Limits
 from .protocol import encode, is_deeper
+from .sockets import endpoints_of
 from .stream import Receive, Send
+from .streams import answer
 
 # Addresses and identities whose rate is remembered.
 MOST_BUCKETS = 10_000
