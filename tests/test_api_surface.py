@@ -39,6 +39,7 @@ ROOMS: dict[str, set[str]] = {
     "bridges.memory": {"ground", "contract"},
     "bridges.redis": {"ground", "contract"},
     "bridges.kafka": {"ground", "contract"},
+    "bridges.postgres": {"ground", "contract"},
     "bridges.sqlite": {"ground", "contract"},
     # The relay knows the contract and no adapter.
     "bridges.relay": {"ground", "_core", "face", "contract", "codec"},

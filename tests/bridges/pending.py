@@ -6,12 +6,8 @@ from typing import Any
 
 import pytest
 
-KAFKA = "the faults have not been gone through with the new Kafka adapter"
-
 # By the name of the check or fault, and the kind of broker; "" stands for all.
-PENDING: dict[tuple[str, str], str] = {
-    ("", "kafka faults"): KAFKA,
-}
+PENDING: dict[tuple[str, str], str] = {}
 
 
 def pending(name: str, kind: str) -> list[Any]:

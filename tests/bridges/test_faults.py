@@ -11,12 +11,13 @@ import pytest
 from brokers.broker import Broker
 from brokers.fixtures import Expendable
 from brokers.kafka_server import Kafka
+from brokers.postgres_server import Postgres
 from brokers.redis_server import Redis
 from hubsub import Gap, Key
 from hubsub.testing import conformance
 from hubsub.testing.conformance import sites
 
-from .harmed import Harmed, HarmedKafka, HarmedMemory, HarmedRedis
+from .harmed import Harmed, HarmedKafka, HarmedMemory, HarmedPostgres, HarmedRedis
 from .pending import pending
 
 ALL: Key[Any] = Key("*")
@@ -36,13 +37,14 @@ KINDS = {
     "redis-stream": Kind(Redis, HarmedRedis, "redis-stream"),
     "redis-stream name": Kind(Redis, HarmedRedis, "redis-stream", {"name": "reader"}),
     "redis-stream group": Kind(Redis, HarmedRedis, "redis-stream", {"group": "readers"}),
+    "postgres": Kind(Postgres, HarmedPostgres, "postgres"),
     "kafka": Kind(Kafka, HarmedKafka, "kafka"),
     "kafka name": Kind(Kafka, HarmedKafka, "kafka", {"name": "reader"}),
     "kafka group": Kind(Kafka, HarmedKafka, "kafka", {"group": "readers"}),
 }
 
 # Of what takes seconds, and is the same for each way to read, one is enough for `make test`.
-ONE_OF_EACH = {"redis", "redis-stream group", "kafka name"}
+ONE_OF_EACH = {"redis", "postgres", "redis-stream group", "kafka name"}
 SLOW = {
     "a_narrow_line_is_not_a_dead_one",
     "a_long_line_is_not_a_dead_one",
@@ -58,8 +60,6 @@ def trials() -> list[Any]:
     for name in KINDS:
         for fault in conformance.FAULTS:
             marks = [pytest.mark.xdist_group(f"faults of {name}"), *pending(fault.__name__, name)]
-            if name.startswith("kafka"):
-                marks += pending("", "kafka faults")
             # A Kafka takes seconds for what others do in tenths.
             is_slow = fault.__name__ in SLOW or name.startswith("kafka")
             if fault.is_long or (is_slow and name not in ONE_OF_EACH):

@@ -177,7 +177,7 @@ async def test_what_a_topic_takes_is_sent_in_batches_that_it_takes(
     received = [int(each.payload[:6]) for each in await read(adapter, 3 * 296)]
     assert received == [each for each in range(900) if each % 300 not in (0, 7, 150, 299)]
     # It has one producer all the time, and has learnt what the topic takes.
-    assert adapter._writer._known_too_large(topic) <= 30_000
+    assert adapter._writer.sizes.too_large(topic) <= 30_000
 
 
 async def sent_at_last(adapter: KafkaAdapter, key: Key[Any]) -> None:
@@ -350,7 +350,7 @@ async def test_without_the_right_to_read_connecting_fails_and_says_what_is_missi
 async def test_a_topic_that_is_not_for_us_any_more_is_left_out(
     strict: Kafka, connected: Open, topic: str, alice: str, caplog: pytest.LogCaptureFixture, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr("hubsub.bridges.kafka.reader.DENIED_FOR", 0.5)
+    monkeypatch.setattr("hubsub.bridges.kafka.topics.DENIED_FOR", 0.5)
     sources = [f"{topic}.a", f"{topic}.b"]
     async with administering(strict) as client:
         await client.create_topics([new_topic(each) for each in sources])

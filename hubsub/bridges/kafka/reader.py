@@ -32,7 +32,8 @@ from . import tolerant
 from .client import CONNECT, Client, Line, denied_topic
 from .exclusive import ExclusiveAssignor
 from .options import Options
-from .writer import stopped
+from .stopping import stopped
+from .topics import Topics
 
 # Seconds that a read waits for messages.
 READ_TIMEOUT = 0.8
@@ -45,8 +46,6 @@ CONNECT_TIMEOUT, TAKE_UP_TIMEOUT, COMMIT_TIMEOUT = 120.0, 30.0, 30.0
 MOST_RECORDS = 1_000
 # Bytes that the first answer, and that any answer may have; seconds that one takes over a slow line.
 FIRST_FETCH, LEAST_FETCH, FETCH_SECONDS = 262_144, 65_536, 1.0
-# Seconds after which a topic that is not for us is asked for again; reads in which one is missing, before that is said.
-DENIED_FOR, GONE = 10.0, 4
 # What the driver cannot read, besides what is no error of its own.
 UNREADABLE = (CorruptRecordException, RecordTooLargeError, UnsupportedCodecError)
 
@@ -118,9 +117,8 @@ class Reader:
         self._closed = False
         self._member_at = 0.0  # when the group knew this member last
         self._fetch_size = FIRST_FETCH
-        self._denied: dict[str, float] = {}
-        self._gone: dict[str, int] = {}
         self._trouble = Episode(log)
+        self._readable = Topics(topics, self._trouble)
         self.line = Line(options.fetch_wait, options.rebalance)
         self.line.on_broken = self.nudge
         self.late = 0
@@ -156,7 +154,8 @@ class Reader:
         self._read.clear()
         assigned: Any = consumer
         await self._take_up(assigned.assignment())
-        await self._ask_for_denied()
+        async with self.line.patience(most=TAKE_UP_TIMEOUT):
+            await self._readable.ask_for_denied(consumer, self._next)
         self.line.silent = 0.0
 
     async def _start(self) -> None:
@@ -385,7 +384,7 @@ class Reader:
             if self._group is None:
                 await self._take_up(consumer.assignment())
         except TopicAuthorizationFailedError as error:
-            self._deny(consumer, str(error.args[0]))
+            self._readable.deny(consumer, str(error.args[0]))
         except ConsumerStoppedError as error:
             raise ConnectionError("the connection to Kafka is closed") from error
         except Exception as error:
@@ -448,33 +447,6 @@ class Reader:
     def _has(self, consumer: Any, partition: TopicPartition) -> bool:
         return partition in self._next and partition in consumer.assignment()
 
-    def _deny(self, consumer: Any, topic: str) -> None:
-        """Go on without a topic that is not for us, for a while, if there is another one."""
-        self._denied[topic] = monotonic() + DENIED_FOR
-        topics = {partition.topic for partition in consumer.assignment()}
-        if topics <= self._denied.keys():
-            raise denied_topic(topic, "Read")
-        self._trouble.error("%s: it is left out", denied_topic(topic, "Read"))
-        consumer.pause(*(partition for partition in consumer.assignment() if partition.topic == topic))
-
-    async def _ask_for_denied(self) -> None:
-        """See whether what was not for us is by now.
-
-        Raises:
-            PermissionError: There is nothing else, and it is not.
-        """
-        consumer = self._consumer
-        denied, self._denied = self._denied, {}
-        async with self.line.patience(most=TAKE_UP_TIMEOUT):
-            for partition in consumer.assignment() if denied else ():
-                if partition.topic in denied and partition.topic not in self._denied:
-                    try:
-                        await tolerant.fetch(consumer._client, partition, self._next[partition], size=1)
-                    except TopicAuthorizationFailedError:
-                        self._deny(consumer, partition.topic)
-                    except KafkaError:
-                        pass
-
     @property
     def lag(self) -> int | None:
         """Records that are still to be read, of the partitions of which something was read."""
@@ -505,30 +477,13 @@ class Reader:
         if client.is_down or self.line.silent > self.line.limit:
             raise ConnectionError(f"Kafka does not answer: {client.why()}") from client.failure
         self._ask_for_life()
-        self._look_at_topics(consumer)
+        self._readable.look(consumer)
 
     def _ask_for_life(self) -> None:
         is_due = self.line.silent > QUIET and (self._probe is None or self._probe.done())
         if is_due and self._consumer is not None:
             self._probe = probe = asyncio.ensure_future(self._consumer._client.ask())
             probe.add_done_callback(lambda task: task.cancelled() or task.exception())
-
-    def _look_at_topics(self, consumer: Any) -> None:
-        """Say when a topic is gone; try again what was not for us."""
-        now = monotonic()
-        for topic, until in list(self._denied.items()):
-            if now > until:
-                del self._denied[topic]
-                consumer.resume(*(partition for partition in consumer.assignment() if partition.topic == topic))
-        for topic in self._topics:
-            if consumer.partitions_for_topic(topic):
-                self._gone.pop(topic, None)
-            else:
-                self._gone[topic] = self._gone.get(topic, 0) + 1
-                if self._gone[topic] == GONE:
-                    self._trouble.error("the topic %r is gone, and is read again when there is one", topic)
-        if self._trouble.is_on and not self._gone and not self._denied:
-            self._trouble.end()
 
     def _size_fetches(self, consumer: Any, has_come: bool) -> None:
         """Ask for no more at once than comes over a slow line in a moment: the group waits for a sign meanwhile."""

@@ -31,6 +31,8 @@ from ..adapter import Record
 from ..address import cached
 from .client import CONNECT, Client, Line, denied_topic, missing_topic
 from .options import Options
+from .sizes import Sizes
+from .stopping import stopped
 
 Headers: TypeAlias = list[tuple[str, bytes]]
 Errors: TypeAlias = dict[int, Exception]
@@ -49,16 +51,8 @@ GONE = 6
 BUSY, BUSY_TIMES = 10, 10
 # Milliseconds that the broker may wait for its replicas.
 REPLICAS_MS = 5_000
-# Seconds for which it is remembered that a topic does not exist, and what size was too large.
-MISSING_FOR, TOO_LARGE_FOR = 5.0, 30.0
-# Topics of which either is remembered.
-MOST_REMEMBERED = 1_000
-# Seconds that a batch should take at most over a slow line, and bytes that it may have over any.
-BATCH_SECONDS, LEAST_BATCH = 1.0, 16_384
-# Bytes of the first one: nobody knows the line yet.
-FIRST_BATCH = 65_536
-# Bytes of a batch that are no record.
-BATCH_OVERHEAD = 61
+# Seconds for which it is remembered that a topic does not exist, and of how many.
+MISSING_FOR, MOST_MISSING = 5.0, 1_000
 # Records of unknown fate that are remembered, should they be sent again.
 MOST_UNCLEAR = 10_000
 
@@ -109,11 +103,9 @@ class Writer:
         self._partitions: dict[str, list[int]] = {}
         self._forget_places()
         self._missing: dict[str, tuple[Exception, float]] = {}
-        self._too_large: dict[str, tuple[int, float]] = {}
         self._unclear: dict[int, asyncio.Future[Any]] = {}
-        self._most_batch: int = options.producer["max_batch_size"]
-        self._most = min(FIRST_BATCH, self._most_batch)
-        self._answered_at: dict[TopicPartition, float] = {}
+        self.sizes = Sizes(options.producer["max_batch_size"], options.max_request_size)
+        """How large batches and records may be."""
         self.line = Line()
         self.line.on_broken = self.line.interrupt
         self.control_topic = ""
@@ -239,7 +231,7 @@ class Writer:
                 await self._hand_over(batches.pop(partition), records, waiting)
                 batch = self._begin(partition, batches)
                 added = batch.builder.append(timestamp=None, key=address, value=payload, headers=encoded)
-            if not batch.indexes and added.size > (limit := self._limit(partition.topic)):
+            if not batch.indexes and added.size > (limit := self.sizes.record(partition.topic)):
                 # As the first of a batch it was taken, whatever its size.
                 del batches[partition]
                 refused[index] = PayloadTooLarge(key, added.size, limit)
@@ -253,6 +245,10 @@ class Writer:
     def _begin(self, partition: TopicPartition, batches: dict[TopicPartition, _Batch]) -> _Batch:
         batch = batches[partition] = _Batch(partition, self._builder(partition.topic))
         return batch
+
+    def _builder(self, topic: str) -> Any:
+        """What makes the bytes of a batch."""
+        return BatchBuilder(self.sizes.batch(topic), self._running()._message_accumulator._compression_type)
 
     async def _hand_over(self, batch: _Batch, records: Sequence[Record], waiting: Waiting) -> None:
         """Give a batch to the producer, when the one before it is on its way."""
@@ -304,7 +300,7 @@ class Writer:
         self.line.owed -= size
         if _is_stored(future):
             if batch.retry_count == 1:
-                self._measure(partition, size, began)
+                self.sizes.stored(partition, size, began, self.line.round_trip)
             return
         error = future.exception()
         if isinstance(error, (*ONE_OF_THEM, *ALL_OF_THEM)):
@@ -316,8 +312,7 @@ class Writer:
                 numbers[partition] = number if number >= -(2**31) else number + 2**32
             _abandon(producer._message_accumulator, partition, _Behind())
         if isinstance(error, TOO_LARGE) and not self._options.producer.get("compression_type"):
-            known = self._known_too_large(partition.topic)
-            _remember(self._too_large, partition.topic, min(size, known or size), TOO_LARGE_FOR)
+            self.sizes.refused(partition.topic, size)
 
     async def _confirm(self, waiting: Iterable[asyncio.Future[Any]]) -> None:
         """Wait until it is known what became of them."""
@@ -371,7 +366,7 @@ class Writer:
     ) -> list[tuple[list[int], BaseException]]:
         """Send the first of these records, as many as are one batch; return what is still to be done."""
         batch = _Batch(partition, self._builder(partition.topic))
-        limit = self._limit(partition.topic)
+        limit = self.sizes.record(partition.topic)
         rest = list(indexes)
         while rest:
             record = records[rest[0]]
@@ -399,7 +394,7 @@ class Writer:
         """What is wrong with a record that is refused, and what can be done."""
         reason: Exception
         if isinstance(error, TOO_LARGE):
-            size, _ = self._too_large.get(topic, (0, 0))
+            size = self.sizes.too_large(topic) or 0
             reason = PayloadTooLarge(key, size, size)
             reason.args = (
                 f"{key!r}: its record is larger than max.message.bytes of the topic {topic!r} allows, or "
@@ -415,9 +410,21 @@ class Writer:
         return reason
 
     async def put(
-        self, topic: str, key: Key[Any], payload: bytes | None, headers: Mapping[str, str]
+        self,
+        topic: str,
+        key: Key[Any],
+        payload: bytes | None,
+        headers: Mapping[str, str],
+        number: int | None = None,
     ) -> Exception | None:
         """Send one record to a topic; return when it is stored, or why it never will be.
+
+        Args:
+            topic: Where to.
+            key: Its key.
+            payload: None for a tombstone.
+            headers: Beside it.
+            number: That of the partition, if it is not for the key to decide.
 
         Raises:
             ConnectionError, BrokerBusy: As `send`.
@@ -426,16 +433,17 @@ class Writer:
             if topic not in self._partitions:
                 for error in (await self._learn([topic])).values():
                     return error
-            partitions = self._partitions[topic]
             address = self._address(key)
-            partition = TopicPartition(topic, self._partitioner(address, partitions, partitions))
+            partitions = self._partitions[topic]
+            chosen: int = self._partitioner(address, partitions, partitions) if number is None else number
+            partition = TopicPartition(topic, chosen)
             while True:
                 builder = self._builder(topic)
                 try:
                     added = builder.append(timestamp=None, key=address, value=payload, headers=encode_headers(headers))
                 except Exception as error:
                     return error
-                if added.size > (limit := self._limit(topic)):
+                if added.size > (limit := self.sizes.record(topic)):
                     return PayloadTooLarge(key, added.size, limit)
                 future = await self._enqueue(partition, builder, {})
                 await self._confirm([future])
@@ -447,40 +455,6 @@ class Writer:
                 if not isinstance(failure, _Behind):
                     await self._stop()
                     raise ConnectionError("Kafka has not stored what was sent") from failure
-
-    # Sizes
-
-    def _builder(self, topic: str) -> Any:
-        """What makes the bytes of a batch: no more than pass a slow line in a moment, and the topic takes."""
-        most = self._most
-        too_large = self._known_too_large(topic)
-        if too_large is not None:
-            most = min(most, too_large)
-        return BatchBuilder(most, self._running()._message_accumulator._compression_type)
-
-    def _limit(self, topic: str) -> int:
-        """Bytes that a record may have."""
-        too_large = self._known_too_large(topic)
-        most = self._options.max_request_size
-        return most if too_large is None else min(most, too_large - BATCH_OVERHEAD - 1)
-
-    def _known_too_large(self, topic: str) -> int | None:
-        """Bytes of the smallest batch that was refused for its size, lately."""
-        size, until = self._too_large.get(topic, (None, 0.0))
-        return size if until > monotonic() else None
-
-    def _measure(self, partition: TopicPartition, size: int, began: float) -> None:
-        """Have batches grow or shrink as the time tells that this one took, beyond that of the way."""
-        now = asyncio.get_running_loop().time()
-        before = self._answered_at.get(partition, 0.0)
-        if len(self._answered_at) > MOST_REMEMBERED:
-            self._answered_at.clear()
-        self._answered_at[partition] = now
-        took = now - max(began, before) - self.line.round_trip
-        if took > BATCH_SECONDS / 2:
-            self._most = max(LEAST_BATCH, min(self._most, int(size / took * BATCH_SECONDS)))
-        elif took < BATCH_SECONDS / 4 and self._most < self._most_batch:
-            self._most = min(self._most_batch, self._most * 2)
 
     # Partitions
 
@@ -498,7 +472,9 @@ class Writer:
         if wanted:
             found = await client.learn(wanted)
             for topic, error in found.items():
-                _remember(self._missing, topic, error, MISSING_FOR)
+                if len(self._missing) >= MOST_MISSING:
+                    self._missing.clear()
+                self._missing[topic] = (error, now + MISSING_FOR)
             errors |= found
             for topic in wanted:
                 if partitions := client.cluster.partitions_for_topic(topic):
@@ -596,12 +572,6 @@ def _fail(batch: Any, error: Exception) -> None:
     batch.failure(error)
 
 
-def _remember(memory: dict[str, tuple[Any, float]], topic: str, what: Any, seconds: float) -> None:
-    if len(memory) >= MOST_REMEMBERED:
-        memory.clear()
-    memory[topic] = (what, monotonic() + seconds)
-
-
 def encode_headers(headers: Mapping[str, str]) -> Headers:
     """Headers as Kafka has them."""
     return [(name, value.encode("utf-8", "surrogatepass")) for name, value in headers.items()]
@@ -629,25 +599,3 @@ async def stop(producer: Any) -> None:
         accumulator._exception = error
 
     await stopped(producer.stop(), producer.client, give_up)
-
-
-async def stopped(stop: Coroutine[Any, Any, None], connections: Any, give_up: Callable[[], None] | None = None) -> None:
-    """Finish `stop`, the end of a producer or consumer, also when no broker answers; goes on when it is cancelled.
-
-    Args:
-        stop: What it does to end.
-        connections: Its client, whose connections are cut when that takes longer than a second.
-        give_up: Then makes it wait for nothing else.
-    """
-    await asyncio.shield(asyncio.ensure_future(_stopped(asyncio.ensure_future(stop), connections, give_up)))
-
-
-async def _stopped(stopping: asyncio.Task[None], connections: Any, give_up: Callable[[], None] | None) -> None:
-    while not (await asyncio.wait([stopping], timeout=1))[0]:
-        if give_up is not None:
-            give_up()
-        await connections.close()
-    # What fails while everything is given up needs nobody's attention. Nor does it end in an orderly way.
-    if not stopping.cancelled():
-        stopping.exception()
-    await connections.close()

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from ..._core.registration import Registration
+from ...confirm import Confirmed
 from ...describe import describe_error
 from ...errors import HubClosed, Undelivered
 from ...event import Event
@@ -23,10 +24,12 @@ MOST_REASON = 1000
 """Letters of why a message became a dead letter."""
 
 
-class Publish(Protocol):
+class Relay(Protocol):
     """Brings an event into the hub, for those who have not handled it yet."""
 
-    def __call__(self, event: Event[Any], confirmed: Any, only: Collection[Registration] | None) -> None: ...
+    def __call__(
+        self, event: Event[Any], *, confirmed: Confirmed | None, only: Collection[Registration] | None
+    ) -> object: ...
 
 
 class PendingAck:
@@ -83,7 +86,8 @@ class Durable:
         plan: The options.
         features: What the broker can do.
         seen: What the hub has seen.
-        publish: Brings an event into the hub.
+        relay: Brings an event into the hub.
+        interrupted: Hears of what a listener raised that is no failure of a listener.
         is_open: Tells whether the hub is open.
         log: Where to complain.
     """
@@ -93,14 +97,16 @@ class Durable:
         plan: Plan,
         features: Features,
         seen: SeenWindow,
-        publish: Publish,
+        relay: Relay,
+        interrupted: Callable[[Event[Any], BaseException], None],
         is_open: Callable[[], bool],
         log: Logger,
     ) -> None:
         self._plan = plan
         self._features = features
         self._seen = seen
-        self._publish_in_hub = publish
+        self._relay = relay
+        self._interrupted = interrupted
         self._is_open = is_open
         self._log = log
         self._episode = Episode(log)
@@ -141,11 +147,11 @@ class Durable:
 
     # Handling
 
-    def begin(self, received: Received, event: Event[Any], name: Name | None) -> None:
+    def begin(self, delivery: Delivery) -> None:
         """Hand over a message that was not seen before."""
-        delivery = self._keep(Delivery(received, event, name))
-        if name is not None:
-            self._seen.note(name, delivery)
+        self._keep(delivery)
+        event = delivery.event
+        assert event is not None
         if delivery.attempts >= self._plan.attempts:
             self._suspect(delivery)
             return
@@ -231,13 +237,15 @@ class Durable:
             return
         delivery.inline = True
         try:
-            self._publish_in_hub(event, partial(self._confirmed, delivery), delivery.only)
+            self._relay(event, confirmed=partial(self._confirmed, delivery), only=delivery.only)
         except HubClosed:
             pass  # it comes again
         except Exception as error:
             # Not one of its listeners: the hub would not have it.
             self.dead_letters += 1
             self._put_aside(delivery, describe_error(error))
+        except BaseException as error:
+            self._interrupted(event, error)
         finally:
             delivery.inline = False
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Hashable, Sequence
+from functools import partial
 from time import time as now
 from typing import Any
 
 from ..._core.ids import is_unguessable
-from ..._core.registration import Registration
 from ...errors import DecodeError, SignatureError, WildcardPublished
 from ...event import Event, Gap, ListenerFailure, Meta
 from ...hub import Hub
@@ -17,13 +17,15 @@ from ...key import NAMESPACE, PLUS, STAR, Key, is_subset, meet
 from ...log import Episode, Logger
 from ..adapter import Adapter, Features, Loss, Received, SentBack
 from ..address import cached
-from .durable import Durable
+from .durable import Delivery, Durable
 from .plan import GAPS, Plan
 from .replies import OpenRequests, address_of_request
-from .seen import HubBridges, Name, name_of
+from .seen import DONE, HubBridges, Name, name_of
 from .sender import Sender
-from .wire import GAP, MESSAGE, Wire
+from .wire import GAP, MESSAGE, Wire, as_tuple
 
+# Where in a `Meta` is what a bridge adds: its position, and whether it was delivered or sent before.
+POSITION = Meta._fields.index("position")
 # What becomes of the messages of a key.
 PASSES_BY, ENTERS, IS_WILD = range(3)
 
@@ -75,13 +77,15 @@ class Receiver:
         self._broker = broker
         self._owner = owner
         self._shares = plan.group is not None
+        self._is_durable = features.durable
         # A log that is read whole has the notices of gaps in their places.
         self._reads_log = features.durable and not features.patterns and not self._shares
         # What may be old or come twice, the broker decides; a signature then cannot tell a replay.
         self._is_live = not (features.durable or features.resumes) and features.acks == "none"
         self._full_key = cached(self._with_prefix) if plan.prefix else None
         self._entry = cached(self._entry_of)
-        self.durable = Durable(plan, features, shared.seen, self._publish, lambda: hub.is_open, log)
+        relay = partial(hub.border.relay, exclude=sender.outbox)
+        self.durable = Durable(plan, features, shared.seen, relay, self._report_interrupt, lambda: hub.is_open, log)
         self._has_replayed = False
         self.received = 0
         self.echoes = 0
@@ -145,26 +149,22 @@ class Receiver:
         if id is not None:
             # As `name_of`: a call more for each message would be felt.
             name = (meta.source, id, key) if is_unguessable(id) else (meta.source, id, key, self._number, received.lane)
-            known = self._seen.see(name)
-            if known is not None and not (isinstance(received, SentBack) and self.durable.is_burying(known)):
+        event: Event[Any] = Event(key, message, meta)
+        delivery = Delivery(received, event, name) if self._is_durable else None
+        if name is not None:
+            known = self._seen.see(name, delivery or DONE)
+            if known is not None and isinstance(received, SentBack) and self.durable.is_burying(known):
+                self._seen.note(name, delivery)
+            elif known is not None:
                 self.duplicates += 1
                 self._log.debug("%r is a duplicate: its id %r was seen before", key, id)
                 self.durable.again(received, known)
                 return
         self.received += 1
-        event: Event[Any] = Event(key, message, meta)
-        if self._features.durable:
-            self.durable.begin(received, event, name)
+        if delivery is not None:
+            self.durable.begin(delivery)
             return
         self._border.relay(event, exclude=self._sender.outbox, bounded=True)
-
-    def _publish(self, event: Event[Any], confirmed: Any, only: Collection[Registration] | None) -> None:
-        try:
-            self._border.relay(event, exclude=self._sender.outbox, confirmed=confirmed, only=only)
-        except Exception:
-            raise
-        except BaseException as error:
-            self._report_interrupt(event, error)
 
     def _inward(self, received: Received, key: Key[Any], meta: Meta | None) -> Meta:
         """What travels with a message that has come."""
@@ -178,9 +178,9 @@ class Receiver:
             to = address_of_request(self._sender.reply, key, meta)
             meta = meta._replace(reply_to=to, correlation=None if to is None else meta.correlation)
         if position is not None or received.attempts or received.is_replayed:
-            meta = meta._replace(
-                position=position, redelivered=received.attempts > 0, replayed=meta.replayed or received.is_replayed
-            )
+            about = position, received.attempts > 0, meta.replayed or received.is_replayed
+            # As `_replace`, which for each message would be felt.
+            meta = as_tuple(Meta, meta[:POSITION] + about + meta[POSITION + len(about) :])
         return meta
 
     def key_here(self, key: Key[Any]) -> Key[Any]:

@@ -48,8 +48,8 @@ class SeenWindow:
         """What was noted of a message; None if it was not seen, or a long time ago."""
         return self._new.get(name) or self._old.get(name)
 
-    def see(self, name: Name) -> Any:
-        """Return what was noted of a message; one that was not seen, note as `DONE`, and return None."""
+    def see(self, name: Name, what: Any = DONE) -> Any:
+        """Return what was noted of a message; of one that was not seen, note `what`, and return None."""
         new = self._new
         known = new.get(name)
         if known is None:
@@ -59,7 +59,7 @@ class SeenWindow:
                 if len(new) >= self._most:
                     self._old, self._new = new, {}
                     new = self._new
-                new[name] = DONE
+                new[name] = what
         return known
 
     def note(self, name: Name, what: Any = DONE) -> None:
