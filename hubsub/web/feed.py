@@ -50,8 +50,7 @@ class Feed:
         self.hub = hub
         self.codec = codec_of(codec)
         self.is_json = self.codec.content_type == "application/json"
-        self.journal = Journal(limits.log_messages, limits.log_bytes, limits.log_seconds)
-        self.journal.know(hub.border.origin)
+        self.journal = Journal(self._origin, limits.log_messages, limits.log_bytes, limits.log_seconds)
         self.frames = Hub(name=f"frames of {hub.name}")
         self.streams: dict[Stream, None] = {}
         self.encoded = 0
@@ -72,6 +71,9 @@ class Feed:
             if patterns
             else None
         )
+
+    def _origin(self) -> str:
+        return self.hub.border.origin
 
     def close(self) -> None:
         """Take nothing more of the hub."""

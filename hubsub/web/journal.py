@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -57,12 +57,14 @@ class Journal:
     - an origin's messages came out of order, as those of a broker that keeps the order of a key only.
 
     Args:
+        own: Returns the origin of the hub's own messages, another one after a fork.
         messages: The most that are kept.
         size: Bytes of them.
         age: Seconds that they are kept.
     """
 
-    def __init__(self, messages: int, size: int, age: float) -> None:
+    def __init__(self, own: Callable[[], str], messages: int, size: int, age: float) -> None:
+        self._own = own
         self._most = messages
         self._size = size
         self._age = age
@@ -77,6 +79,11 @@ class Journal:
         # Origins whose messages came out of order, by the number of the last entry that did.
         self._unordered: dict[str, int] = {}
         self._nameless = 0  # number of the last entry without a countable name
+        # What was pushed out: its origins, the number of the last gap, and the time of the last entry.
+        self._pushed_out: set[str] = set()
+        self._gap_gone = 0
+        self._gone_until = 0.0
+        self.know(own())
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -84,6 +91,7 @@ class Journal:
     @property
     def position(self) -> Position:
         """The highest number of each origin."""
+        self.know(self._own())
         return dict(self._last)
 
     def know(self, origin: str, number: int = 0) -> None:
@@ -95,6 +103,7 @@ class Journal:
                 forgotten, _ = self._last.popitem(last=False)
                 self._begins.pop(forgotten, None)
                 self._unordered.pop(forgotten, None)
+                self._pushed_out.discard(forgotten)
 
     def append(self, key: Key[Any], place: tuple[str, int] | None, frame: bytes) -> None:
         """Keep a message."""
@@ -132,36 +141,56 @@ class Journal:
             oldest = entries.popleft()
             self._first = oldest.number + 1
             self._bytes -= len(oldest.frame)
-            if oldest.origin is not None:
-                self._begins[oldest.origin] = max(self._begins.get(oldest.origin, 0), oldest.sequence)
+            self._gone_until = oldest.time
+            if oldest.gap is not None:
+                self._gap_gone = oldest.number
+            if oldest.origin in self._begins:
+                self._begins[oldest.origin] = max(self._begins[oldest.origin], oldest.sequence)
+                self._pushed_out.add(oldest.origin)
 
     def since(self, seen: Position, patterns: Iterable[Sequence[str]]) -> list[Entry] | None:
         """What a client that has seen so much missed of some patterns, in order; None if nobody can know."""
         self._push_out(time.time())
-        named = [tuple(pattern) for pattern in patterns]
         known = self._known(seen)
         if known is None:
             return None
-        start = self._start(known)
-        if any(number >= start for number in (self._nameless, *self._unordered.values())):
+        start, left = self._bounds(known)
+        if any(number > left for number in (self._nameless, self._gap_gone, *self._unordered.values())):
             return None
-        entries = self._entries
-        first = start - self._first
-        # Of an origin that was not known there: all that came while the client was away, and a little before.
-        since = (entries[first].time if first < len(entries) else time.time()) - SKEW
-        begin = first
-        while begin and entries[begin - 1].time >= since:
-            begin -= 1
+        # Of origins that it had not heard of, the client missed all that came after it left: here that is behind what
+        # it saw last, and at another worker perhaps a little before.
+        is_here = self._own() in known
+        since = 0.0 if is_here or not left else self._entries[left - self._first].time - SKEW
+        are_gone = left < self._first if is_here else since <= self._gone_until
+        if are_gone and any(origin not in known for origin in self._pushed_out):
+            return None
+        named = [tuple(pattern) for pattern in patterns]
         missed = []
-        for entry in islice(entries, begin, None):
+        for entry in self._from(start, left, since):
             if entry.key is None:
-                if entry.number >= start:
+                if entry.number > left:
                     missed.append(entry)
-            elif entry.sequence > known.get(entry.origin or "", 0) and any(
-                is_subset(entry.key, pattern) for pattern in named
-            ):
-                missed.append(entry)
+            elif any(is_subset(entry.key, pattern) for pattern in named):
+                before = known.get(entry.origin or "")
+                if before is not None:
+                    is_missed = entry.sequence > before
+                elif is_here:
+                    is_missed = entry.number > left
+                elif left:
+                    is_missed = entry.time >= since
+                else:
+                    return None
+                if is_missed:
+                    missed.append(entry)
         return missed
+
+    def _from(self, start: int, left: int, since: float) -> Iterator[Entry]:
+        """The entries from a number on, and from a time on where that is earlier."""
+        begin = max(min(start, left + 1) - self._first, 0)
+        if since:
+            while begin and self._entries[begin - 1].time >= since:
+                begin -= 1
+        return islice(self._entries, begin, None)
 
     def keys_since(self, seen: Position, patterns: Iterable[Sequence[str]]) -> list[Key[Any]]:
         """The keys of what `since` returns."""
@@ -178,16 +207,22 @@ class Journal:
                 return None
         return known or None
 
-    def _start(self, known: Position) -> int:
-        """The number of the first entry that is behind one of these numbers."""
-        start = self._next
-        left = {origin for origin, number in known.items() if self._last[origin] > number}
+    def _bounds(self, known: Position) -> tuple[int, int]:
+        """The number of the first entry that is behind what was seen of its origin, and that of the last that is not.
+
+        Where there is no first one, it is the next; where there is no last one, it is 0.
+        """
+        start, left = self._next, 0
+        behind = {origin for origin, number in known.items() if self._last[origin] > number}
         for entry in reversed(self._entries):
-            if not left:
+            number = known.get(entry.origin or "")
+            if number is None:
+                continue
+            if entry.sequence > number:
+                start = entry.number
+            else:
+                left = left or entry.number
+                behind.discard(entry.origin or "")
+            if left and not behind:
                 break
-            if entry.origin in left:
-                if entry.sequence > known[entry.origin]:
-                    start = entry.number
-                else:
-                    left.discard(entry.origin)
-        return start
+        return start, left

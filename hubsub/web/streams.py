@@ -149,7 +149,7 @@ class EventStream(Stream):
             async with asyncio.timeout(GOODBYE):
                 if self.sending_task is not None:
                     await asyncio.wait({self.sending_task})
-                await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+                await self._send({**self.packed(self.take_replies()), "more_body": False})
         except Exception as error:
             logger.debug("a web client was gone before its stream was ended", error=error)
 
