@@ -78,8 +78,8 @@ class Border:
                 a list of `Undelivered` for the others. That may be before this returns. If it raises, that is logged.
             only: The registrations that get it, for a repeated delivery; by default all that its key leads to.
             bounded: Queues that may grow beyond their bound make room for it instead, as under `DROP_OLDEST`: a remote
-                sender does not wait for a slow consumer, and must not fill the memory. Ignored for confirmed messages,
-                whose number is bounded already.
+                sender does not wait for a slow consumer, and must not fill the memory. Not for confirmed messages:
+                their number is bounded already.
 
         Raises:
             InvalidKey: Nothing can be published to its key.

@@ -172,16 +172,16 @@ class Router(Generic[R]):
         route.sole = None
         route.only = route[0] if len(route) == 1 else None
 
-    # Figures
+    # Counters
 
     def fold_all(self) -> None:
-        """Bring every figure up to date."""
+        """Bring every counter up to date."""
         self._fold_uncached()
         for cache in (self.cache, *self.retired):
             cache.fold()
 
     def fold(self, patterns: Iterable[tuple[str, ...]]) -> None:
-        """Bring the figures of the targets that are registered on these patterns up to date."""
+        """Bring the counters of the targets that are registered on these patterns up to date."""
         self._fold_uncached()
         for cache in self.retired:
             cache.fold()

@@ -324,7 +324,7 @@ class RouteCache:
         return found
 
     def fold(self) -> None:
-        """Bring every figure up to date."""
+        """Bring every counter up to date."""
         for route in self.routes.values():
             self._tally.fold(route)
 

@@ -49,7 +49,7 @@ class Subscriber:
         self._key = cached(self._key_of)
         self._wild: dict[Key[Any], None] = {}  # the wanted patterns
         self._globs: dict[bytes, Key[Any]] = {}  # the patterns subscribed to, by the glob sent to the server
-        self._asked: deque[_Asked] = deque()
+        self._asked: deque[_Request] = deque()
         self._control: set[Key[Any]] = set()
         # The confirmed channels, each with its key and the fixed fields of its messages.
         self._channels: dict[bytes, tuple[Key[Any], tuple[Any, ...]]] = {}
@@ -130,7 +130,7 @@ class Subscriber:
         self._globs = globs
 
         asked = [
-            _Asked(what, dict(part))
+            _Request(what, dict(part))
             # Subscribe to what replaces a pattern before unsubscribing from that.
             for what, names in ((verb, exact), (b"PSUBSCRIBE", new), (b"PUNSUBSCRIBE", old))
             for part in _parts(list(names.items()), NAMES_A_COMMAND)
@@ -192,7 +192,7 @@ class Subscriber:
 _OF_PATTERNS = (b"psubscribe", b"punsubscribe")
 
 
-class _Asked:
+class _Request:
     """A command whose confirmations are outstanding, one for each name."""
 
     __slots__ = ("patterns", "verb", "waiting")
