@@ -10,6 +10,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from itertools import count
 from typing import Any, ClassVar
 
+import msgspec
+
 from .._core.listener import Listener
 from ..errors import (
     ConfirmationTimeout,
@@ -232,7 +234,7 @@ class Commands:
         Raises:
             ProtocolError: It cannot be decoded.
         """
-        raw = bytes(frame.data)
+        raw = b"" if isinstance(frame.data, msgspec.UnsetType) else bytes(frame.data)
         if frame.data_base64 is not None:
             if raw:
                 raise ProtocolError("malformed", "data and data_base64 are one or the other")

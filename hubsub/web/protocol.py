@@ -83,7 +83,7 @@ class Publish(_Frame, tag="publish"):
 
     id: Id
     key: KeyParts
-    data: msgspec.Raw = msgspec.Raw()
+    data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     data_base64: str | None = None
     headers: dict[str, str] | None = None
     confirm: float | None = None
@@ -94,7 +94,7 @@ class Request(_Frame, tag="request"):
 
     id: Id
     key: KeyParts
-    data: msgspec.Raw = msgspec.Raw()
+    data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     data_base64: str | None = None
     headers: dict[str, str] | None = None
     timeout: float | None = None
@@ -111,7 +111,7 @@ class Reply(_Frame, tag="reply"):
     """Answers a request that the server has passed on."""
 
     id: Id
-    data: msgspec.Raw = msgspec.Raw()
+    data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     data_base64: str | None = None
     error: str | None = None
 

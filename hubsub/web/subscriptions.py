@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from typing import Any
 
 from .._core.listener import Listener
 from ..errors import EncodeError
 from ..event import Gap
-from ..key import Key
+from ..key import NAMESPACE, PLUS, STAR, Key
 from . import protocol
 from .access import Access, Answers, Connection, covered, logger
 from .feed import Feed
@@ -28,6 +29,11 @@ class Subscription:
         self.patterns = patterns
         self.gaps = gaps
         self.snapshot = snapshot
+
+
+def _unless_announced(put: Callable[[Key[Any], bytes], None], key: Key[Any], frame: bytes) -> None:
+    if key[0] != NAMESPACE:
+        put(key, frame)
 
 
 class Subscriptions(dict[int, Subscription]):
@@ -66,6 +72,9 @@ class Subscriptions(dict[int, Subscription]):
         patterns = list(dict.fromkeys(self.patterns))
         if patterns:
             put = self._put_allowed if self._access.narrows else self._stream.queue.put
+            # The inner hub announces its listeners to those who listen to everything.
+            if any(pattern[0] in (STAR, PLUS) for pattern in patterns):
+                put = partial(_unless_announced, put)
             self._listener = self._feed.frames.add_listener(patterns, put)
         if before is not None:
             before.remove()

@@ -63,6 +63,17 @@ async def test_a_message_reaches_whoever_is_subscribed_once(hub: Hub) -> None:
         assert await one.hear_all() == await other.hear_all() == []
 
 
+async def test_whoever_subscribes_to_everything_gets_no_announcements(hub: Hub) -> None:
+    app = endpoint(hub, outgoing=["*"])
+    async with connected(app) as one, connected(app) as other:
+        for pattern in (["*"], ["+"], ["*", "*"], ["+", "+", "*"]):
+            await one.ask("subscribe", patterns=[pattern])
+            await other.ask("subscribe", patterns=[["a", "b", "c"]])
+        hub.add_listener(("a", "b"), print)
+        hub.publish("a", 1)
+        assert [frame["data"] for frame in await one.hear_all()] == [1]
+
+
 async def test_a_message_is_encoded_once_for_all(hub: Hub) -> None:
     app = endpoint(hub, outgoing=["*"])
     async with connected(app) as one, connected(app) as other, connected(app) as third:
