@@ -68,6 +68,8 @@ def room_of(module: str) -> str:
         return "contract"
     if module in ("hub", "publisher", "subscriber", "loop", "utils", "logging_compat", "_aiopubsub"):
         return "face"
+    if module.partition(".")[0] == "_face":
+        return "face"
     return max((room for room in ROOMS if f"{module}.".startswith(f"{room}.")), key=len)
 
 

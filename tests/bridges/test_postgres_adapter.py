@@ -22,7 +22,7 @@ from hubsub import BridgeError, BrokerBusy, DecodeError, DeliveryError, EncodeEr
 from hubsub.bridges.adapter import Link, Received, Record
 from hubsub.bridges.postgres import PostgresAdapter
 from hubsub.bridges.postgres.frames import LONGEST, Frames
-from hubsub.bridges.postgres.notify import channels_of
+from hubsub.bridges.postgres.traffic import channels_of
 from hubsub.testing.conformance import sites, until
 
 ALL: Key[Any] = Key("*")
