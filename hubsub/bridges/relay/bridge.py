@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequen
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from ..._core.checks import choice, seconds
+from ..._core.checks import choice, named_options, seconds
 from ..._core.life import outlast
 from ...codec import Codec
 from ...errors import BridgeClosed, BridgeNotReady, BrokerBusy, Unsupported
@@ -106,9 +106,12 @@ class Bridge:
     DEAF_PULLING = 5.0
     STUCK = 5.0
     LEAVE = 1.5
+    # Seconds for a step of it, even if others have used up the time.
+    AT_LEAST = 0.02
     # How often an error may come that only a bug explains, with nothing sent or heard in between.
     MOST_BUGS = 3
 
+    @named_options("Bridge")
     def __init__(
         self,
         hub: Hub,
@@ -691,14 +694,15 @@ class Bridge:
                     while durable.to_ack:
                         await durable.progress()
         await durable.end()
-        until = loop.time() + self.LEAVE
-        await self._hand_back(self.LEAVE / 3)
+        leave = self.LEAVE if timeout is not None else min(self.LEAVE, grace.leave(loop.time()))
+        until = loop.time() + leave
+        await self._hand_back(leave / 3)
         left = Leftover(sender.give_up(), durable.unfinished)
         await self._let_go(until)
         if was_started:
             # Between two connections there is none to be let go of, but perhaps what outlives them.
             with suppress(Exception):
-                await asyncio.wait_for(self.adapter.close(), max(0.1, until - loop.time()))
+                await asyncio.wait_for(self.adapter.close(), max(self.AT_LEAST, until - loop.time()))
         self._become("closed")
         self._gone.set()
         if not self._was_closed_by_hub:
@@ -715,10 +719,11 @@ class Bridge:
         loop = asyncio.get_running_loop()
         if self._connection is not None:
             self._connection.is_ending = True
-            self._connection.patience = max(0.1, until - loop.time())
+            self._connection.patience = max(self.AT_LEAST, until - loop.time())
         if self._living is not None:
             self._living.cancel()
-            _, stuck = await asyncio.wait([self._living], timeout=max(0.2, until + 0.1 - loop.time()))
+            left = max(self.AT_LEAST, until - loop.time())
+            _, stuck = await asyncio.wait([self._living], timeout=left + min(0.1, left))
             for task in stuck:
                 self._log.error("%r goes on in spite of being cancelled", task)
 
