@@ -81,7 +81,10 @@ export class Subscription {
     this.patterns = patterns;
     this.options = options;
     this.closed = false;
+    /** The server has agreed, and what it replays has come: over the next connection it is resumed. */
     this.isKnown = false;
+    /** It was asked for over this connection, and not refused. */
+    this.isAsked = false;
     /** Resolves when the server has agreed; rejects with its `HubError`. @type {Promise<void>} */
     this.ready = new Promise((resolve, reject) => {
       this.agreed = resolve;
@@ -300,6 +303,7 @@ export class Hub extends EventTarget {
   /** @param {number} code */
   #lost(code) {
     this.#socket = null;
+    for (const subscription of this.#subscriptions.values()) subscription.isAsked = false;
     this.#reject(({ isSent }) => isSent, new HubError("lost", "the line was cut before an answer came"));
     if (FINAL.has(code) || (code === IDENTITY && typeof this.options.token !== "function")) {
       this.#complain(new HubError("refused", `the server has refused this client: ${code}`));
@@ -349,6 +353,7 @@ export class Hub extends EventTarget {
     const frame = { type: "hello" };
     if (token !== undefined) frame.token = token;
     if (known.length) {
+      for (const subscription of known) subscription.isAsked = true;
       const subscriptions = known.map(({ id, patterns, options }) => ({ id, patterns, gaps: options.gaps ?? true }));
       frame.resume = { at: this.#at, subscriptions };
     }
@@ -388,16 +393,18 @@ export class Hub extends EventTarget {
   }
 
   /** @param {Subscription} subscription */
-  #subscribe({ id, patterns, options }) {
+  #subscribe(subscription) {
+    const { id, patterns, options } = subscription;
     const { history, snapshot, gaps } = options;
+    subscription.isAsked = true;
     this.#send({ type: "subscribe", id, patterns, history, snapshot, gaps });
   }
 
   /** @param {number} of */
   #unsubscribe(of) {
-    const known = this.#subscriptions.get(of)?.isKnown ?? true;
+    const isAsked = this.#subscriptions.get(of)?.isAsked ?? true;
     this.#subscriptions.delete(of);
-    if (this.#state === "open" && known) this.#send({ type: "unsubscribe", id: this.#nextId++, of });
+    if (this.#state === "open" && isAsked) this.#send({ type: "unsubscribe", id: this.#nextId++, of });
   }
 
   /**
@@ -512,7 +519,7 @@ export class Hub extends EventTarget {
       this.#open.delete(frame.id);
       open.reject(error);
     } else if (subscription) {
-      this.#subscriptions.delete(frame.id);
+      subscription.isAsked = false;
       subscription.refused(error);
       subscription.close();
       this.#complain(error);

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from functools import partial
 from typing import Any
 
@@ -87,7 +87,7 @@ class Subscriptions(dict[int, Subscription]):
         if self.deciding is not None:
             self.deciding.cancel()
         for answer in self._awaited.values():
-            if hasattr(answer, "close"):
+            if isinstance(answer, Coroutine):
                 answer.close()
 
     # What may reach it
