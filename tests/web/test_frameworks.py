@@ -177,9 +177,11 @@ async def test_a_server_that_gets_sigterm_ends_at_once_and_says_so_to_everybody(
                 await hear(client, "welcome")
             process.send_signal(signal.SIGTERM)
             for client in clients:
-                assert (await hear(client, "bye"))["code"] == 1012
+                # The server closes them, too: whoever comes first.
                 with pytest.raises(websockets.ConnectionClosed) as closed:
-                    await asyncio.wait_for(client.recv(), 10)
+                    async with asyncio.timeout(10):
+                        while True:
+                            await client.recv()
                 assert closed.value.rcvd is not None
                 assert closed.value.rcvd.code == 1012
             for stream in streams:
