@@ -17,7 +17,7 @@ from hubsub import Gap, Key
 from hubsub.testing import conformance
 from hubsub.testing.conformance import sites
 
-from .harmed import Harmed, HarmedKafka, HarmedMemory, HarmedPostgres, HarmedRedis
+from .harmed import Harmed, HarmedKafka, HarmedMemory, HarmedPostgres, HarmedPostgresLog, HarmedRedis
 from .pending import pending
 
 ALL: Key[Any] = Key("*")
@@ -38,13 +38,16 @@ KINDS = {
     "redis-stream name": Kind(Redis, HarmedRedis, "redis-stream", {"name": "reader"}),
     "redis-stream group": Kind(Redis, HarmedRedis, "redis-stream", {"group": "readers"}),
     "postgres": Kind(Postgres, HarmedPostgres, "postgres"),
+    "postgres-log": Kind(Postgres, HarmedPostgresLog, "postgres-log"),
+    "postgres-log name": Kind(Postgres, HarmedPostgresLog, "postgres-log", {"name": "reader"}),
+    "postgres-log group": Kind(Postgres, HarmedPostgresLog, "postgres-log", {"group": "readers"}),
     "kafka": Kind(Kafka, HarmedKafka, "kafka"),
     "kafka name": Kind(Kafka, HarmedKafka, "kafka", {"name": "reader"}),
     "kafka group": Kind(Kafka, HarmedKafka, "kafka", {"group": "readers"}),
 }
 
 # Of what takes seconds, and is the same for each way to read, one is enough for `make test`.
-ONE_OF_EACH = {"redis", "postgres", "redis-stream group", "kafka name"}
+ONE_OF_EACH = {"redis", "postgres", "postgres-log group", "redis-stream group", "kafka name"}
 SLOW = {
     "a_narrow_line_is_not_a_dead_one",
     "a_long_line_is_not_a_dead_one",
