@@ -137,7 +137,7 @@ class HarmedPostgresLog(Harmed):
         )
 
     async def take_writes(self) -> None:
-        await self.process.execute("drop trigger full_disk on hubsub.message")
+        await self.process.execute("drop trigger if exists full_disk on hubsub.message")
 
     async def forbid(self, namespace: str) -> None:
         await self.process.execute("revoke insert on hubsub.message from hubsub")

@@ -63,8 +63,8 @@ def trials() -> list[Any]:
     for name in KINDS:
         for fault in conformance.FAULTS:
             marks = [pytest.mark.xdist_group(f"faults of {name}"), *pending(fault.__name__, name)]
-            # A Kafka takes seconds for what others do in tenths.
-            is_slow = fault.__name__ in SLOW or name.startswith("kafka")
+            # A Kafka takes seconds for what others do in tenths; the log in Postgres is read in three ways by one code.
+            is_slow = fault.__name__ in SLOW or name.startswith(("kafka", "postgres-log"))
             if fault.is_long or (is_slow and name not in ONE_OF_EACH):
                 marks += [pytest.mark.long, pytest.mark.timeout(1800)]
             found.append(pytest.param(fault, name, id=f"{fault.__name__}-{name}", marks=marks))

@@ -30,8 +30,11 @@ OWN = {"maxlen": or_none(count("messages")), "max_age": or_none(seconds(most=1e1
 PAGE_BYTES = 1 << 20
 """Bytes of payloads that are read at once; but one message at least."""
 
-STATE = """select epoch, coalesce((select min(number) from hubsub.message where namespace = $1), last + 1) as first, last
-    from hubsub.log where namespace = $1"""
+# Read from the catalogue itself: what is known of names may be old.
+IS_MISSING = """select not exists (select from pg_catalog.pg_class c
+    join pg_catalog.pg_namespace n on n.oid = c.relnamespace where (n.nspname, c.relname) = ('hubsub', 'version'))"""
+STATE = """select epoch, coalesce((select min(number) from hubsub.message where namespace = $1), last + 1) as first,
+    last from hubsub.log where namespace = $1"""
 READ = f"""with state as ({STATE})
     select s.epoch, s.first, s.last, m.number, m.key, m.data, extract(epoch from m.time)::double precision, m.reader
     from state s left join (
@@ -54,9 +57,8 @@ PROLONG = """update hubsub.in_hand set until = clock_timestamp() + $5 * interval
     where (namespace, name, owner) = ($1, $2, $3) and number = any($4)"""
 GIVE_BACK = """update hubsub.in_hand set owner = null, until = '-infinity'
     where (namespace, name, owner) = ($1, $2, $3) and ($4::bigint[] is null or number = any($4))"""
-BURY = (
-    "insert into hubsub.dead (namespace, reader, key, data, reason, attempts, position) values ($1,$2,$3,$4,$5,$6,$7)"
-)
+BURY = """insert into hubsub.dead (namespace, reader, key, data, reason, attempts, position)
+    values ($1, $2, $3, $4, $5, $6, $7)"""
 TRIM_DEAD = """delete from hubsub.dead where namespace = $1 and number <=
     (select number from hubsub.dead where namespace = $1 order by number desc offset $2 limit 1)"""
 DEAD = """select number, reader, key, data, reason, attempts, position, extract(epoch from time)::double precision
@@ -119,18 +121,29 @@ class PostgresLogAdapter(LogAdapter):
             self.addresses = LogAdapter.addresses
         else:
             self.addresses = Addresses("/", allowed="!-.0-~")
-        if await connection.fetchval("select to_regclass('hubsub.version') is null"):
-            async with connection.transaction():
-                await connection.execute("select pg_advisory_xact_lock(7232, 1)")
-                if await connection.fetchval("select to_regclass('hubsub.version') is null"):
-                    await connection.execute(schema.SCRIPT)
+        try:
+            await self._make_tables(connection)
+        except Exception as error:
+            if getattr(error, "sqlstate", None) != "42501":
+                raise
+            raise BridgeError(
+                f"the tables of {self!r} are not there, and its role may not make them: {error}; as one who may, run"
+                " python -m hubsub postgres-schema --grant ROLE | psql DATABASE"
+            ) from error
         version = await connection.fetchval("select version from hubsub.version")
         if version != schema.VERSION:
             raise BridgeError(
-                f"{self!r} has tables of version {version}, and this hubsub knows version {schema.VERSION}: use the hubsub"
-                " that made them, or another database"
+                f"{self!r} has tables of version {version}, and this hubsub knows version {schema.VERSION}: use another"
+                " database, or the hubsub that made them"
             )
         await connection.execute("select hubsub.start_log($1)", self.link.namespace)
+
+    async def _make_tables(self, connection: Any) -> None:
+        if await connection.fetchval(IS_MISSING):
+            async with connection.transaction():
+                await connection.execute("select pg_advisory_xact_lock(7232, 1)")
+                if await connection.fetchval(IS_MISSING):  # still, now that nobody else is at it
+                    await connection.execute(schema.SCRIPT)
 
     async def _listen(self, connection: Any) -> None:
         bell = f"{channel_of(self.link.namespace)}:log"
@@ -219,8 +232,9 @@ class PostgresLogAdapter(LogAdapter):
     async def publish_in(self, connection: Any, key: KeyLike[Any], message: Any) -> None:
         """Publish within a transaction of yours: the message is sent when that is committed, and else it never was.
 
-        Everybody gets it as a message of another program, your own hub too. The bridge need not be connected; the tables
-        have to be there. In transactions that are `repeatable read` or `serializable` the commit may fail with 40001.
+        Everybody gets it as a message of another program, your own hub too. The bridge need not be connected, but the
+        tables have to be there. If the transaction is `repeatable read` or `serializable`, its commit may fail with
+        40001, to be tried again as always.
 
         Args:
             connection: One of asyncpg, psycopg 3 or SQLAlchemy, or a cursor or session of theirs, in a transaction.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 VERSION = 1
 """Of the tables, as the table `version` says it."""
 
@@ -131,8 +133,8 @@ begin
     end if;
 end $$;
 
--- What of a group nobody has in hand. The last row says the epoch, and how many messages there are no more; it is missing
--- if there is no such group.
+-- What of a group nobody has in hand. The last row says the epoch, and how many messages there are no more; it is
+-- missing if there is no such group.
 create function hubsub.take(space text, grp text, me text, most integer, bytes bigint, lease double precision)
 returns table (number bigint, key text, data bytea, at double precision, reader text, attempts integer)
 language plpgsql as $$
@@ -213,8 +215,8 @@ begin
     return true;
 end $$;
 
--- The transactional outbox. A message is staged, and gets its number when the transaction commits: so the row of the log is
--- not locked before, and a long transaction holds up nobody. These three run with the rights of whoever made the schema.
+-- The transactional outbox. A message is staged, and gets its number when the transaction commits: so the row of the
+-- log is not locked before, and a long transaction holds up nobody. All this has the rights of whoever made the schema.
 create function hubsub.deliver_staged() returns trigger language plpgsql security definer
 set search_path = pg_catalog, pg_temp as $$
 declare
@@ -222,7 +224,8 @@ declare
     keys text[];
     datas bytea[];
 begin
-    -- What can be seen there is of this transaction: whatever others have committed is delivered. The first does it for all.
+    -- All that can be seen there is of this transaction: what others have committed is delivered.
+    -- The first call does it for all.
     with taken as (delete from hubsub.staged s where s.namespace = new.namespace returning s.*)
         select array_agg(t.key order by t.number), array_agg(t.data order by t.number) into keys, datas from taken t;
     if keys is null then
@@ -259,9 +262,16 @@ $$;
 
 SCRIPT = f"{TABLES}insert into hubsub.version values ({VERSION});\n{FUNCTIONS}"
 """What makes all of it, in one transaction."""
-GRANTS = """
--- For a role that has a bridge:
-grant usage on schema hubsub to {role};
-grant select, insert, update, delete on all tables in schema hubsub to {role};
--- For a role that only publishes by hubsub.publish, the first of them is enough.
-"""
+
+
+def script(bridges: Iterable[str] = (), publishers: Iterable[str] = ()) -> str:
+    """Return what makes all of it, for psql, with the rights of roles that have bridges, or that only publish."""
+    lines = ["begin;", SCRIPT.strip()]
+    lines += (f"grant usage on schema hubsub to {_quoted(role)};" for role in (*bridges, *publishers))
+    rights = "grant select, insert, update, delete on all tables in schema hubsub to"
+    lines += (f"{rights} {_quoted(role)};" for role in bridges)
+    return "\n".join([*lines, "commit;", ""])
+
+
+def _quoted(role: str) -> str:
+    return '"' + role.replace('"', '""') + '"'
