@@ -11,10 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
-import psycopg
 import pytest
-import sqlalchemy
-from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from brokers.fixtures import Private
 from brokers.postgres_server import Postgres
@@ -305,13 +302,16 @@ async def test_a_long_transaction_holds_up_nobody(postgres: Postgres) -> None:
 
 
 async def test_other_drivers_publish_in_their_transactions_too(postgres: Postgres) -> None:
+    psycopg: Any = pytest.importorskip("psycopg")
+    sqlalchemy: Any = pytest.importorskip("sqlalchemy")
+    extension: Any = pytest.importorskip("sqlalchemy.ext.asyncio")
     async with outbox(postgres) as (_, site, adapter):
         async with await psycopg.AsyncConnection.connect(postgres.url) as client:
             await adapter.publish_in(client, "a", 1)
             async with client.cursor() as cursor:
                 await adapter.publish_in(cursor, "a", 2)
-        engine = create_async_engine(postgres.url.replace("postgres:", "postgresql+asyncpg:"))
-        async with engine.begin() as both, AsyncSession(engine) as session:
+        engine = extension.create_async_engine(postgres.url.replace("postgres:", "postgresql+asyncpg:"))
+        async with engine.begin() as both, extension.AsyncSession(engine) as session:
             await adapter.publish_in(both, "a", 3)
             await adapter.publish_in(session, "a", 4)
             await session.commit()
@@ -382,9 +382,9 @@ async def test_a_message_without_a_key_is_refused(postgres: Postgres) -> None:
     ("arguments", "error", "says"),
     [
         ({"url": "postgres://h"}, ValueError, "postgres-log://"),
-        ({"url": "postgres-log://h?lease=0"}, ValueError, "lease is a number of seconds"),
-        ({"url": "postgres-log://h?maxlen=-1"}, ValueError, "maxlen is a number of messages"),
-        ({"url": "postgres-log://h", "max_age": "old"}, ValueError, "max_age is a number of seconds"),
+        ({"url": "postgres-log://h?lease=0"}, ValueError, "lease must be a number of seconds"),
+        ({"url": "postgres-log://h?maxlen=-1"}, ValueError, "maxlen must be a number of messages"),
+        ({"url": "postgres-log://h", "max_age": "old"}, ValueError, "max_age must be a number of seconds"),
         ({"url": "postgres-log://h?channel=chat"}, TypeError, "no option channel"),
         ({"url": "postgres-log://h?timeout=3"}, TypeError, "decides by itself about timeout"),
         ({}, TypeError, "needs a URL"),
