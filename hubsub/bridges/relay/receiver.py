@@ -18,7 +18,7 @@ from ...log import Episode, Logger
 from ..adapter import Adapter, Features, Loss, Received, SentBack
 from ..address import cached
 from .durable import Delivery, Durable
-from .plan import GAPS, Plan
+from .plan import DUE, GAPS, Plan
 from .replies import OpenRequests, address_of_request
 from .seen import DONE, HubBridges, Name, name_of
 from .sender import Sender
@@ -135,7 +135,7 @@ class Receiver:
             return
         if received.trouble is not None:
             raise received.trouble
-        if not self._shares and self._wire.is_own(payload, headers):
+        if not self._shares and self._wire.is_own(payload, headers) and not self._was_delayed(received):
             self.echoes += 1
             self.durable.skip(received)
             return
@@ -177,11 +177,24 @@ class Receiver:
         if meta.reply_to is not None:
             to = address_of_request(self._sender.reply, key, meta)
             meta = meta._replace(reply_to=to, correlation=None if to is None else meta.correlation)
+        if self._features.delays and DUE in meta.headers:
+            meta = meta._replace(headers={name: value for name, value in meta.headers.items() if name != DUE})
         if position is not None or received.attempts or received.is_replayed:
             about = position, received.attempts > 0, meta.replayed or received.is_replayed
             # As `_replace`, which for each message would be felt.
             meta = as_tuple(Meta, meta[:POSITION] + about + meta[POSITION + len(about) :])
         return meta
+
+    def _was_delayed(self, received: Received) -> bool:
+        """True if a message of ours was due later: nobody here has got it yet, and it is no echo."""
+        if not self._features.delays:
+            return False
+        if received.headers:
+            return DUE in received.headers
+        if received.payload is None or DUE.removeprefix("ce_").encode() not in received.payload:
+            return False
+        meta = self._wire.unpack(self.key_here(received.key), received.payload, {}, False).meta
+        return meta is not None and DUE in meta.headers
 
     def key_here(self, key: Key[Any]) -> Key[Any]:
         """The key on this side of one at the broker."""
