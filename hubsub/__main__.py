@@ -34,8 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     demo.add_argument(
         "--bridge",
         metavar="URL",
-        help="exchange figures with every other demo at a broker, such as redis://localhost:6379 or "
-        "kafka://localhost:9092",
+        help="exchange figures with every other demo at a broker, such as sqlite://demo.db, a file, or "
+        "redis://localhost:6379",
     )
     demo.set_defaults(run=_demo)
     _add_dead_letters(commands)

@@ -151,6 +151,8 @@ class Demos:
 
 def waiting_for(url: str) -> str:
     """Return a line about a broker that does not answer."""
+    if url.startswith("sqlite:"):
+        return f"waiting for the file of {url.partition('?')[0]}"
     parts = urlsplit(url)
     # Without the part before the @, which may be a password.
     line = f"waiting for a broker at {parts.scheme}://{parts.netloc.rpartition('@')[2]}"

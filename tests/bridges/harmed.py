@@ -15,7 +15,7 @@ from brokers.redis_server import Redis
 from hubsub.bridges import Adapter, adapter_for
 from hubsub.bridges.memory import MemoryAdapter, MemoryBroker
 from hubsub.bridges.postgres.frames import Frames
-from hubsub.bridges.postgres.notify import channels_of
+from hubsub.bridges.postgres.traffic import channels_of
 from hubsub.testing import conformance
 
 

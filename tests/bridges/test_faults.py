@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -18,6 +19,7 @@ from hubsub.testing import conformance
 from hubsub.testing.conformance import sites
 
 from .harmed import Harmed, HarmedKafka, HarmedMemory, HarmedPostgres, HarmedRedis
+from .harmed_file import HarmedSQLite
 from .pending import pending
 
 ALL: Key[Any] = Key("*")
@@ -88,6 +90,27 @@ async def test_what_happens_to_it_is_survived(fault: conformance.Fault, name: st
 )
 async def test_what_happens_within_the_process_is_survived(fault: conformance.Fault) -> None:
     await fault(HarmedMemory(os.urandom(4).hex()))
+
+
+IN_A_FILE: dict[str, dict[str, Any]] = {"sqlite": {}, "sqlite name": {"name": "reader"}, "sqlite group": {"group": "g"}}
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize(
+    ("fault", "name"),
+    [
+        pytest.param(
+            fault,
+            name,
+            id=f"{fault.__name__}-{name}",
+            marks=[pytest.mark.long] if fault.is_long or (fault.__name__ in SLOW and name != "sqlite group") else [],
+        )
+        for name in IN_A_FILE
+        for fault in conformance.FAULTS
+    ],
+)
+async def test_what_happens_to_a_file_is_survived(fault: conformance.Fault, name: str, tmp_path: Path) -> None:
+    await fault(HarmedSQLite(tmp_path), **IN_A_FILE[name])
 
 
 # What only some of them tell

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import re
 from base64 import b64decode, b64encode
+from collections.abc import Sequence
 from itertools import count
+from typing import Any
 
 from ...errors import DecodeError
 from ...key import Key
 from ..adapter import Received, Record
 from ..address import Addresses
+
+as_tuple = tuple.__new__
 
 LONGEST = 7999
 """Bytes of a notification, as Postgres takes them at most."""
@@ -34,17 +38,33 @@ class Frames:
         self._addresses = Addresses("/", allowed="!-.0-~")
         self._numbers = count()
         self._is_control = is_control
+        self._key: Any = self._addresses.key  # never None without a prefix
+        self._tail = Received(Key(""), b"", is_control=is_control)[2:]
         self._begun: tuple[object, ...] = ()  # of what is coming in pieces: the sender, the number, the encoding
         self._pieces: list[str] = []
 
     def pack(self, record: Record) -> list[str]:
         """The notifications that a record becomes."""
-        return self.frame(self._addresses.address(record.key), record.payload)
+        return self.pack_all([record])
+
+    def pack_all(self, records: Sequence[Record]) -> list[str]:
+        """The same for several."""
+        address_of, numbers = self._addresses.address, self._numbers
+        texts: list[str] = []
+        for record in records:
+            key, payload = record[0], record[1]
+            if payload.isascii() and b"\0" not in payload:
+                text = f":{next(numbers):x} {address_of(key)} {payload.decode('ascii')}"
+                if len(text) <= LONGEST:
+                    texts.append(text)
+                    continue
+            texts += self.frame(address_of(key), payload)
+        return texts
 
     def frame(self, address: str, payload: bytes) -> list[str]:
-        """The same for an address."""
+        """What a payload becomes under an address."""
         is_text = payload.isascii() and b"\0" not in payload
-        data = payload.decode("ascii") if is_text else b64encode(payload).decode("ascii")
+        data = (payload if is_text else b64encode(payload)).decode("ascii")
         head, body = f":{next(self._numbers):x}{'' if is_text else '='}", f"{address} {data}"
         if len(head) + len(body) < LONGEST:
             return [f"{head} {body}"]
@@ -63,12 +83,11 @@ class Frames:
         if head[:1] == ":" and head[1:].isalnum():
             address, space, data = body.partition(" ")
             if space:
-                return self._received(address, data.encode())
+                return as_tuple(Received, (self._key(address), data.encode(), *self._tail))
         return self._unpack_odd(sender, head, body, text)
 
     def _received(self, address: str, payload: bytes, trouble: Exception | None = None) -> Received:
-        key = self._addresses.key(address) or Key(address)
-        return Received(key, payload, is_control=self._is_control, trouble=trouble)
+        return Received(self._key(address), payload, is_control=self._is_control, trouble=trouble)
 
     def _unpack_odd(self, sender: object, head: str, body: str, text: str) -> Received | None:
         match = _HEAD.fullmatch(head)
@@ -98,6 +117,5 @@ class Frames:
     def _trouble(self, text: str, why: str) -> Received:
         _, _, body = text.partition(" ")
         address = body.partition(" ")[0]
-        key = self._addresses.key(address) or Key(address)
-        error = DecodeError(key, f"a notification cannot be read: {why}", text[:1000].encode())
+        error = DecodeError(self._key(address), f"a notification cannot be read: {why}", text[:1000].encode())
         return self._received(address, text.encode(), error)

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequen
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from ..._core.checks import choice, seconds
+from ..._core.checks import choice, named_options, seconds
 from ..._core.life import outlast
 from ...codec import Codec
 from ...errors import BridgeClosed, BridgeNotReady, BrokerBusy, Unsupported
@@ -84,6 +84,8 @@ class Bridge:
         backoff: How long to wait between attempts to connect.
         secret: Sign what is sent, and refuse what is not signed with it: a str or bytes that all who take part know, or
             several, of which the first signs and all are accepted.
+        replay_window: Seconds that a signed message may be old, or early, when it comes live, 300 by default; beyond
+            it, and when it comes again, it is refused. Needs `secret`.
         silence: Seconds without a sign of life after which a connection counts as lost; by default three where
             messages are pushed, and five otherwise. A line that moves bytes is alive, however slow; time in which the
             event loop stood still does not count.
@@ -104,9 +106,12 @@ class Bridge:
     DEAF_PULLING = 5.0
     STUCK = 5.0
     LEAVE = 1.5
+    # Seconds for a step of it, even if others have used up the time.
+    AT_LEAST = 0.02
     # How often an error may come that only a bug explains, with nothing sent or heard in between.
     MOST_BUGS = 3
 
+    @named_options("Bridge")
     def __init__(
         self,
         hub: Hub,
@@ -136,6 +141,7 @@ class Bridge:
         prefix: KeyLike[Any] = (),
         backoff: Backoff = Backoff(),  # noqa: B008 - immutable
         secret: Secrets | None = None,
+        replay_window: float | None = None,
         silence: float | None = None,
     ) -> None:
         self.hub = hub
@@ -164,6 +170,7 @@ class Bridge:
             prefix=Key.create_from(prefix),
             backoff=backoff,
             secret=secret,
+            replay_window=replay_window,
         )
         self._codec = codec
         self._silence = None if silence is None else seconds(silence, "silence", zero=False)
@@ -192,6 +199,7 @@ class Bridge:
             secret=plan.secret,
             namespace=plan.namespace,
             prefix=plan.prefix,
+            window=plan.signed_for,
         )
         requests = OpenRequests(self._sender_name)
         name = f"a bridge to {self.adapter!r}"
@@ -686,14 +694,15 @@ class Bridge:
                     while durable.to_ack:
                         await durable.progress()
         await durable.end()
-        until = loop.time() + self.LEAVE
-        await self._hand_back(self.LEAVE / 3)
+        leave = self.LEAVE if timeout is not None else min(self.LEAVE, grace.leave(loop.time()))
+        until = loop.time() + leave
+        await self._hand_back(leave / 3)
         left = Leftover(sender.give_up(), durable.unfinished)
         await self._let_go(until)
         if was_started:
             # Between two connections there is none to be let go of, but perhaps what outlives them.
             with suppress(Exception):
-                await asyncio.wait_for(self.adapter.close(), max(0.1, until - loop.time()))
+                await asyncio.wait_for(self.adapter.close(), max(self.AT_LEAST, until - loop.time()))
         self._become("closed")
         self._gone.set()
         if not self._was_closed_by_hub:
@@ -710,10 +719,11 @@ class Bridge:
         loop = asyncio.get_running_loop()
         if self._connection is not None:
             self._connection.is_ending = True
-            self._connection.patience = max(0.1, until - loop.time())
+            self._connection.patience = max(self.AT_LEAST, until - loop.time())
         if self._living is not None:
             self._living.cancel()
-            _, stuck = await asyncio.wait([self._living], timeout=max(0.2, until + 0.1 - loop.time()))
+            left = max(self.AT_LEAST, until - loop.time())
+            _, stuck = await asyncio.wait([self._living], timeout=left + min(0.1, left))
             for task in stuck:
                 self._log.error("%r goes on in spite of being cancelled", task)
 

@@ -14,20 +14,23 @@ from .errors import explained
 Begin = Callable[[Any], Awaitable[object]]
 
 
-class Lines:
+class Connections:
     """Two connections from one connect until it is lost or closed: when one of them is lost, both are."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, inbox: Inbox | None = None) -> None:
         self._database = database
         self._connections: list[Any] = []
         # Transports, each from when it begins to connect.
         self._listening: list[Any] = []
         self._asking: list[Any] = []
         self._turn = asyncio.Lock()
-        self.inbox = Inbox()
+        self._asking_turn = asyncio.Lock()
+        self.inbox = inbox or Inbox()
         """What has come; fails when they are lost."""
         self.listener: Any = None
         """The connection by which notifications come."""
+        self.asker: Any = None
+        """The other one."""
 
     async def open(self, listen: Begin, ask: Begin) -> None:
         """Connect both at once, and let these begin with them.
@@ -39,7 +42,7 @@ class Lines:
         both = self._open(self._listening, listen), self._open(self._asking, ask)
         opening = [asyncio.ensure_future(each) for each in both]
         try:
-            self.listener, _ = await asyncio.gather(*opening)
+            self.listener, self.asker = await asyncio.gather(*opening)
         except BaseException as error:
             for task in opening:
                 task.cancel()
@@ -60,6 +63,16 @@ class Lines:
         """Call something with each notification of a channel; return when the server has confirmed it."""
         async with self._turn:
             await self.listener.add_listener(channel, call)
+
+    async def read(self, sql: str, *arguments: Any) -> list[Any]:
+        """Ask over the connection by which notifications come, which is not held up by what is sent; return the rows."""
+        async with self._turn:
+            return list(await self.listener.fetch(sql, *arguments))
+
+    async def write(self, sql: str, *arguments: Any) -> list[Any]:
+        """Ask over the other one."""
+        async with self._asking_turn:
+            return list(await self.asker.fetch(sql, *arguments))
 
     async def ping(self) -> None:
         """Return when the server has answered."""
