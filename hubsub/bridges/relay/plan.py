@@ -18,9 +18,6 @@ Start: TypeAlias = Literal["new", "earliest"] | float
 GAPS: Key[Any] = Key(NAMESPACE, "gap")
 """Where bridges notify each other of what their outboxes had to drop."""
 
-DUE = "ce_hubsubdue"
-"""The header, a CloudEvents attribute, of a message that a broker was to keep until then."""
-
 
 class Backoff(NamedTuple):
     """How long a bridge waits between attempts to connect: a random time up to a bound that doubles."""

@@ -17,8 +17,9 @@ from ...key import NAMESPACE, PLUS, STAR, Key, is_subset, meet
 from ...log import Episode, Logger
 from ..adapter import Adapter, Features, Loss, Received, SentBack
 from ..address import cached
+from .attributes import DUE
 from .durable import Delivery, Durable
-from .plan import DUE, GAPS, Plan
+from .plan import GAPS, Plan
 from .replies import OpenRequests, address_of_request
 from .seen import DONE, HubBridges, Name, name_of
 from .sender import Sender
@@ -177,8 +178,8 @@ class Receiver:
         if meta.reply_to is not None:
             to = address_of_request(self._sender.reply, key, meta)
             meta = meta._replace(reply_to=to, correlation=None if to is None else meta.correlation)
-        if self._features.delays and DUE in meta.headers:
-            meta = meta._replace(headers={name: value for name, value in meta.headers.items() if name != DUE})
+        if meta.due is not None:
+            meta = meta._replace(due=None)  # it is over: where else this goes, nobody has to wait
         if position is not None or received.attempts or received.is_replayed:
             about = position, received.attempts > 0, meta.replayed or received.is_replayed
             # As `_replace`, which for each message would be felt.
@@ -190,11 +191,11 @@ class Receiver:
         if not self._features.delays:
             return False
         if received.headers:
-            return DUE in received.headers
-        if received.payload is None or DUE.removeprefix("ce_").encode() not in received.payload:
+            return f"ce_{DUE}" in received.headers
+        if received.payload is None or DUE.encode() not in received.payload:
             return False
         meta = self._wire.unpack(self.key_here(received.key), received.payload, {}, False).meta
-        return meta is not None and DUE in meta.headers
+        return meta is not None and meta.due is not None
 
     def key_here(self, key: Key[Any]) -> Key[Any]:
         """The key on this side of one at the broker."""

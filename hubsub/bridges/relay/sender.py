@@ -19,7 +19,7 @@ from ...event import Event, Gap, Meta
 from ...hub import Hub
 from ...key import NAMESPACE, Key
 from ..adapter import Adapter, DelayedRecord, Features, Record
-from .plan import DUE, GAPS, Plan
+from .plan import GAPS, Plan
 from .replies import OpenRequests
 from .wire import BEAT, GAP, MESSAGE, Notice, Wire, time_text
 
@@ -243,8 +243,6 @@ class Sender:
                 to, correlation = self._requests.address, self._requests.open(request)
             else:
                 request.lose(EncodeError(key, "a bridge with envelope=False does not say whom to reply to"))
-        if meta.due is not None:
-            meta = meta._replace(headers={**meta.headers, DUE: time_text(meta.due)})
         return meta._replace(hops=meta.hops + 1, reply_to=to, correlation=correlation)
 
     def record(self, key: Key[Any], message: Any) -> Record:
