@@ -65,7 +65,7 @@ class Connections:
             await self.listener.add_listener(channel, call)
 
     async def read(self, sql: str, *arguments: Any) -> list[Any]:
-        """Ask over the connection by which notifications come, which is not held up by what is sent; return the rows."""
+        """Ask over the connection by which notifications come, not held up by what is sent; return the rows."""
         async with self._turn:
             return list(await self.listener.fetch(sql, *arguments))
 
