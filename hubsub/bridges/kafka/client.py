@@ -26,9 +26,9 @@ from aiokafka.errors import (
 )
 from aiokafka.protocol.admin import CreateTopicsRequest
 from aiokafka.protocol.group import JoinGroupRequest, SyncGroupRequest
-from aiokafka.protocol.metadata import MetadataRequest
 
 from ..adapter import bytes_each_way
+from .metadata import TopicsRequest, in_old_form
 
 # Seconds without a sign of life after which a connection is given up, beyond what its answers may take.
 SILENCE = 5.0
@@ -340,6 +340,8 @@ class Client(AIOKafkaClient):  # type: ignore[misc]
     """Also those which are being made."""
     failure: BaseException | None
     """Why the last connection could not be made."""
+    ids: dict[str, bytes]
+    """Of the topics that it knows: one that was made anew has another one. It is another object when one changes."""
     _is_closed: bool
     _asked_at: float
     _locks: dict[object, asyncio.Lock]
@@ -350,7 +352,7 @@ class Client(AIOKafkaClient):  # type: ignore[misc]
     def adopt(cls, client: Any, line: Line) -> Client:
         """Make a client that the driver has made, and not used yet, one of these: it refers to it in many places."""
         client.__class__ = cls
-        client.line, client.connections, client.failure = line, set(), None
+        client.line, client.connections, client.failure, client.ids = line, set(), None, {}
         client._locks, client._asked_at, client._is_closed = {}, 0.0, False
         line.add(client)
         return client  # type: ignore[no-any-return]
@@ -387,7 +389,7 @@ class Client(AIOKafkaClient):  # type: ignore[misc]
     async def _bootstrap_from(self, host: str, port: int) -> None:
         connection = await self._connect(host, port)
         try:
-            self._update(await connection.send(MetadataRequest(list(self._topics))))
+            self._update(await self._ask(connection, list(self._topics)))
         except BaseException:
             connection.close()
             raise
@@ -503,10 +505,17 @@ class Client(AIOKafkaClient):  # type: ignore[misc]
                 if connection is None:
                     continue
                 try:
-                    return await connection.send(MetadataRequest(topics, may_create))
+                    return await self._ask(connection, topics, may_create)
                 except (OSError, EOFError, KafkaError) as error:
                     self.failure = error
         raise ConnectionError(f"no broker of Kafka answers: {self.why()}") from self.failure
+
+    async def _ask(self, connection: Connection, topics: list[str] | None, may_create: bool = True) -> Any:
+        metadata, ids = in_old_form(await connection.send(TopicsRequest(topics, may_create)))
+        known = {topic: id for topic, id in ids.items() if topic in self._topics}
+        if not known.items() <= self.ids.items():
+            self.ids = self.ids | known
+        return metadata
 
     def _update(self, metadata: Any) -> dict[str, int]:
         """Take over metadata, but for what is not known of topics; return the error of each of those."""

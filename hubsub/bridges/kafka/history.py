@@ -14,7 +14,7 @@ from . import tolerant
 from .client import CONNECT, Client, Line
 from .options import Options
 from .reader import UNREADABLE
-from .stopping import stopped
+from .stopping import stop_consumer
 
 
 async def read_back(
@@ -32,7 +32,7 @@ async def read_back(
             await consumer.start()
             return await _read_back(consumer, topics, limit, before, after)
     finally:
-        await stopped(consumer.stop(), client)
+        await stop_consumer(consumer, client)
 
 
 async def _read_back(

@@ -7,6 +7,28 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 
+async def stop_consumer(consumer: Any, client: Any) -> None:
+    """Stop a consumer, also when no broker answers; goes on when it is cancelled.
+
+    Args:
+        consumer: Of the driver, started or not.
+        client: Its client.
+    """
+    await stopped(_stop(consumer), client)
+
+
+async def _stop(consumer: Any) -> None:
+    try:
+        await consumer.stop()
+    finally:
+        # When the group's part of the end fails, the driver leaves out the rest.
+        if (fetcher := consumer._fetcher) is not None:
+            tasks = [fetcher._fetch_task, *fetcher._pending_tasks]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
 async def stopped(stop: Coroutine[Any, Any, None], connections: Any, give_up: Callable[[], None] | None = None) -> None:
     """Finish `stop`, the end of a producer or consumer, also when no broker answers; goes on when it is cancelled.
 
