@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 
 def private(kind: str) -> Any:
-    """A new `Redis` or `Kafka`, not started yet.
+    """A new `Redis`, `Kafka` or `Postgres`, not started yet.
 
     Raises:
         Missing: This machine cannot run it.
@@ -29,10 +29,10 @@ def private(kind: str) -> Any:
     # For it, a topic that has yet to be made is an error.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     # What Redis does by itself once it keeps a log: with a disk that is waited for, everything costs the same.
-    return brokers.Redis(appendfsync="everysec") if kind == "Redis" else brokers.Kafka()
+    return brokers.Redis(appendfsync="everysec") if kind == "Redis" else getattr(brokers, kind)()
 
 
 @cache
 def shared(kind: str) -> Any:
-    """The one `Redis` or `Kafka` of all benchmarks that leave it running."""
+    """The one `Redis`, `Kafka` or `Postgres` of all benchmarks that leave it running."""
     return private(kind).start()

@@ -108,6 +108,11 @@ def stream() -> tuple[Way, Way]:
     return partial(hubs, ours, group="group"), partial(drivers.redis_stream, url)
 
 
+def postgres() -> tuple[Way, Way]:
+    url = brokers.shared("Postgres").url
+    return partial(hubs, url), partial(drivers.postgres_notify, url)
+
+
 def kafka() -> tuple[Way, Way]:
     broker = brokers.shared("Kafka")
     return partial(hubs, broker.url, group="group"), partial(drivers.kafka, broker.address())
@@ -147,6 +152,23 @@ def bulk_through_kafka() -> tuple[Side, Side]:
     return bulk(ours), bulk(theirs)
 
 
+@compare(at_least=5)
+def bulk_through_postgres_notify_broadcaster() -> tuple[Side, Side]:
+    """The same by LISTEN and NOTIFY of Postgres, against 5 000 `publish` and `get` of broadcaster; each message."""
+    if "broadcaster" not in ELSEWHERE:
+        raise Missing("its environment is missing, `make bench` makes it")
+    ours, _ = postgres()
+    url = brokers.shared("Postgres").url
+    return bulk(ours), lambda: ELSEWHERE["broadcaster"].run("postgres", 5_000, url) / 5_000
+
+
+@compare(at_least=0.4)
+def bulk_through_postgres_notify() -> tuple[Side, Side]:
+    """The same by LISTEN and NOTIFY against asyncpg: `pg_notify` of 500 in one prepared statement, `add_listener`."""
+    ours, theirs = postgres()
+    return bulk(ours), bulk(theirs)
+
+
 @compare(at_least=0.9)
 def bulk_through_redis_pubsub_10k_keys() -> tuple[Side, Side]:
     """The same by Redis Pub/Sub to one key of 10 000 that are subscribed, lazily, hence at Redis too, against that
@@ -181,6 +203,13 @@ def latency_through_redis_pubsub() -> tuple[Side, Side]:
 def latency_through_redis_stream() -> tuple[Side, Side]:
     """The same by Redis Streams and a group, against redis-py's `xadd` and `xreadgroup`."""
     ours, theirs = stream()
+    return latency(ours), latency(theirs)
+
+
+@compare(at_most=1.5)
+def latency_through_postgres_notify() -> tuple[Side, Side]:
+    """The same by LISTEN and NOTIFY of Postgres, against asyncpg."""
+    ours, theirs = postgres()
     return latency(ours), latency(theirs)
 
 

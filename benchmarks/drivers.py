@@ -101,6 +101,30 @@ async def redis_stream(url: str, arrived: Arrived) -> AsyncIterator[Ends]:
 
 
 @asynccontextmanager
+async def postgres_notify(url: str, arrived: Arrived) -> AsyncIterator[Ends]:
+    import asyncpg
+
+    channel = uuid4().hex
+    notifier, listener = await asyncpg.connect(url), await asyncpg.connect(url)
+    # Half as fast again as a call for each row, and ten times as fast as a statement for each message.
+    notify = await notifier.prepare("select count(pg_notify($1, text)) from unnest($2::text[]) as t (text)")
+
+    async def many(messages: Sequence[Any]) -> None:
+        for lot in _lots(messages):
+            await notify.fetch(channel, [json.dumps(message) for message in lot])
+
+    async def one(message: Any) -> None:
+        await notify.fetch(channel, [json.dumps(message)])
+
+    try:
+        await listener.add_listener(channel, lambda connection, pid, channel, text: arrived(json.loads(text)))
+        yield Ends(many, one)
+    finally:
+        await notifier.close()
+        await listener.close()
+
+
+@asynccontextmanager
 async def kafka(servers: str, arrived: Arrived) -> AsyncIterator[Ends]:
     from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 

@@ -86,6 +86,14 @@ def pause_report_gap_100k_patterns() -> Side:
 
 
 @measure("ms", at_most=5, rounds=5)
+def pause_report_gap_to_all_of_100k_patterns() -> Side:
+    """The same for a pattern that overlaps all of them."""
+    hub = _hub_of_100k_patterns()
+    gap = hubsub.Gap("disconnected", None, 0.0, 1.0, None)
+    return lambda: asyncio.run(_longest_turn(lambda: hub.border.report_gap(("sensor", "*"), gap)))
+
+
+@measure("ms", at_most=5, rounds=5)
 def pause_has_subscribers_100k_patterns() -> Side:
     """The same while `Hub.has_subscribers` looks for a pattern with a wildcard that none of 100 000 subscribed patterns
     overlaps."""

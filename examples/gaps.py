@@ -32,7 +32,7 @@ async def main() -> None:
 asyncio.run(main())
 
 # Output:
-# WARNING: <GapSubscription ('order', '*') pending=3 dropped=1> does not keep up: 3 messages wait, which is its bound; overflow: drop oldest
+# WARNING: <GapSubscription ('order', '*') pending=3 dropped=1> does not keep up: its queue is full, with maxsize=3 and overflow='drop oldest'
 # 7 orders are missing: drop oldest
 # order 8
 # order 9

@@ -1,4 +1,4 @@
-"""The command line: `python -m hubsub demo`, or `hubsub demo`."""
+"""The command line: `python -m hubsub demo`, or `hubsub demo`; and `dead-letters`."""
 
 from __future__ import annotations
 
@@ -34,16 +34,58 @@ def main(argv: Sequence[str] | None = None) -> int:
     demo.add_argument(
         "--bridge",
         metavar="URL",
-        help="exchange figures with every other demo at a broker, such as redis://localhost:6379 or "
-        "kafka://localhost:9092",
+        help="exchange figures with every other demo at a broker, such as sqlite://demo.db, a file, or "
+        "redis://localhost:6379",
     )
     demo.set_defaults(run=_demo)
+    _add_dead_letters(commands)
 
     arguments = parser.parse_args(argv)
     try:
         return int(arguments.run(arguments))
     except KeyboardInterrupt:  # before the command itself took care of Ctrl-C
         return 130
+
+
+def _add_dead_letters(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    letters = commands.add_parser(
+        "dead-letters",
+        help="list the messages that listeners gave up, and send them back",
+        description="List the last dead letters of a namespace, oldest first, or send some back to who gave them up.",
+    )
+    letters.add_argument("url", metavar="URL", help="the broker, such as redis-stream://localhost:6379")
+    letters.add_argument("--namespace", default="hubsub", help="that of the bridges (default: %(default)s)")
+    letters.add_argument("--limit", type=_number, default=100, metavar="N", help="letters (default: %(default)s)")
+    letters.add_argument("--before", metavar="POSITION", help="only letters older than this one")
+    letters.add_argument(
+        "--redeliver",
+        action="append",
+        default=[],
+        metavar="POSITION",
+        help="send this letter back to the group or name that gave it up; may be repeated",
+    )
+    letters.add_argument(
+        "--timeout", type=_seconds, default=10.0, metavar="N", help="seconds to wait for the broker (default: 10)"
+    )
+    letters.set_defaults(run=_dead_letters)
+
+
+def _dead_letters(arguments: argparse.Namespace) -> int:
+    from .cli import dead_letters
+
+    try:
+        return dead_letters.main(
+            arguments.url,
+            arguments.namespace,
+            arguments.limit,
+            arguments.before,
+            arguments.redeliver,
+            arguments.timeout,
+        )
+    except BrokenPipeError:
+        # Whoever read along has gone, as in `| head`. Python would complain when it flushes the rest.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
 
 def _demo(arguments: argparse.Namespace) -> int:
@@ -83,6 +125,14 @@ def _seconds(text: str) -> float:
         if 0 < seconds < math.inf:
             return seconds
     raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+
+
+def _number(text: str) -> int:
+    with suppress(ValueError):
+        number = int(text)
+        if number > 0:
+            return number
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
 
 
 if __name__ == "__main__":

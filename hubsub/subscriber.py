@@ -12,10 +12,11 @@ from ._core.listener import AsyncListener, Listener
 from ._core.registration import ListenerOptions, Registration, Removal, SubscribeOptions, Where
 from ._core.registry import decorated
 from ._core.subscription import GapSubscription, Queue, SnapshotSubscription, Subscription
+from ._face.subscribing import Decorator
 from .describe import describe
 from .errors import UnknownListener, UnknownSubscription
 from .event import Event
-from .hub import Decorator, Hub
+from .hub import Hub
 from .key import Key, Patterns, T, TypedPatterns, V, as_patterns
 
 if TYPE_CHECKING:

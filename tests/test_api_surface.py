@@ -39,6 +39,7 @@ ROOMS: dict[str, set[str]] = {
     "bridges.memory": {"ground", "contract"},
     "bridges.redis": {"ground", "contract"},
     "bridges.kafka": {"ground", "contract"},
+    "bridges.postgres": {"ground", "contract"},
     "bridges.sqlite": {"ground", "contract"},
     # The relay knows the contract and no adapter.
     "bridges.relay": {"ground", "_core", "face", "contract", "codec"},
@@ -66,6 +67,8 @@ def room_of(module: str) -> str:
     if module in CONTRACT:
         return "contract"
     if module in ("hub", "publisher", "subscriber", "loop", "utils", "logging_compat", "_aiopubsub"):
+        return "face"
+    if module.partition(".")[0] == "_face":
         return "face"
     return max((room for room in ROOMS if f"{module}.".startswith(f"{room}.")), key=len)
 

@@ -15,6 +15,7 @@ import pytest
 import hubsub
 from hubsub import DeliveryError, Event, Hub, InvalidFunction, InvalidListener, Key, ListenerFailure, Retry, Subscriber
 from hubsub._core.callables import checked_async_function, checked_function, checked_listener, is_async
+from hubsub._core.wide import WideRoutes
 
 
 async def pair(key: Any, message: Any) -> None: ...
@@ -398,6 +399,19 @@ def test_a_failure_finds_its_listener_though_that_is_watched_since_its_call_bega
     assert (listener.failed, other.failed) == (0, 0)
     hub.publish(("a", "outer"), 1)
     assert (listener.failed, other.failed) == (3, 3)
+
+
+def test_a_listener_that_joins_very_many_is_looked_at_too(hub: Hub, failures: list[ListenerFailure]) -> None:
+    for _ in range(WideRoutes.LEAST):
+        hub.add_listener("a", lambda key, message: None)
+    hub.publish("a")
+    leaves = hub.add_listener("a", lambda key, message: None)
+    hub.publish("a")
+    leaves.remove()
+    hub.publish("a")
+    wrong = hub.add_listener("a", lambda key, message: asyncio.sleep(0))
+    hub.publish("a")
+    assert (wrong.failed, [failure.listener for failure in failures]) == (1, [wrong])
 
 
 def test_a_listener_removed_by_the_report_of_its_awaitable_is_called_no_more(hub: Hub) -> None:

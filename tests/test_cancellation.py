@@ -114,7 +114,7 @@ def balanced(*registrations: Registration) -> None:
         mailbox = each.mailbox
         assert mailbox is not None
         assert (mailbox.line, len(mailbox._waiters)) == (None, 0)
-        assert not isinstance(each, Queue) or not each._hands
+        assert not isinstance(each, Queue) or not each._unfinished
 
 
 def one_each_turn(actions: list[Callable[[], object]]) -> None:

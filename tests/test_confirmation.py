@@ -174,7 +174,7 @@ async def test_leaving_the_loop_by_break_or_return_finishes_what_is_in_hand(hub:
                     if message == number:
                         break
         assert await asyncio.wait_for(publishing, 5) == 1
-    assert len(subscription._hands) == 0
+    assert len(subscription._unfinished) == 0
 
 
 @contextmanager
@@ -214,8 +214,8 @@ async def test_leaving_the_loop_by_an_exception_fails_what_is_in_hand(hub: Hub, 
         working.cancel()
     await asyncio.wait([working])
     assert await failing(asyncio.wait_for(publishing, 5)) == ["its consumer failed"]
-    assert subscription._hands is not None
-    assert len(subscription._hands) == 0
+    assert subscription._unfinished is not None
+    assert len(subscription._unfinished) == 0
 
 
 async def test_an_iterator_that_is_closed_has_finished_with_what_it_had_in_hand(hub: Hub) -> None:

@@ -24,6 +24,7 @@ from hubsub._core.border import Border
 from hubsub._core.matcher import Matcher
 from hubsub._core.router import Router
 from hubsub._core.routes import RouteCache
+from hubsub._core.runs import Run
 from hubsub._core.wide import WideRoutes
 from hubsub.key import is_subset
 
@@ -740,6 +741,27 @@ class WideMachine(HubMachine):
     def teardown(self) -> None:
         WideRoutes.LEAST = self.least
         super().teardown()
+
+
+class RunMachine(HubMachine):
+    """The same with any two queues next to each other sharing a place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.least, Run.LEAST = Run.LEAST, 2
+
+    @rule(pattern=under_x(PATTERNS))
+    def subscribe_several(self, pattern: tuple[str, ...]) -> None:
+        for _ in range(3):
+            self.subscribe(patterns=[pattern])
+
+    def teardown(self) -> None:
+        Run.LEAST = self.least
+        super().teardown()
+
+
+TestRunMachine = RunMachine.TestCase
+TestRunMachine.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
 
 
 TestWideMachine = WideMachine.TestCase

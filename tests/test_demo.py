@@ -440,6 +440,10 @@ def assert_two_see_each_other(start: Start, url: str) -> None:
     assert f"/{one.process.pid}/" not in one.text
 
 
+def test_two_demos_see_each_other_over_a_file(start: Start, tmp_path: Path) -> None:
+    assert_two_see_each_other(start, f"sqlite://{tmp_path / 'demo.db'}")
+
+
 def test_two_demos_see_each_other_over_redis(start: Start, redis: Redis) -> None:
     assert_two_see_each_other(start, redis.url)
 

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from test_key import KEYS, PATTERNS, naive
 
+from hubsub._core.literals import Literals
 from hubsub._core.matcher import Matcher
 
 
@@ -66,14 +67,15 @@ class MatcherMachine(RuleBasedStateMachine):
 
 
 class ManyMachine(MatcherMachine):
-    """The same with exact patterns filed by their parts from the first one on."""
+    """The same with exact patterns filed by their parts from the first ones on."""
 
     def __init__(self) -> None:
         super().__init__()
         self.many, Matcher.MANY = Matcher.MANY, 1
+        self.unfiled, Literals.MOST_UNFILED = Literals.MOST_UNFILED, 2
 
     def teardown(self) -> None:
-        Matcher.MANY = self.many
+        Matcher.MANY, Literals.MOST_UNFILED = self.many, self.unfiled
         super().teardown()
 
 

@@ -122,7 +122,7 @@ def test_a_signature_is_an_hmac_of_what_the_page_says(headers: bool, key: Key[An
     wire = Wire("json", "here", headers=headers, secret=SECRET, namespace="näme")
     for payload, beside in (wire.pack(MESSAGE, key, message, meta), wire.pack_plain(key, message, "1", TIME)):
         signature = beside["ce_signature"] if headers else json.loads(payload)["signature"]
-        signed = b"hubsub 1" + measured("näme") + signature[:HEAD].encode() + b"%d;" % len(key) + measured(*key)
+        signed = b"hubsub 1" + measured("näme") + b"%d;" % len(key) + measured(*key) + signature[:HEAD].encode()
         if headers:
             plain = ["ce_specversion", "ce_source", "ce_type", "content-type", "ce_id", "ce_time"]
             attributes = sorted(beside.keys() - {*plain, "ce_signature"} - {n for n in beside if n[:3] != "ce_"})

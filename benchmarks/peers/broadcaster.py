@@ -24,6 +24,15 @@ async def queue(messages: int) -> float:
 
 async def redis(messages: int, url: str) -> float:
     """Send messages to Redis and take them out of a queue, in JSON both ways."""
+    return await _through(messages, url)
+
+
+async def postgres(messages: int, url: str) -> float:
+    """The same by Postgres."""
+    return await _through(messages, url)
+
+
+async def _through(messages: int, url: str) -> float:
     async with Broadcast(url) as broadcast, broadcast.subscribe("sensor.kitchen") as subscriber:
 
         async def carry(all: list[Any]) -> None:

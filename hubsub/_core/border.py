@@ -78,8 +78,8 @@ class Border:
                 a list of `Undelivered` for the others. That may be before this returns. If it raises, that is logged.
             only: The registrations that get it, for a repeated delivery; by default all that its key leads to.
             bounded: Queues that may grow beyond their bound make room for it instead, as under `DROP_OLDEST`: a remote
-                sender does not wait for a slow consumer, and must not fill the memory. Ignored for confirmed messages,
-                whose number is bounded already.
+                sender does not wait for a slow consumer, and must not fill the memory. Not for confirmed messages:
+                their number is bounded already.
 
         Raises:
             InvalidKey: Nothing can be published to its key.
@@ -281,34 +281,43 @@ class Border:
 class LateGap:
     """A gap that concerns so many that some are notified later, but before they get the next relayed message."""
 
-    __slots__ = ("_gap", "_left", "_notified", "_patterns", "_until")
+    __slots__ = ("_early", "_gap", "_left", "_patterns", "_reached", "_until")
 
     def __init__(self, gap: Gap, patterns: Sequence[tuple[str, ...]], registrations: list[Any]) -> None:
         self._gap = gap
         self._patterns = patterns
+        # Those whom it may concern, by their order: from the one after that which was looked at last, to this one.
+        self._reached = 0
         self._until = registrations[-1].order
         registrations.reverse()
         self._left = registrations
-        self._notified: set[Any] = set()
+        self._early: set[Any] = set()  # notified before it was their turn
 
     def report_to_some(self, most: int) -> bool:
         """Go through `most` of the registrations that are left; return whether there are more."""
         some = self._left[-most:]
         del self._left[-most:]
-        self.report_to(reversed(some))
+        for registration in reversed(some):
+            if registration.order > self._until:
+                continue  # it was closed, and subscribed anew
+            self._reached = registration.order
+            if registration in self._early:
+                self._early.remove(registration)
+            else:
+                self._report_if_concerned(registration)
         return bool(self._left)
 
     def report_to(self, registrations: Iterable[Any]) -> None:
-        """Report it, once, to those of the registrations that it concerns."""
+        """Report it, once, to those of the registrations that it concerns, and whose turn has not come yet."""
         for registration in registrations:
-            if (
-                registration.is_subscription
-                and registration.order <= self._until
-                and registration not in self._notified
-            ):
-                self._notified.add(registration)
-                if any(overlaps(own, other) for own in tuple(registration._patterns) for other in self._patterns):
-                    _report_gap(registration, self._gap)
+            is_left = registration.is_subscription and self._reached < registration.order <= self._until
+            if is_left and registration not in self._early:
+                self._early.add(registration)
+                self._report_if_concerned(registration)
+
+    def _report_if_concerned(self, registration: Any) -> None:
+        if any(overlaps(own, other) for own in tuple(registration._patterns) for other in self._patterns):
+            _report_gap(registration, self._gap)
 
 
 def _report_gap(registration: Any, gap: Gap) -> None:

@@ -31,40 +31,24 @@ class Calls:
     started can run.
     """
 
-    __slots__ = ("_loop", "_until_shared", "are_apart", "running")
+    __slots__ = ("are_apart", "running")
 
     # Messages handled before the loop gets a turn, if handling them does not suspend.
     BURST = range(256)
     FEW = 8
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self) -> None:
         self.running: object = None
         self.are_apart = True
-        """True while every call is to `begin`."""
-        self._until_shared = self.FEW
-        self._loop = loop
+        """True while every call has an identity of its own."""
 
-    def begin(self) -> None:
-        """Another call begins, with an identity of its own."""
-        self.running = call = object()
-        current_call.set(call)
-        self._until_shared -= 1
-        if not self._until_shared:
-            self.share()
-
-    def share(self) -> None:
+    def share(self, loop: asyncio.AbstractEventLoop) -> None:
         """Let further calls share the identity of this one, until the loop has had a turn or the burst ends."""
         self.are_apart = False
-        self._loop.call_soon(self._turned)
+        loop.call_soon(self._turned)
 
     def _turned(self) -> None:
         self.are_apart = True  # until the burst ends
-
-    def end(self, in_the_middle: bool = False) -> None:
-        """For now no call runs: a burst is over. In the middle of many there is less to tell apart in the next one."""
-        self.running = None
-        self.are_apart = True
-        self._until_shared = 1 if in_the_middle else self.FEW
 
     def is_caller(self) -> bool:
         """True inside the call that runs, and in what it has started."""

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from ..event import Event
-from .calls import Calls
+from .calls import Calls, current_call
 from .listener import AsyncListener
 from .message_queue import as_event
 from .notices import notify
@@ -46,10 +46,11 @@ class ConcurrentListener(AsyncListener):
         loop = self._hub._life.bind_for(self)
         if loop is None or len(self._workers) >= self._concurrency:
             return  # the hub starts it once a loop runs, or has just done so
-        calls = Calls(loop)
+        calls = Calls()
         # A copy of the context: variables that one call sets must not reach the others.
         self._workers[self._spawn(loop, self._work(calls), self._context.copy())] = calls
-        self._arm()
+        if len(self._workers) >= self._concurrency:
+            self._mailbox.wake = None
 
     def _arm(self) -> None:
         self._mailbox.wake = self._wake if len(self._workers) < self._concurrency else None
@@ -62,6 +63,8 @@ class ConcurrentListener(AsyncListener):
             await asyncio.sleep(0)
         mailbox, items = self._mailbox, self._mailbox.items
         popleft = items.popleft
+        function, with_event = self._callee()
+        set_call, apart, loop = current_call.set, calls.FEW, task.get_loop()
         while items or mailbox.is_replaying:
             for _ in calls.BURST:
                 if mailbox.alert:
@@ -73,9 +76,17 @@ class ConcurrentListener(AsyncListener):
                 else:
                     break
                 if calls.are_apart:
-                    calls.begin()
+                    calls.running = call = object()
+                    set_call(call)
+                    apart -= 1
+                    if not apart:
+                        calls.share(loop)
                 try:
-                    result = await (self._call(as_event(item)) if self._event else self._call(*item))
+                    if with_event:
+                        result = await function(as_event(item))
+                    else:
+                        key, message = item
+                        result = await function(key, message)
                 except BaseException as error:
                     self._failed(item, error, task)
                 else:
@@ -83,7 +94,8 @@ class ConcurrentListener(AsyncListener):
                         self._handled(item, result)
                     elif mailbox.has_events and type(item) is Event:
                         item.done()
-            calls.end(bool(items))
+            calls.running, calls.are_apart = None, True
+            apart = 1 if items else calls.FEW
             if task.cancelling():
                 return  # the call has swallowed the cancellation
             if items or mailbox.is_replaying:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Generator
 from math import inf
+from types import coroutine
 from typing import Any
 
 from ..confirm import Confirmation
@@ -81,6 +83,11 @@ async def publish_until_finished(
         else:
             deliver()
     if outcome.finished is None:
+        # An async listener that has nothing else to do is called in the loop's next turn; mostly that is all.
+        began = loop.time()
+        await _turn()
+        left = None if left is None else max(0.0, began + left - loop.time())
+    if outcome.finished is None:
         # A timer and not asyncio.timeout, which takes as long as all the rest.
         outcome.future = loop.create_future()
         timer = None if left is None else loop.call_later(left, outcome.wake)
@@ -98,6 +105,12 @@ async def publish_until_finished(
         error.finished = outcome.finished
         raise error
     return outcome.finished
+
+
+@coroutine
+def _turn() -> Generator[None, None, None]:
+    """Give the loop a turn: as `asyncio.sleep(0)`, at less cost."""
+    yield
 
 
 def _outgoing_queues(exchange: Exchange, key: Key[Any]) -> list[Any]:

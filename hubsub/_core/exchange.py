@@ -122,17 +122,20 @@ class Exchange:
 
         To look each time would cost every publish: see `callables`.
         """
-        route.published += 1
         key = route.key
+        if route.is_judged and key in self._routes:
+            return self.publish(key, message)  # everything in it but one or two was called before
+        route.published += 1
         for index, deliver in enumerate(route):
             try:
                 returned = deliver(key, message)
                 if returned is not None:
-                    route.targets[index].returned(Event(key, message), returned)
+                    route.steps[index].returned(Event(key, message), returned)
             except BaseException as error:
                 if error.__class__ is RecursionError:
                     self._circles.key, self._routes = key, NOWHERE
                 self._failed_at(route, index, message, error)
+        route.is_judged = True
         return route.width
 
     def publish_event(self, event: Event[T]) -> int:
@@ -291,14 +294,14 @@ class Exchange:
 
     def _failed_at(self, route: Route, index: int, message: Any, error: BaseException) -> None:
         """Report the failure at one index of a route; if it must pass, serve the rest of the route first."""
-        interrupt = self._failure(route.targets[index], route.key, message, error)
+        interrupt = self._failure(route.steps[index], route.key, message, error)
         if interrupt is None:
             return
         for later in range(index + 1, len(route)):
             try:
                 route[later](route.key, message)
             except BaseException as another:
-                self._failure(route.targets[later], route.key, message, another)
+                self._failure(route.steps[later], route.key, message, another)
         raise interrupt
 
     def _failure(self, target: Target, key: Key[Any], message: Any, error: BaseException) -> BaseException | None:

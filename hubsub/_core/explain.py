@@ -1,4 +1,4 @@
-"""Explains where a key leads, with figures, and which keys or patterns are nearest if it leads nowhere."""
+"""Explains where a key leads, with counters, and which keys or patterns are nearest if it leads nowhere."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Pattern = tuple[str, ...]
 
 
 class Match(NamedTuple):
-    """A subscription or listener that a key leads to, with its figures at that moment, over all of its keys."""
+    """A subscription or listener that a key leads to, with its counters at that moment, over all of its keys."""
 
     subscription: Listener | Subscription[Any] | GapSubscription[Any] | Outbox
     patterns: tuple[Key[Any], ...]
@@ -47,9 +47,9 @@ class Match(NamedTuple):
 
     def _text(self, where: str) -> str:
         troubles = ("pending", "dropped", "superseded", "failed")
-        figures = [f"delivered {self.delivered}", *(f"{name} {n}" for name in troubles if (n := getattr(self, name)))]
+        counters = [f"delivered {self.delivered}", *(f"{name} {n}" for name in troubles if (n := getattr(self, name)))]
         error = "" if self.last_error is None else f"; last error: {describe(self.last_error)}"
-        return f"{self.who} {where}: {', '.join(figures)}{error}"
+        return f"{self.who} {where}: {', '.join(counters)}{error}"
 
 
 class Explanation(NamedTuple):

@@ -105,7 +105,7 @@ class Hints:
 
     def time(self, route: Route) -> Route:
         """Return the route, with each sync listener replaced by a call that times it."""
-        for index, target in enumerate(route.targets):
+        for index, target in enumerate(route.steps):
             if isinstance(target, Listener) and target.mailbox is None:
                 route[index] = partial(self._timed, target, route[index])
         return route

@@ -186,6 +186,7 @@ class AsyncListener(Listener):
         "_context",
         "_idle",
         "_mailbox",
+        "_name",
         "_out_of_time",
         "_quiet",
         "_stopped",
@@ -222,6 +223,7 @@ class AsyncListener(Listener):
         self._context = context_outside()
         self._calls: Calls | None = None  # those of the task
         self._task: asyncio.Task[None] | None = None
+        self._name: str | None = None  # of its tasks
         self._idle: asyncio.Future[None] | None = None
         self._quiet: list[asyncio.Future[None]] = []
         self._stopped = False  # the hub is closed: the task ends after the call in progress
@@ -263,14 +265,16 @@ class AsyncListener(Listener):
         if loop is None or self._task is not None:
             return  # the hub starts it once a loop runs, or has just done so
         self._mailbox.wake = None
-        self._calls = calls = Calls(loop)
+        self._calls = calls = Calls()
         self._task = self._spawn(loop, self._run(calls), self._context)
 
     def _spawn(
         self, loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, None], context: Context
     ) -> asyncio.Task[None]:
         """A task for its calls, whose end it is told of."""
-        task = loop.create_task(coroutine, name=f"hubsub listener {name_of_callable(self.function)}", context=context)
+        if self._name is None:
+            self._name = f"hubsub listener {name_of_callable(self.function)}"
+        task = loop.create_task(coroutine, name=self._name, context=context)
         # The hub knows its tasks: one that is left behind, by a loop that never runs again, needs no complaint.
         task._log_destroy_pending = False  # type: ignore[attr-defined]
         # Not a clause in the task itself: cancelled before its first step, a task runs nothing of it.
@@ -300,12 +304,12 @@ class AsyncListener(Listener):
                     item = popleft()
                 else:
                     break
-                if calls.are_apart:  # what `begin` does, without a call of its own
+                if calls.are_apart:
                     calls.running = call = object()
                     set_call(call)
                     apart -= 1
                     if not apart:
-                        calls.share()
+                        calls.share(loop)
                 try:
                     if with_event:
                         result = await function(as_event(item))
@@ -329,7 +333,17 @@ class AsyncListener(Listener):
             if items or mailbox.is_replaying:
                 await asyncio.sleep(0)
             elif not (self.closed or self._stopped):
-                await self._sleep(loop)
+                # Not in a coroutine of its own: to make that, and to go through it, costs as much as to wait.
+                idle = self._idle = loop.create_future()
+                mailbox.wake = self._wake
+                if self._quiet:
+                    self._tell_quiet()
+                try:
+                    await idle
+                finally:
+                    # What a closed loop has left behind is collected some day: by then another task sleeps.
+                    if self._idle is idle:
+                        self._idle = None
 
     def _handled(self, item: Item, result: object) -> None:
         """A call has returned something: what it returned may have to be awaited, and then it has done nothing yet."""
@@ -383,17 +397,6 @@ class AsyncListener(Listener):
 
     def _called_with(self, event: Event[Any]) -> Any:
         return self._call(event) if self._event else self._call(*event)
-
-    async def _sleep(self, loop: asyncio.AbstractEventLoop) -> None:
-        idle = self._idle = loop.create_future()
-        self._mailbox.wake = self._wake
-        self._tell_quiet()
-        try:
-            await idle
-        finally:
-            # What a closed loop has left behind is collected some day: by then another task sleeps.
-            if self._idle is idle:
-                self._idle = None
 
     def _wake(self) -> None:
         self._hub._life.check_thread()

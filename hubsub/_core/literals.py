@@ -10,18 +10,34 @@ Pattern = tuple[str, ...]
 
 
 class Literals:
-    """A set of exact keys."""
+    """A set of exact keys.
 
-    __slots__ = ("_by_length",)
+    Filing a key takes as long as subscribing to it. So the latest ones stay unfiled, and are compared one by one: a
+    pattern that comes and goes is never filed.
+    """
+
+    __slots__ = ("_by_length", "_unfiled")
+
+    # Keys that may be unfiled; one more, and all of them are filed.
+    MOST_UNFILED = 512
 
     def __init__(self, keys: Iterable[Pattern]) -> None:
         # By length of key, then position, then part: the keys that have this part at this position, or the only one.
         self._by_length: dict[int, list[dict[str, Pattern | dict[Pattern, None]]]] = {}
+        self._unfiled: dict[Pattern, None] = {}
         for key in keys:
-            self.add(key)
+            self._file(key)
 
     def add(self, key: Pattern) -> None:
         """Add a key that it does not hold yet."""
+        unfiled = self._unfiled
+        unfiled[key] = None
+        if len(unfiled) > self.MOST_UNFILED:
+            for each in unfiled:
+                self._file(each)
+            self._unfiled = {}
+
+    def _file(self, key: Pattern) -> None:
         positions = self._by_length.get(len(key))
         if positions is None:
             positions = self._by_length[len(key)] = [{} for _ in key]
@@ -36,6 +52,9 @@ class Literals:
 
     def remove(self, key: Pattern) -> None:
         """Remove a key that it holds."""
+        if key in self._unfiled:
+            del self._unfiled[key]
+            return
         positions = self._by_length[len(key)]
         for keys, part in zip(positions, key, strict=False):
             held = keys[part]
@@ -48,6 +67,7 @@ class Literals:
 
     def matching(self, pattern: Pattern) -> Iterator[Pattern]:
         """Yield the keys that a pattern matches; costs as much as there are keys with its rarest literal part."""
+        yield from [key for key in self._unfiled if is_subset(key, pattern)]
         literal = [(position, part) for position, part in enumerate(pattern) if part != STAR and part != PLUS]
         for length, positions in self._by_length.items():
             if length < len(pattern) or (length > len(pattern) and pattern[-1] != STAR):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from enum import Enum
@@ -13,21 +13,17 @@ from typing import Any, Protocol, cast
 
 from ..event import Event, Gap
 from ..key import Deliver, Key
+from .entrances import ENTRANCES, ENTRANCES_FOR_PAIRS
 from .gaps import OpenGap as OpenGap
+from .items import Item as Item
+from .items import Latest
+from .items import as_event as as_event
+from .items import as_tuple as as_tuple
 from .notices import Notices, notify
 from .room import Line
 
-Item = tuple[Key[Any], Any]  # a plain pair, or an `Event` where metadata travels with the message
-
-as_tuple = tuple.__new__
-
 # Stands for a list or deque that nobody has put anything in: most queues never need them.
 _NONE: Any = ()
-
-
-def as_event(item: Item) -> Event[Any]:
-    """Return what a mailbox holds as an event."""
-    return item if type(item) is Event else as_tuple(Event, item)
 
 
 class Overflow(Enum):
@@ -81,6 +77,7 @@ class Mailbox:
         "_overfull",
         "_owner",
         "_peak",
+        "_put_pair",
         "_replay",
         "_spanned",
         "_waiters",
@@ -126,10 +123,22 @@ class Mailbox:
         self._open_gaps: deque[OpenGap] = _NONE
         self._spanned = 0  # items before the last of them
         self._waiters: list[asyncio.Future[None]] = _NONE
-        # Closures, not methods: a quarter less for every message through a queue.
-        self.put: Deliver = _ENTRANCES[overflow](self)
+        self.put: Deliver = ENTRANCES[overflow.name](self, _WHEN_FULL[overflow])
+        self._put_pair: Callable[[Item], None] | None = None
 
     # Putting
+
+    @property
+    def takes_pairs(self) -> bool:
+        """True if it may share what it holds with other queues."""
+        return self.overflow.name in ENTRANCES_FOR_PAIRS
+
+    @property
+    def put_pair(self) -> Callable[[Item], None]:
+        """As `put`, of a pair that other queues get as well."""
+        if self._put_pair is None:
+            self._put_pair = ENTRANCES_FOR_PAIRS[self.overflow.name](self, _WHEN_FULL[self.overflow])
+        return self._put_pair
 
     def put_event(self, event: Event[Any], bounded: bool = False) -> None:
         """Put an event with what travels with it; `bounded` says that there must be room for it under `GROW`, too."""
@@ -508,84 +517,6 @@ class Mailbox:
 
 FULL = "dropped, its queue was full"
 
-
-class Latest(OrderedDict[Key[Any], Item]):
-    """The newest item of each key, taken in the order in which the keys began to wait.
-
-    Ordered, because taking the first of a plain dict passes over the places of all that were taken before.
-    """
-
-    def popleft(self) -> Item:
-        """Remove and return the first item."""
-        return self.popitem(last=False)[1]
-
-
-# The entrances, one made for each mailbox. In each, waking is first: it refuses the wrong thread, and then nothing is
-# half-done.
-
-
-def _growing(box: Mailbox) -> Deliver:
-    items = cast("deque[Item]", box.items)
-    append = items.append
-
-    def put(key: Key[Any], message: Any) -> None:
-        if box.wake is not None:
-            box.wake()
-        append((key, message))
-        if len(items) > box._watermark:
-            box._grown()
-
-    return put
-
-
-def _bounded(box: Mailbox) -> Deliver:
-    items = cast("deque[Item]", box.items)
-    append = items.append
-    maxsize = box.maxsize
-    overflow = _WHEN_FULL[box.overflow]
-
-    def put(key: Key[Any], message: Any) -> None:
-        if box.wake is not None:
-            box.wake()
-        if len(items) < maxsize:
-            append((key, message))
-            if len(items) > box._watermark:
-                box._grown()
-        else:
-            overflow(box, (key, message))
-
-    return put
-
-
-def _latest(box: Mailbox) -> Deliver:
-    items = cast(Latest, box.items)
-    maxsize = box.maxsize
-
-    def put(key: Key[Any], message: Any) -> None:
-        if box.wake is not None:
-            box.wake()
-        if key in items:
-            replaced, items[key] = items[key], (key, message)
-            box.superseded += 1
-            if type(replaced) is Event:
-                replaced.done()  # nobody needs it any more
-        elif len(items) < maxsize:
-            items[key] = (key, message)
-            if len(items) > box._watermark:
-                box._grown()
-        else:
-            box._drop_oldest((key, message))
-
-    return put
-
-
-_ENTRANCES: dict[Overflow, Callable[[Mailbox], Deliver]] = {
-    Overflow.GROW: _growing,
-    Overflow.DROP_OLDEST: _bounded,
-    Overflow.DROP_NEWEST: _bounded,
-    Overflow.LATEST: _latest,
-    Overflow.CLOSE: _bounded,
-}
 
 _WHEN_FULL: dict[Overflow, Callable[[Mailbox, Item], None]] = {
     Overflow.GROW: Mailbox._drop_oldest,  # of what has to be bounded even so

@@ -167,7 +167,7 @@ class Registration(Handle):
         # Those of them that never arrived, since it was closed in the middle of their publish.
         self.missed = 0
         self.filtered = 0
-        """Messages that its `where=` did not want; none of the other figures counts them."""
+        """Messages that its `where=` did not want; no other counter counts them."""
         self.closed = False
         """True once it was removed or closed."""
 
@@ -328,8 +328,8 @@ class Registration(Handle):
 
     def __repr__(self) -> str:
         troubles = ("pending", "dropped", "superseded", "filtered", "failed")
-        figures = "".join(f" {name}={number}" for name in troubles if (number := getattr(self, name, 0)))
-        return f"<{type(self).__name__} {self._described}{figures}{self._state}>"
+        counters = "".join(f" {name}={number}" for name in troubles if (number := getattr(self, name, 0)))
+        return f"<{type(self).__name__} {self._described}{counters}{self._state}>"
 
     @property
     def _described(self) -> str:

@@ -11,7 +11,6 @@ from ..describe import describe
 from ..errors import HubClosed, InvalidListener
 from ..event import DeadLetter, Event, ListenerFailure
 from ..key import NAMESPACE, PLUS, STAR, Announced, Key, Patterns, as_patterns, escaped
-from .asking import AsyncResponder, Responder
 from .callables import checked_function, checked_listener
 from .checks import choice, member, options_of
 from .checks import count as count_of
@@ -34,6 +33,7 @@ from .registration import (
     with_patterns,
     without_patterns,
 )
+from .responding import AsyncResponder, Responder
 from .retry import Retry
 from .router import Router
 from .routes import Target

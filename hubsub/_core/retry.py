@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from typing import Self
 
 
-class _Figures(NamedTuple):
+class _Options(NamedTuple):
     attempts: int
     """The most calls, the first one included."""
     backoff: float
@@ -30,7 +30,7 @@ class _Figures(NamedTuple):
 
 
 # Not a dataclass: importing dataclasses would take a tenth of the import time of the package.
-class Retry(_Figures):
+class Retry(_Options):
     """How often, and when, a failed call of an async listener is retried.
 
     Raises:

@@ -11,6 +11,7 @@ from ..key import PLUS, STAR, Key, is_subset
 from .matcher import Matcher
 from .routes import FIRST, Route, RouteCache, Tally, Target
 from .running import Running
+from .runs import Run, joined
 from .wide import WideRoutes
 
 R = TypeVar("R", bound=Target)  # what keys lead to
@@ -122,7 +123,8 @@ class Router(Generic[R]):
                 targets = self._in_order(targets)
             route = Route(map(_deliver_of, targets))
             route.key = key
-            route.targets = targets
+            route.targets = route.steps = targets
+            route.is_judged = False
         route.published = 0
         route.tick = FIRST
         route.width = width = len(route)
@@ -132,6 +134,11 @@ class Router(Generic[R]):
             route.sole = route.only = None
         if self.observers:
             self._add_observers(route)
+        if width >= Run.LEAST and not route.is_judged:
+            steps = joined(route.targets)
+            if steps is not None:
+                route.steps = steps
+                route[:] = map(_deliver_of, steps)
         self.misses += 1
         if self.caching:
             if self.retired:
@@ -143,7 +150,7 @@ class Router(Generic[R]):
         else:
             self._fold_uncached()
             self._uncached.append(route)
-            if len(route) > 1:
+            if len(route.targets) > 1:
                 self._running.note((route,))
         return route
 
@@ -156,7 +163,7 @@ class Router(Generic[R]):
         if any(is_subset(key, pattern) for each in observers for pattern in each.diverts):
             route.diverted = route.targets
             observers = self._observers_of(key, 0)
-            route.targets = observers
+            route.targets = route.steps = observers
             route[:] = map(_deliver_of, observers)
             route.width = 0
         else:
@@ -165,16 +172,16 @@ class Router(Generic[R]):
         route.sole = None
         route.only = route[0] if len(route) == 1 else None
 
-    # Figures
+    # Counters
 
     def fold_all(self) -> None:
-        """Bring every figure up to date."""
+        """Bring every counter up to date."""
         self._fold_uncached()
         for cache in (self.cache, *self.retired):
             cache.fold()
 
     def fold(self, patterns: Iterable[tuple[str, ...]]) -> None:
-        """Bring the figures of the targets that are registered on these patterns up to date."""
+        """Bring the counters of the targets that are registered on these patterns up to date."""
         self._fold_uncached()
         for cache in self.retired:
             cache.fold()
@@ -212,7 +219,7 @@ class Router(Generic[R]):
         else:
             for route in touched:
                 self.cache.drop(route)
-                if len(route) > 1:
+                if len(route.targets) > 1:
                     self._running.note((route,))
                     self._wide.keep(route)
 

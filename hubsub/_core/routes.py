@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from ..event import Event
 from ..key import PLUS, STAR, Deliver, Key
+from .runs import Run
 
 _by_order: Any = attrgetter("order")
 
@@ -87,25 +88,29 @@ class Route(list[Deliver]):
         "__weakref__",
         "_indices",
         "diverted",
+        "is_judged",
         "key",
         "mailboxes",
         "only",
         "others",
         "published",
         "sole",
+        "steps",
         "targets",
         "tick",
         "width",
     )
 
-    # No __init__: without one it is made in C, in half the time. Who makes a route sets the first seven.
+    # No __init__: without one it is made in C, in half the time. Who makes a route sets the first nine.
     key: Key[Any]
-    targets: list[Any]  # of `Target`: the `deliver` of each stands at the same index
+    targets: list[Any]  # of `Target`, in order
+    steps: list[Any]  # what stands at each index: the very list of targets, unless some share an index (`Run`)
     published: int  # but for what `tick` counts
     tick: Tick
     width: int  # how many of the targets are subscriptions
     sole: Target | None  # the only target, if that is a subscription
     only: Deliver | None  # the only callable, if there is one
+    is_judged: bool  # what each of them returns has been looked at once: see `Exchange._publish_first`
     _indices: dict[int, list[int]]  # set by the first failure: where each callable stands, by its id
     mailboxes: Sequence[Any]  # set by the first publish_wait
     diverted: Sequence[Target]  # set where a bridge takes all: the registrations that get what it brings back
@@ -117,30 +122,35 @@ class Route(list[Deliver]):
             indices = self._indices
         except AttributeError:
             indices = self._indices = {}
-            for index, (target, each) in enumerate(zip(self.targets, self, strict=False)):
-                # What a target delivers to may have changed since: then the route still holds what it was.
-                for callable in {id(target.deliver), id(each)}:
+            for index, (step, each) in enumerate(zip(self.steps, self, strict=False)):
+                # What a step delivers to may have changed since: then the route still holds what it was.
+                for callable in {id(step.deliver), id(each)}:
                     indices.setdefault(callable, []).append(index)
         return indices.get(id(deliver)) or range(len(self))
 
     def find(self, target: Target, reordered: bool = False) -> int | None:
-        """The index of a target; `reordered` says that some may not stand in order any more."""
-        targets = self.targets
-        index = bisect_left(targets, target.order, key=_by_order)
-        while index < len(targets) and targets[index].order == target.order:
-            if targets[index] is target:
+        """The index of a target that has one of its own; `reordered` says that some may not stand in order any more."""
+        steps = self.steps
+        index = bisect_left(steps, target.order, key=_by_order)
+        while index < len(steps) and steps[index].order == target.order:
+            if steps[index] is target:
                 return index
             index += 1
-        return next((index for index, each in enumerate(targets) if each is target), None) if reordered else None
+        return next((index for index, each in enumerate(steps) if each is target), None) if reordered else None
 
     def withdraw(self, target: Target, reordered: bool = False) -> None:
         """Have the publishes that run along here come to a target no more."""
         index = self.find(target, reordered)
         if index is not None:
             self[index] = target._miss
+        elif self.steps is not self.targets:
+            any(step.withdraw(target) for step in self.steps if type(step) is Run)
 
     def update(self, target: Target) -> None:
-        """Bring a route up to date that nobody runs along, after a target has come to a pattern or gone from it."""
+        """Bring a route up to date that nobody runs along, after a target has come to a pattern or gone from it.
+
+        No targets share an index of it.
+        """
         index, wanted = self.find(target), target.is_on(self.key)
         if index is not None and not wanted:
             del self[index], self.targets[index]
@@ -148,6 +158,7 @@ class Route(list[Deliver]):
             index = bisect_left(self.targets, target.order, key=_by_order)
             self.insert(index, target.deliver)
             self.targets.insert(index, target)
+            self.is_judged = False
 
 
 class Observer:
@@ -313,7 +324,7 @@ class RouteCache:
         return found
 
     def fold(self) -> None:
-        """Bring every figure up to date."""
+        """Bring every counter up to date."""
         for route in self.routes.values():
             self._tally.fold(route)
 

@@ -13,11 +13,11 @@ from ..errors import SubscriberTooSlow, SubscriptionClosed
 from ..event import Event, Gap, Snapshot
 from ..key import Patterns, T, V, as_patterns
 from .callables import awaitable, refuse_awaitable
-from .hands import Hands, left_by_choice
 from .message_queue import Item, Mailbox, Overflow, as_event, as_tuple
 from .notices import Notices, notify
 from .ready import ReadyMailbox
 from .registration import Ack, Core, Registration, Removal, Where, logger
+from .unfinished import Unfinished, left_by_choice
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -28,7 +28,7 @@ Read = TypeVar("Read")  # what a consumer reads: events, and gaps if it wants th
 class Queue(Registration, Generic[Read]):
     """The reading of messages, which all kinds of subscription share."""
 
-    __slots__ = ("_hands", "_mailbox", "_was_too_slow", "ack")
+    __slots__ = ("_unfinished", "_mailbox", "_was_too_slow", "ack")
 
     lasting = False
     _gaps = False
@@ -45,10 +45,10 @@ class Queue(Registration, Generic[Read]):
         if ready is None:
             self._mailbox = Mailbox(maxsize, overflow, self, gaps=self._gaps)
         else:
-            told = partial(self._call_ready, ready)
-            self._mailbox = ReadyMailbox(hub._life.check_thread, told, maxsize, overflow, self, gaps=self._gaps)
+            notify_ready = partial(self._call_ready, ready)
+            self._mailbox = ReadyMailbox(hub._life.check_thread, notify_ready, maxsize, overflow, self, gaps=self._gaps)
         self._was_too_slow = False
-        self._hands: Hands | None = None  # until there is a confirmed message
+        self._unfinished: Unfinished | None = None  # until there is a confirmed message
         self.ack: Ack = ack
         """How a confirmed message counts as finished: "auto" or "manual"."""
         super().__init__(hub, self._mailbox.put, mailbox=self._mailbox, where=where)
@@ -65,8 +65,8 @@ class Queue(Registration, Generic[Read]):
         """As `consume`, but return a plain tuple if the message has no metadata: the fastest way to wait for one."""
         mailbox = self._mailbox
         items = mailbox.items
-        if self._hands is not None:
-            self._hands.ask(_current_task())
+        if self._unfinished is not None:
+            self._unfinished.ask(_current_task())
         while True:
             first: Any = items.popleft() if items and not mailbox.alert else mailbox.take()
             if first is not None:
@@ -83,8 +83,8 @@ class Queue(Registration, Generic[Read]):
             SubscriptionClosed: It is closed and everything queued has been read.
         """
         _check_batch(maximum)
-        if self._hands is not None:
-            self._hands.ask(_current_task())
+        if self._unfinished is not None:
+            self._unfinished.ask(_current_task())
         while not (batch := self._take_many(maximum, _current_task)):
             await self._wait()
         return self._as_read(batch)
@@ -99,8 +99,8 @@ class Queue(Registration, Generic[Read]):
             ValueError: `maximum` is less than one.
         """
         _check_batch(maximum)
-        if self._hands is not None:
-            self._hands.ask(None)
+        if self._unfinished is not None:
+            self._unfinished.ask(None)
         return self._take_many(maximum, _nobody)
 
     def _take_many(self, maximum: int, reader: Callable[[], object]) -> list[Any]:
@@ -120,9 +120,9 @@ class Queue(Registration, Generic[Read]):
     def _hold(self, reader: object, event: Event[Any]) -> None:
         """Note that a reader has a confirmed message."""
         if self.ack == "auto":
-            if self._hands is None:
-                self._hands = Hands()
-            self._hands.hold(reader, event)
+            if self._unfinished is None:
+                self._unfinished = Unfinished()
+            self._unfinished.hold(reader, event)
 
     async def _wait(self) -> None:
         if self._mailbox.closed:
@@ -203,7 +203,7 @@ class Queue(Registration, Generic[Read]):
 
     def forked(self) -> None:
         super().forked()
-        self._hands = None
+        self._unfinished = None
 
     forked.__doc__ = Registration.forked.__doc__
 
@@ -216,8 +216,8 @@ class Queue(Registration, Generic[Read]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if self._hands is not None:
-                self._hands.let_go(error)
+            if self._unfinished is not None:
+                self._unfinished.end(error)
         finally:
             self.close()
 
@@ -298,8 +298,8 @@ class SnapshotSubscription(Queue[Event[T] | Snapshot[V]], Generic[T, V]):
 
     async def _step(self, reader: object) -> Any:
         """Read the next item, which may be the snapshot."""
-        if self._hands is not None:
-            self._hands.ask(reader)
+        if self._unfinished is not None:
+            self._unfinished.ask(reader)
         while True:
             if self._is_stale:
                 snapshot = await self._refresh()
@@ -364,27 +364,27 @@ class SnapshotSubscription(Queue[Event[T] | Snapshot[V]], Generic[T, V]):
 class _Iterator(AsyncIterator[Read]):
     """An `async for` over a subscription. When it ends, so does its message, see `docs/confirmation.md`."""
 
-    __slots__ = ("_hand", "_subscription")
+    __slots__ = ("_reader", "_subscription")
 
     def __init__(self, subscription: Queue[Read]) -> None:
         self._subscription = subscription
-        self._hand: object = None  # stands for it where it may not be kept alive: once it has had a message in hand
+        self._reader: object = None  # stands for the iterator, which must not be kept alive; made when needed
 
     def _hold(self, event: Event[Any]) -> None:
-        if self._hand is None:
-            self._hand = object()
-        self._subscription._hold(self._hand, event)
+        if self._reader is None:
+            self._reader = object()
+        self._subscription._hold(self._reader, event)
 
     async def aclose(self) -> None:
         """Finish its last message, as asking for the next one does."""
-        hands = self._subscription._hands
-        if hands is not None and self._hand is not None:
-            hands.finish(self._hand)
+        unfinished = self._subscription._unfinished
+        if unfinished is not None and self._reader is not None:
+            unfinished.finish(self._reader)
 
     def __del__(self) -> None:
-        if self._hand is not None and self._subscription._hands is not None:
+        if self._reader is not None and self._subscription._unfinished is not None:
             loop = self._subscription._hub._life.loop
-            self._subscription._hands.leave(self._hand, loop, left_by_choice(2))
+            self._subscription._unfinished.leave(self._reader, loop, left_by_choice(2))
 
 
 class _Reader(_Iterator[Read]):
@@ -401,8 +401,8 @@ class _Reader(_Iterator[Read]):
         items = mailbox.items
         subscription = self._subscription
         first: Any
-        if self._hand is not None and subscription._hands is not None:
-            subscription._hands.finish(self._hand)
+        if self._reader is not None and subscription._unfinished is not None:
+            subscription._unfinished.finish(self._reader)
         while True:
             if items and not mailbox.alert:
                 first = items.popleft()
@@ -427,10 +427,10 @@ class _StepReader(_Iterator[Event[T] | Snapshot[V]], Generic[T, V]):
     _subscription: SnapshotSubscription[T, V]
 
     async def __anext__(self) -> Event[T] | Snapshot[V]:
-        if self._hand is None:
-            self._hand = object()
+        if self._reader is None:
+            self._reader = object()
         try:
-            return _presented(await self._subscription._step(self._hand))  # type: ignore[no-any-return]
+            return _presented(await self._subscription._step(self._reader))  # type: ignore[no-any-return]
         except SubscriberTooSlow:
             raise
         except SubscriptionClosed:

@@ -33,7 +33,7 @@ class Tapped(NamedTuple):
 class Tap(Handle):
     """Records the messages that match its patterns, until `close()`, or leaving it as a context manager.
 
-    Each message is recorded before it is delivered. What happened to it afterwards is in the figures of the
+    Each message is recorded before it is delivered. What happened to it afterwards is in the counters of the
     subscriptions and in `Hub.explain`. Like a subscription, a tap sees the hub's own namespace if a pattern matches it.
     """
 

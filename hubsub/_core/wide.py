@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
+from typing import Any
+
 from ..key import Key, is_subset
 from .routes import Route, Target
 
@@ -34,11 +37,13 @@ class WideRoutes:
             return
         if len(self.kept) >= self.MOST_KEPT:
             self.take(next(iter(self.kept)))
-        copy = Route(route)
-        copy.targets = route.targets.copy()
+        has_runs = route.steps is not route.targets
+        copy = Route(route if not has_runs else map(_deliver_of, route.targets))
+        copy.targets = copy.steps = route.targets.copy()
         if width < len(copy):
             del copy[:-width], copy.targets[:-width]
         copy.key = route.key
+        copy.is_judged = route.is_judged and not has_runs
         self.kept[route.key] = copy
         self._changes[route.key] = 0
 
@@ -60,3 +65,6 @@ class WideRoutes:
         """Keep nothing."""
         self.kept.clear()
         self._changes.clear()
+
+
+_deliver_of: Any = attrgetter("deliver")

@@ -72,17 +72,20 @@ class LogAdapter(NumberedLog):
             raise
 
     async def _begin(self, link: Link) -> None:
-        place = None if link.group or link.name else self._known
+        # A name whose position went with the log, and whoever has none, goes on behind what was used.
+        place = None if link.group else self._known
+        is_kept = not link.name
         if link.name:
             await self._hold()
             self._is_inside = True
             self._renewal = asyncio.create_task(self._keep_holding())
-            place = self._read_place(await self.kept(link.name))
-        state = await self.state()
+            if (kept := await self.kept(link.name)) is not None:
+                place, is_kept = self._read_place(kept), True
         if place is None:
+            state = await self.state()
             place = state.epoch, await self._number_of_start(link.start, state)
-            if link.name and not await self.keep(link.name, "{} {}".format(*place)):
-                raise NameTaken(link.name)
+        if not is_kept:
+            await self._keep(*place)
         if link.group:
             # Whoever was in the group when it went begins at the beginning: nothing that is there now has been seen.
             if await self.join(link.group, 0 if self._has_joined else place[1]) and self._has_joined:
@@ -96,9 +99,7 @@ class LogAdapter(NumberedLog):
             return state.last if start == "new" else state.first - 1
         return await self.before(start)
 
-    def _read_place(self, text: str | None) -> tuple[str, int] | None:
-        if text is None:
-            return None
+    def _read_place(self, text: str) -> tuple[str, int]:
         epoch, _, number = text.rpartition(" ")
         if number.isdecimal():
             return epoch, int(number)
@@ -162,10 +163,13 @@ class LogAdapter(NumberedLog):
     async def ack(self, tokens: Sequence[Any]) -> None:
         if group := self.link.group:
             await self._patiently(lambda: self.done(group, tokens))
-        elif name := self.link.name:
-            epoch, number = tokens[-1]
-            if not await self._patiently(lambda: self.keep(name, f"{epoch} {number}")):
-                raise NameTaken(name)
+        elif self.link.name:
+            await self._patiently(lambda: self._keep(*tokens[-1]))
+
+    async def _keep(self, epoch: str, number: int) -> None:
+        name = str(self.link.name)
+        if not await self.keep(name, f"{epoch} {number}"):
+            raise NameTaken(name)
 
     async def extend(self, tokens: Sequence[Any]) -> None:
         if (group := self.link.group) and tokens:

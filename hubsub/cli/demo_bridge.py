@@ -122,7 +122,7 @@ class Demos:
 
     async def watch(self) -> None:
         """Publish the state of the bridge when it changes."""
-        told = ""
+        shown = ""
         # A broker that is up answers before that: then the only state to publish is that it is up.
         with suppress(BridgeNotReady):
             await self.bridge.ready(1)
@@ -135,9 +135,9 @@ class Demos:
                 text = self._waiting
             else:
                 text = f"down, {self._waiting}"
-            if text != told:
+            if text != shown:
                 self.hub.publish(("bridge", "state"), text)
-                told = text
+                shown = text
             await asyncio.sleep(0.25)
 
     async def leave(self) -> Figures:
@@ -151,6 +151,8 @@ class Demos:
 
 def waiting_for(url: str) -> str:
     """Return a line about a broker that does not answer."""
+    if url.startswith("sqlite:"):
+        return f"waiting for the file of {url.partition('?')[0]}"
     parts = urlsplit(url)
     # Without the part before the @, which may be a password.
     line = f"waiting for a broker at {parts.scheme}://{parts.netloc.rpartition('@')[2]}"

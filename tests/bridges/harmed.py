@@ -10,9 +10,12 @@ import aiokafka.errors
 
 from brokers.broker import Broker
 from brokers.kafka_server import Kafka
+from brokers.postgres_server import Postgres
 from brokers.redis_server import Redis
 from hubsub.bridges import Adapter, adapter_for
 from hubsub.bridges.memory import MemoryAdapter, MemoryBroker
+from hubsub.bridges.postgres.frames import Frames
+from hubsub.bridges.postgres.traffic import channels_of
 from hubsub.testing import conformance
 
 
@@ -95,6 +98,31 @@ class HarmedKafka(Harmed):
                     await producer.send_and_wait(namespace, payload, key=address, headers=list(headers.items()))
                 except aiokafka.errors.MessageSizeTooLargeError:
                     pass  # it takes no such thing from anybody
+
+
+class HarmedPostgres(Harmed):
+    """PostgreSQL by LISTEN and NOTIFY."""
+
+    process: Postgres
+
+    async def forbid(self, namespace: str) -> None:
+        await self.process.execute("revoke execute on function pg_notify(text, text) from public")
+
+    async def allow(self, namespace: str) -> None:
+        await self.process.execute("grant execute on function pg_notify(text, text) to public")
+
+    async def inject(self, namespace: str, messages: Sequence[conformance.Raw]) -> None:
+        frames = Frames()
+        client = await self.process.client()
+        async with client.transaction():
+            for parts, payload, _ in messages:
+                address = parts.decode(errors="replace") if isinstance(parts, bytes) else "/".join(parts)
+                if "\0" in address:
+                    continue  # Postgres has no such text
+                for text in frames.frame(address, payload or b""):
+                    for channel in channels_of(namespace):
+                        await client.execute("select pg_notify($1, $2)", channel, text)
+        await client.close()
 
 
 class HarmedMemory(conformance.Broker):

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from brokers.kafka_server import Kafka
+from brokers.postgres_server import Postgres
 from brokers.redis_server import Redis
 from hubsub.bridges import adapter_for
 from hubsub.bridges.sqlite import SQLiteAdapter
@@ -45,6 +46,11 @@ async def test_the_adapter_of_redis_streams_conforms(check: conformance.Check, r
 @checks("kafka")
 async def test_the_adapter_of_kafka_conforms(check: conformance.Check, kafka: Kafka) -> None:
     await check(lambda: adapter_for(kafka.url))
+
+
+@checks("postgres")
+async def test_the_adapter_of_postgres_conforms(check: conformance.Check, postgres: Postgres) -> None:
+    await check(lambda: adapter_for(postgres.url))
 
 
 @checks("sqlite")

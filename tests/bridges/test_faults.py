@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -11,12 +12,14 @@ import pytest
 from brokers.broker import Broker
 from brokers.fixtures import Expendable
 from brokers.kafka_server import Kafka
+from brokers.postgres_server import Postgres
 from brokers.redis_server import Redis
 from hubsub import Gap, Key
 from hubsub.testing import conformance
 from hubsub.testing.conformance import sites
 
-from .harmed import Harmed, HarmedKafka, HarmedMemory, HarmedRedis
+from .harmed import Harmed, HarmedKafka, HarmedMemory, HarmedPostgres, HarmedRedis
+from .harmed_file import HarmedSQLite
 from .pending import pending
 
 ALL: Key[Any] = Key("*")
@@ -36,13 +39,14 @@ KINDS = {
     "redis-stream": Kind(Redis, HarmedRedis, "redis-stream"),
     "redis-stream name": Kind(Redis, HarmedRedis, "redis-stream", {"name": "reader"}),
     "redis-stream group": Kind(Redis, HarmedRedis, "redis-stream", {"group": "readers"}),
+    "postgres": Kind(Postgres, HarmedPostgres, "postgres"),
     "kafka": Kind(Kafka, HarmedKafka, "kafka"),
     "kafka name": Kind(Kafka, HarmedKafka, "kafka", {"name": "reader"}),
     "kafka group": Kind(Kafka, HarmedKafka, "kafka", {"group": "readers"}),
 }
 
 # Of what takes seconds, and is the same for each way to read, one is enough for `make test`.
-ONE_OF_EACH = {"redis", "redis-stream group", "kafka name"}
+ONE_OF_EACH = {"redis", "postgres", "redis-stream group", "kafka name"}
 SLOW = {
     "a_narrow_line_is_not_a_dead_one",
     "a_long_line_is_not_a_dead_one",
@@ -95,6 +99,27 @@ async def test_what_happens_to_it_is_survived(fault: conformance.Fault, name: st
 )
 async def test_what_happens_within_the_process_is_survived(fault: conformance.Fault) -> None:
     await fault(HarmedMemory(os.urandom(4).hex()))
+
+
+IN_A_FILE: dict[str, dict[str, Any]] = {"sqlite": {}, "sqlite name": {"name": "reader"}, "sqlite group": {"group": "g"}}
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize(
+    ("fault", "name"),
+    [
+        pytest.param(
+            fault,
+            name,
+            id=f"{fault.__name__}-{name}",
+            marks=[pytest.mark.long] if fault.is_long or (fault.__name__ in SLOW and name != "sqlite group") else [],
+        )
+        for name in IN_A_FILE
+        for fault in conformance.FAULTS
+    ],
+)
+async def test_what_happens_to_a_file_is_survived(fault: conformance.Fault, name: str, tmp_path: Path) -> None:
+    await fault(HarmedSQLite(tmp_path), **IN_A_FILE[name])
 
 
 # What only some of them tell

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from brokers.kafka_server import Kafka
+from brokers.postgres_server import Postgres
 from brokers.redis_server import Redis
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,6 +43,12 @@ WHEN = pytest.mark.parametrize("when", ["before", "up"])
 @WHEN
 async def test_forked_processes_hear_each_other_over_redis(redis: Redis, namespace: str, when: str) -> None:
     heard = await fork_and_talk(redis.url, namespace, when)
+    assert heard["parent"].keys() - {"before"} == heard["child"].keys() == {"parent", "child"}
+
+
+@WHEN
+async def test_forked_processes_hear_each_other_over_postgres(postgres: Postgres, namespace: str, when: str) -> None:
+    heard = await fork_and_talk(postgres.url, namespace, when)
     assert heard["parent"].keys() - {"before"} == heard["child"].keys() == {"parent", "child"}
 
 

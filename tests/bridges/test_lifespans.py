@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from brokers.postgres_server import Postgres
 from brokers.redis_server import Redis
 from hubsub import Bridge, Hub, Key
 
@@ -67,6 +68,11 @@ def test_a_bridge_carries_in_each_run(how: str, namespace: str) -> None:
 @HOW
 def test_a_bridge_by_redis_carries_in_each_run(how: str, redis: Redis, namespace: str) -> None:
     check(redis.url, namespace, how)
+
+
+@HOW
+def test_a_bridge_by_postgres_carries_in_each_run(how: str, postgres: Postgres, namespace: str) -> None:
+    check(postgres.url, namespace, how)
 
 
 @HOW

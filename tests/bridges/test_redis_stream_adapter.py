@@ -802,7 +802,7 @@ async def test_sentinels_lead_to_the_new_master(private: Private) -> None:
     assert payloads(await received(adapter, 2)) == [4, 5]
     assert tell(sentinel.replica, "XLEN", "hubsub") == "5"
     await adapter.close()
-    with pytest.raises(ConnectionError, match="no Sentinel that answers knows a master for other"):
+    with pytest.raises(ConnectionError, match="no Sentinel that replied knows a master for other"):
         await RedisStreamAdapter(url.replace(f"/{sentinel.service}", "/other")).connect(its_link)
 
 

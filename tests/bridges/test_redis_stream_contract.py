@@ -360,7 +360,7 @@ async def test_a_key_that_holds_no_stream_concerns_that_stream_alone(
             tell(server, "SET", "hubsub:bad", "a string")
         await adapter.send(records(1, 2, ("good",)))
         found = await received(adapter, 3)
-        assert sorted(payloads(found), key=str) == [("no stream any more: WRONGTYPE", None), 1, 2]
+        assert sorted(payloads(found), key=str) == [("no longer a stream: WRONGTYPE", None), 1, 2]
         assert [each.lane for each in found if isinstance(each, Loss)] == ["hubsub:bad"]
         for _ in range(3):
             assert await adapter.receive() == []  # told once
@@ -379,7 +379,7 @@ async def test_a_key_that_holds_no_stream_concerns_that_stream_alone(
 async def test_the_only_stream_may_be_none_for_a_while(server: Redis, fields: dict[str, Any]) -> None:
     tell(server, "SET", "hubsub", "a string")
     async with connected(server, start="earliest", **fields) as adapter:
-        assert payloads(await received(adapter, 1)) == [("no stream any more: WRONGTYPE", None)]
+        assert payloads(await received(adapter, 1)) == [("no longer a stream: WRONGTYPE", None)]
         assert await adapter.receive() == []
         tell(server, "DEL", "hubsub")
         await adapter.send(records(1, 2))
@@ -627,7 +627,7 @@ async def test_a_connection_that_alone_is_dead_is_noticed(server: Redis) -> None
                 session._look_at = 0
                 await adapter.receive()
 
-        with pytest.raises(ConnectionError, match="while others answer"):
+        with pytest.raises(ConnectionError, match="while others reply"):
             await receive_on()
 
 
@@ -896,7 +896,7 @@ async def test_options_of_streams_stand_in_a_url(server: Redis) -> None:
         ("redis-stream://h?lease=nan", ValueError, "a number of seconds"),
         ("redis-stream://h?maxlen=0", ValueError, "at least 1"),
         ("redis-stream://h?maxlen=1e6", ValueError, "or none"),
-        ("redis-stream://h?leese=3", TypeError, "knows no option leese: it has maxlen, lease, client_name"),
+        ("redis-stream://h?leese=3", TypeError, "has no option leese: it has maxlen, lease, client_name"),
         ("unix:///run/redis.sock", ValueError, r"redis-stream:///0\?path=/run/redis.sock"),
     ],
 )

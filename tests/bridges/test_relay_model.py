@@ -46,12 +46,13 @@ PATIENCE = 300.0
 class Life:
     """A process: a hub with a bridge, and what its listener did. It ends by closing, or by dying."""
 
-    def __init__(self, adapter: Adapter, fails: dict[int, int], **options: Any) -> None:
+    def __init__(self, adapter: Adapter, fails: dict[int, int], failed: Counter[int], **options: Any) -> None:
         self.adapter = adapter
         self.hub = Hub(on_error=lambda failure: None, drain=1)
         self.bridge = Bridge(self.hub, adapter, namespace="model", **options)
         self.fails = fails
-        self.calls: Counter[int] = Counter()
+        # By whichever process of its kind: they share the attempts.
+        self.failed = failed
         self.handled: list[int] = []
         self.gaps: list[Any] = []
         self.listener: Any = None
@@ -73,14 +74,15 @@ class Life:
     async def work(self, key: Key[Any], number: int) -> None:
         if self.is_dead:
             return
-        self.calls[number] += 1
         self.most_in_hand = max(self.most_in_hand, self.bridge.health().in_flight)
         if number % 3 == 0:
             await asyncio.sleep(0.02)
-        if self.calls[number] <= self.fails.get(number, 0):
+        if self.is_dead:
+            return
+        if self.failed[number] < self.fails.get(number, 0):
+            self.failed[number] += 1
             raise ValueError("not now")
-        if not self.is_dead:
-            self.handled.append(number)
+        self.handled.append(number)
 
     async def start(self) -> None:
         await self.hub.start()
@@ -199,6 +201,8 @@ class Durable(Model):
         self.exchange = Exchange()
         self.lines = {name: FakeLine(self.exchange) for name in ("sender", "reader", "first", "second")}
         self.readers: dict[str, Life] = {}
+        self.failed: dict[str, Counter[int]] = {"the name": Counter(), "the group": Counter()}
+        self.interruptions: Counter[str] = Counter()
         self.named: list[Life] = []
         self.do(self._begin())
 
@@ -210,13 +214,16 @@ class Durable(Model):
         await self._send()
 
     async def _send(self) -> None:
-        self.sender = await self.start(Life(Rabbit(self.exchange, self.lines["sender"]), {}, outgoing=ALL, outbox=50))
+        self.sender = await self.start(
+            Life(Rabbit(self.exchange, self.lines["sender"]), {}, Counter(), outgoing=ALL, outbox=50)
+        )
 
     async def _read(self, name: str) -> None:
         options = {"name": "reader"} if name == "reader" else {"group": "workers"}
         life = Life(
             Rabbit(self.exchange, self.lines[name]),
             self.fails,
+            self.failed[self._kind(name)],
             incoming=ALL,
             attempts=ATTEMPTS,
             retry_pause=0.01,
@@ -228,6 +235,15 @@ class Durable(Model):
         if name == "reader":
             self.named.append(life)
 
+    def _kind(self, name: str) -> str:
+        return "the name" if name == "reader" else "the group"
+
+    def _interrupt(self, name: str) -> FakeLine:
+        """The line of one, which is about to be harmed: what is in hand comes again, and that counts as an attempt."""
+        if name != "sender":
+            self.interruptions[self._kind(name)] += 1
+        return self.lines[name]
+
     # Harm
 
     @rule(key=st.sampled_from("abc"))
@@ -236,19 +252,19 @@ class Durable(Model):
 
     @rule(name=st.sampled_from(["sender", "reader", "first", "second"]))
     def cut(self, name: str) -> None:
-        self.lines[name].cut()
+        self._interrupt(name).cut()
 
     @rule(name=st.sampled_from(["sender", "reader", "first"]), size=st.integers(0, 400))
     def cut_in_the_middle(self, name: str, size: int) -> None:
-        self.lines[name].cut_after(size)
+        self._interrupt(name).cut_after(size)
 
     @rule(name=st.sampled_from(["sender", "reader", "first"]))
     def stall(self, name: str) -> None:
-        self.lines[name].stall()
+        self._interrupt(name).stall()
 
     @rule(name=st.sampled_from(["sender", "reader", "first"]))
     def stall_replies(self, name: str) -> None:
-        self.lines[name].stall_replies()
+        self._interrupt(name).stall_replies()
 
     @rule(name=st.sampled_from(["sender", "reader", "first"]))
     def resume(self, name: str) -> None:
@@ -256,10 +272,11 @@ class Durable(Model):
 
     @rule(name=st.sampled_from(["sender", "reader", "first"]), seconds=st.sampled_from([0.0, 0.01, 0.4]))
     def delay(self, name: str, seconds: float) -> None:
-        self.lines[name].delay(seconds)
+        self._interrupt(name).delay(seconds)
 
     @rule()
     def kill_the_broker(self) -> None:
+        self.interruptions.update(["the name", "the group"])
         self.exchange.is_down = True
         for connection in list(self.exchange.connections):
             self.exchange.disconnect(connection)
@@ -270,6 +287,7 @@ class Durable(Model):
 
     @rule()
     def freeze(self) -> None:
+        self.interruptions.update(["the name", "the group"])
         self.exchange.thawed.clear()
 
     @rule()
@@ -288,6 +306,7 @@ class Durable(Model):
 
     @rule(name=st.sampled_from(["reader", "first", "second"]))
     def a_process_dies(self, name: str) -> None:
+        self._interrupt(name)
         self.do(self._die(self.readers[name]))
         self.do(self._read(name))
 
@@ -301,6 +320,7 @@ class Durable(Model):
 
     @rule(name=st.sampled_from(["reader", "first", "second"]), timeout=st.sampled_from([0.0, 0.05, 5.0]))
     def a_process_is_replaced(self, name: str, timeout: float) -> None:
+        self._interrupt(name)
         self.do(self.readers[name].close(timeout))
         self.do(self._read(name))
 
@@ -331,10 +351,10 @@ class Durable(Model):
         await self.until(
             lambda: not self.going, lambda: f"{len(self.going)} confirmations; {self.sender.bridge.health()}"
         )
-        for what, lives in (("the name", self.named), ("the group", self._of_the_group())):
-            await self._are_handled(what, lives)
+        for kind, lives in (("the name", self.named), ("the group", self._of_the_group())):
+            await self._are_handled(kind, lives)
         await self.until(
-            lambda: all(self._dead()[number] >= 2 for number in self.confirmed - self._good()),
+            lambda: all(self._dead()[number] >= self._times_not_handled(number) for number in self.confirmed),
             lambda: f"dead letters of the name and of the group: {self._dead()}",
         )
         assert set(self._dead()) <= self.fails.keys(), "a message that can be handled is a dead letter"
@@ -349,20 +369,27 @@ class Durable(Model):
             assert not life.gaps, f"a durable broker has lost nothing: {life.gaps}"
         self._check_order()
 
-    def _good(self) -> set[int]:
-        return {number for number in self.confirmed if self.fails.get(number, 0) < ATTEMPTS}
+    def _is_good(self, number: int, kind: str) -> bool:
+        """True if it has to be handled: whatever happened, it has attempts left when it no longer fails."""
+        fails = self.fails.get(number, 0)
+        return not fails or fails + self.interruptions[kind] < ATTEMPTS
+
+    def _times_not_handled(self, number: int) -> int:
+        """By how many of the two kinds a message was not handled: so often it has to be a dead letter."""
+        return sum(all(number not in life.handled for life in lives) for lives in (self.named, self._of_the_group()))
 
     def _dead(self) -> Counter[int]:
         return Counter(int(received.payload or b"-1") for received, _ in self.exchange.dead)
 
-    async def _are_handled(self, what: str, lives: list[Life]) -> None:
+    async def _are_handled(self, kind: str, lives: list[Life]) -> None:
         def left() -> set[int]:
-            return self._good() - {number for life in lives for number in life.handled}
+            good = {number for number in self.confirmed if self._is_good(number, kind)}
+            return good - {number for life in lives for number in life.handled}
 
         await self.until(
             lambda: not left(),
             lambda: (
-                f"{sorted(left())}, which were confirmed, to be handled by {what}: "
+                f"{sorted(left())}, which were confirmed, to be handled by {kind}: "
                 f"{[life.bridge.health() for life in self.readers.values()]}"
             ),
         )
@@ -399,11 +426,11 @@ class Memory(Model):
 
     async def _begin(self) -> None:
         self.readers = [await self._read() for _ in range(2)]
-        self.sender = await self.start(Life(MemoryAdapter(self.url), {}, outgoing=ALL, outbox=50))
+        self.sender = await self.start(Life(MemoryAdapter(self.url), {}, Counter(), outgoing=ALL, outbox=50))
         await self.sender.bridge.ready(PATIENCE)
 
     async def _read(self) -> Life:
-        life = Life(MemoryAdapter(self.url), {}, incoming=ALL)
+        life = Life(MemoryAdapter(self.url), {}, Counter(), incoming=ALL)
         life.listen()
         await self.start(life)
         await life.bridge.ready(PATIENCE)

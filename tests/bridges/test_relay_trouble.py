@@ -155,6 +155,50 @@ async def test_what_nobody_took_is_no_duplicate_when_it_comes_again(stack: Async
     await until(lambda: messages == [1])
 
 
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_what_failed_with_a_listener_that_is_gone_is_for_those_who_are_there(
+    stack: AsyncExitStack, is_async: bool
+) -> None:
+    adapter = Scripted()
+    bridge = await bridged(stack, adapter, incoming=ALL, unclaimed="hold", retry_pause=0.01)
+    failed = asyncio.Event()
+
+    def fail(key: Key[Any], message: Any) -> None:
+        failed.set()
+        raise ValueError("not now")
+
+    async def fail_later(key: Key[Any], message: Any) -> None:
+        fail(key, message)
+
+    listener = bridge.hub.add_listener("k", fail_later if is_async else fail)
+    adapter.put("k", b"1")
+    await failed.wait()
+    listener.remove()
+    await until(lambda: bridge.health().unclaimed == 1)
+    assert not adapter.acked
+    messages = record(bridge.hub)
+    await until(lambda: messages == [1])
+    await until(lambda: adapter.acked == [1])
+
+
+async def test_what_one_listener_has_handled_is_done_when_the_one_that_failed_is_gone(stack: AsyncExitStack) -> None:
+    adapter = Scripted()
+    bridge = await bridged(stack, adapter, incoming=ALL, unclaimed="hold", retry_pause=0.01)
+    messages = record(bridge.hub)
+    failed = asyncio.Event()
+
+    def fail(key: Key[Any], message: Any) -> None:
+        failed.set()
+        raise ValueError("not now")
+
+    listener = bridge.hub.add_listener("k", fail)
+    adapter.put("k", b"1")
+    await failed.wait()
+    listener.remove()
+    await until(lambda: adapter.acked == [1])
+    assert messages == [1]
+
+
 async def test_a_dead_letter_that_is_refused_is_written_without_its_payload_and_blocks_nothing(
     stack: AsyncExitStack, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -138,6 +138,39 @@ async def test_what_waited_for_the_connection_longer_than_the_window_is_accepted
     assert guarded.health().undecodable == 0
 
 
+async def test_the_window_against_replays_can_be_chosen(sites: Sites, monkeypatch: pytest.MonkeyPatch) -> None:
+    guarded = await sites.bridge(incoming=ALL, secret=SECRET, replay_window=10)
+    messages = heard_by(guarded)
+    await guarded.synced()
+    clock = [signing.time.time()]
+    monkeypatch.setattr(signing, "time", SimpleNamespace(time=lambda: clock[0]))
+    friend = await sites.bridge(outgoing=ALL, secret=SECRET)
+    kept: list[Any] = []
+
+    def keep(record: Any) -> bool:
+        if not record.is_control:
+            kept.append(record)
+        return not record.is_control
+
+    sites.broker.drop = keep
+    friend.hub.publish(("a",), "old")
+    await friend.flush()
+    clock[0] += 11
+    guarded.adapter.deliver(kept[0])  # type: ignore[attr-defined]
+    sites.broker.drop = lambda record: False
+    friend.hub.publish(("a",), "new")
+    await until(lambda: messages == ["new"])
+    assert guarded.health().undecodable == 1
+
+
+@pytest.mark.parametrize(
+    "options", [{"replay_window": 10}, {"secret": SECRET, "replay_window": 0}, {"secret": SECRET, "replay_window": "1"}]
+)
+async def test_a_window_against_replays_that_makes_no_sense_is_refused(sites: Sites, options: dict[str, Any]) -> None:
+    with pytest.raises((ValueError, TypeError), match="replay_window"):
+        Bridge(await sites.hub(), MemoryAdapter(sites.url), both=ALL, **options)
+
+
 async def test_a_secret_without_envelopes_is_refused(sites: Sites) -> None:
     hub = await sites.hub()
     with pytest.raises(ValueError, match="envelope=False"):

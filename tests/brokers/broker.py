@@ -140,7 +140,8 @@ class Broker:
         """Stop it in the middle of whatever it does: connections stay and connect, and nothing answers."""
         processes = tree(self.pid)
         for process in processes:
-            process.suspend()
+            with contextlib.suppress(psutil.NoSuchProcess):  # a child that has just ended
+                process.suspend()
         # On a busy machine a thread may go on for a while: the signal has to be taken by one of them first.
         deadline = time.monotonic() + 10
         while not all(map(_is_stopped, processes)) and time.monotonic() < deadline:
@@ -149,7 +150,8 @@ class Broker:
     def thaw(self) -> None:
         """Let it go on."""
         for process in tree(self.pid):
-            process.resume()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.resume()
 
     def proxy(self) -> Proxy:
         """A line to this broker that can fail: `async with broker.proxy() as proxy`, then use `proxy.url`."""

@@ -6,16 +6,17 @@ import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any
 
-from ...errors import MissingDriver, WildcardPublished
-from ...key import Key
+from ...errors import MissingDriver, NoSuchLetter, WildcardPublished
+from ...key import NAMESPACE, Key
 from ...log import Logger
-from ..adapter import Adapter, Features, Link, Loss, Received, Record
+from ..adapter import Adapter, Buried, Features, Link, Loss, Received, Record, SentBack
 from ..address import Addresses, cached
 
 try:
     from .client import Client
     from .control import SUFFIX, Control, make_topic
     from .history import read_back
+    from .letters import MARK, NOBODY, Mark, find_letter, list_letters, mark_of, place_of
     from .logs import Lane
     from .options import Options, beside, checked
     from .quiet import Quiet, kept
@@ -29,6 +30,8 @@ except ModuleNotFoundError as error:
 
 KEY = "hubsub-key"
 """The header by which a producer says what key a message has for a hub, if not that of the record."""
+REASON, POSITION = "hubsub-reason", "hubsub-position"
+"""Headers of a dead letter: why it was given up, and where it stood."""
 DEAD = ".dead"
 """What the topic of dead letters has behind the name of that which they were read from."""
 # Seconds between two looks whether there is room: at first, and later.
@@ -76,6 +79,7 @@ class KafkaAdapter(Adapter):
             names=True,
             replay=True,
             history=True,
+            dead_letters=True,
             headers=True,
             push=False,
             # The rest is for key, headers and frame.
@@ -92,6 +96,7 @@ class KafkaAdapter(Adapter):
         self._reader: Reader | None = None
         self._control: Control | None = None
         self._link: Link | None = None
+        self._redelivering = asyncio.Lock()
 
     def __repr__(self) -> str:
         return f"KafkaAdapter({','.join(self._options.servers)!r})"
@@ -174,6 +179,7 @@ class KafkaAdapter(Adapter):
     def _begin(self, link: Link) -> None:
         """Make what lives as long as the bridge does."""
         self._link = link
+        self._redelivering = asyncio.Lock()
         log = Logger(f"hubsub.bridge.{link.name or link.group or type(self).__name__}")
         topic = checked(self._default_topic)
         control = beside(topic, SUFFIX)
@@ -279,11 +285,23 @@ class KafkaAdapter(Adapter):
                 key, trouble = key_of(address)
             if type(record) is Unreadable:
                 trouble = record.trouble
+            mark = headers.pop(MARK) if MARK in headers else None
             time = timestamp / 1000 if timestamp >= 0 else None
             position = f"{place}{offset}"
             fields = (key, record.value, headers, lane, position, (lane, offset), 0, time, False, False, trouble)
             # Of some tens of thousands a second, the checks of arguments are felt.
             result.append(tuple.__new__(Received, fields))
+            if mark is not None:
+                result[-1] = self._marked(Mark.read(mark), result[-1])  # type: ignore[arg-type]
+
+    def _marked(self, mark: Mark, received: Received) -> Received:
+        """What was received, for whom it is, if it is not for everybody."""
+        if mark.gone is not None:
+            return SentBack.to(NOBODY, received)
+        if mark.sent_back_to is None:
+            return received
+        is_ours = self._link is not None and mark.namespace == self._link.namespace
+        return SentBack.to(mark.sent_back_to if is_ours else NOBODY, received)
 
     def _add_control(self, result: list[Received | Loss], control: Control) -> None:
         for lane, record in control.receive():
@@ -299,9 +317,59 @@ class KafkaAdapter(Adapter):
     async def bury(self, received: Received, why: str) -> Exception | None:
         lane = received.lane
         topic = beside(lane.topic if isinstance(lane, Lane) else self._default_topic, DEAD)
-        about = {"hubsub-reason": why[:MOST_REASON], "hubsub-position": str(received.position)}
+        about = {REASON: why[:MOST_REASON], POSITION: str(received.position)}
+        if self._link is not None:
+            mark = Mark(self._link.reader, received.attempts, namespace=self._link.namespace)
+            about[MARK] = mark.text
         with kept(self._quiet):
             return await self._writer.put(topic, received.key, received.payload, {**received.headers, **about})
+
+    async def dead_letters(self, limit: int, before: str | None = None) -> Sequence[Buried]:
+        topics = list(self._topics_of_letters())
+        bound = None if before is None else place_of(before, topics)
+        with kept(self._quiet):
+            found = await list_letters(self._options, topics, limit, bound)
+        return [self._letter(partition, record) for partition, record in found]
+
+    async def redeliver(self, position: str) -> None:
+        topics = self._topics_of_letters()
+        partition, offset = place_of(position, list(topics))
+        # One after the other, for nothing here happens in one step.
+        async with self._redelivering:
+            with kept(self._quiet):
+                record = await find_letter(self._options, partition, offset)
+                if record is None:
+                    raise NoSuchLetter(position)
+                received, *_ = self._letter(partition, record)
+                headers = dict(received.headers)
+                mark = mark_of(record)
+                if mark.given_up_by is not None:
+                    headers[MARK] = Mark(sent_back_to=mark.given_up_by, namespace=mark.namespace).text
+                topic = topics[partition.topic]
+                refusal = await self._writer.put(topic, received.key, received.payload, headers)
+                if refusal is None:
+                    # Not under the key of the letter: where topics are compacted, it would be the end of others.
+                    gone = {MARK: Mark(gone=offset).text}
+                    refusal = await self._writer.put(
+                        partition.topic, Key(NAMESPACE, "gone"), b"", gone, partition.partition
+                    )
+                if refusal is not None:
+                    raise refusal
+
+    def _topics_of_letters(self) -> dict[str, str]:
+        """The topics of dead letters, each with that of the messages."""
+        return {beside(topic, DEAD): topic for topic in self._topics}
+
+    def _letter(self, partition: Any, record: Any) -> Buried:
+        found: list[Any] = []
+        self._add(found, Lane(partition.topic, partition.partition, 0), [record])
+        (received,) = found
+        mark, headers = mark_of(record), dict(received.headers)
+        reason, origin = headers.pop(REASON, ""), headers.pop(POSITION, None)
+        message = Received(
+            received.key, received.payload, headers, position=origin, attempts=mark.attempts, trouble=received.trouble
+        )
+        return Buried(message, reason, received.position, received.time, mark.given_up_by)
 
     async def history(
         self, limit: int, before: str | float | None = None, after: str | float | None = None

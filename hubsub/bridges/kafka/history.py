@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer
@@ -24,13 +25,20 @@ async def read_back(
 
     By a consumer of its own: whoever cancels the call cancels nothing else.
     """
+    async with reading(options) as consumer:
+        return await _read_back(consumer, topics, limit, before, after)
+
+
+@asynccontextmanager
+async def reading(options: Options) -> AsyncIterator[Any]:
+    """A consumer for one question, which gives up when the broker is silent."""
     consumer = AIOKafkaConsumer(**options.consumer)
     line = Line(options.fetch_wait)
     client = Client.adopt(consumer._client, line)
     try:
         async with line.patience(silence=CONNECT):
             await consumer.start()
-            return await _read_back(consumer, topics, limit, before, after)
+            yield consumer
     finally:
         await stop_consumer(consumer, client)
 
@@ -61,14 +69,15 @@ async def _partitions(
             topic, partition, _ = position.rsplit(":", 2)
             if topic not in topics:
                 raise ValueError(f"{position!r} is no position in {', '.join(topics)}")
-            await _know(consumer, [topic])
+            await know(consumer, [topic])
             return [TopicPartition(topic, int(partition))]
-    await _know(consumer, topics)
+    await know(consumer, topics)
     known = consumer.partitions_for_topic
     return [TopicPartition(topic, each) for topic in topics for each in sorted(known(topic) or ())]
 
 
-async def _know(consumer: Any, topics: Sequence[str]) -> None:
+async def know(consumer: Any, topics: Sequence[str]) -> None:
+    """Have a consumer know the partitions of these topics, those which exist."""
     for error in (await consumer._client.learn(topics)).values():
         # Of a topic that does not exist there is nothing to read.
         if not isinstance(error, LookupError):
@@ -96,18 +105,19 @@ async def _last(consumer: Any, partition: TopicPartition, limit: int, first: int
     step = limit
     while True:
         start = max(first, last - step)
-        records = await _between(consumer, partition, start, last)
+        records = await between(consumer, partition, start, last)
         if len(records) >= limit or start == first:
             return records[-limit:]
         step *= 4
 
 
-async def _between(consumer: Any, partition: TopicPartition, start: int, end: int) -> list[Any]:
+async def between(consumer: Any, partition: TopicPartition, start: int, end: int, most: int | None = None) -> list[Any]:
+    """Return the records of a partition between two offsets; the first `most` of them."""
     records: list[Any] = []
     if start < end:
         consumer.seek(partition, start)
         # The position also passes what is no record: what was compacted away, the marks of transactions.
-        while (position := await consumer.position(partition)) < end:
+        while (position := await consumer.position(partition)) < end and (most is None or len(records) < most):
             try:
                 records += (await consumer.getmany(partition, timeout_ms=1000)).get(partition, ())
             except Exception as error:
@@ -117,4 +127,4 @@ async def _between(consumer: Any, partition: TopicPartition, start: int, end: in
                 found, after = await tolerant.fetch(consumer._client, partition, position, isolation)
                 records += found
                 consumer.seek(partition, after)
-    return [record for record in records if record.offset < end]
+    return [record for record in records if record.offset < end][:most]

@@ -32,7 +32,7 @@ from ..address import cached
 from .client import CONNECT, Client, Line, denied_topic, missing_topic
 from .options import Options
 from .sizes import Sizes
-from .stopping import stopped
+from .stopping import abandon, stop_producer
 
 Headers: TypeAlias = list[tuple[str, bytes]]
 Errors: TypeAlias = dict[int, Exception]
@@ -136,10 +136,10 @@ class Writer:
             async with self.line.patience(silence=CONNECT, most=60.0):
                 await producer.start()
         except ClusterAuthorizationFailedError as error:
-            await stop(producer)
+            await stop_producer(producer)
             raise PermissionError("Kafka wants this client to have the right IdempotentWrite to the cluster") from error
         except BaseException:
-            await stop(producer)
+            await stop_producer(producer)
             raise
         self._producer = producer
 
@@ -167,7 +167,7 @@ class Writer:
     async def _stop(self) -> None:
         producer, self._producer = self._producer, None
         if producer is not None:
-            await stop(producer)
+            await stop_producer(producer)
         self._unclear = {each: future for each, future in self._unclear.items() if _is_stored(future)}
 
     def _running(self) -> Any:
@@ -310,7 +310,7 @@ class Writer:
             if batch.retry_count:
                 number = numbers[partition] - batch.record_count
                 numbers[partition] = number if number >= -(2**31) else number + 2**32
-            _abandon(producer._message_accumulator, partition, _Behind())
+            abandon(producer._message_accumulator, partition, _Behind())
         if isinstance(error, TOO_LARGE) and not self._options.producer.get("compression_type"):
             self.sizes.refused(partition.topic, size)
 
@@ -410,9 +410,21 @@ class Writer:
         return reason
 
     async def put(
-        self, topic: str, key: Key[Any], payload: bytes | None, headers: Mapping[str, str]
+        self,
+        topic: str,
+        key: Key[Any],
+        payload: bytes | None,
+        headers: Mapping[str, str],
+        number: int | None = None,
     ) -> Exception | None:
         """Send one record to a topic; return when it is stored, or why it never will be.
+
+        Args:
+            topic: Where to.
+            key: Its key.
+            payload: None for a tombstone.
+            headers: Beside it.
+            number: That of the partition, if it is not for the key to decide.
 
         Raises:
             ConnectionError, BrokerBusy: As `send`.
@@ -421,9 +433,10 @@ class Writer:
             if topic not in self._partitions:
                 for error in (await self._learn([topic])).values():
                     return error
-            partitions = self._partitions[topic]
             address = self._address(key)
-            partition = TopicPartition(topic, self._partitioner(address, partitions, partitions))
+            partitions = self._partitions[topic]
+            chosen: int = self._partitioner(address, partitions, partitions) if number is None else number
+            partition = TopicPartition(topic, chosen)
             while True:
                 builder = self._builder(topic)
                 try:
@@ -526,7 +539,7 @@ class _Looks:
             self._gone[topic] = 0 if client.cluster.partitions_for_topic(topic) else self._gone.get(topic, 0) + 1
         for partition in list(accumulator._batches):
             if self._gone[partition.topic] >= GONE:
-                _abandon(accumulator, partition, UnknownTopicOrPartitionError(partition.topic))
+                abandon(accumulator, partition, UnknownTopicOrPartitionError(partition.topic))
         for batch in [*accumulator._pending_batches, *(each[0] for each in accumulator._batches.values())]:
             self._look_at(batch, client.cluster.leader_for_partition(batch.tp))
 
@@ -543,22 +556,6 @@ class _Batches(set[Any]):
     remove = set.discard
 
 
-def _abandon(accumulator: Any, partition: TopicPartition, error: Exception) -> None:
-    """Fail the batches that wait to be sent to a partition."""
-    for batch in accumulator._batches.pop(partition, ()):
-        if batch.retry_count:
-            # So the driver expects it, of one that it has sent before.
-            accumulator._pending_batches.add(batch)
-        _fail(batch, error)
-
-
-def _fail(batch: Any, error: Exception) -> None:
-    if not batch._drain_waiter.done():
-        # Else it would be an error that nobody asks for.
-        batch._drain_waiter.set_result(None)
-    batch.failure(error)
-
-
 def encode_headers(headers: Mapping[str, str]) -> Headers:
     """Headers as Kafka has them."""
     return [(name, value.encode("utf-8", "surrogatepass")) for name, value in headers.items()]
@@ -570,19 +567,3 @@ def _is_stored(future: asyncio.Future[Any]) -> bool:
 
 def _has_failed(future: asyncio.Future[Any]) -> bool:
     return future.done() and not _is_stored(future)
-
-
-async def stop(producer: Any) -> None:
-    """Stop a producer, also when no broker answers; goes on when it is cancelled."""
-    accumulator = producer._message_accumulator
-
-    def give_up() -> None:
-        # By itself it would wait, without a broker for ever, until everything is sent.
-        error = ConnectionError("the producer was stopped")
-        for partition in list(accumulator._batches):
-            _abandon(accumulator, partition, error)
-        for batch in list(accumulator._pending_batches):
-            _fail(batch, error)
-        accumulator._exception = error
-
-    await stopped(producer.stop(), producer.client, give_up)

@@ -1,4 +1,4 @@
-"""Where reading is in a stream of Redis, and what the server says of the stream: together they tell what was missed."""
+"""The position of reading in a Redis stream, and the state of the stream: together they show what was missed."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ BEGINNING = b"0-0"
 
 @dataclass(slots=True)
 class Position:
-    """A position in a stream: behind the entry `id`, the `ordinal`-th that was ever added to the stream of that epoch.
+    """A position in a stream: behind the entry `id`, the `ordinal`-th ever added to the stream of that epoch.
 
-    An epoch is a random string beside the stream, a new one for each stream of that name.
+    An epoch is a random string stored beside the stream, a new one for each stream of that name.
     """
 
     id: bytes = BEGINNING
     ordinal: int | None = 0
-    """None if it is not known: it was chosen by time, and the end was not reached since."""
+    """None if it is unknown: the position was chosen by time, and reading has not reached the end since."""
     epoch: bytes | None = None
 
     def __bytes__(self) -> bytes:
@@ -24,17 +24,17 @@ class Position:
 
     @classmethod
     def read(cls, text: bytes) -> Position:
-        """The position that was written so.
+        """Return the position that `bytes` has written.
 
         Raises:
-            ValueError: It is none.
+            ValueError: It is not a position.
         """
         id, ordinal, epoch = text.split(b" ")
         number_of(id)
         return cls(id, None if ordinal == b"?" else int(ordinal), epoch)
 
     def is_void(self, stream: State) -> bool:
-        """True if this is not the stream in which the position was."""
+        """True if this is not the stream that the position belongs to."""
         return self.ordinal != 0 and (
             self.epoch != stream.epoch
             or stream.added < (self.ordinal or 0)
@@ -42,11 +42,11 @@ class Position:
         )
 
     def missed(self, stream: State, read: int, is_all: bool, before: int = 0) -> int:
-        """How many entries behind this position are gone, if `read` were read just now; at least, unless that `is_all`.
+        """Return how many entries after this position were missed, if `read` entries were read from it just now.
 
-        Of all that were ever added, as many are gone as the stream is shorter; those before this position may be among
-        them. All that are gone show where reading comes to the end. Of those that were read, so many `before` may be
-        gone by now without being missed.
+        If `is_all`, reading has reached the end and the number is exact; else it is a minimum. The entries that are
+        gone are those ever added less those still there; entries before this position may be among them. Of the entries
+        that were read, `before` may be gone by now without having been missed.
         """
         if self.ordinal is None:
             return 0
@@ -54,7 +54,7 @@ class Position:
         return max(0, gone - self.ordinal)
 
     def advance(self, id: bytes, count: int) -> None:
-        """Go on behind `count` more, the last of them `id`."""
+        """Advance by `count` entries, the last of them `id`."""
         self.id = id
         if self.ordinal is not None:
             self.ordinal += count
@@ -62,7 +62,7 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What the server says of a stream."""
+    """The state of a stream at the server."""
 
     epoch: bytes | None
     added: int = 0
@@ -76,6 +76,6 @@ class State:
 
 
 def number_of(id: bytes) -> tuple[int, int]:
-    """An id, to be compared."""
+    """Return an id as numbers, for comparison."""
     milliseconds, _, counter = id.partition(b"-")
     return int(milliseconds), int(counter)

@@ -1,4 +1,4 @@
-"""Redis Pub/Sub: messages reach whoever is subscribed at that moment, and are kept nowhere."""
+"""Redis Pub/Sub: messages reach whoever is subscribed at that moment, and are stored nowhere."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .connection import Connection
 from .server import Server
 from .subscriber import Subscriber
 
-# What may stand in a channel: all but the separator, carriage returns, and what UTF-8 does not have.
+# The characters of a channel: all but the separator, carriage returns, and halves of surrogate pairs.
 _ALLOWED = r"\0-\x0c\x0e-9;-\ud7ff\ue000-\U0010ffff"
 
 
@@ -25,17 +25,17 @@ class RedisAdapter(Adapter):
     Args:
         url: `redis://user:password@host:6379/0`, `rediss://` with TLS, or
             `redis+sentinel://host:port,host:port/service/0`; options in its query.
-        client: Instead of it, a `redis.asyncio.Redis` whose settings are used. The client itself is left alone.
-        options: Those of redis-py's connections, of those to Sentinels with `sentinel_` before them; `ssl_context`.
+        client: Instead of a URL, a `redis.asyncio.Redis` whose settings are used. The client itself is not touched.
+        options: Options of redis-py's connections; with the prefix `sentinel_`, of those to Sentinels; `ssl_context`.
 
     Raises:
         MissingDriver: redis-py is not installed.
-        TypeError: There is no one address, or an option does not exist or is for the bridge to decide.
-        ValueError: The URL makes no sense.
+        TypeError: There is no address, or more than one; or an option does not exist, or is set by the bridge.
+        ValueError: The URL is invalid.
     """
 
     most_patterns = 100
-    """Each pattern at the server slows every PUBLISH of everybody; more than these are folded into wider ones."""
+    """Each pattern at the server slows down every PUBLISH of every client; beyond it, patterns are merged."""
 
     features = Features(order="all", confirms="received", patterns=True, max_payload=512 * 1024 * 1024)
 
@@ -104,7 +104,7 @@ class RedisAdapter(Adapter):
 
 
 class _Line:
-    """The connections from one connect until it is lost or closed. When one of them is lost, both are."""
+    """The two connections, from one `connect` until they are lost or closed. If one is lost, both are."""
 
     def __init__(self, server: Server, link: Link, most_patterns: int) -> None:
         self._server = server
@@ -119,7 +119,7 @@ class _Line:
         self.subscriber: Subscriber | None = None
 
     async def open(self) -> None:
-        """Connect, both at once."""
+        """Open both connections at the same time."""
         (self.sender, _), *reading = await self._server.open(
             self.connections, self._lost, [], *([[]] if self._subscribes else [])
         )
@@ -131,7 +131,7 @@ class _Line:
         return self.subscriber
 
     async def subscribing(self) -> Subscriber:
-        """The connection that subscribes, which is opened if it is not there."""
+        """Return the connection that subscribes; open it if need be."""
         if self.subscriber is None and not self._is_closed:
             ((connection, _),) = await self._server.open(self.connections, self._lost, [])
             return self._subscribe_over(connection)
@@ -145,7 +145,7 @@ class _Line:
         return self.sender
 
     def _lost(self) -> None:
-        """One connection has failed."""
+        """Called when a connection has failed."""
         if self.subscriber is not None:
             self.subscriber.lost()
         self._news.set()
@@ -158,11 +158,11 @@ class _Line:
         self._lost()
 
     async def ping(self) -> None:
-        """Return when the server has answered; that it denies that is an answer."""
+        """Return when the server has replied; a refusal is a reply, too."""
         await self._sending().ask(("PING",))
 
     async def send(self, records: Sequence[Record]) -> dict[int, Exception]:
-        """Publish, in order; return the errors of those that are refused."""
+        """Publish records in order; return the errors of those that are refused."""
         head, exchange = self._head, self._sending().exchange
         try:
             data = b"".join([b"%b%d\r\n%b\r\n" % (head(key), len(payload), payload) for key, payload, *_ in records])
@@ -172,7 +172,7 @@ class _Line:
         return {index: refusal(reply) for index, reply in enumerate(replies) if type(reply) is not int}
 
     async def _send_what_can_be(self, records: Sequence[Record]) -> dict[int, Exception]:
-        """The same where one of them at least cannot be packed."""
+        """Publish records of which at least one cannot be packed; return the errors of those that are refused."""
         refused: dict[int, Exception] = {}
         good: dict[int, bytes] = {}
         for index, (key, payload, *_) in enumerate(records):
@@ -189,12 +189,12 @@ class _Line:
         return refused
 
     def _publish_head(self, key: Key[Any]) -> bytes:
-        """A command to publish, up to the length of the payload."""
+        """Return the PUBLISH command of a key, up to the length of the payload."""
         address = self._addresses.to_bytes(self._addresses.address(key))
         return b"*3\r\n$7\r\nPUBLISH\r\n$%d\r\n%b\r\n$" % (len(address), address)
 
     async def receive(self) -> list[Received]:
-        """Wait for messages, and return those that are there."""
+        """Wait for messages, and return all that have come."""
         while True:
             self._news.clear()
             if self.subscriber is not None and (received := self.subscriber.receive()):
@@ -208,7 +208,7 @@ class _Line:
 
 
 def _addresses(namespace: str, database: int) -> Addresses:
-    # Channels are common to all databases, so the number is part of their names. Without a namespace existing channels
-    # are joined, whatever they are called.
+    # Channels are common to all databases, so the number is part of their names. Without a namespace, channels of other
+    # programs are used, whatever their names are.
     prefix = f"{Addresses(':', allowed=_ALLOWED).escape(namespace)}:{database}:" if namespace else ""
     return Addresses(":", allowed=_ALLOWED, prefix=prefix, binary=True, foreign=not namespace)

@@ -1,4 +1,4 @@
-"""Reading streams from positions of one's own: everything, or on from where a name was."""
+"""Reading streams from positions of our own: everything, or from the saved position of a name."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from .scripts import STATE
 from .source import Shares, Source, new_epoch
 
 STATE_BYTES = 100
-"""About what the server says of a stream, beside entries."""
+"""Approximate bytes of the state of a stream, in a reply with entries."""
 
 
 class PositionReader:
-    """Reads streams over a connection of its own, which it is made for.
+    """Reads streams from positions, over a connection of its own; it is made for that connection.
 
     Args:
-        connection: Reads, and waits.
-        sources: What to read; where each is.
-        start: Where one begins that was not read yet.
-        name: Positions are kept under this name.
-        pace: How much to ask for.
-        entries: Makes messages of entries.
-        block: Milliseconds that the server waits for a message before it says that there is none.
+        connection: Used for reading, which waits on it.
+        sources: The streams to read, with their positions.
+        start: Where to begin with a stream that was not read yet.
+        name: Positions are saved under this name.
+        pace: Says how many entries to request.
+        entries: Turns entries into messages.
+        block: Milliseconds that the server waits for a message before it replies that there is none.
     """
 
     def __init__(
@@ -58,11 +58,11 @@ class PositionReader:
     # Where to begin
 
     async def begin(self) -> None:
-        """Find out where to begin: where the name was, or where reading was; else where it is wished."""
+        """Find out where to begin: at the saved position of the name, or where reading was, or at `start`."""
         for source in self._sources:
             source.position = None if self._name or source.known is None else replace(source.known)
         if self._name is not None:
-            # Also after an interruption: what was not acknowledged is delivered anew.
+            # Also after an interruption: messages that were not acknowledged are delivered again.
             await self._begin_with_saved()
         new = [source for source in self._sources if source.position is None]
         if new:
@@ -74,7 +74,7 @@ class PositionReader:
         return source.beside("position", str(self._name))
 
     async def _begin_with_saved(self) -> None:
-        """Where the name was."""
+        """Begin at the saved positions of the name."""
         saved = await self._connection.ask(*(("GET", self._saved(source)) for source in self._sources))
         for source, text in zip(self._sources, saved, strict=True):
             if text is None:
@@ -82,12 +82,12 @@ class PositionReader:
             try:
                 source.position = Position.read(b"" if is_no_stream(text) else sound(text))
             except ValueError:
-                # Somebody else has written there. What is left is read again: nothing is skipped.
+                # Another program has overwritten it. All entries that are left are read again: none is skipped.
                 source.lost.append(Loss("its position was overwritten", None, source.stream))
                 source.position = Position()
 
     async def _begin_anew(self, sources: Sequence[Source]) -> None:
-        """Where the streams are now that are read for the first time."""
+        """Begin with streams that are read for the first time."""
         start = begin(self._start)
         saving: list[Command] = []
         for source, stream in zip(sources, await self._states(sources), strict=True):
@@ -101,13 +101,13 @@ class PositionReader:
             else:
                 source.position = Position(min(start, stream.last, key=number_of), None, stream.epoch)
             if self._name is not None:
-                # Else one that begins with what is new would miss what comes while it is away before its first message.
+                # Else a reader of new messages would miss those that come while it is away before its first one.
                 saving.append(("SET", self._saved(source), bytes(source.position)))
         for reply in await self._connection.ask(*saving):
             sound(reply)
 
     async def _states(self, sources: Sequence[Source]) -> list[State | None]:
-        """What there is of streams, None of what is none; each has an epoch from now on."""
+        """Return the states of streams, None for a key that is not a stream; give each an epoch."""
         asking = [*map(_state_of, sources)]
         replies = await self._connection.ask(*asking)
         if any(map(is_unknown, replies)):
@@ -128,7 +128,7 @@ class PositionReader:
     # Reading
 
     async def read(self, room: int) -> list[Received | Loss]:
-        """What is there behind our positions, and what is not there any more; wait a second for it."""
+        """Return the messages after our positions, and the losses; wait a second for them."""
         try:
             return await self._read(room)
         except BrokerBusy:
@@ -145,7 +145,7 @@ class PositionReader:
         if not streams:
             await asyncio.sleep(self._block / 1000)
             return found
-        # It tells that something came; what was lost meanwhile has to be told before that.
+        # It only shows that something came; losses before that have to be reported first.
         (reply,) = await self._connection.ask(
             (
                 *("XREAD", "COUNT", 1, "BLOCK", self._block, "STREAMS"),
@@ -162,7 +162,7 @@ class PositionReader:
         return await self._read_on(room, {source: came[source.raw] for source in streams if source.raw in came})
 
     async def _read_on(self, room: int, rung: dict[Source, list[Any]]) -> list[Received | Loss]:
-        """Read on behind our positions, and behind the one entry of which is known that it comes next."""
+        """Read on after our positions, and after the entry of each stream that is known to come next."""
         sources = self._sources
         if len(sources) > room and rung:
             sources = list(rung)
@@ -180,7 +180,7 @@ class PositionReader:
             replies = await self._at_once(commands)
         size, seconds = self._connection.size - STATE_BYTES * len(shares), self._connection.seconds
         for reply in replies:
-            # Before anything is taken from them.
+            # Before any entry is used.
             if not is_no_stream(reply):
                 sound(reply)
         found: list[Received | Loss] = []
@@ -201,11 +201,11 @@ class PositionReader:
         return found
 
     async def _at_once(self, commands: Sequence[Command]) -> list[Any]:
-        """Replies between which nothing has happened."""
+        """Return the replies to commands that the server has run as one transaction."""
         try:
             return await self._connection.atomically(*commands)
         except BrokerBusy:
-            # Without memory the server queues nothing; but then nobody adds anything either.
+            # A server without memory left queues no transaction; but then nobody adds entries either.
             return await self._connection.ask(*commands)
 
     async def _find(
@@ -217,16 +217,16 @@ class PositionReader:
         asked: int,
         found: list[Received | Loss],
     ) -> None:
-        """Put what was read of a stream behind what was found; the first entry was read a moment before its state."""
+        """Append what was read of a stream, losses first; the first entry was read a moment before the state."""
         position = _position(source)
         if position.is_void(stream):
-            # What was read from behind our position is left: it is read again, from where that makes sense.
+            # The entries read after our old position are ignored: they are read again, from a valid position.
             if stream.epoch != position.epoch or not stream.added:
                 found.append(Loss("recreated", None, source.stream))
                 (now,) = await self._states([source])
                 source.position = Position(BEGINNING, 0, None if now is None else now.epoch)
             else:
-                # The same stream without its end, as after a crash: what came since is behind what is left.
+                # The same stream without its end, as after a crash: new entries follow those that are left.
                 found.append(Loss("rolled back", None, source.stream))
                 source.position = Position(min(position.id, stream.last, key=number_of), None, stream.epoch)
             return
@@ -247,7 +247,7 @@ class PositionReader:
         source.lag = None if position.ordinal is None else stream.added - position.ordinal
 
     def _token_of(self, source: Source) -> Any:
-        """What makes the token of an entry of its id: its position, for a name."""
+        """Return a function that makes the token of an entry from its id; for a name, the token is a position."""
         if self._name is None:
             return None
         position = _position(source)
@@ -267,12 +267,12 @@ def _state_of(source: Source) -> Command:
 
 
 def _position(source: Source) -> Position:
-    """Where reading is; there is a position after beginning."""
+    """Return the position of reading, which is set once reading has begun."""
     return cast(Position, source.position)
 
 
 def begin(start: str | float) -> bytes:
-    """The id behind which to begin; `$` for what is new."""
+    """Return the id after which to begin; `$` to read new entries only."""
     if isinstance(start, str):
         return b"$" if start == "new" else BEGINNING
     return b"%d-%d" % (max(1, ceil(start * 1000)) - 1, 2**64 - 1)

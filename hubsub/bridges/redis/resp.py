@@ -1,4 +1,4 @@
-"""RESP2, the protocol of Redis: commands as bytes, and bytes as replies, many at a time."""
+"""RESP2, the protocol of Redis: packs commands, and parses replies, many at a time."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, TypeAlias
 
-# One command, its name first.
+# A command, its name first.
 Command: TypeAlias = tuple[bytes | str | float, ...]
 
 
 def pack(*commands: Command) -> bytes:
-    """Commands as they are sent."""
+    """Return commands as they are sent."""
     return b"".join([b"*%d\r\n%b" % (len(command), arguments(*command)) for command in commands])
 
 
 def arguments(*values: bytes | str | float) -> bytes:
-    """Arguments of a command as they are sent."""
+    """Return arguments of a command as they are sent."""
     parts: list[bytes] = []
     for value in values:
         if not isinstance(value, bytes):
@@ -26,12 +26,12 @@ def arguments(*values: bytes | str | float) -> bytes:
 
 
 def encode(text: str) -> bytes:
-    """Text as it stands in Redis: UTF-8, for any string."""
+    """Return text as Redis stores it: UTF-8, for any string."""
     return text.encode("utf-8", "surrogatepass")
 
 
 def decode(data: bytes) -> str:
-    """Text that stands in Redis; of what is no text, as much as is."""
+    """Return bytes from Redis as text; bytes that are not UTF-8 are replaced."""
     try:
         return data.decode("utf-8", "surrogatepass")
     except UnicodeDecodeError:
@@ -39,38 +39,38 @@ def decode(data: bytes) -> str:
 
 
 class Parser:
-    """Takes replies out of bytes that come in pieces of any size: bytes, int, None, a list of such, or an error.
+    """Parses replies from bytes that come in pieces of any size: bytes, int, None, a list of such, or an error.
 
-    Everything is split at line ends at once, and what a reply consists of is looked at in C as far as possible: a
-    parser that goes from element to element takes longer than everything else that happens to a message.
+    Everything is split at line ends at once, and the elements of a reply are handled in C as far as possible: a parser
+    that goes from element to element takes longer than everything else that happens to a message.
 
     Args:
-        error: Makes of the words of an error what stands in its place.
+        error: Turns the text of an error into the object that stands for it.
     """
 
     __slots__ = ("_enough", "_error", "_pieces", "_size")
 
     def __init__(self, error: Callable[[str], Exception]) -> None:
         self._error = error
-        self._pieces: list[bytes] = []  # have come, and are no whole reply yet
-        self._size = 0  # of them
-        self._enough = 0  # when it is this, it is time to look again
+        self._pieces: list[bytes] = []  # received, but not a whole reply yet
+        self._size = 0  # of the pieces
+        self._enough = 0  # the size at which to parse again
 
     def feed(self, piece: bytes, *, is_flow: bool = True) -> list[Any]:
-        """The replies that are whole now that this piece has come; there may be none.
+        """Add a piece; return the replies that are complete now, perhaps none.
 
         Args:
             piece: Bytes, at least one.
-            is_flow: More may come at any time. Else nothing follows what was asked for, and what it ends with is the
-                end of a piece.
+            is_flow: More may come at any time. Else nothing follows the replies to the commands, so that they end
+                where a piece ends.
 
         Raises:
             ValueError: This is not RESP2.
         """
         self._pieces.append(piece)
         self._size += len(piece)
-        # Looking at a long reply with every piece of it would take time by the square of its length. At its end a piece
-        # ends with a line end, or with half of one that a cut went through.
+        # Parsing a long reply with every piece would take time by the square of its length. Its last piece ends with a
+        # line end, or with half of one that was cut in two.
         if piece[-2:] not in (b"\r\n", b"\n") and not (is_flow and self._size >= self._enough):
             return []
         tokens = b"".join(self._pieces).split(b"\r\n")
@@ -85,7 +85,7 @@ class Parser:
 
 
 class _Heads(dict[int, bytes]):
-    """What stands before a string of so many bytes."""
+    """The bytes before a string, by its length."""
 
     def __missing__(self, length: int) -> bytes:
         head = b"$%d" % length
@@ -96,20 +96,20 @@ class _Heads(dict[int, bytes]):
 
 _head = _Heads().__getitem__
 _number = {b":%d" % number: number for number in range(1000)}.__getitem__
-# The tokens of an array of so many strings without line ends in them.
+# The tokens of an array of strings without line ends, by the number of strings.
 _WIDTHS = {b"*%d" % count: 1 + 2 * count for count in range(10)}
 
 
 def _parse_all(tokens: list[bytes], error: Callable[[str], Exception]) -> tuple[list[Any], int]:
-    """Read the replies that are whole; return them, and where the first begins that is not."""
-    with suppress(KeyError):  # the answers to a batch of PUBLISH
+    """Parse the replies that are complete; return them, and where the first incomplete one begins."""
+    with suppress(KeyError):  # the replies to a batch of PUBLISH
         return list(map(_number, tokens)), len(tokens)
     replies: list[Any] = []
     append, head, widths = replies.append, _head, _WIDTHS
     at, end = 0, len(tokens)
     with suppress(IndexError):
         while at < end:
-            # What comes in masses, as messages do; the rest, and what is cut, is left to `_parse`.
+            # For messages, which come in masses; `_parse` handles the rest, and incomplete replies.
             width = widths.get(tokens[at])
             if width is not None:
                 over = at + width
@@ -124,10 +124,10 @@ def _parse_all(tokens: list[bytes], error: Callable[[str], Exception]) -> tuple[
 
 
 def _parse(tokens: list[bytes], at: int, error: Callable[[str], Exception]) -> tuple[Any, int]:
-    """Read the reply that begins at one of the tokens; return it, and where it is over.
+    """Parse the reply that begins at one of the tokens; return it, and where it ends.
 
     Raises:
-        IndexError: It goes on beyond the last token.
+        IndexError: It continues beyond the last token.
         ValueError: This is not RESP2.
     """
     token = tokens[at]
@@ -139,7 +139,7 @@ def _parse(tokens: list[bytes], at: int, error: Callable[[str], Exception]) -> t
             return None, at
         end = at + 2 * count
         strings = tokens[at + 1 : end : 2]
-        # Strings without a line end in them are every other token.
+        # Strings without a line end are every other token.
         if len(strings) == count and tokens[at:end:2] == list(map(_head, map(len, strings))):
             return strings, end
         replies: list[Any] = []

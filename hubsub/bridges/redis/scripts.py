@@ -1,4 +1,4 @@
-"""What Redis runs for the streams' adapter, each with nothing happening in between."""
+"""The scripts that Redis runs for the adapter of Streams, each atomically."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from hashlib import sha1
 
 
 class Script:
-    """Lua, and the name by which a server knows it."""
+    """Lua code, and the name by which a server knows it."""
 
     __slots__ = ("sha", "text")
 
@@ -16,15 +16,15 @@ class Script:
 
 
 HANDED_BACK = b"handed back"
-"""The consumer of each group that has what members gave back, until another takes it."""
+"""The consumer of each group that holds the messages that members handed back, until another claims them."""
 
 MOST_VALUES = 7_900
-"""Values of an entry, names of fields among them: Lua hands over no more at a time."""
+"""Values of an entry, including the names of fields: Lua's `unpack` returns no more at a time."""
 
-# The epoch is a random string beside the stream, a new one for each stream of that name: entries that were deleted with
-# their stream, and other ones added to the same number, would look like the ones that we know.
+# The epoch is a random string beside the stream, a new one for each stream of that name. Without it, if a stream were
+# deleted and the same number of other entries added, they would look like those that we know.
 
-# What was stored last of the sender is noted whatever happens to a record: else those before it are stored twice.
+# The last stored sequence of the sender is saved even if a record is refused: else those before it are stored twice.
 APPEND = Script(f"""
 -- KEYS: stream, what this sender stored last, epoch.
 -- ARGV: length to trim to or '', seconds to remember, a new epoch;
@@ -88,7 +88,7 @@ local function named(list)
 end
 """
 
-# Not XINFO itself, which brings the first and the last entry with all that is in them.
+# Not XINFO itself, which returns the whole first and last entries.
 STATE = Script(
     _NAMED
     + """
@@ -131,10 +131,10 @@ return 1
 """
 )
 
-# The server counts what a group has read one by one, past what was trimmed too: whoever sees the difference tells it,
-# and sets the count right, so that nobody else does. A server that was restarted has forgotten the count, or counts
-# less than it was; so it is noted beside the stream, and looked up with each new connection. A server that has no
-# memory left does without the note.
+# The server counts the entries that a group has read, also beyond trimmed ones: the member that sees the difference
+# reports it, and corrects the count, so that no other member does. A server that was restarted has lost the count, or
+# has a lower one; so it is saved beside the stream, and looked up with each new connection. A server without memory
+# left does not save it.
 LOOK = Script(
     _NAMED
     + """
@@ -172,8 +172,8 @@ return {0, '0-0', 0}
 """
 )
 
-# Not XREADGROUP, which would count another delivery: that its reply was lost, or that it was handed back, is nobody's
-# failure. Not XAUTOCLAIM, which takes what was trimmed out of the hands of whoever is busy with it.
+# Not XREADGROUP, which would count another delivery: a lost reply, or a message handed back, is nobody's failure. Not
+# XAUTOCLAIM, which removes trimmed entries from a consumer that is still busy with them.
 RECLAIM = Script("""
 -- KEYS: stream. ARGV: group, consumer, bound to begin at, how many at most, whose, who has what was handed back; and if
 -- whose is '', for those of everybody else, milliseconds of the lease. Returns the last id looked at if there may be
@@ -227,7 +227,7 @@ for i = 3, #ARGV do
 end
 """)
 
-# What was trimmed stays pending: whoever finds it there tells that it is missing.
+# Trimmed entries stay pending: the member that finds them reports them as missing.
 HAND_BACK = Script("""
 -- KEYS: stream. ARGV: group, consumer, who gets it, a channel that wakes the others, ids.
 for i = 5, #ARGV do
@@ -262,8 +262,8 @@ if left == 0 then redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], ARGV[2])
 if moved > 0 then redis.pcall('PUBLISH', ARGV[4], '') end
 """)
 
-# Whoever has lost his name must not write a position: it belongs to another. Not SET where the name is kept: a server
-# without memory would refuse it.
+# A bridge that has lost its name must not write a position: it belongs to another. A name that is kept is extended
+# without SET, which a server without memory would refuse.
 HOLD_NAME = Script("""
 -- KEYS: who has the name, positions. ARGV: who wants it, milliseconds, what the positions are. Returns whether it has
 -- the name.

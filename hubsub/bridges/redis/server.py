@@ -1,8 +1,8 @@
-"""Where a URL, options or a client of the user's lead, without what redis-py does by itself.
+"""Connections to the server that a URL, options or a client name, without redis-py's own retries.
 
 redis-py's connections are used, its clients and pools are not: what those add (reconnecting, retries, health checks,
-metrics, replies made into dicts) is the relay's task, or time spent on every message. They only connect: logging in is
-done in `connection`, in one round trip instead of five.
+metrics, replies made into dicts) is the relay's task, or costs time for every message. They only connect: `connection`
+logs in, in one round trip instead of five.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from .connection import Connection
 from .resp import Command, decode
 
 SENTINEL_SECONDS = 1.0
-"""How long a Sentinel is silent before the next one is asked beside it."""
+"""Seconds that a Sentinel may be silent before the next one is asked as well."""
 SENTINEL_SILENCE = 5.0
-"""How long it is silent before it is given up: nothing has moved over the line to it."""
+"""Seconds without any bytes over its line after which a Sentinel is given up."""
 
-# Set on every connection: the relay keeps deadlines and tries again, and a driver that does so too doubles messages.
+# Set on every connection: the relay has deadlines and retries, and a driver that retries too duplicates messages.
 OURS: Mapping[str, Any] = {
     "protocol": 2,
     "socket_timeout": None,
@@ -36,13 +36,13 @@ OURS: Mapping[str, Any] = {
     "redis_connect_func": lambda connection: None,
 }
 DECIDED = OURS.keys() | {"retry_on_error", "decode_responses", "encoding", "encoding_errors"}
-# Those of redis-py's options that make most sense in a URL.
+# The options of redis-py that are most useful in a URL.
 USUAL = ("client_name", "socket_connect_timeout", "socket_keepalive", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
-# What redis-py notes among the settings of a client for its own use.
+# Settings of a client that redis-py keeps for its own use.
 _NOTED = re.compile(r"(maint_|oss_|orig_|himport_|connection_pool$|legacy_responses$)")
-# `redis-stream+sentinel` and the like: TLS, the adapter's own words, Sentinel.
+# `redis-stream+sentinel` and the like: TLS, words of the adapter, Sentinel.
 _SCHEME = re.compile(r"(rediss?)(?:-[a-z-]+)?(\+sentinel)?")
-# Seconds that redis-py gives a connect by itself, which a slow line needs longer than.
+# redis-py's own timeout for a connect, in seconds, which is too short for a slow line.
 _DRIVERS_OWN = 5
 
 
@@ -50,21 +50,21 @@ class Server:
     """Opens connections to one Redis server, or to the master that Sentinels name at that moment.
 
     Args:
-        adapter: The class that needs it, for messages.
+        adapter: The name of the adapter's class, for messages.
         url: `redis://user:password@host:6379/0`, `rediss://` for TLS,
             `redis+sentinel://user:password@host:26379,host:26379/service/0`; behind `redis` may stand words of the
             adapter's, as in `redis-stream`. Options may follow, as in `?ssl_ca_certs=ca.pem`; `?path=/run/redis.sock`
             instead of a host.
-        client: A `redis.asyncio.Redis` in place of all that. Only its settings are used, and it stays the user's.
-        options: Those of redis-py's connections; with `sentinel_` before their names, those of the connections to
-            Sentinels, which speak TLS like the others unless `sentinel_ssl=False`; and `ssl_context`, for all of them.
-        scheme: What such a URL begins with, for messages.
-        own: Options of the adapter's that may stand in the URL, too, and what reads them, with a `ValueError`.
+        client: Instead of all that, a `redis.asyncio.Redis`. Only its settings are used; the client is not touched.
+        options: Options of redis-py's connections; with the prefix `sentinel_`, of the connections to Sentinels, which
+            use TLS like the others unless `sentinel_ssl=False`; and `ssl_context`, for all of them.
+        scheme: The scheme of the adapter's URLs, for messages.
+        own: The adapter's own options that a URL may have, each with a function that parses it or raises `ValueError`.
 
     Raises:
         MissingDriver: redis-py is not installed.
-        TypeError: There is no one address, or an option does not exist or is for the adapter to decide.
-        ValueError: The URL makes no sense. It is not repeated: a password may be anywhere in it.
+        TypeError: There is no address, or more than one; or an option does not exist, or is set by the adapter.
+        ValueError: The URL is invalid. The error does not repeat it: a password may be anywhere in it.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Server:
         self._scheme = scheme
         self._own = own or {}
         self.own: dict[str, Any] = {}
-        """What the URL says of the adapter's own options."""
+        """The adapter's own options in the URL."""
         self._service: str | None = None
         self._sentinels: list[ServerAddress] = []
         if client is None:
@@ -93,9 +93,9 @@ class Server:
         elif url is None and not options:
             self._address = self._borrowed(client)
         else:
-            raise TypeError(f"{adapter} takes a URL with options, or a client that has its own, not both")
+            raise TypeError(f"{adapter} needs either a URL with options or a client, not both")
         for address in (self._address, *self._sentinels):
-            address.driver()  # values that do not go together are told now
+            address.driver()  # raise now if values do not go together
         self.database = int(self._address.settings.get("db") or 0)
 
     def __repr__(self) -> str:
@@ -104,10 +104,10 @@ class Server:
         where = where or settings.get("path") or f"{settings.get('host', 'localhost')}:{settings.get('port', 6379)}"
         return f"{where}/{self.database}"
 
-    # What was said
+    # Reading the arguments
 
     def _written(self, url: str | None, options: Mapping[str, Any]) -> ServerAddress:
-        """What URL and options say."""
+        """Return the address that URL and options name."""
         if url is None and not options:
             raise TypeError(f"{self._adapter} needs a URL, options that say where Redis is, or a client")
         if url is not None and options.keys() & {"host", "port", "path"}:
@@ -120,9 +120,11 @@ class Server:
         for name, value in options.items():
             (theirs if name.startswith("sentinel_") else settings)[name.removeprefix("sentinel_")] = value
         if decided := DECIDED & (settings.keys() | theirs.keys()):
-            raise TypeError(f"{self._adapter} decides by itself about {', '.join(sorted(decided))}")
+            raise TypeError(f"{self._adapter} sets {', '.join(sorted(decided))} itself; leave it out")
         if theirs and not hosts:
-            raise TypeError(f"{self._adapter} is told of no Sentinels: {self._scheme}+sentinel://host:port/service")
+            raise TypeError(
+                f"{self._adapter} has sentinel_ options but no Sentinels: {self._scheme}+sentinel://host:port/service"
+            )
 
         connections = self._driver.connection
         kinds = (connections.Connection, connections.SSLConnection)
@@ -130,7 +132,7 @@ class Server:
         tls = bool(settings.pop("ssl", context is not None))
         their_tls = bool(theirs.pop("ssl", tls))
         if "path" in settings and (tls or hosts or "host" in settings):
-            raise TypeError("a socket of the file system has a path and nothing else: no host, no Sentinels, no TLS")
+            raise TypeError("a Unix socket has a path and nothing else: no host, no Sentinels, no TLS")
         kind = connections.UnixDomainSocketConnection if "path" in settings else kinds[tls]
         self._check(kind, settings)
         self._check(kinds[their_tls], theirs)
@@ -152,12 +154,12 @@ class Server:
         if unknown := sorted(settings.keys() - known):
             usual = ", ".join((*self._own, *USUAL))
             raise TypeError(
-                f"{self._adapter} knows no option {', '.join(unknown)}: it has {usual}, and the others of redis-py's"
+                f"{self._adapter} has no option {', '.join(unknown)}: it has {usual}, and the others of redis-py's"
                 f" {kind.__name__}"
             )
 
     def _read(self, url: str) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
-        """The options in a URL, those for connections to Sentinels, and where these are."""
+        """Return the options in a URL, those for connections to Sentinels, and the addresses of the Sentinels."""
         scheme, _, rest = url.partition("://")
         match = _SCHEME.fullmatch(scheme)
         if match is None:
@@ -190,13 +192,13 @@ class Server:
             settings = dict(parse_url(f"redis://{credentials}{at}{where}/{database}?{urlencode(ours)}"))
             their_settings = dict(parse_url(f"redis://?{urlencode(theirs)}"))
         except ValueError:
-            # Not as a cause: it may quote what stands where a port should.
+            # Not as a cause: it may quote text of the URL.
             raise self._nonsense() from None
         if {"host", "port"} & dict(options).keys():
-            raise TypeError("host and port stand at the beginning of a URL, not in its query")
+            raise TypeError("host and port belong at the beginning of a URL, not in its query")
         if "ssl" in settings or "ssl" in their_settings:
-            raise TypeError("a URL asks for TLS by its beginning, rediss")
-        # redis-py passes over them.
+            raise TypeError("for TLS a URL begins with rediss; there is no such option in its query")
+        # redis-py would ignore them.
         settings |= {name: value for name, value in ours if not value}
         their_settings |= {name: value for name, value in theirs if not value}
         if tls == "rediss":
@@ -216,16 +218,16 @@ class Server:
 
     def _nonsense(self) -> ValueError:
         return ValueError(
-            "not the URL of a Redis: the port and the database are numbers, and in a password"
-            " everything but letters and digits is best percent-encoded"
+            "not the URL of a Redis: the port and the database must be numbers; in a password, percent-encode"
+            " everything but letters and digits"
         )
 
     def _borrowed(self, client: Any) -> ServerAddress:
-        """What a client of the user's says."""
+        """Return the address that a client of the user's connects to."""
         if not isinstance(client, self._driver.Redis):
             raise TypeError(
-                f"{self._adapter} needs a redis.asyncio.Redis, not {type(client)}; of a cluster that carries"
-                " Pub/Sub, give any node's URL"
+                f"{self._adapter} needs a redis.asyncio.Redis, not {type(client)}; for Pub/Sub on a cluster,"
+                " give the URL of any node"
             )
         pool: Any = client.connection_pool
         address = ServerAddress.of(pool)
@@ -243,15 +245,15 @@ class Server:
     async def open(
         self, into: list[Connection], lost: Callable[[], None], *several: Sequence[Command]
     ) -> list[tuple[Connection, list[Any]]]:
-        """Open several connections at once; the server, which is a master, has answered.
+        """Open several connections at the same time; all of them lead to a master that has replied.
 
         Args:
-            into: Each connection stands there from when it begins to connect; whoever has the list closes them.
+            into: Each connection is appended when it begins to connect; the owner of the list closes them.
             lost: Called whenever one of them has failed.
-            several: What is asked first over each.
+            several: The first commands of each connection.
 
         Returns:
-            Each connection with the replies.
+            Each connection with the replies to its first commands.
         """
         where = await self._master(into) if self._sentinels else {}
         opened = [Connection(self._address.driver(**where), self._adapter, lost) for _ in several]
@@ -272,16 +274,16 @@ class Server:
     async def _open(self, connection: Connection, commands: Sequence[Command], *, by_sentinel: bool) -> list[Any]:
         answer, *replies = await connection.open(("ROLE" if by_sentinel else "PING",), *commands)
         if is_denied(answer):
-            pass  # an answer, from one who grants us little
+            pass  # a reply, though a refusal
         elif sound(answer) and by_sentinel and answer[0] != b"master":
-            # One that came back after it was replaced is named for a while yet.
-            raise ConnectionError(f"what the Sentinels take for the master of {self!r} is none")
+            # Sentinels go on naming a master for a while that came back after it was replaced.
+            raise ConnectionError(f"the server that the Sentinels name as the master of {self!r} is not a master")
         return replies
 
     async def _master(self, into: list[Connection]) -> dict[str, Any]:
-        """Where the first Sentinel that answers and knows a master says that it is.
+        """Return the address of the master from the first Sentinel that replies and knows one.
 
-        One that is silent is not given up at once: a slow line is silent, too. The next one is asked beside it.
+        A silent Sentinel is not given up at once, since its line may be slow; the next one is asked as well.
         """
         waiting = list(self._sentinels)
         asked: dict[asyncio.Task[dict[str, Any] | None], ServerAddress] = {}
@@ -295,7 +297,7 @@ class Server:
                 for task in done:
                     sentinel = asked.pop(task)
                     if found := task.result():
-                        # Whoever answers is asked first the next time.
+                        # The Sentinel that replied is asked first the next time.
                         self._sentinels.remove(sentinel)
                         self._sentinels.insert(0, sentinel)
                         return found
@@ -303,10 +305,10 @@ class Server:
             for task in asked:
                 task.cancel()
             await asyncio.gather(*asked, return_exceptions=True)
-        raise ConnectionError(f"no Sentinel that answers knows a master for {self!r}")
+        raise ConnectionError(f"no Sentinel that replied knows a master for {self!r}")
 
     async def _ask_sentinel(self, sentinel: ServerAddress, into: list[Connection]) -> dict[str, Any] | None:
-        """Where it says that the master is; None if it knows none, or is none itself."""
+        """Return the master's address that a Sentinel names; None if it knows none, or is not a Sentinel."""
         connection = Connection(sentinel.driver(), self._adapter)
         into.append(connection)
         asking = asyncio.ensure_future(connection.open(("SENTINEL", "MASTER", self._service or "")))
@@ -332,7 +334,7 @@ class Server:
 
 
 class ServerAddress(NamedTuple):
-    """Where a server is, and how it is spoken to."""
+    """The address of a server, and the settings for connections to it."""
 
     kind: Any  # a class of redis-py's connections
     settings: dict[str, Any]
@@ -340,14 +342,14 @@ class ServerAddress(NamedTuple):
 
     @classmethod
     def of(cls, pool: Any) -> ServerAddress:
-        """Where the connections of a pool lead."""
+        """Return the address of the connections of a pool."""
         settings = {name: value for name, value in pool.connection_kwargs.items() if not _NOTED.match(name)}
         if settings.get("socket_connect_timeout") == _DRIVERS_OWN:
             del settings["socket_connect_timeout"]
         return cls(pool.connection_class, settings)
 
     def driver(self, **where: Any) -> Any:
-        """One of redis-py's connections, not connected yet."""
+        """Return a redis-py connection that is not connected yet."""
         ours = {"socket_connect_timeout": None, **self.settings, **where, **OURS, "retry_on_error": []}
         driver = self.kind(**ours)
         if self.context is not None:

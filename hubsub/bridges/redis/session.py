@@ -1,4 +1,4 @@
-"""One connection of the streams' adapter, which in truth is several: made for it, and thrown away with it."""
+"""A session of the adapter of Streams with a server: its connections, made for it and thrown away with it."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ from .source import Source, ids_by_stream, new_epoch
 from .writer import DEAD, Writer
 
 NAME_SECONDS = 10
-"""How long a name is taken after its bridge was killed."""
+"""Seconds that a name stays taken after its bridge was killed."""
 LEAVE_SECONDS = 0.5
-"""How long closing waits at least for what is to be given back; on a slow line some round trips."""
+"""The least seconds that closing waits for handing back; on a slow line, a few round trips."""
 SILENT_LOOKS = 10
-"""So many times, a second apart, an answer may be owed over one connection while others carry some."""
+"""How many checks, a second apart, a connection may fail to reply while others do."""
 PAUSE = 0.05
-"""Seconds before a server that takes nothing just now is asked again; doubles up to one."""
+"""Seconds before a server that accepts nothing for now is asked again; doubled each time, up to one."""
 PAUSE_FOR_ROOM = 0.001
-"""Seconds between two looks whether there is room again, at first; later a fifth of what it has taken so far."""
+"""Seconds between the first checks whether there is room again; later a fifth of the time waited so far."""
 MOST_IDS = 1000
 """Ids in one call of a script."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
-    """What is the same for all connections."""
+    """The settings that all sessions share."""
 
     server: Server
     entries: Entries
@@ -49,18 +49,18 @@ class Setup:
     lease: float
     block: int
     pace: Pace
-    """Of the line on which streams are read."""
+    """The pace of the line over which streams are read."""
 
 
 class Session:
-    """Everything that is said to a server from one connect until it is lost or closed.
+    """The exchange with a server from one `connect` until it is lost or closed.
 
-    There are up to four connections: one reads and waits; one sends; one acknowledges and renews, which must not wait
-    for those; and one is for control messages. When one of them is lost, all are.
+    There are up to four connections: one reads and waits; one sends; one acknowledges and extends leases, which must
+    not wait for the others; and one is for control messages. If one of them is lost, all are.
 
     Args:
-        setup: What is the same for all.
-        link: What the relay says.
+        setup: What is the same for all sessions.
+        link: The settings of the relay.
         main: The name of the stream that belongs to the namespace.
         sources: The streams to read.
     """
@@ -82,8 +82,8 @@ class Session:
         self._asker: Connection | None = None
         self._listening: Connection | None = None
         self._reader_id: int | None = None
-        self._is_inside = False  # of the group, or has the name
-        self._is_leaving = False  # nothing is read any more
+        self._is_inside = False  # is a member of the group, or has the name
+        self._is_leaving = False  # no longer reads
         self._is_open = False  # there is a writer
         self._look_at = 0.0
         self._silent: dict[Connection, tuple[int, int]] = {}
@@ -92,7 +92,7 @@ class Session:
     # Beginning
 
     async def open(self) -> None:
-        """Connect, and find out where to begin: in as few round trips as there can be, for a line may be slow."""
+        """Connect, and find out where to begin, in as few round trips as possible, since the line may be slow."""
         link = self._link
         commands: list[list[Command]] = [[]]
         if link.reads:
@@ -147,7 +147,7 @@ class Session:
         self._reader = reader
 
     async def listen(self, keys: Sequence[Key[Any]]) -> None:
-        """Have the control messages of these keys received."""
+        """Receive the control messages of these keys from now on."""
         if not keys:
             return
         if self._control is None:
@@ -159,23 +159,23 @@ class Session:
 
     @property
     def activity(self) -> int:
-        """Changes whenever bytes have moved."""
+        """A number that changes whenever bytes have moved."""
         return sum(connection.moved for connection in self._connections)
 
     @property
     def receiving(self) -> int | None:
-        """Changes whenever bytes have come where streams are read, or control messages if none are."""
+        """A number that changes whenever bytes have come over the connection that reads."""
         if self._listening is not None and self._reading is not None:
             return self._listening.received
         return None if self._control is None else self._control.connection.received
 
     @property
     def sending(self) -> int | None:
-        """Changes whenever bytes have moved where it sends."""
+        """A number that changes whenever bytes have moved over the connection that sends."""
         return self.writer.connection.moved if self._is_open else None
 
     async def ping(self) -> None:
-        """Return when the server has answered; that it denies that is an answer."""
+        """Return when the server has replied; a refusal is a reply, too."""
         await self._asked().ask(("PING",))
 
     def _asked(self) -> Connection:
@@ -184,17 +184,17 @@ class Session:
         return self._asker
 
     def _lost(self) -> None:
-        """One connection has failed."""
+        """Called when a connection has failed."""
         if self._control is not None:
             self._control.lost()
         self._news.set()
 
     def _check(self) -> None:
-        """Raise what has gone wrong meanwhile.
+        """Raise the error that has ended the session, if there is one.
 
         Raises:
             ConnectionError: A connection is lost.
-            NameTaken: Another bridge has our name by now.
+            NameTaken: Another bridge has taken over our name.
         """
         if self._is_closed:
             raise ConnectionResetError("the connection to Redis is closed")
@@ -205,12 +205,12 @@ class Session:
             self._renewal.result()
 
     def _look(self) -> None:
-        """See to it that not one connection is dead while the others live: nobody else could tell.
+        """Detect a connection that is dead while the others live; nothing else would detect that.
 
-        Looks are counted, not time: while the loop stands still nobody can hear anything.
+        Checks are counted, not time: while the loop is blocked nothing can be received.
 
         Raises:
-            ConnectionError: One is.
+            ConnectionError: A connection is dead.
         """
         now = asyncio.get_running_loop().time()
         if now < self._look_at:
@@ -226,13 +226,13 @@ class Session:
             if sign != before or not (connection.owes or connection is control) or connection is self._listening:
                 looks = 0
             elif looks >= SILENT_LOOKS:
-                raise ConnectionError(f"no answer for {looks} s over one connection, while others answer")
+                raise ConnectionError(f"no reply for {looks} s over one connection, while others reply")
             self._silent[connection] = (sign, looks + 1)
 
     # Receiving
 
     async def receive(self) -> list[Received | Loss]:
-        """Control messages as soon as they come, and what is read from the streams, as far as there is room."""
+        """Return control messages as soon as they come, and messages from the streams as far as there is room."""
         self._look()
         loop = asyncio.get_running_loop()
         began = loop.time()
@@ -267,49 +267,49 @@ class Session:
         return bool(self._sources) and not self._is_leaving
 
     def _read(self) -> None:
-        """Begin to read if there is room."""
+        """Start reading if there is room."""
         if self._reader is None or not self._may_read or (room := self._link.room()) < 1:
             return
         for source in self._sources:
-            # Whoever asks for more has taken what came before.
+            # The call for more shows that earlier messages were used.
             source.known = source.returned
         self._reading = asyncio.create_task(self._reader.read(room))
         self._reading.add_done_callback(lambda _: self._news.set())
 
     def _woken(self) -> None:
-        """Another member of the group has handed something back."""
+        """Called when another member of the group has handed messages back."""
         if isinstance(self._reader, Member) and not self._is_leaving:
             self._reader.look_for_returns()
             self._unblock()
 
     def _unblock(self) -> None:
-        """Have the read end that waits for something new; where that is denied, it ends within a second."""
+        """End the read that waits for new messages; if the server denies that, it ends within a second."""
         if self._asker is not None and self._reader_id is not None:
             self._asker.send(("CLIENT", "UNBLOCK", self._reader_id))
 
-    # Finished with
+    # Acknowledging
 
     async def ack(self, tokens: Sequence[Any]) -> None:
-        """Have these count as handled; wait while the server takes nothing.
+        """Acknowledge messages; wait while the server accepts nothing.
 
         Raises:
-            NameTaken: Another bridge has our name by now, and goes on from where it was told.
+            NameTaken: Another bridge has taken over our name, and goes on from the last saved position.
         """
         if self._link.group:
             ids = ids_by_stream(tokens)
             acks: list[Command] = [("XACK", stream, self._link.group, *its) for stream, its in ids.items()]
-            await self._patiently(lambda: self._tell_all(acks))
+            await self._patiently(lambda: self._send_all(acks))
         elif self._link.name:
             last: dict[Source, Position] = dict(tokens)
             await self._patiently(lambda: self._hold_name(last))
 
-    async def _tell_all(self, commands: Sequence[Command]) -> None:
+    async def _send_all(self, commands: Sequence[Command]) -> None:
         for reply in await self._asked().ask(*commands):
             if not is_no_stream(reply):
                 sound(reply)
 
     async def _patiently(self, call: Callable[[], Awaitable[None]]) -> None:
-        """Try until the server takes it."""
+        """Call again and again until the server accepts it."""
         pause = PAUSE
         while True:
             try:
@@ -319,16 +319,16 @@ class Session:
                 pause = min(2 * pause, 1.0)
 
     async def extend(self, tokens: Sequence[Any]) -> None:
-        """Keep these from being given to others. A group that is gone is found by reading."""
+        """Extend the leases of messages. If the group is gone, reading reports it."""
         for stream, ids in ids_by_stream(tokens).items():
             for part in _parts(ids):
                 reply = await self._run(EXTEND, (stream,), self._link.group, self._consumer, *part)
-                # Where nothing is written, nobody else can take them.
+                # While the server accepts no writes, nobody else can claim them.
                 if not (is_without_group(reply) or is_no_stream(reply) or isinstance(reply, BrokerBusy)):
                     sound(reply)
 
     async def hand_back(self, tokens: Sequence[Any]) -> None:
-        """Let the other members have these at once. Nothing is read any more."""
+        """Hand messages back to the other members at once, and stop reading."""
         self._is_leaving = True
         self._unblock()
         for stream, ids in ids_by_stream(tokens).items():
@@ -339,7 +339,7 @@ class Session:
                     sound(reply)
 
     async def _run(self, script: Script, keys: Sequence[bytes], *arguments: Any) -> Any:
-        """Run a script, which is sent if the server does not have it; return the reply."""
+        """Run a script, sending it first if the server does not have it; return the reply."""
         asker = self._asked()
         (reply,) = await asker.ask(("EVALSHA", script.sha, len(keys), *keys, *arguments))
         if is_unknown(reply):
@@ -347,7 +347,7 @@ class Session:
         return reply
 
     async def _hold_name(self, positions: Mapping[Source, Position] | None = None) -> None:
-        """Take our name, or keep it, and note with it where we are."""
+        """Take our name, or keep it, and save our positions with it."""
         name = str(self._link.name)
         where = {source.beside("position", name): bytes(position) for source, position in (positions or {}).items()}
         milliseconds = int(NAME_SECONDS * 1000)
@@ -358,20 +358,20 @@ class Session:
     async def _keep_name(self) -> None:
         while True:
             await asyncio.sleep(NAME_SECONDS / 4)
-            # While nothing is written, nobody else can take it.
+            # While the server accepts no writes, nobody else can take it.
             with suppress(BrokerBusy):
                 await self._hold_name()
 
     # History
 
     async def history(self, source: Source, limit: int, newest: str, oldest: str, pace: Pace) -> list[Any]:
-        """The last entries of a stream, no more than `limit`, in order; read in parts, so that others get a turn."""
+        """Return the last entries of a stream, at most `limit`, in order; read in parts, so that others get a turn."""
         asker = self._asked()
         found: list[Any] = []
         while len(found) < limit:
             count = pace.count(limit - len(found))
             (reply,) = await asker.ask(("XREVRANGE", source.raw, newest, oldest, "COUNT", count))
-            # The last of all ids, say, has nothing behind it.
+            # After the highest possible id, for example, there is nothing.
             is_void = isinstance(reply, Exception) and "for the interval" in str(reply)
             entries = [] if is_void or is_no_stream(reply) else sound(reply)
             pace.note(len(entries), asker.size, asker.seconds)
@@ -395,7 +395,7 @@ class Session:
         """Cut the connections. Closing twice is safe.
 
         Args:
-            leave: For good: give back the name, or what was on its way here as a member of a group.
+            leave: True if it is for good: give back the name, or the pending messages of this member of the group.
         """
         self._is_leaving = self._is_closed = True
         self._news.set()
@@ -405,7 +405,7 @@ class Session:
         await asyncio.gather(*tasks, return_exceptions=True)
         if leave and self._is_inside:
             self._is_inside = False
-            # A courtesy, for which nothing waits long.
+            # A courtesy, which must not delay closing for long.
             with suppress(Exception):
                 async with asyncio.timeout(max(LEAVE_SECONDS, min(5.0, 4 * self._asked().round_trip))):
                     await self._leave()
@@ -414,14 +414,14 @@ class Session:
             await connection.close()
 
     async def _leave(self) -> None:
-        """Give back our name, or all that is pending of us: whatever came on the way is in no other hands."""
+        """Give back our name, or all our pending messages, including those that were on their way to us."""
         connection = self._asked()
         if connection.error is not None:
             ((connection, _),) = await self._setup.server.open(self._connections, self._lost, [])
         commands: list[Command] = []
         if self._link.group:
             if self._reader_id is not None:
-                # Else something may still come to who is not there any more.
+                # Else messages may still be given to this member after it has left.
                 commands.append(("CLIENT", "UNBLOCK", self._reader_id))
             for source in self._sources:
                 arguments = (self._link.group, self._consumer, HANDED_BACK, self._waking)

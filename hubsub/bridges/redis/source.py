@@ -1,4 +1,4 @@
-"""A stream that is read, and how much of each to ask for where there are several."""
+"""Streams that are read, and how many entries to request of each if there are several."""
 
 from __future__ import annotations
 
@@ -14,58 +14,58 @@ from .resp import encode
 
 @dataclass(slots=True, eq=False)
 class Source:
-    """A stream that is read. Outlives connections."""
+    """A stream that is read; it outlives connections."""
 
     stream: str
     raw: bytes
     position: Position | None = None
-    """Where reading is, without a group."""
+    """The position of reading, without a group."""
     returned: Position | None = None
-    """What was received reaches up to here."""
+    """The position up to which messages were received."""
     known: Position | None = None
-    """What was received up to here was certainly used: the next was asked for."""
+    """The position up to which messages were certainly used, since the next ones were requested."""
     is_joined: bool = False
-    """Our group was there."""
+    """True if our group existed when it was last read."""
     mine: bytes | None = None
-    """From where what is pending of us is still to be read; None if all of it was."""
+    """The id from which to read our own pending messages; None if all were read."""
     returns: bytes | None = None
-    """From where to look for what others handed back; None if there is nothing."""
+    """The id from which to look for messages handed back; None if there are none."""
     others: bytes | None = None
-    """From where to look for what others left behind; None if not now."""
+    """The id from which to look for messages that others left behind; None if not now."""
     lost: list[Loss] = field(default_factory=list)
     lag: int | None = None
-    """Entries that are still to be read."""
+    """Entries that have not been read yet."""
     is_broken: bool = False
-    """The key of the server holds no stream. Told once; looked at again and again."""
+    """True if the key at the server does not hold a stream. Reported once; checked at each read."""
     weight: int = 0
-    """How much it brought of what was asked for last."""
+    """How many of the entries requested last it returned."""
 
     def beside(self, *names: str) -> bytes:
-        """A key of the server that belongs to the stream."""
+        """Return the name of a key at the server that belongs to the stream."""
         return encode(":".join((self.stream, *names)))
 
     def broken(self, is_broken: bool) -> list[Loss]:
-        """It holds no stream, or does again; what is to be told of that."""
+        """Note whether the key holds no stream; return the loss to report, if that is new."""
         is_news = is_broken and not self.is_broken
         self.is_broken = is_broken
-        return [Loss("no stream any more: WRONGTYPE", None, self.stream)] if is_news else []
+        return [Loss("no longer a stream: WRONGTYPE", None, self.stream)] if is_news else []
 
     def brought(self, count: int, asked: int) -> None:
-        """So many entries of those which were asked for."""
+        """Note how many of the requested entries came."""
         self.weight = 2 * count if count == asked else count
 
 
 class Shares:
-    """How many entries to ask of each of several streams, so that all in all they are no more than there is room for.
+    """Divides the room for entries among several streams.
 
-    What brought much gets much, and each gets one at least; where there is not even room for that, they take turns.
+    A stream that returned more gets more, and each gets at least one entry; without room for that, they take turns.
     """
 
     def __init__(self) -> None:
         self._turn = 0
 
     def of(self, sources: Sequence[Source], most: int) -> list[tuple[Source, int]]:
-        """Some of the streams, each with a number of entries; together `most`, which is at least one."""
+        """Return streams, each with a number of entries to request; together at most `most`, which is at least one."""
         if len(sources) == 1:
             return [(sources[0], most)]
         if most < len(sources):
@@ -79,12 +79,12 @@ class Shares:
 
 
 def new_epoch() -> str:
-    """A random string."""
+    """Return a new random epoch."""
     return uuid4().hex
 
 
 def ids_by_stream(tokens: Sequence[Any]) -> dict[bytes, list[bytes]]:
-    """The ids of tokens of a group, by the streams to which they belong."""
+    """Return the ids in a group's tokens, by the stream that they belong to."""
     ids: dict[bytes, list[bytes]] = {}
     for source, id in tokens:
         ids.setdefault(source.raw, []).append(id)

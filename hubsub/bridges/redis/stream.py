@@ -1,4 +1,4 @@
-"""Redis Streams: messages are kept and counted, so that none goes missing unnoticed."""
+"""Redis Streams: messages are stored and counted, so that none goes missing unnoticed."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ _LAST = 2**64 - 1
 
 
 class RedisStreamAdapter(Adapter):
-    """Redis Streams through up to four connections: one reads, one sends, one acknowledges, one has control messages.
+    """Redis Streams through up to four connections: for reading, sending, acknowledging, and control messages.
 
     Args:
         url: `redis-stream://user:password@host:6379/0`, `rediss-stream://` with TLS, or
             `redis-stream+sentinel://host:port,host:port/service/0`; options in its query, `maxlen` and `lease` too.
-        client: Instead of it, a `redis.asyncio.Redis` whose settings are used. The client itself is left alone.
-        route: From a key to the name of its stream; else there is one stream, named like the namespace.
-        sources: The names of the streams to read; has to be given with `route`.
-        maxlen: Entries that a stream keeps, or a few more; None, in a URL `none`, if nothing is ever trimmed.
-        lease: Seconds after which what a member of a group has not finished is given to another, unless extended.
-        options: Those of redis-py's connections, of those to Sentinels with `sentinel_` before them; `ssl_context`.
+        client: Instead of a URL, a `redis.asyncio.Redis` whose settings are used. The client itself is not touched.
+        route: Returns the name of the stream of a key; without it there is one stream, named like the namespace.
+        sources: The names of the streams to read; required with `route`.
+        maxlen: Entries that a stream keeps, or a few more; None, in a URL `none`, if it is never trimmed.
+        lease: Seconds after which a message that a member of a group has not finished goes to another, unless extended.
+        options: Options of redis-py's connections; with the prefix `sentinel_`, of those to Sentinels; `ssl_context`.
 
     Raises:
         MissingDriver: redis-py is not installed.
-        TypeError: There is no one address, an option does not exist or is for the bridge to decide, or arguments do not
-            go together.
-        ValueError: The URL or a figure makes no sense.
+        TypeError: There is no address, or more than one; an option does not exist, or is set by the bridge; or
+            arguments do not go together.
+        ValueError: The URL or a number is invalid.
     """
 
     BLOCK = 1000
-    """Milliseconds that the server waits for a message before it says that there is none."""
+    """Milliseconds that the server waits for a message before it replies that there is none."""
 
     features = Features(
         confirms="stored",
@@ -77,7 +77,7 @@ class RedisStreamAdapter(Adapter):
         **options: Any,
     ) -> None:
         if route is not None and sources is None:
-            raise TypeError("route= needs sources=, the streams to read; an empty list if none is")
+            raise TypeError("route= needs sources=, the streams to read, which may be an empty list")
         own = {"maxlen": _read_maxlen, "lease": _read_lease}
         self._server = Server(type(self).__name__, url, client, options, scheme="redis-stream", own=own)
         maxlen = _checked_maxlen(self._server.own.get("maxlen", maxlen))
@@ -112,7 +112,7 @@ class RedisStreamAdapter(Adapter):
 
     @property
     def lag(self) -> int | None:  # type: ignore[override]
-        """Entries that are still to be read; None for a group, whose members read for each other."""
+        """Entries that have not been read yet; None for a group, whose members read for each other."""
         lags = [source.lag for source in self._sources]
         return sum(filter(None, lags)) if lags and None not in lags else None
 
@@ -148,7 +148,7 @@ class RedisStreamAdapter(Adapter):
             raise
 
     def _stream(self, name: str) -> str:
-        """The name of a stream, within the namespace."""
+        """Return the full name of a stream, within the namespace."""
         return ":".join(filter(None, (self._namespace, name))) or "hubsub"
 
     def _connected(self) -> Session:
@@ -185,11 +185,11 @@ class RedisStreamAdapter(Adapter):
                 continue
             try:
                 streams.setdefault(self._stream_of(record.key), []).append(index)
-            except Exception as error:  # of the function that routes
+            except Exception as error:  # raised by `route`
                 refused[index] = unpackable(record.key, error)
         for stream, indices in streams.items():
             refused |= await writer.append(stream, [records[index] for index in indices], indices)
-        # Behind what is stored: of that nothing is sent if the server takes none just now.
+        # Control messages go after the stored records: if the server accepts no records for now, none is sent.
         return refused | await writer.publish([records[index] for index in control], control)
 
     def _stream_of(self, key: Key[Any]) -> str:
@@ -197,7 +197,7 @@ class RedisStreamAdapter(Adapter):
             return self._stream("")
         name = self._route(key)
         if not isinstance(name, str):
-            raise TypeError(f"route= makes {name!r} of it, which is no name of a stream")
+            raise TypeError(f"route= returned {name!r} for it, which is not a name of a stream")
         return self._stream(name)
 
     async def bury(self, received: Received, why: str) -> Exception | None:
@@ -274,7 +274,7 @@ class RedisStreamAdapter(Adapter):
 def _id_of(position: str) -> str:
     id = position.rpartition(":")[2]
     if not _POSITION.fullmatch(id):
-        raise ValueError(f"{position!r} is no position in a stream: they look like 'orders:1700000000000-0'")
+        raise ValueError(f"{position!r} is not a position in a stream, such as 'orders:1700000000000-0'")
     return id
 
 
@@ -286,12 +286,12 @@ def _read_maxlen(text: str) -> int | None:
     try:
         return None if text.lower() == "none" else int(text)
     except ValueError:
-        raise ValueError("maxlen in a URL is a number of entries, or none") from None
+        raise ValueError("maxlen in a URL must be a number of entries, or none") from None
 
 
 def _checked_maxlen(maxlen: int | None) -> int | None:
     if maxlen is not None and maxlen < 1:
-        raise ValueError(f"maxlen is a number of entries, at least 1, not {maxlen!r}")
+        raise ValueError(f"maxlen must be a number of entries, at least 1, not {maxlen!r}")
     return maxlen
 
 
@@ -299,10 +299,10 @@ def _read_lease(text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise ValueError("lease in a URL is a number of seconds") from None
+        raise ValueError("lease in a URL must be a number of seconds") from None
 
 
 def _checked_lease(lease: float) -> float:
     if not 0 < lease < 1e6:
-        raise ValueError(f"lease is a number of seconds, not {lease!r}")
+        raise ValueError(f"lease must be a number of seconds, not {lease!r}")
     return lease

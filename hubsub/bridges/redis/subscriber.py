@@ -1,4 +1,4 @@
-"""The connection that subscribes: what is asked for and confirmed there, and what comes, each in its place."""
+"""The connection that subscribes: its requests, their confirmations, and the messages, in order."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from .answers import sound
 from .connection import Connection
 from .resp import Command, pack
 
-NAMES_A_COMMAND = 1000  # so that no subscription keeps the server from everybody else for long
+NAMES_A_COMMAND = 1000  # so that no command blocks the server for long
 MOST_UNREAD = 4 << 20
-"""Bytes that wait to be received; then no more are read until they were."""
+"""Bytes that may wait to be received; beyond it reading pauses until they were received."""
 
 _GLOB = re.compile(r"[*?\[\]\\]")
 
 as_tuple = tuple.__new__
-# What a message has beside key and payload.
+# The fields of a received message beside key and payload.
 PLAIN = tuple(Received._field_defaults.values())
 CONTROL = tuple({**Received._field_defaults, "is_control": True}.values())
 
 
 class Subscriber:
-    """What comes is taken in at once, also while nobody receives: behind it may stand a confirmation.
+    """Subscribes at the server and receives messages, even while nobody calls `receive`: a confirmation may follow.
 
     Args:
-        connection: It is for nothing else.
-        addresses: Makes channels of keys, and keys of channels.
-        most_patterns: More than so many are folded into wider ones.
+        connection: Used for nothing else.
+        addresses: Turns keys into channels, and channels into keys.
+        most_patterns: If there are more patterns, they are merged into wider ones.
         news: Called when there is something to receive.
     """
 
@@ -47,11 +47,11 @@ class Subscriber:
         self._news = news
         self._inbox: list[Received] = []
         self._key = cached(self._key_of)
-        self._wild: dict[Key[Any], None] = {}  # what is wanted
-        self._globs: dict[bytes, Key[Any]] = {}  # what of that was asked for, as the server is to match it
-        self._asked: deque[_Asked] = deque()
+        self._wild: dict[Key[Any], None] = {}  # the wanted patterns
+        self._globs: dict[bytes, Key[Any]] = {}  # the patterns subscribed to, by the glob sent to the server
+        self._asked: deque[_Request] = deque()
         self._control: set[Key[Any]] = set()
-        # What the server has confirmed: of channels the key, and what their messages have beside it.
+        # The confirmed channels, each with its key and the fixed fields of its messages.
         self._channels: dict[bytes, tuple[Key[Any], tuple[Any, ...]]] = {}
         self._patterns: dict[bytes, Key[Any]] = {}
         self._copies = Copies()
@@ -60,7 +60,7 @@ class Subscriber:
     # Receiving
 
     def receive(self) -> list[Received]:
-        """What has come since the last call."""
+        """Return the messages that have come since the last call."""
         received = self._inbox
         if received:
             self._inbox = []
@@ -68,7 +68,7 @@ class Subscriber:
         return received
 
     def _take(self, replies: list[Any]) -> None:
-        """Append the messages; note the confirmations in their places among them."""
+        """Append the messages; handle the confirmations among them, in order."""
         channels, patterns, key_of = self._channels, self._patterns, self._key
         is_first, append = self._copies.is_first, self._inbox.append
         for reply in replies:
@@ -94,15 +94,15 @@ class Subscriber:
     # Subscribing
 
     async def listen(self, keys: Sequence[Key[Any]]) -> None:
-        """Have what is sent to these keys received as control messages; return when it is confirmed."""
+        """Receive what is sent to these keys as control messages; return when the server has confirmed that."""
         self._control.update(keys)
         await self._change(b"SUBSCRIBE", keys)
 
     async def subscribe(self, patterns: Sequence[Key[Any]]) -> None:
-        """Have what matches these received; return when it is confirmed.
+        """Receive what matches these patterns; return when the server has confirmed that.
 
         Raises:
-            BridgeError: The user has not the right to this.
+            BridgeError: The user lacks the permission.
         """
         self._wild.update(dict.fromkeys(pattern for pattern in patterns if pattern.is_wildcard))
         await self._change(b"SUBSCRIBE", [pattern for pattern in patterns if pattern not in self._control])
@@ -114,13 +114,13 @@ class Subscriber:
         await self._change(b"UNSUBSCRIBE", [pattern for pattern in patterns if pattern not in self._control])
 
     async def _change(self, verb: bytes, patterns: Iterable[Key[Any]]) -> None:
-        """Ask for exact keys, and for whatever follows from the patterns that are wanted now; wait until confirmed."""
+        """Send the changes for exact keys and for the patterns wanted now; wait until they are confirmed."""
         if self.connection.error is not None:
             raise self.connection.failure()
         globs: dict[bytes, Key[Any]] = {}
         for pattern in folded(self._wild, self._most_patterns):
             glob = self._glob(pattern)
-            # Two patterns that Redis does not tell apart: the wider one is meant.
+            # Redis does not distinguish two of the patterns: the wider one counts.
             if glob not in globs or is_subset(globs[glob], pattern):
                 globs[glob] = pattern
         addresses = self._addresses
@@ -130,32 +130,32 @@ class Subscriber:
         self._globs = globs
 
         asked = [
-            _Asked(what, dict(part))
-            # What comes in the place of something else comes first.
+            _Request(what, dict(part))
+            # Subscribe to what replaces a pattern before unsubscribing from that.
             for what, names in ((verb, exact), (b"PSUBSCRIBE", new), (b"PUNSUBSCRIBE", old))
             for part in _parts(list(names.items()), NAMES_A_COMMAND)
         ]
         self._asked.extend(asked)
         self.connection.write(pack(*(each.command() for each in asked)))
         if self._asked:
-            # Also if there was nothing to ask: what it relies on may have been asked for a moment ago.
+            # Also if nothing was sent: an earlier request that covers it may not be confirmed yet.
             done = asyncio.get_running_loop().create_future()
             self._asked[-1].waiting.append(done)
             await done
 
     def _glob(self, pattern: Key[Any]) -> bytes:
-        """The pattern as Redis matches it: `*` there crosses separators, so that more may come than was meant."""
+        """Return the pattern as a glob for Redis; its `*` crosses separators, so the glob may match more."""
         parts = ("*" if part in (STAR, PLUS) else _literally(self._addresses.escape(part)) for part in pattern)
         return self._addresses.to_bytes(_literally(self._addresses.prefix) + self._addresses.separator.join(parts))
 
     def _answered(self, reply: Any) -> None:
-        """Redis has carried out, for one name, what was asked for first, or has refused a whole command."""
+        """Handle the confirmation of a name of the oldest request, or the refusal of a whole command."""
         sound(reply)
         if not (self._asked and isinstance(reply, list)):
-            raise ConnectionError("Redis has sent what nobody asked for")
+            raise ConnectionError("Redis has sent a reply to no command")
         asked = self._asked[0]
         kind, address = reply[0], reply[1]
-        # The copies change here, among the messages, and thereby at once with what the server sends.
+        # The copies change here, among the messages, exactly when the server changes what it sends.
         pattern = asked.patterns.pop(address)
         old = self._patterns.pop(address, None) if kind in _OF_PATTERNS else self._pop_channel(address)
         if old is not None:
@@ -177,14 +177,14 @@ class Subscriber:
         return key
 
     def lost(self) -> None:
-        """The connection has failed: let nobody wait for confirmations any more."""
+        """Called when the connection has failed: wake whoever waits for a confirmation with an error."""
         while self._asked:
             for done in self._asked.popleft().waiting:
                 if not done.done():
                     done.set_exception(self.reason())
 
     def reason(self) -> Exception:
-        """Why the connection is lost: what the server has refused, if that is it."""
+        """Return why the connection was lost: an error that the server has sent, if that was the reason."""
         error = self.connection.error
         return error if isinstance(error, BridgeError) else self.connection.failure()
 
@@ -192,8 +192,8 @@ class Subscriber:
 _OF_PATTERNS = (b"psubscribe", b"punsubscribe")
 
 
-class _Asked:
-    """A command whose confirmations are on their way, one for each name."""
+class _Request:
+    """A command whose confirmations are outstanding, one for each name."""
 
     __slots__ = ("patterns", "verb", "waiting")
 
@@ -203,12 +203,12 @@ class _Asked:
         self.waiting: list[asyncio.Future[None]] = []
 
     def command(self) -> Command:
-        """What is sent."""
+        """Return the command to send."""
         return (self.verb, *self.patterns)
 
 
 def folded(patterns: Collection[Key[Any]], most: int) -> Collection[Key[Any]]:
-    """At most `most` patterns that match all that these match: the longest are cut to a common beginning first."""
+    """Return at most `most` patterns that match everything these match; the longest are cut to a prefix first."""
     depth = max(map(len, patterns), default=0)
     while len(patterns) > most:
         depth -= 1

@@ -1,4 +1,4 @@
-"""Writing to streams: each record once, also when it is sent again."""
+"""Writing to streams: each record is stored once, even if it is sent again."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from .source import new_epoch
 DEAD = ":dead"
 """What the stream of dead letters has behind the name of the one that they were read from."""
 SENDER_SECONDS = 86400
-"""How long the server remembers what a sender has stored last."""
+"""Seconds that the server remembers the last record stored of a sender."""
 
 
 class Writer:
-    """Writes over a connection of its own, which it is made for.
+    """Writes records over a connection of its own; it is made for that connection.
 
     Args:
-        connection: It may carry much, and then nothing else.
-        sender: Whose records these are.
-        reader: Who gives up messages, as `Link.reader`.
-        entries: Makes entries of records.
-        channels: Where control messages go.
+        connection: Used for nothing else, since it may carry much.
+        sender: The id of the sender of these records.
+        reader: The reader that gives up messages, as `Link.reader`.
+        entries: Turns records into entries.
+        channels: Has the channels of control messages.
         maxlen: Entries that a stream keeps; empty for all.
     """
 
@@ -47,7 +47,7 @@ class Writer:
         """Store records, in order; return the errors of those that are refused, by the indices given.
 
         Raises:
-            BrokerBusy: The server takes nothing just now. Whoever sends all of them again stores none twice.
+            BrokerBusy: The server accepts nothing for now. Sending all of them again stores none twice.
         """
         refused: dict[int, Exception] = {}
         for batch in self._entries.batches(records, indices, refused):
@@ -66,7 +66,7 @@ class Writer:
         return {batch.indices[index]: refusal(error) for index, error in reply}
 
     def _pack_heading(self, stream: str) -> bytes:
-        """The keys of the script that appends to a stream, as they are sent."""
+        """Return the keys of the script that appends to a stream, as they are sent."""
         return arguments(3, stream, f"{stream}:sender:{self._sender}", f"{stream}:epoch")
 
     async def publish(self, records: Sequence[Record], indices: Sequence[int]) -> dict[int, Exception]:

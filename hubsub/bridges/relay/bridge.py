@@ -84,6 +84,8 @@ class Bridge:
         backoff: How long to wait between attempts to connect.
         secret: Sign what is sent, and refuse what is not signed with it: a str or bytes that all who take part know, or
             several, of which the first signs and all are accepted.
+        replay_window: Seconds that a signed message may be old, or early, when it comes live, 300 by default; beyond
+            it, and when it comes again, it is refused. Needs `secret`.
         silence: Seconds without a sign of life after which a connection counts as lost; by default three where
             messages are pushed, and five otherwise. A line that moves bytes is alive, however slow; time in which the
             event loop stood still does not count.
@@ -136,6 +138,7 @@ class Bridge:
         prefix: KeyLike[Any] = (),
         backoff: Backoff = Backoff(),  # noqa: B008 - immutable
         secret: Secrets | None = None,
+        replay_window: float | None = None,
         silence: float | None = None,
     ) -> None:
         self.hub = hub
@@ -164,6 +167,7 @@ class Bridge:
             prefix=Key.create_from(prefix),
             backoff=backoff,
             secret=secret,
+            replay_window=replay_window,
         )
         self._codec = codec
         self._silence = None if silence is None else seconds(silence, "silence", zero=False)
@@ -192,6 +196,7 @@ class Bridge:
             secret=plan.secret,
             namespace=plan.namespace,
             prefix=plan.prefix,
+            window=plan.signed_for,
         )
         requests = OpenRequests(self._sender_name)
         name = f"a bridge to {self.adapter!r}"

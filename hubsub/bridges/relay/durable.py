@@ -57,6 +57,7 @@ class Delivery:
         "inline",
         "is_buried",
         "is_finished",
+        "is_handled",
         "is_suspect",
         "name",
         "only",
@@ -75,6 +76,7 @@ class Delivery:
         self.is_buried = False  # it was given up, and is being written to the dead letters
         self.only: list[Registration] | None = None  # those who have failed
         self.is_finished = False
+        self.is_handled = False  # by one listener, at least
         self.inline = False  # it is just being published
         self.is_suspect = False  # perhaps it kills the process
 
@@ -251,21 +253,23 @@ class Durable:
 
     def _confirmed(self, delivery: Delivery, number: int, failures: list[Undelivered]) -> None:
         """Everybody has said something of a message."""
+        delivery.is_handled = delivery.is_handled or number > 0
         if not failures:
-            if number or delivery.only is not None:
+            if delivery.is_handled:
                 self._finish(delivery, handled=True)
-            else:
+            elif delivery.only is None:
                 self._nobody(delivery)
+            else:
+                self._for_whoever_is_there(delivery)
             return
         if self.is_closing or not self._is_open():
             return  # it stays unfinished, and comes again to somebody
         failed = [failure.registration for failure in failures if not failure.registration.closed]
         if not failed:
-            # Whoever had it is gone. Those who are here now get it, unless somebody has handled it.
-            if number or delivery.only is not None:
+            if delivery.is_handled:
                 self._finish(delivery, handled=True)
             else:
-                self._later(delivery, self._plan.retry_pause)
+                self._for_whoever_is_there(delivery)
             return
         delivery.only = failed
         causes = [failure.__cause__ for failure in failures if failure.__cause__ is not None]
@@ -278,6 +282,11 @@ class Durable:
                 self._put_aside(delivery, describe_error(causes[0]))
                 return
         self._later(delivery, min(60.0, self._plan.retry_pause * 2 ** min(delivery.attempts, 16)))
+
+    def _for_whoever_is_there(self, delivery: Delivery) -> None:
+        """Whoever had it is gone, and nobody has handled it: those who are here by then get it."""
+        delivery.only = None
+        self._later(delivery, self._plan.retry_pause)
 
     def _later(self, delivery: Delivery, pause: float) -> None:
         loop = asyncio.get_running_loop()

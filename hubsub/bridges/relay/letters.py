@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from ...errors import InvalidKey
 from ...event import Meta
 from ...key import Key
 from ..adapter import Buried
@@ -48,7 +49,8 @@ def letter_of(buried: Buried, wire: Wire, key_of: Callable[[Key[Any]], Key[Any]]
     key = key_of(received.key)
     message: Any = received.payload
     meta: Meta | None = None
-    error = received.trouble
+    # A key that cannot be published to says nothing of the message.
+    error = None if isinstance(received.trouble, InvalidKey) else received.trouble
     if error is None:
         try:
             _, message, meta = wire.unpack(key, received.payload, received.headers, False)

@@ -61,6 +61,12 @@ class Plan:
     prefix: Key[Any]
     backoff: Backoff
     secret: Secrets | None = field(repr=False)
+    replay_window: float | None
+
+    @property
+    def signed_for(self) -> float:
+        """Seconds in which what is signed is accepted."""
+        return 300.0 if self.replay_window is None else self.replay_window
 
     @property
     def keeps_position(self) -> bool:
@@ -148,6 +154,10 @@ class Plan:
         count(self.window, "window")
         count(self.window_bytes, "window_bytes", "bytes")
         count(self.attempts, "attempts", "calls")
+        if self.replay_window is not None:
+            seconds(self.replay_window, "replay_window", zero=False)
+            if self.secret is None:
+                raise ValueError("replay_window is of what is signed: give secret= too, or leave it out")
         seconds(self.retry_pause, "retry_pause")
         if not isinstance(self.backoff, tuple) or len(self.backoff) != len(Backoff._fields):
             raise ValueError(f"backoff is a hubsub.bridges.Backoff, not {describe(self.backoff)}")

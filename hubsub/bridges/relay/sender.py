@@ -34,15 +34,13 @@ Refused: TypeAlias = Callable[[Key[Any], Any, Exception], None]
 class Outgoing:
     """An encoded message on its way."""
 
-    __slots__ = ("blame", "event", "key", "record", "signed", "size", "time")
+    __slots__ = ("blame", "event", "key", "record", "size", "time")
 
     def __init__(self, key: Key[Any], record: Record, time: float) -> None:
         self.key = key
         self.record = record
         self.size = len(record.payload)
         self.time = time
-        # When it was signed, if it is; 0 once it was sent, perhaps in vain.
-        self.signed = time
         # The event, if somebody waits to know what becomes of it.
         self.event: Event[Any] | None = None
         # How often the connection was lost while it was being sent alone.
@@ -85,8 +83,6 @@ class Sender:
     BATCH_BYTES = 4 << 20
     # Seconds that a call should take at most: on a slow line batches become smaller.
     CALL_SECONDS = 0.5
-    # Seconds that a message may wait for the connection before it is signed anew.
-    SIGNED_FOR = 30.0
     # Bridges that a message crosses at most.
     MOST_HOPS = 16
     # Replies that wait to be sent.
@@ -113,6 +109,8 @@ class Sender:
         self._requests = requests
         self._refused = refused
         self._sequence = count(1)
+        # Of what was sent, perhaps in vain, the highest number: its signature is used up.
+        self._signed_to = 0
         self._queue: deque[Outgoing | Omission] = deque()
         self._messages = 0  # of these
         self._in_hand = 0  # the first so many are in the adapter's hands
@@ -400,12 +398,15 @@ class Sender:
 
     def _sign_again(self, batch: list[Outgoing]) -> None:
         """Sign anew what has waited long, or was sent before: it would be refused there, as too old or as a replay."""
-        time = now()
+        time, last = now(), batch[-1].record.sequence
+        # The first is the oldest, and was sent before if any of them was.
+        if batch[0].record.sequence > self._signed_to and time - batch[0].time <= self._plan.signed_for / 10:
+            self._signed_to = last
+            return
         for each in batch:
-            if time - each.signed > self.SIGNED_FOR:
-                payload, headers = self._wire.renewed(each.key, each.record.payload, each.record.headers)
-                each.record = each.record._replace(payload=payload, headers=headers)
-            each.signed = 0.0
+            payload, headers = self._wire.renewed(each.key, each.record.payload, each.record.headers)
+            each.record = each.record._replace(payload=payload, headers=headers)
+        self._signed_to = max(self._signed_to, last)
 
     def _learn_pace(self, batch: list[Outgoing], seconds: float) -> None:
         size = sum(each.size for each in batch)

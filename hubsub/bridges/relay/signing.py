@@ -4,8 +4,8 @@ A signature is HMAC-SHA256, cut to 128 bits, of these. Each text is preceded by 
 messages are signed alike:
 
 1. `hubsub 1`, and the namespace;
-2. the head of the signature: who signs, a number that counts up, and the time, in fixed widths;
-3. how many parts the key has, and the parts, as at the broker: without the bridge's prefix;
+2. how many parts the key has, and the parts, as at the broker: without the bridge's prefix;
+3. the head of the signature: who signs, the time, and a number that counts up, in fixed widths;
 4. `e` and all that stands behind the signature in an envelope; or `h`, the attributes of the event in the headers, each
    other header with its name, and the payload.
 """
@@ -27,12 +27,16 @@ Secrets: TypeAlias = str | bytes | Sequence[str | bytes]
 """A secret, or several: the first one signs, and what was signed with any of them is accepted."""
 
 HEAD = 41
-"""Characters of the head: in hexadecimal digits 16 that name the signer, 12 of the number, 10 of the seconds, each with
-a `-` behind it."""
+"""Characters of the head: 16 hexadecimal digits that name the signer, 10 decimal ones of the seconds since the epoch,
+and 12 of the number, each with a `-` behind it."""
 WIDTH = HEAD + 32
 """Characters of a signature: behind the head are the digits of the HMAC."""
 
-_HmacState: TypeAlias = tuple[Callable[[], Any], Callable[[], Any]]
+_RUN = 28
+"""Of them, those that many messages have alike: the name and the seconds."""
+
+Hash: TypeAlias = Callable[[], Any]
+"""Makes a copy of a hash that has got what comes first."""
 
 
 class Signer:
@@ -55,45 +59,55 @@ class Signer:
         if not window > 0:
             raise ValueError(f"the window of signatures is more than 0 seconds, not {window!r}")
         start = f"hubsub 1{_measured(namespace)}".encode("utf-8", "surrogatepass")
-        self._states = [_keyed(secret, start) for secret in _each_of(secrets)]
-        self._sign_inner, self._sign_outer = self._states[0]
+        (self._inner, self._outer), *self._others = [_keyed(secret, start) for secret in _each_of(secrets)]
         self._prefix = len(prefix)
         self._window = window
         self._heard: dict[str, _Numbers] = {}
-        # The time that was read last: that of many messages is the same.
-        self._heard_moment, self._heard_second = "", 0
+        # What is expected next, of who was heard last: a head, which begins with what a hundred of them have alike, its
+        # place in that hundred, whose numbers these are, and between when they are within the window.
+        self._expected, self._expected_hundred, self._expected_place = "", "", 0
+        self._expected_of = _Numbers()
+        self._expected_from = self._expected_until = 0.0
         self.renew()
 
     def renew(self) -> None:
         """Begin to count again, under another name: in a fork."""
         self._name = os.urandom(8).hex()
-        self._batch = 0
-        self._heads: list[str] = []
-        self._until = 0.0
-        self._time = ""
+        self._count = -1  # of hundreds
+        self._hundred, self._place = "", len(_PLACES)
+        self._since = self._until = 0.0
 
-    def key_text(self, key: Key[Any]) -> str:
-        """What is signed of a key, given as in this process."""
+    def of_key(self, key: Key[Any]) -> Hash:
+        """What a signature begins with that is for a key, given as in this process."""
+        inner = self._inner()
+        inner.update(self._key_text(key))
+        copy: Hash = inner.copy
+        return copy
+
+    def _key_text(self, key: Key[Any]) -> bytes:
         parts = key if key[0] == NAMESPACE else key[self._prefix :]
-        return f"{len(parts)};{''.join(map(_measured, parts))}"
+        return f"{len(parts)};{''.join(map(_measured, parts))}".encode("utf-8", "surrogatepass")
 
-    def sign(self, text: str, data: bytes) -> str:
+    def sign(self, of_key: Hash, text: str, data: bytes) -> str:
         """Return a signature as of now.
 
         Args:
-            text: What is signed of the key, followed by `ENVELOPE` or by what is signed of the headers.
+            of_key: What `of_key` has returned.
+            text: `ENVELOPE`, or what is signed of the headers.
             data: What stands behind the signature in an envelope; or the payload.
         """
-        now = time.time()
-        if not self._until - 1 <= now < self._until:
-            second = int(now)
-            self._until = second + 1.0
-            self._time = f"-{second:010x}-"
-        if not self._heads:
-            self._number()
-        head = self._heads.pop() + self._time
-        # As `_hmac`, here and in `verify`: a call more for each message would be felt.
-        inner, outer = self._sign_inner(), self._sign_outer()
+        if not self._since <= time.time() < self._until:
+            self._look_at_the_clock()
+        place = self._place
+        try:
+            head = self._hundred + _PLACES[place]
+        except IndexError:
+            self._count += 1
+            self._look_at_the_clock()
+            place, head = 0, self._hundred + _PLACES[0]
+        self._place = place + 1
+        # As in `verify`: a call more for each message would be felt.
+        inner, outer = of_key(), self._outer()
         try:
             inner.update(f"{head}{text}".encode() + data)
         except UnicodeEncodeError:
@@ -102,17 +116,17 @@ class Signer:
         signature: str = head + outer.hexdigest()[:_DIGITS]
         return signature
 
-    def _number(self) -> None:
-        """Write the next numbers, the last one first."""
-        begin = f"{self._name}-{self._batch:010x}"
-        self._batch += 1
-        self._heads = [begin + last for last in _LAST]
+    def _look_at_the_clock(self) -> None:
+        second = int(time.time())
+        self._since, self._until = float(second), second + 1.0
+        self._hundred = f"{self._name}-{second:010}-{self._count:010}"
 
-    def verify(self, key: Key[Any], signature: str, text: str, data: bytes, live: bool) -> None:
+    def verify(self, key: Key[Any], of_key: Hash, signature: str, text: str, data: bytes, live: bool) -> None:
         """Return if it was signed with one of the secrets and, if `live`, within the window, and came never before.
 
         Args:
-            key: For errors.
+            key: The key, as in this process.
+            of_key: What `of_key` has returned of it.
             signature: Whatever is said to be one.
             text: As of `sign`.
             data: As of `sign`.
@@ -121,47 +135,67 @@ class Signer:
         Raises:
             SignatureError: It was not; the error tells why.
         """
+        head = signature[:HEAD]
         try:
-            signed = f"{signature[:HEAD]}{text}".encode() + data
+            signed = f"{head}{text}".encode() + data
         except UnicodeEncodeError:
-            signed = f"{signature[:HEAD]}{text}".encode("utf-8", "surrogatepass") + data
-        inner, outer = self._sign_inner(), self._sign_outer()
+            signed = f"{head}{text}".encode("utf-8", "surrogatepass") + data
+        inner, outer = of_key(), self._outer()
         inner.update(signed)
         outer.update(inner.digest())
-        given = signature[HEAD:]
         try:
-            is_right = compare_digest(outer.hexdigest()[:_DIGITS], given)
-            if not is_right:
-                is_right = any(compare_digest(_hmac(state, signed), given) for state in self._states[1:])
+            if not compare_digest(outer.hexdigest()[:_DIGITS], signature[HEAD:]):
+                self._verify_by_others(key, signature, signed)
         except TypeError:  # it is no text in ASCII
-            is_right = False
-        if not is_right:
-            raise SignatureError(
-                key, "its signature is wrong: it is of another secret, namespace or key, or was changed"
-            )
+            raise _wrong(key) from None
         if not live:
             return
-        moment = signature[30:40]
-        if moment != self._heard_moment:
-            self._heard_moment, self._heard_second = moment, int(moment, 16)
-        second = self._heard_second
+        if head != self._expected or not self._expected_from <= time.time() <= self._expected_until:
+            self._hear(key, head)
+            return
+        place = self._expected_place
+        try:
+            self._expected = self._expected_hundred + _PLACES[place]
+            self._expected_place = place + 1
+        except IndexError:
+            self._hear(key, head)
+
+    def _verify_by_others(self, key: Key[Any], signature: str, signed: bytes) -> None:
+        """Return if it was signed with one of the secrets that are accepted, too."""
+        for copy_inner, copy_outer in self._others:
+            inner, outer = copy_inner(), copy_outer()
+            inner.update(self._key_text(key) + signed)
+            outer.update(inner.digest())
+            if compare_digest(outer.hexdigest()[:_DIGITS], signature[HEAD:]):
+                return
+        raise _wrong(key)
+
+    def _hear(self, key: Key[Any], head: str) -> None:
+        """Look at who has signed, when, and which number that has; the next one is expected of them.
+
+        Raises:
+            SignatureError: It is beyond the window, or the number has come before.
+        """
+        if self._expected:
+            self._expected_of.expected = int(self._expected[_RUN:-1])
+            self._expected = ""
+        name, second, number = head[:16], int(head[17 : _RUN - 1]), int(head[_RUN:-1])
         age = time.time() - second
         if not -self._window <= age <= self._window:
             when = f"{age:.0f} s ago" if age > 0 else f"{-age:.0f} s from now"
             raise SignatureError(
                 key, f"it was signed {when}, beyond the window of {self._window:g} s; is a clock wrong?"
             )
-        name = signature[:16]
-        heard = self._heard.get(name)
-        if heard is None:
-            heard = self._meet(name)
-        if second > heard.second:
-            heard.second = second
-        number = int(signature[17:29], 16)
-        if number == heard.expected:
-            heard.expected = number + 1
-        elif not heard.add(number):
+        numbers = self._heard.get(name)
+        if numbers is None:
+            numbers = self._meet(name)
+        numbers.second = max(numbers.second, second)
+        if not numbers.add(number):
             raise SignatureError(key, "it has come before, and was sent again by somebody", is_replay=True)
+        hundred, place = divmod(numbers.expected, len(_PLACES))
+        self._expected_hundred, self._expected_place = f"{head[:_RUN]}{hundred:010}", place + 1
+        self._expected, self._expected_of = self._expected_hundred + _PLACES[place], numbers
+        self._expected_from, self._expected_until = second - self._window, second + self._window
 
     def _meet(self, name: str) -> _Numbers:
         """Begin to remember a signer. With too many, those go who have said nothing for a window, or the quietest."""
@@ -248,10 +282,11 @@ def _measured(text: str) -> str:
 
 
 _DIGITS = WIDTH - HEAD
-_LAST = [f"{number:02x}" for number in reversed(range(256))]
+_PLACES = [f"{place:02}-" for place in range(100)]
+"""The ends of a hundred heads."""
 
 
-def _keyed(secret: bytes, start: bytes) -> _HmacState:
+def _keyed(secret: bytes, start: bytes) -> tuple[Hash, Hash]:
     block = sha256().block_size
     if len(secret) > block:
         secret = sha256(secret).digest()
@@ -261,13 +296,8 @@ def _keyed(secret: bytes, start: bytes) -> _HmacState:
     return inner.copy, outer.copy
 
 
-def _hmac(state: _HmacState, message: bytes) -> str:
-    copy_inner, copy_outer = state
-    inner, outer = copy_inner(), copy_outer()
-    inner.update(message)
-    outer.update(inner.digest())
-    digest: str = outer.hexdigest()
-    return digest[:_DIGITS]
+def _wrong(key: Key[Any]) -> SignatureError:
+    return SignatureError(key, "its signature is wrong: it is of another secret, namespace or key, or was changed")
 
 
 def _each_of(secrets: Secrets) -> list[bytes]:

@@ -22,7 +22,7 @@ from ...event import Gap, Meta
 from ...key import Key
 from ..address import cached
 from .signing import ENVELOPE as SIGNED_ENVELOPE
-from .signing import NO_MORE, WIDTH, Secrets, Signer, constant_of, in_headers
+from .signing import NO_MORE, WIDTH, Hash, Secrets, Signer, constant_of, in_headers
 
 MESSAGE = "hubsub.message"
 """The type of what was published; any type that is not ours is a message too."""
@@ -122,7 +122,7 @@ class Wire:
         self._signer = None if secret is None else Signer(secret, namespace, prefix, window)
         self._type_of = type_of
         self._encode = self.codec.encode
-        self._short = _ShortKeys((lambda key: "") if self._signer is None else self._signer.key_text)
+        self._short = _ShortKeys(_unsigned if self._signer is None else self._signer.of_key)
         content_type = self.codec.content_type
         self._form = _media_type(content_type)
         self._is_json = _is_json(self._form)
@@ -180,8 +180,8 @@ class Wire:
         if self.headers:
             headers = {**self._ce, "ce_id": id, "ce_time": time}
             if self._signer is not None:
-                text = f"{self._short[key]}{self._constant}{len(id)}:{id}{len(time)}:{time}{NO_MORE}"
-                headers["ce_signature"] = self._signer.sign(text, data)
+                text = f"{self._constant}{len(id)}:{id}{len(time)}:{time}{NO_MORE}"
+                headers["ce_signature"] = self._signer.sign(self._short[key], text, data)
             return data, headers
         name = "data"
         if not self._is_json:
@@ -289,7 +289,7 @@ class Wire:
     def _sign_envelope(self, key: Key[Any], rest: bytes) -> bytes:
         """An envelope of what follows its brace: the signature stands in front, and is of all that stands behind it."""
         assert self._signer is not None
-        signature = self._signer.sign(f"{self._short[key]}{SIGNED_ENVELOPE}", rest)
+        signature = self._signer.sign(self._short[key], SIGNED_ENVELOPE, rest)
         return f'{{"signature":"{signature}",'.encode() + rest
 
     def _sign_headers(self, key: Key[Any], payload: bytes, headers: dict[str, str]) -> dict[str, str]:
@@ -298,7 +298,7 @@ class Wire:
         if others:
             # So that a broker can add some of its own.
             attributes["ce_signedheaders"] = " ".join(quote(name, safe="") for name in others)
-        signature = self._signer.sign(self._short[key] + in_headers(attributes, others, True), payload)
+        signature = self._signer.sign(self._short[key], in_headers(attributes, others, True), payload)
         return {**attributes, **others, "ce_signature": signature}
 
     def renewed(self, key: Key[Any], payload: bytes, headers: Mapping[str, str]) -> Packed:
@@ -350,8 +350,8 @@ class Wire:
                 id, source, time = headers["ce_id"], headers["ce_source"], headers["ce_time"]
                 if self._signer is not None:
                     constant = self._constant if source == self._source else self._constant_of(source)
-                    text = f"{self._short[key]}{constant}{len(id)}:{id}{len(time)}:{time}{NO_MORE}"
-                    self._signer.verify(key, headers["ce_signature"], text, payload, live)
+                    text = f"{constant}{len(id)}:{id}{len(time)}:{time}{NO_MORE}"
+                    self._signer.verify(key, self._short[key], headers["ce_signature"], text, payload, live)
                 if len(id) > LONGEST_NAME or len(source) > LONGEST_NAME or len(time) > LONGEST_TIME:
                     return self._unpack_attributes(key, payload, headers)
                 meta = as_tuple(Meta, (id, source, _seconds_of(time), _NO_HEADERS, 1, *_NO_MORE))
@@ -377,8 +377,8 @@ class Wire:
         signature = headers.get("ce_signature") if headers else None
         if signature is not None:
             attributes, others = _parted(headers, headers.get("ce_signedheaders", ""))
-            text = self._short[key] + in_headers(attributes, others, payload is not None)
-            signer.verify(key, signature, text, payload or b"", live)
+            text = in_headers(attributes, others, payload is not None)
+            signer.verify(key, self._short[key], signature, text, payload or b"", live)
             attributes.pop("ce_signedheaders", None)
             return self._unpack_with_headers(key, payload, {**attributes, **others})
         plain = _SIGNED_PLAIN.match(payload) if payload and self._form == JSON else None
@@ -386,7 +386,7 @@ class Wire:
         if found is not None and payload is not None:
             signature = found[1].decode()
             rest = payload[_SIGNATURE_ENDS:]
-            signer.verify(key, signature, f"{self._short[key]}{SIGNED_ENVELOPE}", rest, live)
+            signer.verify(key, self._short[key], signature, SIGNED_ENVELOPE, rest, live)
             return self._unpack_alone(key, payload, plain)
         raise SignatureError(key, "it is not signed, and this bridge has a secret=")
 
@@ -494,7 +494,7 @@ _PLAIN = re.compile(rb"\{" + _REST)
 _SIGNED_PLAIN = re.compile(_BEGINS + _REST)
 _SIGNED = re.compile(_BEGINS)
 _PLAIN_HEADERS = {"ce_specversion", "ce_source", "ce_type", "content-type", "ce_id", "ce_time"}
-_SIGNATURE = re.compile("[0-9a-f]{16}-[0-9a-f]{12}-[0-9a-f]{10}-[0-9a-f]{32}")
+_SIGNATURE = re.compile("[0-9a-f]{16}-[0-9]{10}-[0-9]{12}-[0-9a-f]{32}")
 _MISSING = object()
 # Attributes that belong to a signature.
 _OF_SIGNATURES = ("signature", "signedheaders")
@@ -505,17 +505,21 @@ _FREE_NAME = re.compile(
 )
 
 
-class _ShortKeys(dict[Key[Any], str]):
-    """Keys that are not too long, those that were asked for lately, with what is signed of them.
+def _unsigned(key: Key[Any]) -> Any:
+    """Nothing of a key is signed."""
+
+
+class _ShortKeys(dict[Key[Any], Hash]):
+    """Keys that are not too long, those that were asked for lately, with what signatures for them begin with.
 
     Args:
-        signed: Tells what is signed of a key.
+        signed: Makes that.
     """
 
-    MOST = 65536
+    MOST = 32768
     MOST_CHARACTERS = 4 * 1024 * 1024
 
-    def __init__(self, signed: Callable[[Key[Any]], str]) -> None:
+    def __init__(self, signed: Callable[[Key[Any]], Hash]) -> None:
         super().__init__()
         self._signed = signed
         self._characters = 0

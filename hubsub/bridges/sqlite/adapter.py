@@ -127,7 +127,7 @@ class SQLiteAdapter(LogAdapter):
 
         try:
             await self._write(store)
-        except (sqlite3.DataError, OverflowError) as error:
+        except _REFUSALS as error:
             return dict.fromkeys(range(len(records)), error)
         except BrokerBusy:
             raise
@@ -142,7 +142,7 @@ class SQLiteAdapter(LogAdapter):
             await self._write(
                 lambda db: sql.bury(db, link.namespace, link.group or link.name, address, received, why, self._maxlen)
             )
-        except (sqlite3.DataError, OverflowError) as error:
+        except _REFUSALS as error:
             return error
         return None
 
@@ -217,6 +217,10 @@ class SQLiteAdapter(LogAdapter):
         await self._write(lambda db: sql.give_back(db, link.namespace, group, link.sender, numbers))
 
 
+_REFUSALS = (sqlite3.DataError, sqlite3.IntegrityError, OverflowError)
+"""Of a record for good: it is too long, or a trigger of the user's forbids it."""
+
+
 def _read(url: str) -> tuple[str, tuple[tuple[str, str], ...]]:
     """Path and options of a URL."""
     scheme, colon, rest = url.partition("://")
@@ -224,6 +228,8 @@ def _read(url: str) -> tuple[str, tuple[tuple[str, str], ...]]:
         raise ValueError(f"a log in SQLite is {LIKE}; a path alone is given as a pathlib.Path")
     rest, options = split_query(rest, LIKE)
     path = decoded(rest, LIKE)
+    if path.startswith("/"):
+        path = f"/{path.lstrip('/')}"  # as SQLAlchemy has it, with two slashes
     if path in ("", "/") or path.endswith("/") or "\0" in path:
         raise ValueError(f"the URL names no file: it is like {LIKE}")
     if path.strip("/") == ":memory:":

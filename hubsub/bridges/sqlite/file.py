@@ -70,7 +70,6 @@ class File:
         self._identity: tuple[int, int] | None = None
         self._upkeep_at = self._look_at = 0.0
         self._version = 0
-        self._thread = Thread(target=self._main, name=f"hubsub {os.path.basename(path)}", daemon=True)
 
     # On the loop
 
@@ -80,7 +79,8 @@ class File:
         Raises:
             BridgeError: It cannot be opened; the message names the remedy.
         """
-        self._thread.start()
+        # A thread that the interpreter does not wait for: SQLite undoes what it was about to write.
+        Thread(target=self._main, name=f"hubsub {os.path.basename(self.path)}", daemon=True).start()
         await self._opened
 
     async def run(self, work: Work[V], *, writes: bool = False) -> V:
@@ -236,10 +236,14 @@ def _identity(path: str) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
+# What one record does, or a bug of ours.
+_OF_ONE = (sqlite3.DataError, sqlite3.IntegrityError, sqlite3.ProgrammingError)
+
+
 def explained(error: Exception, path: str, *, writes: bool = False) -> Exception:
     """Return what an error of SQLite means for whoever uses the file, and what to do; any other one as it is."""
-    if not isinstance(error, sqlite3.Error) or isinstance(error, (sqlite3.DataError, sqlite3.ProgrammingError)):
-        return error  # of one record, or of ours
+    if not isinstance(error, sqlite3.Error) or isinstance(error, _OF_ONE):
+        return error
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     kind = BrokerBusy if writes else BridgeError
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):

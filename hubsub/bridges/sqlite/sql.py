@@ -96,13 +96,13 @@ def _is_ready(db: Connection, path: str, space: str) -> bool:
     (version,) = db.execute("pragma user_version").fetchone()
     if not tables and not version:
         return False
+    if not tables >= {"log", "message", "sender"}:
+        raise BridgeError(f"{path} is the database of another program: give the log a file of its own")
     if version != VERSION:
         raise BridgeError(
             f"{path} has tables of version {version}, and this hubsub knows version {VERSION}: use another file, or the"
             " hubsub that made it"
         )
-    if not tables >= {"log", "message", "in_hand", "control", "dead"}:
-        raise BridgeError(f"{path} is the database of another program: give the log a file of its own")
     return db.execute("select 1 from log where space = ?", (space,)).fetchone() is not None
 
 
@@ -115,11 +115,18 @@ def state(db: Connection, space: str) -> LogState:
     Raises:
         ConnectionError: There is none of this namespace any more: connecting makes a new one.
     """
-    found = db.execute("select epoch, last from log where space = ?", (space,)).fetchone()
+    epoch, last, _ = _log(db, space)
+    (first,) = db.execute("select min(number) from message where space = ?", (space,)).fetchone()
+    return LogState(epoch, last + 1 if first is None else first, last)
+
+
+def _log(db: Connection, space: str) -> tuple[str, int, float]:
+    """Epoch and last number of a log, and when that was stored; another program may have added messages by itself."""
+    found = db.execute("select epoch, last, time from log where space = ?", (space,)).fetchone()
     if found is None:
         raise ConnectionResetError(f"the log of {space!r} was deleted")
-    (first,) = db.execute("select min(number) from message where space = ?", (space,)).fetchone()
-    return LogState(found[0], found[1] + 1 if first is None else first, found[1])
+    (last,) = db.execute("select max(number) from message where space = ?", (space,)).fetchone()
+    return found[0], max(found[1], last or 0), found[2]
 
 
 def read(db: Connection, space: str, after: int, limit: int) -> tuple[LogState, list[Row]]:
@@ -176,11 +183,8 @@ def append(db: Connection, space: str, sender: str, rows: Sequence[tuple[int, st
     new = [row for row in rows if found is None or row[0] > found[0]]
     if not new:
         return
-    log = db.execute("select last, time from log where space = ?", (space,)).fetchone()
-    if log is None:
-        raise ConnectionResetError(f"the log of {space!r} was deleted")
-    # A clock that is set back does not disturb the order of times.
-    last, time = log[0], max(log[1], now())
+    _, last, time = _log(db, space)
+    time = max(time, now())  # a clock that is set back does not disturb their order
     db.executemany(
         "insert into message values (?, ?, ?, ?, ?)",
         [(space, number, address, data, time) for number, (_, address, data) in enumerate(new, last + 1)],

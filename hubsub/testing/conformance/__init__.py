@@ -1,11 +1,11 @@
-"""What every adapter has to do, as plain async functions: run them against yours, and a real broker.
+"""What every adapter must do, as plain async functions: run them against your adapter and a real broker.
 
     @pytest.mark.parametrize("check", conformance.CHECKS, ids=lambda check: check.__name__)
     async def test_my_adapter_conforms(check):
         await check(lambda: MyAdapter("mybroker://localhost"))
 
-Each takes a function that makes an adapter; all that it makes are to reach the same broker. What the adapter's
-`Features` do not promise is skipped, by `unittest.SkipTest`, which pytest shows with its reason.
+Each check is called with a function that makes adapters; all of these must reach the same broker. A check of a promise
+that the adapter's `Features` do not make is skipped, by `unittest.SkipTest`, which pytest shows with its reason.
 """
 
 from . import carrying, connection, control, durable, faults, groups, interest, letters
@@ -14,7 +14,7 @@ from .proxy import Proxy
 from .sites import TIMEOUT, Site, Sites, sites, until
 from .table import CHECKS, FAULTS, Check, Fault, Make, features_of, run
 
-# Importing them has filled the tables.
+# Importing the modules has filled the tables.
 _ROOMS = (carrying, interest, control, connection, durable, letters, groups, faults)
 
 __all__ = [

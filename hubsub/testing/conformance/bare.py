@@ -1,4 +1,4 @@
-"""An adapter without a bridge, to see what the broker itself does; and adapters that are watched, or kept away."""
+"""An adapter without a bridge, to see what the broker itself does; and adapters that record or block calls."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Bare:
         self._sequence = count(1)
 
     async def send(self, *records: Record) -> Mapping[int, Exception]:
-        """Send records; those which are no control messages are numbered."""
+        """Send records, numbering those that are not control messages."""
         numbered = [each if each.is_control else each._replace(sequence=next(self._sequence)) for each in records]
         return await asyncio.wait_for(self.adapter.send(numbered), TIMEOUT)
 
@@ -37,11 +37,11 @@ class Bare:
 
     @property
     def payloads(self) -> list[bytes | None]:
-        """What came, in order."""
+        """The payloads that came, in order."""
         return [each.payload for each in self.received]
 
     async def see(self, payload: bytes) -> Received:
-        """Wait for a payload; return how it came."""
+        """Wait for a payload; return the message that it came in."""
 
         def came() -> bool:
             if self.reading is not None and self.reading.done():
@@ -52,7 +52,7 @@ class Bare:
         return self.received[self.payloads.index(payload)]
 
     async def ack(self) -> None:
-        """Acknowledge all that came."""
+        """Acknowledge all messages that came."""
         tokens: dict[Hashable, Any] = {}
         for index, each in enumerate(self.received):
             if each.token is not None:
@@ -61,7 +61,7 @@ class Bare:
             await self.adapter.ack(list(tokens.values()))
 
     async def read(self) -> None:
-        """Record what comes, until the connection ends."""
+        """Record all messages until the connection ends."""
         while True:
             for each in await self.adapter.receive():
                 (self.losses if isinstance(each, Loss) else self.received).append(each)  # type: ignore[arg-type]
@@ -70,13 +70,13 @@ class Bare:
 
 @asynccontextmanager
 async def bare(make: Make, namespace: str, *, control: Sequence[Key[Any]] = (), **options: Any) -> AsyncIterator[Bare]:
-    """An adapter that is connected, reads everything, and listens to these control keys.
+    """Yield an adapter that is connected, reads everything, and listens to these control keys.
 
     Args:
         make: Makes the adapter.
-        namespace: Where.
-        control: Exact keys to listen to.
-        options: Of the `Link`.
+        namespace: The namespace at the broker.
+        control: Exact keys of control messages to listen to.
+        options: Options of the `Link`.
     """
 
     async def release(lanes: Collection[Hashable]) -> None:
@@ -101,7 +101,7 @@ async def bare(make: Make, namespace: str, *, control: Sequence[Key[Any]] = (), 
     finally:
         await adapter.close()
         if it is not None and it.reading is not None:
-            # Its end was brought about by closing, or before that by an error that the check has seen.
+            # Closing has ended it, or before that an error that the check has seen.
             with suppress(Exception):
                 await asyncio.wait_for(it.reading, TIMEOUT)
 
@@ -111,10 +111,10 @@ def _leaves(adapter: Adapter, name: str) -> bool:
 
 
 class Watched(Adapter):
-    """Passes everything on to another adapter, and remembers what was called; subclasses change what they like."""
+    """Passes every call on to another adapter, and records the calls; subclasses may change them."""
 
     def __new__(cls, inner: Adapter) -> Self:
-        # What the other one leaves as it is, this one has to leave as it is, too: bridges look at that.
+        # Do not override what the other adapter does not override: bridges check for that.
         left = {name: getattr(Adapter, name) for name in ("listen", "ping") if _leaves(inner, name)}
         kind: Any = type(cls.__name__, (cls,), left) if left else cls
         watched: Self = super().__new__(kind)
@@ -123,7 +123,7 @@ class Watched(Adapter):
     def __init__(self, inner: Adapter) -> None:
         self.inner = inner
         self.sent: list[Record] = []
-        """Every record, each time that it was sent."""
+        """Every record, as often as it was sent."""
         self.unsubscribed: list[Key[Any]] = []
         self.acked: list[Any] = []
         self.buried: list[Received] = []
@@ -134,27 +134,27 @@ class Watched(Adapter):
 
     @property
     def features(self) -> Features:  # type: ignore[override]
-        """What the other one can do."""
+        """The features of the other adapter."""
         return self.inner.features
 
     @property
     def lag(self) -> int | None:  # type: ignore[override]
-        """How far the other one is behind."""
+        """The lag of the other adapter."""
         return self.inner.lag
 
     @property
     def activity(self) -> int:  # type: ignore[override]
-        """What has moved over the connections of the other one."""
+        """The activity of the other adapter."""
         return self.inner.activity
 
     @property
     def receiving(self) -> int | None:  # type: ignore[override]
-        """What has arrived at the other one."""
+        """The receiving counter of the other adapter."""
         return self.inner.receiving
 
     @property
     def sending(self) -> int | None:  # type: ignore[override]
-        """What the other one has sent."""
+        """The sending counter of the other adapter."""
         return self.inner.sending
 
     def features_for(self, link: Link) -> Features:
@@ -217,7 +217,7 @@ class Watched(Adapter):
 
 
 class Gated(Watched):
-    """Can be kept from its broker."""
+    """An adapter that a check can keep from its broker."""
 
     is_shut = False
 
@@ -227,6 +227,6 @@ class Gated(Watched):
         await super().connect(link)
 
     async def shut(self) -> None:
-        """Lose the connection, and get none before `is_shut` is False."""
+        """Lose the connection, and refuse to connect until `is_shut` is False."""
         self.is_shut = True
         await self.inner.lost()

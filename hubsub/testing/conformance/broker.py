@@ -1,4 +1,4 @@
-"""What a fault suite has to be able to do to a broker, and to the line that leads there."""
+"""What the fault suite must be able to do to a broker, and to the line that leads there."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ class Line(Protocol):
 
     @property
     def connections(self) -> int:
-        """How many are open."""
+        """How many connections are open."""
         ...
 
     def cut(self) -> None:
-        """Break all connections; what was on its way is lost."""
+        """Break all connections; bytes on their way are lost."""
         ...
 
     def cut_after(self, size: int) -> None:
-        """Break all connections when so many bytes more have passed in one of them, in the middle of a message."""
+        """Break all connections when `size` more bytes have passed in one of them, in the middle of a message."""
         ...
 
     def stall(self) -> None:
@@ -30,23 +30,23 @@ class Line(Protocol):
         ...
 
     def stall_replies(self) -> None:
-        """Let through what is sent to the broker and not what it answers: it does what it is told, and nobody knows."""
+        """Let through what is sent to the broker but not its replies: it carries out requests, and nobody knows."""
         ...
 
     def resume(self) -> None:
-        """Let through what was kept back, and all that follows."""
+        """Let through the bytes that were held back, and all that follow."""
         ...
 
     def slow(self, rate: float | None) -> None:
-        """Let through so many bytes a second, in each direction, over all connections; None: as many as there are."""
+        """Let through `rate` bytes a second in each direction, over all connections together; None for no limit."""
         ...
 
     def delay(self, seconds: float) -> None:
-        """Have everything arrive so much later, in each direction, without narrowing the line."""
+        """Delay everything by `seconds` in each direction, without limiting the rate."""
         ...
 
     def refuse(self) -> None:
-        """Refuse new connections; those which are open stay."""
+        """Refuse new connections; open ones stay."""
         ...
 
     async def accept(self) -> None:
@@ -55,39 +55,39 @@ class Line(Protocol):
 
 
 class Raw(NamedTuple):
-    """A message as another program, or an enemy, writes it: nothing of it need make sense."""
+    """A message as another program, or an attacker, writes it: none of it need be valid."""
 
     parts: tuple[str, ...] | bytes
-    """What the address is made of: parts to join as the broker's addresses are, none of them escaped; or the bytes."""
+    """The address: parts to join as the broker's addresses are, without escaping; or the bytes themselves."""
     payload: bytes | None
-    """None for a broker in which a message may have none."""
+    """The payload; None is for brokers that allow messages without one."""
     headers: Mapping[str, bytes] = {}
-    """For brokers that have any."""
+    """The headers, for brokers that have them."""
 
 
 class Broker(Protocol):
-    """A broker of one's own, to be harmed. Inherit from it: what is optional is left out then.
+    """A private broker that the suite may harm. Inherit from it: then the optional methods need not be written.
 
-    A fault takes it as it finds it, starts it if it does not run, and leaves it running and unharmed.
+    A fault accepts the broker in any state, starts it if it is not running, and leaves it running and unharmed.
     """
 
     line: Line
     """Leads there."""
 
     def adapter(self, *, direct: bool = False) -> Adapter:
-        """Make an adapter that reaches it by `line`; or past it."""
+        """Make an adapter that reaches it through `line`, or past the line if `direct`."""
         ...
 
     async def start(self) -> None:
-        """Return when it answers; at once if it does. What it had stored is there again."""
+        """Start it, and return when it replies; at once if it is running. Stored messages are there again."""
         ...
 
     def kill(self) -> None:
-        """Kill it without warning, and return when it is dead; what it stored stays."""
+        """Kill it without warning, and return when it is dead; stored messages stay."""
         ...
 
     def freeze(self) -> None:
-        """Stop it in the middle of whatever it does: connections stay and connect, and nothing answers."""
+        """Stop it in the middle of anything: connections stay, new ones are accepted, and nothing replies."""
         ...
 
     def thaw(self) -> None:
@@ -97,22 +97,22 @@ class Broker(Protocol):
     # Optional
 
     async def refuse_writes(self) -> None:
-        """Have it take no messages for the time being, over connections that are sound: out of memory, say."""
-        raise SkipTest("this broker cannot be made to take no writes")
+        """Make it accept no messages, over connections that are sound, as if it were out of memory."""
+        raise SkipTest("this broker cannot be made to refuse writes")
 
     async def take_writes(self) -> None:
-        """Have it take messages again."""
+        """Make it accept messages again."""
 
     async def forbid(self, namespace: str) -> None:
         """Forbid the adapters to send into a namespace."""
-        raise SkipTest("this broker cannot be made to forbid anything")
+        raise SkipTest("this broker cannot be made to deny permissions")
 
     async def allow(self, namespace: str) -> None:
         """Allow it again."""
 
     async def inject(self, namespace: str, messages: Sequence[Raw]) -> None:
-        """Write these messages as another program would, in order, past every adapter.
+        """Write these messages as another program would, in order, without any adapter.
 
-        What cannot be written at all is left out.
+        Messages that cannot be written at all are left out.
         """
-        raise SkipTest("nobody else can write to this broker")
+        raise SkipTest("no other program can write to this broker")

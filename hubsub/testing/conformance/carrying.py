@@ -1,4 +1,4 @@
-"""What is published at one hub arrives at the others, as it was."""
+"""What is published at one hub arrives at the others unchanged."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .bare import Gated, bare
 from .sites import TIMEOUT, sites
 from .table import ALL, Make, check, features_of
 
-# What keys are made of that have been trouble somewhere.
+# Parts of keys that have caused trouble somewhere.
 AWKWARD = [
     *("a", "", " ", ".", "/", ":", "%", "%2F", "100%", "#", "+x", "*x", ">", "$", "\\", r"\*", r"\+", "[a]", "?", "'"),
     *('"', ",", "\n", "\r", "\0", "\x7f", "ä", "中文", "😀", "é", "a/b", "a.b", "A", "hubsub", "x" * 60),
@@ -22,14 +22,14 @@ AWKWARD = [
 
 @check
 async def a_message_reaches_every_other_hub(make: Make) -> None:
-    """Whoever is subscribed gets it, once; the one who sent it does not get it back."""
+    """Every subscribed hub gets it once; the hub that sent it does not get it back."""
     async with sites(make) as those:
         one, two, three = await those.add(ALL), await those.add(ALL), await those.add(ALL)
         for message in (1, 2):
             one.hub.publish(("a", "b"), {"number": message})
             two.hub.publish(("c",), message)
         for site in (one, two, three):
-            # The second message of a key comes after whatever the first was doubled to.
+            # The second message of a key comes after any duplicate of the first.
             await site.see({"number": 2})
             await site.see(2)
             assert Counter(map(str, site.messages)) == Counter(["{'number': 1}", "{'number': 2}", "1", "2"])
@@ -37,7 +37,7 @@ async def a_message_reaches_every_other_hub(make: Make) -> None:
 
 @check
 async def metadata_travels_with_a_message(make: Make) -> None:
-    """Where it comes from, when it was published, and what the publisher sent along."""
+    """Its origin, the time of publishing, and the publisher's headers."""
     async with sites(make) as those:
         one, two = await those.add(), await those.add(ALL)
         one.hub.publish(("plain",), 1)
@@ -56,7 +56,7 @@ async def metadata_travels_with_a_message(make: Make) -> None:
 
 @check
 async def every_key_arrives_as_it_was(make: Make) -> None:
-    """Whatever characters it is made of."""
+    """Whatever characters it has."""
     async with sites(make) as those:
         one, two = await those.add(), await those.add(ALL)
         keys = [Key(part) for part in AWKWARD] + [Key("a", part, "z") for part in AWKWARD]
@@ -69,7 +69,7 @@ async def every_key_arrives_as_it_was(make: Make) -> None:
 
 @check
 async def every_key_can_be_subscribed_to_by_itself(make: Make) -> None:
-    """What it is called where it is published, and where it is subscribed to."""
+    """Its address is the same where it is published and where it is subscribed to."""
     async with sites(make) as those:
         one, two = await those.add(), await those.add()
         keys = [Key(part, "k") for part in AWKWARD]
@@ -83,7 +83,7 @@ async def every_key_can_be_subscribed_to_by_itself(make: Make) -> None:
 
 @check
 async def the_messages_of_a_key_arrive_in_order(make: Make) -> None:
-    """And everything does, where that is promised."""
+    """And all messages do, where that is promised."""
     if features_of(make).order == "none":
         raise SkipTest("not promised: Features.order")
     async with sites(make) as those:
@@ -101,7 +101,7 @@ async def the_messages_of_a_key_arrive_in_order(make: Make) -> None:
 
 @check
 async def many_senders_and_many_keys_at_once_lose_and_double_nothing(make: Make) -> None:
-    """And keep each sender's order of each key, where an order is promised."""
+    """And they keep each sender's order of each key, where an order is promised."""
     async with sites(make) as those:
         senders = [await those.add(outgoing=ALL) for _ in range(4)]
         readers = [await those.add(ALL, incoming=ALL) for _ in range(2)]
@@ -126,7 +126,7 @@ async def many_senders_and_many_keys_at_once_lose_and_double_nothing(make: Make)
 
 @check
 async def a_large_message_arrives(make: Make) -> None:
-    """A million bytes, or as many as the broker takes."""
+    """A million bytes, or as many as the broker accepts."""
     size = min(1_000_000, (features_of(make).max_payload or 10**9) - 1000)
     async with sites(make) as those:
         one, two = await those.add(), await those.add(ALL)
@@ -138,7 +138,7 @@ async def a_large_message_arrives(make: Make) -> None:
 
 @check
 async def a_message_that_is_too_large_is_refused_and_no_other(make: Make) -> None:
-    """Who publishes it is told; those which are sent with it, before and behind it, arrive. Headers count."""
+    """Its publisher gets an error; messages sent before and after it arrive. Headers count towards the size."""
     most = features_of(make).max_payload
     if most is None or most > 100_000_000:
         raise SkipTest("not promised: Features.max_payload")
@@ -152,7 +152,7 @@ async def a_message_that_is_too_large_is_refused_and_no_other(make: Make) -> Non
         for number in range(50, 100):
             one.hub.publish("k", number)
         await asyncio.wait([large], timeout=TIMEOUT)
-        assert large.done(), "who published it was told nothing"
+        assert large.done(), "its publisher got no error"
         refused = large.exception()
         assert isinstance(refused, DeliveryError), "it was confirmed"
         assert any(isinstance(error.__cause__, PayloadTooLarge) for error in refused.exceptions)
@@ -185,9 +185,9 @@ async def what_was_published_before_it_connected_is_sent(make: Make) -> None:
 
 @check
 async def records_are_numbered_in_the_order_in_which_they_are_sent(make: Make) -> None:
-    """So that a broker that knows what it has stored takes nothing for stored that is not.
+    """So that a broker that compares numbers never regards a record as stored that is not.
 
-    Control messages have no number, and a record that is sent again has the one it had.
+    Control messages have no number, and a record that is sent again keeps its number.
     """
     async with sites(make) as those:
         gate = Gated(make())
@@ -207,7 +207,7 @@ async def records_are_numbered_in_the_order_in_which_they_are_sent(make: Make) -
         for record in gate.sent:
             assert not (record.is_control and record.sequence), "a control message has a number"
             if record.is_control or record.key[0] == "Hub":
-                # The notice of what was dropped has the number of the last of them.
+                # The notice of dropped messages has the number of the last of them.
                 continue
             if record.sequence not in first:
                 assert record.sequence > max(first, default=0), "it is sent after one with a higher number"
@@ -215,12 +215,12 @@ async def records_are_numbered_in_the_order_in_which_they_are_sent(make: Make) -
             assert first[record.sequence] == record.payload, "two records have one number"
         assert two.messages == sorted(set(two.messages))
         missing = set(range(201, 300)) - set(two.messages)
-        assert not missing, f"of the newest, which were kept, {len(missing)} did not come"
+        assert not missing, f"{len(missing)} of the newest messages, which were kept, did not come"
 
 
 @check
 async def what_a_bridge_would_send_can_be_sent_by_hand(make: Make) -> None:
-    """`Bridge.record` gives it; it arrives as if it had been published."""
+    """`Bridge.record` returns it; it arrives as if it had been published."""
     async with sites(make) as those:
         one, two = await those.add(outgoing=ALL), await those.add(ALL, incoming=ALL)
         record = one.bridge.record(("by", "hand"), {"a": 1})

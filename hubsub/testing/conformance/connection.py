@@ -17,8 +17,8 @@ from .table import ALL, Make, check, each_way, features_of, need_control
 
 @check
 @each_way()
-async def an_interruption_is_survived_and_told_of(make: Make, **options: Any) -> None:
-    """Where the broker keeps what was sent, nothing is lost; else there is exactly one gap."""
+async def an_interruption_is_survived_and_reported(make: Make, **options: Any) -> None:
+    """If the broker stores what was sent, nothing is lost; else there is exactly one gap."""
     features = features_of(make, **options)
     async with sites(make) as those:
         one = await those.add(outgoing=ALL)
@@ -49,7 +49,7 @@ async def an_interruption_is_survived_and_told_of(make: Make, **options: Any) ->
 
 @check
 async def closing_sends_what_is_queued(make: Make) -> None:
-    """Within its deadline, and says what could not be sent: nothing."""
+    """Within its deadline; it returns how much could not be sent: nothing."""
     async with sites(make) as those:
         two = await those.add(ALL)
         one = await those.add(outgoing=ALL)
@@ -63,7 +63,7 @@ async def closing_sends_what_is_queued(make: Make) -> None:
 @check
 @each_way()
 async def closing_takes_no_time_when_nothing_is_left_to_do(make: Make, **options: Any) -> None:
-    """Whatever it carried before, and whoever else is there."""
+    """Whatever it carried before, and whatever other bridges are there."""
     async with sites(make) as those:
         one = await those.add(outgoing=ALL)
         two = await those.add(ALL, incoming=ALL, **options)
@@ -77,7 +77,7 @@ async def closing_takes_no_time_when_nothing_is_left_to_do(make: Make, **options
 
 @check
 async def closing_twice_and_from_several_tasks_is_one_closing(make: Make) -> None:
-    """All of them return the same; closing the hub beside them does no harm."""
+    """All calls return the same; closing the hub at the same time does no harm."""
     async with sites(make) as those:
         one, two = await those.add(outgoing=ALL), await those.add(ALL)
         for number in range(200):
@@ -106,7 +106,7 @@ async def a_bridge_that_never_connected_can_be_closed(make: Make) -> None:
 @check
 @each_way("durable", "acks", of="name group")
 async def closing_while_reading_strands_nothing(make: Make, **options: Any) -> None:
-    """What was read and not handled comes to the next life of the name or the group; what was handled does not."""
+    """Messages read and not handled go to the next bridge of the name or the group; handled ones do not."""
     async with sites(make) as those:
         one = await those.add(outgoing=ALL)
         handled: list[int] = []
@@ -115,7 +115,7 @@ async def closing_while_reading_strands_nothing(make: Make, **options: Any) -> N
         for number in range(2000):
             await one.hub.publish_wait(("k", str(number % 5)), number)
             if number % 20 == 0:
-                # Each life is short, and ends while messages are on their way to it.
+                # Each bridge is short-lived, and ends while messages are on their way to it.
                 await asyncio.sleep(0)
             if number % 500 == 499:
                 await until(lambda: handled, "the first message")
@@ -131,7 +131,7 @@ async def closing_while_reading_strands_nothing(make: Make, **options: Any) -> N
 
 @check
 async def a_cancelled_call_costs_no_other(make: Make) -> None:
-    """Whatever was under way, the calls after it work, over this connection or a new one."""
+    """Whatever was in progress, later calls work, over this connection or a new one."""
     features = features_of(make)
     async with sites(make) as those:
         one, two = await those.add(), await those.add(ALL)
@@ -152,7 +152,7 @@ async def a_cancelled_call_costs_no_other(make: Make) -> None:
 
 @check
 async def a_closed_bridge_says_so(make: Make) -> None:
-    """Whatever is asked of it."""
+    """Whatever is called on it."""
     async with sites(make) as those:
         one = await those.add()
         await one.close()
@@ -168,7 +168,7 @@ async def a_closed_bridge_says_so(make: Make) -> None:
 
 @check
 async def what_comes_while_it_connects_again_is_not_taken_for_silence(make: Make) -> None:
-    """Listeners come and go while connections are lost: each one that stays gets what is sent then."""
+    """Listeners come and go while connections are lost: each one that stays gets what is sent afterwards."""
     async with sites(make) as those:
         one = await those.add(outgoing=ALL)
         gate = Gated(make())

@@ -1,4 +1,4 @@
-"""Control messages, which bridges send each other, and what stands on them: requests, notices of what was dropped."""
+"""Control messages between bridges, and what is built on them: requests, and notices of dropped messages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MINE: Key[Any] = Key("Hub", "reply", "f00d")
 
 @check
 async def control_messages_reach_whoever_listens_and_nobody_later(make: Make) -> None:
-    """They are for those who are there: nothing is kept for who was, and nothing of them is in the log."""
+    """They are for whoever is there: none is stored for a listener that has gone, and none is in the log."""
     need_control(make)
     async with (
         sites(make) as those,
@@ -42,12 +42,12 @@ async def control_messages_reach_whoever_listens_and_nobody_later(make: Make) ->
             async with bare(make, those.namespace, start="earliest", **options) as late:
                 assert not {b"1", b"2", b"3"} & set(await _marked(writer, late))
         if features_of(make).durable:
-            # Elsewhere it gets them by a pattern that matches everything; its bridge lets them pass by.
+            # Other brokers deliver them by a pattern that matches everything; its bridge ignores them.
             assert not {b"1", b"2", b"3"} & set(await _marked(writer, bystander))
 
 
 async def _marked(writer: Bare, reader: Bare) -> list[bytes | None]:
-    """What had come to a reader when it got a message that was sent now."""
+    """Return what had come to a reader when it got a message that is sent now."""
     await writer.send(Record(Key("end"), b"end"))
     await reader.see(b"end")
     return reader.payloads
@@ -56,7 +56,7 @@ async def _marked(writer: Bare, reader: Bare) -> list[bytes | None]:
 @check
 @each_way(of="group")
 async def control_messages_are_for_one_connection_also_in_a_group(make: Make, **options: Any) -> None:
-    """What one member listens to does not come to another one, and takes nothing from it."""
+    """Control messages for one member do not reach another one, and take no messages from it."""
     need_control(make, **options)
     async with sites(make) as those, bare(make, those.namespace) as writer:
         keys = [Key("Hub", "reply", name) for name in "abc"]
@@ -77,7 +77,7 @@ async def control_messages_are_for_one_connection_also_in_a_group(make: Make, **
 @check
 @each_way(of="group")
 async def a_notice_of_what_a_sender_dropped_reaches_every_member_of_a_group(make: Make, **options: Any) -> None:
-    """Nobody knows whose messages they would have been."""
+    """Any member might have got those messages."""
     need_control(make, **options)
     async with sites(make) as those:
         gate = Gated(make())
@@ -97,7 +97,7 @@ async def a_notice_of_what_a_sender_dropped_reaches_every_member_of_a_group(make
 
 
 def _double(site: Site) -> None:
-    """Let a site answer."""
+    """Add a responder to a site."""
 
     @site.hub.responds(("double", "+"))
     def double(key: Key[Any], number: Any) -> Any:
@@ -115,7 +115,7 @@ async def _worker(those: Sites, **options: Any) -> Site:
 
 @check
 async def requests_are_answered_from_elsewhere(make: Make) -> None:
-    """The reply finds its way back."""
+    """The reply reaches the site that asked."""
     need_control(make)
     async with sites(make) as those:
         one = await those.add()
@@ -137,7 +137,7 @@ async def a_worker_that_only_receives_answers_requests(make: Make, **options: An
 @check
 @each_way(of="group")
 async def whoever_asks_from_within_a_group_gets_every_reply(make: Make, **options: Any) -> None:
-    """Though every member could read it."""
+    """Although every member could read it."""
     need_control(make, **options)
     async with sites(make) as those:
         members = [await those.add("job", incoming="job", outgoing=Key("double", "+"), **options) for _ in range(3)]
@@ -152,7 +152,7 @@ async def whoever_asks_from_within_a_group_gets_every_reply(make: Make, **option
 
 @check
 async def whoever_asks_learns_at_once_why_there_is_no_reply(make: Make) -> None:
-    """A responder that failed, a reply that cannot be encoded, a request that cannot."""
+    """A responder has failed, or the reply or the request cannot be encoded."""
     need_control(make)
     async with sites(make) as those:
         one = await those.add()
@@ -168,7 +168,7 @@ async def whoever_asks_learns_at_once_why_there_is_no_reply(make: Make) -> None:
 
 @check
 async def a_reply_for_one_does_not_go_to_another(make: Make) -> None:
-    """However many ask at the same time."""
+    """However many sites ask at the same time."""
     need_control(make)
     async with sites(make) as those:
         asking = [await those.add(outgoing=Key("double", "+")) for _ in range(3)]

@@ -1,4 +1,4 @@
-"""Brokers that keep what was sent: it is handled at least once, in order, in bounded memory, and then acknowledged."""
+"""Brokers that store messages: each is handled at least once, in order, in bounded memory, and then acknowledged."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from .bare import Watched, bare
 from .sites import TIMEOUT, Site, sites, until
 from .table import ALL, Make, check, each_way, features_of, need
 
-# What a test of memory allows for each unfinished message, and for all else.
+# Bytes that a test of memory allows for each unfinished message, and for everything else.
 MOST_EACH, MOST_ELSE = 20_000, 3_000_000
 
 
 @check
 async def a_name_goes_on_where_it_was(make: Make) -> None:
-    """What was acknowledged does not come again; what was published meanwhile comes."""
+    """Acknowledged messages do not come again; those published meanwhile come."""
     need(make, "names")
     async with sites(make) as those:
         one = await those.add(outgoing=ALL)
@@ -40,7 +40,7 @@ async def a_name_goes_on_where_it_was(make: Make) -> None:
 @check
 @each_way("replay")
 async def whoever_begins_at_the_earliest_gets_what_is_there(make: Make, **options: Any) -> None:
-    """With `start="earliest"`, in order; without it, a reader that has no position gets what is new."""
+    """With `start="earliest"`, in order; without it, a reader that has no position gets new messages only."""
     async with sites(make) as those:
         one = await those.add(outgoing=ALL)
         for number in range(10):
@@ -57,7 +57,7 @@ async def whoever_begins_at_the_earliest_gets_what_is_there(make: Make, **option
 @check
 @each_way("durable")
 async def a_message_that_fails_comes_again_before_later_ones_of_its_key(make: Make, **options: Any) -> None:
-    """In place, until it succeeds; other keys go on, and other listeners are not called again."""
+    """It is retried until it succeeds; other keys go on, and other listeners are not called again."""
     async with sites(make) as those:
         one = await those.add(outgoing=ALL)
         two = await those.add(incoming=ALL, retry_pause=0.05, **options)
@@ -89,7 +89,7 @@ async def a_message_that_fails_comes_again_before_later_ones_of_its_key(make: Ma
 @check
 @each_way("durable")
 async def a_message_that_always_fails_becomes_a_dead_letter(make: Make, **options: Any) -> None:
-    """After so many attempts; then what follows it goes on."""
+    """After `attempts` attempts; then the messages behind it go on."""
     async with sites(make) as those:
         one = await those.add(outgoing=ALL)
         two = await those.add(incoming=ALL, retry_pause=0.02, attempts=3, **options)
@@ -102,7 +102,7 @@ async def a_message_that_always_fails_becomes_a_dead_letter(make: Make, **option
 
 
 def _failing_at_one(site: Site) -> list[Any]:
-    """Have a listener fail at the message 1; return what it is called with."""
+    """Add a listener that fails at the message 1; return the list of what it is called with."""
     calls: list[Any] = []
 
     async def work(key: Key[Any], message: Any) -> None:
@@ -117,7 +117,7 @@ def _failing_at_one(site: Site) -> list[Any]:
 @check
 @each_way("durable")
 async def a_dead_letter_that_is_put_back_is_handled(make: Make, **options: Any) -> None:
-    """It was given up, not handled: it is no duplicate of itself."""
+    """It was given up, not handled: it is not a duplicate of itself."""
     async with sites(make) as those:
         one = await those.add(outgoing=ALL)
         watched = Watched(make())
@@ -133,7 +133,7 @@ async def a_dead_letter_that_is_put_back_is_handled(make: Make, **options: Any) 
         await two.bridge.ready(TIMEOUT)
         one.hub.publish("k", 1)
         await until(lambda: watched.buried, "the dead letter")
-        # Put back before that is written, it would be the same message still.
+        # If it were put back before it is written, it would still be the same message.
         await two.until(lambda: not two.bridge.health().in_flight, "the dead letter to be written")
         received = watched.buried[0]
         async with bare(make, those.namespace, reads=False) as writer:
@@ -142,7 +142,7 @@ async def a_dead_letter_that_is_put_back_is_handled(make: Make, **options: Any) 
 
 
 class _Refusing(Watched):
-    """A broker that takes no dead letter."""
+    """A broker that accepts no dead letters."""
 
     async def bury(self, received: Received, why: str) -> Exception | None:
         self.buried.append(received)
@@ -151,14 +151,14 @@ class _Refusing(Watched):
 
 @check
 @each_way("durable")
-async def a_dead_letter_that_is_refused_is_told_and_does_not_stay_in_the_way(make: Make, **options: Any) -> None:
-    """It is tried once more without the payload; then what follows it goes on, in this life and in the next."""
+async def a_dead_letter_that_is_refused_is_reported_and_does_not_stay_in_the_way(make: Make, **options: Any) -> None:
+    """It is tried once more without the payload; then the messages behind it go on, also after a restart."""
     async with sites(make) as those:
-        told: list[ListenerFailure] = []
+        failures: list[ListenerFailure] = []
         one = await those.add(outgoing=ALL)
         refusing = _Refusing(make())
         two = await those.add(
-            adapter=refusing, on_error=told.append, incoming=ALL, retry_pause=0.02, attempts=2, **options
+            adapter=refusing, on_error=failures.append, incoming=ALL, retry_pause=0.02, attempts=2, **options
         )
         calls = _failing_at_one(two)
         await two.bridge.ready(TIMEOUT)
@@ -168,7 +168,7 @@ async def a_dead_letter_that_is_refused_is_told_and_does_not_stay_in_the_way(mak
         await until(lambda: len(refusing.buried) >= 2, "the attempt without the payload")
         assert refusing.buried[0].payload
         assert not refusing.buried[1].payload
-        await until(lambda: any(each.key == ("k",) for each in told), "on_error")
+        await until(lambda: any(each.key == ("k",) for each in failures), "on_error")
         assert tuple(await two.close()) == (0, 0)
         if options:
             again = await those.add(ALL, incoming=ALL, **options)
@@ -178,7 +178,7 @@ async def a_dead_letter_that_is_refused_is_told_and_does_not_stay_in_the_way(mak
 
 
 class _Troubled(Watched):
-    """A broker of whose messages one cannot be read."""
+    """A broker one of whose messages cannot be read."""
 
     marked = 0
 
@@ -194,7 +194,7 @@ class _Troubled(Watched):
 @check
 @each_way()
 async def a_message_that_cannot_be_read_concerns_no_other(make: Make, **options: Any) -> None:
-    """Its trouble is its own: it is counted, and a dead letter where there are any; those around it arrive."""
+    """It is counted, and becomes a dead letter where there are any; the messages around it arrive."""
     features = features_of(make, **options)
     async with sites(make) as those:
         one = await those.add(outgoing=ALL)
@@ -218,7 +218,7 @@ async def a_message_that_cannot_be_read_concerns_no_other(make: Make, **options:
 
 
 class _Replaying(Watched):
-    """A broker that says of everything that it was sent before."""
+    """A broker that marks every message as replayed."""
 
     async def receive(self) -> Sequence[Received | Loss]:
         return [
@@ -228,7 +228,7 @@ class _Replaying(Watched):
 
 @check
 async def what_the_broker_replays_is_marked(make: Make) -> None:
-    """A retained message is not news, and says so in its metadata."""
+    """The metadata of a retained message says that it is not new."""
     async with sites(make) as those:
         one = await those.add(outgoing=ALL)
         two = await those.add(ALL, adapter=_Replaying(make()), incoming=ALL)
@@ -245,7 +245,7 @@ async def what_the_broker_replays_is_marked(make: Make) -> None:
 @check
 @each_way("durable")
 async def no_more_than_the_window_is_in_hand(make: Make, **options: Any) -> None:
-    """However small it is, however many keys there are, and however much is there to be read."""
+    """However small it is, however many keys there are, and however many messages there are to read."""
     for window in (1, 3):
         await _fill(make, window, **options)
 
@@ -280,7 +280,7 @@ async def _fill(make: Make, window: int, **options: Any) -> None:
 @check
 @each_way("durable", "acks", of="name group")
 async def what_is_never_finished_keeps_the_rest_back_and_is_not_lost(make: Make, **options: Any) -> None:
-    """A listener that hangs has the window and no more; all of it, and the rest, comes to the next life."""
+    """A listener that hangs has one window and no more; all of that, and the rest, goes to the next bridge."""
     async with sites(make) as those:
         one = await those.add(outgoing=ALL)
         two = await those.add(incoming=ALL, window=10, **options)
@@ -309,12 +309,12 @@ async def what_is_never_finished_keeps_the_rest_back_and_is_not_lost(make: Make,
 @check
 @each_way("durable", "acks")
 async def one_message_that_takes_long_does_not_cost_memory_for_all_others(make: Make, **options: Any) -> None:
-    """What has to be remembered until it is acknowledged is bounded by the window, and small."""
+    """The record of unacknowledged messages is bounded by the window, and small."""
     await unfinished(make, 200, 4000, **options)
 
 
 async def unfinished(make: Make, window: int, number: int, **options: Any) -> None:
-    """Have one message unfinished, and so many others handled, as far as that goes; then all of it."""
+    """Leave one message unfinished while up to `number` others are handled; then finish all of them."""
     async with sites(make) as those:
         one = await those.add(outgoing=ALL)
         two = await those.add(incoming=ALL, window=window, **options)
@@ -359,7 +359,7 @@ async def unfinished(make: Make, window: int, number: int, **options: Any) -> No
 
 @check
 async def what_was_sent_before_can_be_read(make: Make) -> None:
-    """The last of it on joining, and page by page."""
+    """The last messages on joining, and all of them page by page."""
     need(make, "history")
     async with sites(make) as those:
         one = await those.add(outgoing=ALL)
@@ -379,7 +379,7 @@ async def what_was_sent_before_can_be_read(make: Make) -> None:
 @check
 @each_way("durable", "acks", of="name group")
 async def what_nobody_takes_is_held(make: Make, **options: Any) -> None:
-    """A name or a group that has nobody for a message reads on when it has."""
+    """A name or a group without a subscriber for a message reads on when it has one."""
     async with sites(make) as those:
         one = await those.add(outgoing=ALL)
         two = await those.add("other", incoming=ALL, **options)

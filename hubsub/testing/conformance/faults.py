@@ -1,8 +1,8 @@
-"""What happens to brokers and lines, and what has become of every message when it is over.
+"""Faults of brokers and lines, and checks of what became of every message afterwards.
 
-Of a durable broker every confirmed message arrives, once, and there is no gap. Of another one only those are missing
-that were published within the interruption that a gap names. Whatever happens costs a few lines of the log, and when it
-is over a bridge closes at once.
+With a durable broker every confirmed message arrives once, and there is no gap. With another one, only messages
+published within the interruption that a gap reports are missing. A fault costs a few lines of the log, and when it is
+over a bridge closes at once.
 
     @pytest.mark.parametrize("fault", conformance.FAULTS, ids=lambda fault: fault.__name__)
     async def test_it_survives(fault, my_broker):
@@ -58,13 +58,13 @@ async def _kill(broker: Broker, seconds: float, **options: Any) -> None:
 
 @fault()
 async def a_broker_that_freezes(broker: Broker, **options: Any) -> None:
-    """Until it is noticed, and then thaws."""
+    """It thaws when the bridges have noticed."""
     await _freeze(broker, 0.5, **options)
 
 
 @fault(long=True)
 async def a_broker_that_freezes_for_long(broker: Broker, **options: Any) -> None:
-    """And thaws fifteen seconds after that was noticed: by then others may have its clients' names and messages."""
+    """It thaws fifteen seconds after the bridges noticed: others may have its clients' names and messages by then."""
     await _freeze(broker, 15, **options)
 
 
@@ -110,7 +110,7 @@ async def _absent(broker: Broker, **options: Any) -> None:
 
 @fault()
 async def a_broker_that_is_restarted_between_messages(broker: Broker, **options: Any) -> None:
-    """Nothing is on its way, and nothing is confirmed meanwhile."""
+    """No message is on its way, and none is confirmed meanwhile."""
     async with scene(broker, **options) as it:
         for _ in range(2):
             broker.kill()
@@ -122,13 +122,13 @@ async def a_broker_that_is_restarted_between_messages(broker: Broker, **options:
 
 @fault()
 async def a_broker_that_is_killed_under_load_again_and_again(broker: Broker, **options: Any) -> None:
-    """Eight times, as soon as it is well again."""
+    """Eight times, each as soon as everything is back to normal."""
     await _kill_often(broker, 8, **options)
 
 
 @fault(long=True)
 async def a_broker_that_is_killed_under_load_a_hundred_times(broker: Broker, **options: Any) -> None:
-    """As soon as it is well again, or while it is about to be."""
+    """As soon as everything is back to normal, or while it is getting there."""
     await _kill_often(broker, 100, **options)
 
 
@@ -153,7 +153,7 @@ async def _kill_often(broker: Broker, times: int, **options: Any) -> None:
         if it.keeps:
             it.check(episodes=times)
         else:
-            # One that came up and went down again before it was seen has a gap of its own.
+            # A connection that came up and was lost again before this was seen has a gap of its own.
             assert len(it.receiver.gaps) >= times
             it.check(episodes=len(it.receiver.gaps))
 
@@ -163,7 +163,7 @@ async def _make_noise(it: Scene) -> None:
     chance = random.Random(1)
     keys = [Key("noise", str(number)) for number in range(50)]
     if it.features.durable:
-        # Else a group would hold what nobody takes.
+        # Else a group would hold messages that nobody is subscribed to.
         it.receiver.hub.add_listener(("noise", "+"), lambda key, message: None)
     listeners: dict[Any, Any] = {}
     while True:
@@ -198,7 +198,7 @@ async def a_line_that_is_cut(broker: Broker, **options: Any) -> None:
 
 @fault()
 async def a_line_that_is_cut_in_the_middle_of_messages(broker: Broker, **options: Any) -> None:
-    """Wherever in them, and in either direction."""
+    """At any byte, and in either direction."""
     chance = random.Random(3)
     async with scene(broker, **options) as it:
         async with it.publishing():
@@ -222,7 +222,7 @@ async def a_line_that_is_cut_in_the_middle_of_messages(broker: Broker, **options
 
 @fault()
 async def a_line_that_stalls(broker: Broker, **options: Any) -> None:
-    """It swallows everything, until that is noticed."""
+    """It swallows everything until the bridges notice."""
     async with scene(broker, **options) as it:
         async with it.publishing():
             await asyncio.sleep(0.2)
@@ -234,8 +234,8 @@ async def a_line_that_stalls(broker: Broker, **options: Any) -> None:
 
 
 @fault()
-async def a_broker_that_does_what_it_is_told_and_cannot_answer(broker: Broker, **options: Any) -> None:
-    """What was sent last was stored, and nobody knows."""
+async def a_broker_that_carries_out_requests_and_cannot_reply(broker: Broker, **options: Any) -> None:
+    """The last messages were stored, and the sender does not know."""
     async with scene(broker, **options) as it:
         async with it.publishing():
             await asyncio.sleep(0.2)
@@ -266,7 +266,7 @@ async def narrow_lines_are_not_dead_ones(broker: Broker, **options: Any) -> None
 
 
 async def _narrow(broker: Broker, rate: float, *, large: int, number: int, each: int, **options: Any) -> None:
-    """One sends by a narrow line what one receives past it, and the other way round, both at the same time."""
+    """One site sends by a narrow line to one beside it, and receives by the narrow line, both at the same time."""
     await broker.start()
     patience = PATIENCE + 3 * (large + number * each) / rate
     try:
@@ -287,7 +287,7 @@ async def _narrow(broker: Broker, rate: float, *, large: int, number: int, each:
                     assert [message[0] for message in site.messages] == list(range(number + 2))
                     assert not site.bridge.health().reconnects, "a slow line was taken for a dead one"
                     assert not site.gaps
-                assert not lines.total, f"it was complained of:\n{lines}"
+                assert not lines.total, f"something was logged:\n{lines}"
                 broker.line.slow(None)
     finally:
         await heal(broker)
@@ -315,22 +315,22 @@ async def _far(broker: Broker, seconds: float, **options: Any) -> None:
         for site in (it.sender, it.receiver):
             assert not site.bridge.health().reconnects, "a long line was taken for a dead one"
         it.check(episodes=1, gaps=0)
-        # Closing is talk, too, which takes its time here.
+        # Closing needs round trips, too, which are slow here.
         broker.line.delay(0)
 
 
-# What the broker says
+# Refusals by the broker
 
 
 @fault()
 async def a_broker_that_takes_no_writes(broker: Broker, **options: Any) -> None:
-    """It is asked with growing pauses, over the same connection if that is sound, and everything arrives later."""
+    """The sender retries with growing pauses, over the same connection if that is sound; everything arrives later."""
     async with scene(broker, **options) as it:
         async with it.publishing():
             await broker.refuse_writes()
             await it.sender.until(lambda: it.sender.bridge.health().outbox_messages > 100, "messages to wait")
             await asyncio.sleep(2)
-            assert it.sender.bridge.health().reconnects <= 5, "it is connected to again and again"
+            assert it.sender.bridge.health().reconnects <= 5, "the sender reconnects again and again"
             await broker.take_writes()
         await it.settle()
         it.check(gaps=0)
@@ -338,7 +338,7 @@ async def a_broker_that_takes_no_writes(broker: Broker, **options: Any) -> None:
 
 @fault()
 async def a_broker_that_forbids_to_send(broker: Broker, **options: Any) -> None:
-    """Whoever waits for a confirmation learns of it, or it is sent when that is allowed again; nothing else breaks."""
+    """A publisher that waits for a confirmation gets an error, or the message is sent when that is allowed again."""
     async with scene(broker, **options) as it:
         await broker.forbid(it.those.namespace)
         try:
@@ -349,7 +349,7 @@ async def a_broker_that_forbids_to_send(broker: Broker, **options: Any) -> None:
         finally:
             await broker.allow(it.those.namespace)
         await asyncio.wait([forbidden], timeout=PATIENCE)
-        assert forbidden.done(), "who waits for a confirmation waits for ever"
+        assert forbidden.done(), "a publisher waits for its confirmation for ever"
         error = forbidden.exception()
         assert error is None or isinstance(error, DeliveryError)
         await it.settle()
@@ -360,13 +360,13 @@ async def a_broker_that_forbids_to_send(broker: Broker, **options: Any) -> None:
 
 @fault()
 async def hostile_messages_of_all_shapes(broker: Broker, **options: Any) -> None:
-    """Each concerns itself: what comes before and behind it arrives, and nothing gets where it may not."""
+    """Each affects itself only: messages before and after it arrive, and nothing gets where it must not."""
     async with scene(broker, **options) as it:
         if it.options.get("group") or it.options.get("name"):
-            # Else what nobody takes would be held, and rightly so.
+            # Else messages that nobody is subscribed to would be held, and rightly so.
             it.receiver.hub.add_listener(ALL, lambda key, message: None)
         tap = it.receiver.hub.tap("*", 10_000)
-        # What it answers goes where the enemy wants it, if that is let out.
+        # If replies could leave to any key, they would go where the attacker wants them.
         it.receiver.hub.respond(("enemy", "+"), lambda key, message: message)
         await it.receiver.bridge.ready(PATIENCE)
         number = it.publish_one()
@@ -375,7 +375,7 @@ async def hostile_messages_of_all_shapes(broker: Broker, **options: Any) -> None
             await broker.inject(it.those.namespace, [shape])
             number = it.publish_one()
             await it.receiver.see(number, PATIENCE)
-        # And all of them in one batch.
+        # And all messages in one batch.
         await broker.inject(it.those.namespace, SHAPES)
         await it.settle()
         health = it.receiver.bridge.health()
@@ -383,13 +383,13 @@ async def hostile_messages_of_all_shapes(broker: Broker, **options: Any) -> None
         assert not health.reconnects, f"a message cost the connection: {health}"
         assert not it.receiver.gaps
         for record in tap.records:
-            assert record.key[0] != "admin", "a reply went where an enemy wanted it"
+            assert record.key[0] != "admin", "a reply went where an attacker wanted it"
             if record.key[0] == "Hub":
                 said = record.message if isinstance(record.message, dict) else {}
                 is_own = isinstance(said.get("currentSubscriberCount"), int)
                 assert is_own, f"a message from outside came as {record.key!r}"
         tap.close()
-        # A line for each at most.
+        # At most one line for each message.
         most = 2 * len(SHAPES) + LINES
         assert it.lines.total <= most, f"{it.lines.total} lines for {len(SHAPES)} messages\n{it.lines}"
         if it.features.order != "none":
@@ -402,7 +402,7 @@ async def hostile_messages_of_all_shapes(broker: Broker, **options: Any) -> None
 
 @fault()
 async def a_loop_that_is_blocked_is_not_a_dead_broker(broker: Broker, **options: Any) -> None:
-    """For six seconds, right after something was read: nobody could hear anything, and nothing is lost."""
+    """For six seconds, right after a read: nothing could be received meanwhile, and nothing is lost."""
     async with scene(broker, **options) as it:
         block = it.receiver.hub.add_listener("block", lambda key, message: time.sleep(6))
         await it.receiver.bridge.ready(PATIENCE)
@@ -418,7 +418,7 @@ async def a_loop_that_is_blocked_is_not_a_dead_broker(broker: Broker, **options:
 
 @fault()
 async def closing_while_the_broker_does_not_answer(broker: Broker, **options: Any) -> None:
-    """It takes no longer than it may, and says how much could not be sent."""
+    """It takes no longer than it may, and returns how much could not be sent."""
     for harm in ("freeze", "kill", "stall"):
         async with scene(broker, join=False, **options) as it:
             await it.join()
@@ -435,7 +435,7 @@ async def closing_while_the_broker_does_not_answer(broker: Broker, **options: An
 
 @fault()
 async def closing_while_messages_are_on_their_way(broker: Broker, **options: Any) -> None:
-    """What was published before it closed is sent."""
+    """Messages published before closing are sent."""
     async with scene(broker, **options) as it:
         before = len(it.received)
         another = await it.those.add(outgoing=ALL)
@@ -448,9 +448,9 @@ async def closing_while_messages_are_on_their_way(broker: Broker, **options: Any
 
 @fault(long=True)
 async def a_name_stays_with_whoever_has_taken_it_over(broker: Broker, **options: Any) -> None:
-    """Its first owner was cut off for so long that another one got it: when it comes back, it does not get it back."""
+    """Its first owner was cut off for so long that another bridge got the name, and does not get it back."""
     if "name" not in options:
-        raise SkipTest("of names only")
+        raise SkipTest("for bridges with a name only")
     async with scene(broker, join=False, **options) as it:
         await it.join()
         await it.publish(0.1)
@@ -460,7 +460,7 @@ async def a_name_stays_with_whoever_has_taken_it_over(broker: Broker, **options:
         )
         await successor.until(lambda: successor.bridge.health().last_error is not None, "the name to be refused")
         if not isinstance(successor.bridge.health().last_error, NameTaken):
-            raise SkipTest("it lets two have a name")
+            raise SkipTest("this broker lets two bridges have one name")
         # The sender goes on by another line.
         sender = await it.those.add(outgoing=ALL, adapter=broker.adapter(direct=True))
         it.line.stall()

@@ -1,4 +1,4 @@
-"""Groups, whose members share what comes."""
+"""Groups, whose members share the messages."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from .table import ALL, Make, check, each_way, features_of, need
 @check
 @each_way(of="group")
 async def a_group_shares_its_messages(make: Make, **options: Any) -> None:
-    """Each goes to one member, and none is left."""
+    """Each goes to one member, and none is left over."""
     async with sites(make) as those:
         workers = [await those.add(ALL, incoming=ALL, **options) for _ in range(2)]
         one = await those.add(outgoing=ALL)
         for number in range(200):
             one.hub.publish(("job", str(number)), number)
         await until(lambda: sum(len(worker.events) for worker in workers) >= 200, "200 jobs")
-        # One more of each key: whatever would be doubled has come before.
+        # One more of each key: any duplicate has come before it.
         for number in range(200):
             one.hub.publish(("job", str(number)), 200 + number)
         await until(lambda: sum(len(worker.events) for worker in workers) >= 400, "400 jobs")
@@ -31,7 +31,7 @@ async def a_group_shares_its_messages(make: Make, **options: Any) -> None:
 @check
 @each_way("durable", of="group")
 async def a_group_goes_on_where_it_was(make: Make, **options: Any) -> None:
-    """What was acknowledged does not come again; what was published while no member was there comes."""
+    """Acknowledged messages do not come again; those published while no member was there come."""
     async with sites(make) as those:
         one = await those.add(outgoing=ALL)
         numbers: list[int] = []
@@ -67,7 +67,7 @@ async def a_group_that_has_never_been_there_begins_with_what_is_kept(make: Make,
 @check
 @each_way(of="group")
 async def each_of_two_groups_gets_everything(make: Make, **options: Any) -> None:
-    """And so does whoever has no group."""
+    """And so does a bridge without a group."""
     async with sites(make) as those:
         sites_ = [
             await those.add(ALL, incoming=ALL, **options),
@@ -85,7 +85,7 @@ async def each_of_two_groups_gets_everything(make: Make, **options: Any) -> None
 @check
 @each_way("durable", "acks", of="group")
 async def a_busy_member_keeps_nothing_from_the_others(make: Make, **options: Any) -> None:
-    """What it has no room for, the others get."""
+    """The others get the messages that it has no room for."""
     if need(make, "groups", **options).acks != "each":
         raise SkipTest("not promised: members share lanes, and not single messages")
     async with sites(make) as those:
@@ -114,7 +114,7 @@ async def a_busy_member_keeps_nothing_from_the_others(make: Make, **options: Any
 @check
 @each_way("durable", "acks", of="group")
 async def a_member_that_closes_hands_back_what_it_has_not_finished(make: Make, **options: Any) -> None:
-    """The others have it at once, in order, and not only when a lease is over."""
+    """The others get them at once, in order, and not only when a lease has expired."""
     async with sites(make) as those:
         one = await those.add(outgoing=ALL)
         hanging: list[int] = []
@@ -144,9 +144,9 @@ async def a_member_that_closes_hands_back_what_it_has_not_finished(make: Make, *
 @check
 @each_way(of="group")
 async def a_group_of_a_broker_that_keeps_nothing_shares_what_is_there(make: Make, **options: Any) -> None:
-    """Members that come get their share from then on, and what a member that left would have had goes to the others."""
+    """Members that join get their share from then on; the share of a member that left goes to the others."""
     if features_of(make, **options).durable:
-        raise SkipTest("this one keeps everything")
+        raise SkipTest("this broker stores everything")
     async with sites(make) as those:
         one = await those.add(outgoing=ALL)
         workers = [await those.add(ALL, incoming=ALL, **options) for _ in range(3)]

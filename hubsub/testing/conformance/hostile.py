@@ -1,4 +1,4 @@
-"""Messages as enemies, other programs and accidents write them."""
+"""Messages as attackers, other programs and accidents write them."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _K = ("enemy", "k")
 
 
 def _envelope(**changes: Any) -> Raw:
-    """A CloudEvent in JSON, with something wrong; None leaves it out."""
+    """Return a CloudEvent in JSON with some attributes changed; None leaves an attribute out."""
     event = {name: value for name, value in (_GOOD | {"data": 1} | changes).items() if value is not None}
     return Raw(_K, json.dumps(event).encode())
 
 
 def _beside(payload: bytes = b"1", **changes: bytes | None) -> Raw:
-    """A CloudEvent in headers, with something wrong."""
+    """Return a CloudEvent in headers with some attributes changed."""
     headers = {
         **_CE,
         "content-type": b"application/json",
@@ -35,7 +35,7 @@ def _beside(payload: bytes = b"1", **changes: bytes | None) -> Raw:
 
 
 SHAPES: list[Raw] = [
-    # Keys that are none, or not of this hub
+    # Invalid keys, or keys that are not this hub's
     Raw(("order", "*"), b"0"),
     Raw(("order", "+"), b"0"),
     Raw(("*",), b"0"),
@@ -53,7 +53,7 @@ SHAPES: list[Raw] = [
     Raw(("Hub", "reply", "*"), b"0"),
     Raw(("Hub", "beat", "somebody"), b"\xff"),
     Raw(("Hub", "addedSubscriber", "x"), b'{"key": ["x"], "currentSubscriberCount": "many"}'),
-    # Notices of what was dropped
+    # Notices of dropped messages
     Raw(("Hub", "gap"), b"0"),
     Raw(("Hub", "gap"), json.dumps(_GOOD | {"type": "hubsub.gap", "data": {}}).encode()),
     Raw(
@@ -122,4 +122,4 @@ SHAPES: list[Raw] = [
     _beside(**{"": b"nameless", "x" * 300: b"y", "\0": b"\0", "UPPER": b"case"}),
     Raw(_K, b"1", {f"h{number}": b"v" for number in range(4100)}),
 ]
-"""One after the other, and all at once, they cost nothing but themselves."""
+"""One after the other, and all at once, they affect nothing but themselves."""

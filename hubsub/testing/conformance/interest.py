@@ -1,4 +1,4 @@
-"""What is subscribed at the broker: what somebody wants, and no more; where it is durable, all that may come."""
+"""Subscriptions at the broker: what somebody wants, and no more; with a durable broker, all that may come."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .table import ALL, Make, check, each_way
 
 @check
 async def what_nobody_is_subscribed_to_does_not_come(make: Make) -> None:
-    """Subscribing brings it, once the broker has confirmed that; unsubscribing ends it."""
+    """It comes from when the broker has confirmed the subscription until it is unsubscribed."""
     async with sites(make) as those:
         one, two = await those.add(), await those.add()
         listener = two.listen(("a", "+"))
@@ -30,7 +30,7 @@ async def what_nobody_is_subscribed_to_does_not_come(make: Make) -> None:
         two.listen("b")
         await two.bridge.ready(TIMEOUT)
         one.hub.publish("b", 3)
-        # By now the message that nobody wanted has gone by.
+        # By now the message that nobody wanted would have come.
         await two.see(3)
         two.listen(("a", "+"))
         await two.bridge.ready(TIMEOUT)
@@ -128,7 +128,7 @@ async def several_tasks_subscribe_at_once_and_each_gets_its_own(make: Make) -> N
 @check
 @each_way("durable", "acks")
 async def what_comes_while_a_listener_is_away_is_kept_where_it_is_durable(make: Make, **options: Any) -> None:
-    """Nothing is unsubscribed there because a listener left: it was confirmed as stored for this very reader."""
+    """A listener that leaves does not unsubscribe at the broker: messages were confirmed as stored for this reader."""
     async with sites(make) as those:
         watched = Watched(make())
         one = await those.add(outgoing=ALL)
@@ -153,7 +153,7 @@ async def what_comes_while_a_listener_is_away_is_kept_where_it_is_durable(make: 
 @check
 @each_way("durable", "patterns", of="name group")
 async def what_an_older_deployment_carried_is_not_kept_for_a_newer_one(make: Make, **options: Any) -> None:
-    """What is bound to a group or a name is what its present configuration wants, and nothing of an earlier one."""
+    """A group or a name gets what its present configuration wants, and nothing that only an earlier one wanted."""
     async with sites(make) as those:
         one = await those.add(outgoing=ALL)
         for life, (incoming, expected) in enumerate((("old", 0), ("new", 3), (["new", "old"], 5))):
@@ -164,7 +164,7 @@ async def what_an_older_deployment_carried_is_not_kept_for_a_newer_one(make: Mak
                 number += 1
             if incoming == ["new", "old"]:
                 await site.wait_for(2)
-                assert sorted(site.messages) == [4, 5], "it got what came while it did not want it"
+                assert sorted(site.messages) == [4, 5], "it got messages that came while it did not want them"
             else:
                 await site.see(expected)
                 assert site.messages == [expected], f"{incoming!r} got {site.messages}"

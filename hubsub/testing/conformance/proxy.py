@@ -12,21 +12,20 @@ from collections import deque
 from typing import Self
 
 PIECE = 65536
-"""Bytes that are read at once; less of a slow line."""
+"""Bytes that are read at once; fewer on a slow line."""
 MOST_ON_THE_WAY = 8 << 20
-"""Bytes that one direction of a connection holds at most, of what is on its way over a long line."""
+"""The most bytes that one direction of a connection holds on their way over a long line."""
 BUFFER = 65536
-"""Bytes that the system takes in for the proxy before it reads them: else it would take for a slow line what a client
-has sent, and acknowledge it at once."""
+"""Size of the system's receive buffer: a larger one would acknowledge bytes at once, however slow the line."""
 
 
 class Proxy:
-    """Passes bytes between clients and a port of this machine, in `async with`, and does harm when it is asked to.
+    """Passes bytes between clients and a port of this machine, in `async with`, and harms connections on request.
 
     Args:
         target: The port that it connects to.
-        url: The url of what is there; `self.url` is the same by way of this proxy.
-        port: Listen here, else on a free port.
+        url: The URL of the target; `self.url` is the same through this proxy.
+        port: The port to listen on; 0 for a free one.
     """
 
     def __init__(self, target: int, *, url: str = "", port: int = 0) -> None:
@@ -37,7 +36,7 @@ class Proxy:
         self._lines: dict[asyncio.Task[None], list[asyncio.StreamWriter]] = {}
         self._ended: set[asyncio.StreamWriter] = set()
         self._delay = 0.0
-        self._left: int | None = None  # bytes, until everything is cut
+        self._left: int | None = None  # bytes left until everything is cut
         self._requests = _Direction()
         self._replies = _Direction()
 
@@ -56,7 +55,7 @@ class Proxy:
 
     @property
     def url(self) -> str:
-        """The url of the target, with the port of this proxy."""
+        """The URL of the target, with the port of this proxy."""
         return re.sub(rf":{self.target}\b", f":{self.port}", self._url)
 
     @property
@@ -70,24 +69,24 @@ class Proxy:
         self._replies.is_open.clear()
 
     def stall_replies(self) -> None:
-        """Let through what clients send and not what the broker answers: it does what it is told, and nobody knows."""
+        """Let through what clients send but not the broker's replies: it carries out requests, and nobody knows."""
         self._replies.is_open.clear()
 
     def resume(self) -> None:
-        """Let through what was kept back, and all that follows."""
+        """Let through the bytes that were held back, and all that follow."""
         self._requests.is_open.set()
         self._replies.is_open.set()
 
     def slow(self, rate: float | None) -> None:
-        """Let through so many bytes a second, in each direction, over all connections; None: as many as there are."""
+        """Let through `rate` bytes a second in each direction, over all connections together; None for no limit."""
         self._requests.rate = self._replies.rate = rate
 
     def delay(self, seconds: float) -> None:
-        """Have everything arrive so much later, in each direction, without narrowing the line."""
+        """Delay everything by `seconds` in each direction, without limiting the rate."""
         self._delay = seconds
 
     def cut(self) -> None:
-        """Reset all connections, on both sides; what was kept back is lost."""
+        """Reset all connections, on both sides; bytes that were held back are lost."""
         self._left = None
         for line, writers in self._lines.items():
             for writer in writers:
@@ -95,11 +94,11 @@ class Proxy:
             line.cancel()
 
     def cut_after(self, size: int) -> None:
-        """Cut when so many bytes more have passed, in whatever direction and connection."""
+        """Cut when `size` more bytes have passed, in any direction of any connection."""
         self._left = size
 
     def half_close(self) -> None:
-        """Tell all clients that no more bytes come, and drop those that do, while the clients' still go through."""
+        """End the stream to all clients, dropping later bytes, while bytes from the clients still go through."""
         for client, *_ in self._lines.values():
             if client not in self._ended:
                 self._ended.add(client)
@@ -122,7 +121,7 @@ class Proxy:
             self.port = listening.getsockname()[1]
 
     async def _connected(self, from_client: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
-        # Whoever is cut has ended as he should; asyncio would report it.
+        # A connection that was cut has ended as it should; asyncio would log an error.
         with contextlib.suppress(asyncio.CancelledError):
             await self._carry(from_client, client)
 
@@ -139,7 +138,7 @@ class Proxy:
                 both.create_task(self._pass(from_client, target, self._requests))
                 both.create_task(self._pass(from_target, client, self._replies))
         except* OSError:
-            # One side is gone without saying goodbye: the other one learns it the same way.
+            # One side has gone without closing: the other side is reset, too.
             for writer in writers:
                 _reset(writer)
         finally:
@@ -160,7 +159,7 @@ class Proxy:
             raise
 
     async def _pass(self, source: asyncio.StreamReader, target: asyncio.StreamWriter, direction: _Direction) -> None:
-        """Read as fast as the line is wide, and write what was read when it has come to its other end."""
+        """Read at the rate of the line, and write bytes when they have reached its other end."""
         way = _Way()
         async with asyncio.TaskGroup() as both:
             both.create_task(self._read(source, way, direction))
@@ -194,20 +193,20 @@ class Proxy:
                 await self._write_the_last(data, target)
 
     async def _write_the_last(self, data: bytes, target: asyncio.StreamWriter) -> None:
-        """Write what may still pass, and cut when nothing may."""
+        """Write the bytes that may still pass, and cut when none may."""
         assert self._left is not None
         last = data[: self._left]
         self._left -= len(last)
         target.write(last)
         await target.drain()
         if self._left == 0:
-            # In a turn of its own, and a little later: what was written is to arrive, and this very task is cancelled.
+            # In a turn of its own, a little later: the bytes written must arrive, and cutting cancels this task.
             asyncio.get_running_loop().call_later(0.002, self.cut)
             await asyncio.Event().wait()
 
 
 class _Direction:
-    """What all connections share in one direction."""
+    """The state that all connections share in one direction."""
 
     def __init__(self) -> None:
         self.is_open = asyncio.Event()
@@ -216,11 +215,11 @@ class _Direction:
         self._free_at = 0.0
 
     def piece(self) -> int:
-        """How many bytes to read at once: of a narrow line, what passes in a fiftieth of a second."""
+        """How many bytes to read at once; on a narrow line, what passes in a fiftieth of a second."""
         return PIECE if self.rate is None else max(1, min(PIECE, int(self.rate / 50)))
 
     async def passes(self, size: int) -> None:
-        """Return when so many bytes have gone in."""
+        """Return when `size` bytes have passed."""
         if self.rate is None:
             return
         now = asyncio.get_running_loop().time()
@@ -229,7 +228,7 @@ class _Direction:
 
 
 class _Way:
-    """What is on its way in one direction of one connection."""
+    """The bytes on their way in one direction of a connection."""
 
     def __init__(self) -> None:
         self._pieces: deque[tuple[bytes, float]] = deque()
@@ -259,7 +258,7 @@ def _reset(writer: asyncio.StreamWriter) -> None:
     """Close it so that the other side gets an error, not the end of the data."""
     if writer.transport.is_closing():
         return
-    # By a copy of the descriptor, because not every loop lets its sockets be touched.
+    # By a copy of the descriptor, because not every loop allows access to its sockets.
     with socket.socket(fileno=os.dup(writer.get_extra_info("socket").fileno())) as same:
         same.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()

@@ -1,4 +1,4 @@
-"""A sender and a receiver on a line that can fail, and the ledger of what became of each message."""
+"""A sender and a receiver on a line that can fail, and a record of what became of each message."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from .sites import SOON, TIMEOUT, Site, Sites, sites, until
 from .table import ALL, features_of
 
 COUNTED = Key("k", "+")
-"""What the ledger is kept of."""
+"""The keys that are published to and checked."""
 PATIENCE = 90.0
-"""Seconds in which everything has to be well again, on a busy machine."""
+"""Seconds within which everything must be back to normal, on a busy machine."""
 LINES = 4
-"""Lines of the log that an interruption may cost each bridge: that it began, why, that it is over, what was lost."""
+"""Lines that an interruption may log for each bridge: that it began, why, that it is over, what was lost."""
 
 
 class Lines(logging.Handler):
-    """Counts what is logged by anybody, this library's drivers too; a context manager."""
+    """Counts the lines logged by any logger, including those of drivers; a context manager."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class Lines(logging.Handler):
 
     @property
     def total(self) -> int:
-        """How many there were."""
+        """How many lines were logged."""
         return self.counts.total()
 
     def __str__(self) -> str:
@@ -56,8 +56,8 @@ class Scene:
     Args:
         broker: The broker.
         those: Makes the sites.
-        features: What is promised to the receiver.
-        options: Those of the receiver.
+        features: The features promised to the receiver.
+        options: Options of the receiver's bridge.
     """
 
     def __init__(self, broker: Broker, those: Sites, features: Features, options: dict[str, Any]) -> None:
@@ -76,7 +76,7 @@ class Scene:
 
     @property
     def keeps(self) -> bool:
-        """Nothing is missed because a connection was lost."""
+        """True if no message is missed because a connection was lost."""
         return self.features.durable or self.features.resumes
 
     @property
@@ -93,7 +93,7 @@ class Scene:
             await self.receiver.bridge.ready(PATIENCE)
 
     async def publish(self, seconds: float, pause: float = 0.01) -> None:
-        """Publish a message each hundredth of a second, without waiting for confirmations."""
+        """Publish a message every `pause` seconds, without waiting for confirmations."""
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
         while loop.time() < end:
@@ -118,7 +118,7 @@ class Scene:
 
     @asynccontextmanager
     async def publishing(self) -> AsyncIterator[None]:
-        """Publish as long as something happens."""
+        """Publish in the background until the block is left."""
         going = asyncio.ensure_future(self.publish(3600))
         try:
             yield
@@ -134,7 +134,7 @@ class Scene:
         if self._going:
             await asyncio.wait(self._going, timeout=PATIENCE)
         for key in range(3):
-            # One of each key: what was sent before it comes before it.
+            # One message of each key: earlier messages come before it.
             while (number := self.publish_one()) % 3 != key:
                 pass
             await self.receiver.see(number, PATIENCE)
@@ -157,11 +157,11 @@ class Scene:
         self._reconnects[site] = site.bridge.health().reconnects
 
     def check(self, episodes: int = 1, gaps: int | None = None) -> None:
-        """Compare what was confirmed with what came.
+        """Compare the confirmed messages with those that came.
 
         Args:
-            episodes: How often something happened: what is logged is measured by it.
-            gaps: How many gaps there are to be where messages are missed with a connection; by default one an episode.
+            episodes: How many faults there were; the number of logged lines may grow with it.
+            gaps: How many gaps there must be if lost connections lose messages; by default one for each episode.
         """
         received = self.received
         assert len(received) == len(set(received)), "a listener got a message twice"
@@ -172,7 +172,7 @@ class Scene:
             assert not self.receiver.gaps, f"there are gaps, and nothing was lost: {self.receiver.gaps}"
         else:
             expected = episodes if gaps is None else gaps
-            assert len(self.receiver.gaps) == expected, f"{len(self.receiver.gaps)} gaps, where {expected} are due"
+            assert len(self.receiver.gaps) == expected, f"{len(self.receiver.gaps)} gaps, expected {expected}"
             self.check_missing(missing)
         if self.features.order != "none":
             for lane in range(3):
@@ -182,22 +182,22 @@ class Scene:
         assert self.lines.total <= most, f"{self.lines.total} lines for {episodes} episodes, most of them\n{self.lines}"
 
     def check_missing(self, missing: set[int]) -> None:
-        """Messages are missing only where there is a gap."""
+        """Check that messages are missing only within the interruptions that gaps report."""
         for number in missing:
             at = self.published[number]
-            # What was published half a second before was perhaps on its way still.
+            # Messages published up to half a second before may still have been on their way.
             assert any(gap.since - 0.5 <= at <= gap.until for gap in self.receiver.gaps), (
                 f"{number}, published at {at}, is missing without a gap: {self.receiver.gaps}"
             )
 
     async def give_up(self) -> None:
-        """Wait for no more confirmations."""
+        """Stop waiting for confirmations."""
         for task in self._going:
             task.cancel()
         await asyncio.gather(*self._going, return_exceptions=True)
 
     async def end(self) -> None:
-        """Close both: with nothing left to do, that takes no time."""
+        """Close both, and check that this is quick, since nothing is left to do."""
         await self.receiver.until(lambda: not self.receiver.bridge.health().in_flight, "all to be handled", PATIENCE)
         for site in (self.sender, self.receiver):
             left = await site.close(within=SOON)
@@ -206,12 +206,12 @@ class Scene:
 
 @asynccontextmanager
 async def scene(broker: Broker, *, join: bool = True, **options: Any) -> AsyncIterator[Scene]:
-    """A scene that is connected, has carried some messages, and closes quickly in the end.
+    """Yield a scene that is connected and has carried some messages; check in the end that it closes quickly.
 
     Args:
-        broker: To be harmed; it is left unharmed.
-        join: Connect.
-        options: Those of the bridge that receives.
+        broker: The broker that may be harmed; it is left unharmed.
+        join: Connect the sites.
+        options: Options of the bridge that receives.
     """
     await broker.start()
     features = features_of(broker.adapter, **options)
@@ -229,7 +229,7 @@ async def scene(broker: Broker, *, join: bool = True, **options: Any) -> AsyncIt
                         await it.end()
             finally:
                 await it.give_up()
-                # Before the bridges are closed, which else takes as long as it may.
+                # Before the bridges are closed, since closing would otherwise take until its deadline.
                 await heal(broker)
     finally:
         await heal(broker)
@@ -249,7 +249,7 @@ async def heal(broker: Broker) -> None:
 
 
 async def within(seconds: float, what: str, action: Callable[[], Awaitable[Any]]) -> Any:
-    """Do something that has to be over in time."""
+    """Run an action that must end within `seconds`."""
     try:
         async with asyncio.timeout(seconds):
             return await action()

@@ -1,4 +1,4 @@
-"""Hubs with a bridge each, which reach each other by one broker; and waiting for what becomes of them."""
+"""Hubs with a bridge each, which reach each other through a broker; and waiting for conditions."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from ...bridges import Adapter, Bridge, Leftover
 from .table import ALL, Make
 
 TIMEOUT = 30.0
-"""Seconds that a check waits for what has to happen."""
+"""Seconds that a check waits for a condition."""
 SOON = 4.0
-"""Seconds in which a bridge that has nothing left to do is closed, on a busy machine."""
+"""Seconds within which a bridge that has nothing left to do must close, on a busy machine."""
 
 
 async def until(condition: Callable[[], object], what: object = "", seconds: float = TIMEOUT) -> None:
     """Wait until something is true.
 
     Args:
-        condition: Looked at again and again.
-        what: What is waited for, for the error; a callable is called then.
+        condition: Checked again and again.
+        what: Named in the error; a callable is called to describe it.
         seconds: How long to wait.
 
     Raises:
-        AssertionError: It did not become true in time.
+        AssertionError: The condition did not become true in time.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
@@ -39,7 +39,7 @@ async def until(condition: Callable[[], object], what: object = "", seconds: flo
 
 
 class Site:
-    """A hub with a bridge, and what came to it."""
+    """A hub with a bridge, and the messages that came to it."""
 
     def __init__(self, hub: Hub, bridge: Bridge) -> None:
         self.hub = hub
@@ -48,7 +48,7 @@ class Site:
         self.gaps: list[Gap] = []
 
     def listen(self, patterns: Any = ALL) -> Any:
-        """Record what comes, and each gap; return the listener."""
+        """Record all messages and gaps that come; return the listener."""
 
         def record(event: Event[Any]) -> None:
             if event.key[0] != "Hub":
@@ -59,39 +59,39 @@ class Site:
 
     @property
     def messages(self) -> list[Any]:
-        """What came, without keys."""
+        """The messages that came, without keys."""
         return [event.message for event in self.events]
 
     async def until(self, condition: Callable[[], object], what: str, seconds: float = TIMEOUT) -> None:
         """Wait until something is true of this site.
 
         Raises:
-            AssertionError: It did not become true in time. It says what had come by then.
+            AssertionError: It did not become true in time. The error says what had come by then.
         """
 
         def state() -> str:
             came = f"{len(self.events)} messages, the last {self.messages[-3:]}; {len(self.gaps)} gaps"
-            return f"{what}; there came {came}; {self.bridge.health()}"
+            return f"{what}; received {came}; {self.bridge.health()}"
 
         await until(condition, state, seconds)
 
     async def wait_for(self, number: int, seconds: float = TIMEOUT) -> None:
-        """Wait until so many messages came."""
+        """Wait until `number` messages have come."""
         await self.until(lambda: len(self.events) >= number, f"{number} messages", seconds)
 
     async def see(self, message: Any, seconds: float = TIMEOUT) -> None:
-        """Wait until this message came: then whatever was sent before it with its key has come, too."""
+        """Wait until this message has come: then all messages sent before it with its key have come, too."""
         await self.until(lambda: message in self.messages, f"the message {message!r}", seconds)
 
     async def wait_for_gaps(self, number: int, seconds: float = TIMEOUT) -> None:
-        """Wait until so many gaps were announced."""
+        """Wait until `number` gaps were announced."""
         await self.until(lambda: len(self.gaps) >= number, f"{number} gaps", seconds)
 
     async def close(self, timeout: float = 20.0, within: float = SOON) -> Leftover:
         """Close the bridge; return what it could not finish.
 
         Args:
-            timeout: What the bridge may take.
+            timeout: Seconds that the bridge may take.
             within: Seconds that it should take.
 
         Raises:
@@ -106,7 +106,7 @@ class Site:
 
 
 class Sites:
-    """Makes hubs that reach each other by one namespace of the broker."""
+    """Makes hubs that reach each other through one namespace of the broker."""
 
     def __init__(self, make: Make, stack: AsyncExitStack) -> None:
         self.make = make
@@ -122,14 +122,14 @@ class Sites:
         ready: bool = True,
         **options: Any,
     ) -> Site:
-        """Another one, connected.
+        """Add a site and return it, connected.
 
         Args:
             listening: Patterns to listen to from the start.
-            adapter: The adapter, if it is not to be made here.
-            on_error: That of the hub.
-            ready: Wait until it is connected.
-            options: Those of the bridge; it carries everything both ways unless they say otherwise.
+            adapter: The adapter; None to make one here.
+            on_error: The `on_error` of the hub.
+            ready: Wait until the bridge is connected.
+            options: Options of the bridge, which by default carries everything both ways.
         """
         if not {"outgoing", "incoming", "both"} & options.keys():
             options["both"] = ALL
@@ -146,7 +146,7 @@ class Sites:
 
 @asynccontextmanager
 async def sites(make: Make) -> AsyncIterator[Sites]:
-    """Hubs for a check; afterwards nothing of them is left."""
+    """Yield sites for a check; afterwards check that they have left no tasks behind."""
     before = asyncio.all_tasks()
     async with AsyncExitStack() as stack:
         yield Sites(make, stack)

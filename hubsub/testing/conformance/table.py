@@ -1,4 +1,4 @@
-"""The tables of what there is to check, and how they are filled and run."""
+"""The tables of checks and faults, and how they are filled and run."""
 
 from __future__ import annotations
 
@@ -21,32 +21,32 @@ ALL: Key[Any] = Key("*")
 
 
 class Fault(Protocol):
-    """Something that happens to a broker or to a line, and what has to hold all the same."""
+    """A fault of a broker or a line, and what must hold all the same."""
 
     __name__: str
     is_long: bool
-    """It takes more than a few seconds with a real broker."""
+    """True if it takes more than a few seconds with a real broker."""
 
     def __call__(self, broker: Broker, **options: Any) -> Awaitable[None]:
-        """Let it happen; `options` are those of the bridge that receives, such as `group="workers"`."""
+        """Run it; `options` are those of the bridge that receives, such as `group="workers"`."""
         ...
 
 
 CHECKS: list[Check] = []
-"""What every adapter has to do."""
+"""What every adapter must do."""
 
 FAULTS: list[Fault] = []
-"""What every adapter has to survive."""
+"""What every adapter must survive."""
 
 
 def check(function: Check) -> Check:
-    """Add a check."""
+    """Add a check to the table."""
     CHECKS.append(function)
     return function
 
 
 def fault(*, long: bool = False) -> Callable[[Callable[..., Awaitable[None]]], Fault]:
-    """Add a fault."""
+    """Add a fault to the table."""
 
     def add(function: Callable[..., Awaitable[None]]) -> Fault:
         added = cast(Fault, function)
@@ -58,13 +58,13 @@ def fault(*, long: bool = False) -> Callable[[Callable[..., Awaitable[None]]], F
 
 
 def features_of(make: Make, **options: Any) -> Features:
-    """What the adapters promise to a bridge with these options, such as `group="workers"`."""
+    """Return the features that the adapters promise to a bridge with these options, such as `group="workers"`."""
     known = {name: value for name, value in options.items() if name in ("group", "name", "start")}
     return make().features_for(Link(sender="nobody", namespace="nowhere", incoming=(ALL,), **known))
 
 
 def need(make: Make, *promises: str, **options: Any) -> Features:
-    """Skip the check unless all of this is promised."""
+    """Return the features; skip the check unless they promise all of this."""
     features = features_of(make, **options)
     for promise in promises:
         if getattr(features, promise) in (False, "none", None):
@@ -73,7 +73,7 @@ def need(make: Make, *promises: str, **options: Any) -> Features:
 
 
 def ways(make: Make, *promises: str, of: str = "plain name group") -> list[dict[str, Any]]:
-    """The options of a bridge for which all of this is promised: none, a name, a group.
+    """Return the options of a bridge for which all of this is promised: none, a name, a group.
 
     Skips the check if there are none.
     """
@@ -96,7 +96,7 @@ def ways(make: Make, *promises: str, of: str = "plain name group") -> list[dict[
 
 
 def each_way(*promises: str, of: str = "plain name group") -> Callable[[Callable[..., Awaitable[None]]], Check]:
-    """Make a check of one that is also given the options of the bridge that receives: once for each of `ways`."""
+    """Make a check of a function that also gets the options of the receiving bridge: run it for each of `ways`."""
 
     def of_all(function: Callable[..., Awaitable[None]]) -> Check:
         @wraps(function)
@@ -126,7 +126,7 @@ def need_control(make: Make, **options: Any) -> None:
 
 
 async def run(make: Make, checks: Iterable[Check] = ()) -> dict[str, str]:
-    """Run all checks, or some; return for each what became of it: "passed", "skipped: ..." or "failed: ..."."""
+    """Run all checks, or some; return a result for each: "passed", "skipped: ..." or "failed: ..."."""
     results = {}
     for each in checks or CHECKS:
         try:

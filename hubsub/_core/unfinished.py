@@ -11,7 +11,7 @@ from ..event import Event
 from .notices import notify
 
 
-class Hands:
+class Unfinished:
     """The confirmed messages of one subscription that were read and are not finished, each with its reader.
 
     A reader is an iterator, a task, or nobody in particular (None).
@@ -92,7 +92,7 @@ class Hands:
         """Fail the messages of a reader."""
         _fail(self._held.pop(reader, []), error)
 
-    def let_go(self, error: BaseException | None = None) -> None:
+    def end(self, error: BaseException | None = None) -> None:
         """Finish all messages, or fail them with an error, since the block of the subscription is left."""
         held = [event for events in self._held.values() for event in events]
         self._held.clear()

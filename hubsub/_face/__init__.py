@@ -1,0 +1,1 @@
+"""The promises of a hub, by what they are about; `Hub` has them all."""

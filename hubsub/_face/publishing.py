@@ -1,0 +1,165 @@
+"""What a hub promises to whoever publishes and waits, or publishes from another thread."""
+
+from __future__ import annotations
+
+import concurrent.futures
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from typing import Any, overload
+
+from .._core.checks import headers_of
+from .._core.confirming import publish_until_finished
+from .._core.message_queue import Mailbox
+from .._core.registry import Registry
+from .._core.room import publish_with_room
+from .._core.routes import Route
+from ..errors import HubClosed, NoRunningLoop
+from ..event import Event, Meta
+from ..key import Key, KeyLike, PlainKey, T
+
+
+class Publishing(Registry):
+    """Publishing in every way but the plainest, which is `Exchange.publish`."""
+
+    def publish_many(self, pairs: Iterable[tuple[KeyLike[T], T]]) -> int:
+        """Publish each (key, message) in turn; return the sum of what `publish` returned."""
+        return sum(self.publish(key, message) for key, message in pairs)
+
+    def publish_with_headers(self, key: KeyLike[T], message: T, headers: Mapping[str, str]) -> int:
+        """Publish as `publish` does, with headers that travel along, also across bridges.
+
+        Consumers and listeners of events find them in `event.meta.headers`. A method of its own, since another argument
+        would cost every plain `publish` up to a tenth.
+
+        Raises:
+            ValueError: A name or a value of a header is no string.
+            InvalidKey: Nothing can be published to `key`.
+            HubClosed: The hub is closed.
+        """
+        return self.publish_event(Event(self._route_of(key).key, message, Meta(headers=headers_of(headers))))
+
+    @overload
+    async def publish_confirmed(
+        self, key: Key[T], message: T = ..., timeout: float | None = 30.0, *, headers: Mapping[str, str] | None = None
+    ) -> int: ...
+    @overload
+    async def publish_confirmed(
+        self,
+        key: PlainKey | str,
+        message: Any = ...,
+        timeout: float | None = 30.0,
+        *,
+        headers: Mapping[str, str] | None = None,
+    ) -> int: ...
+
+    async def publish_confirmed(
+        self,
+        key: Any,
+        message: Any = None,
+        timeout: float | None = 30.0,
+        *,
+        headers: Mapping[str, str] | None = None,
+    ) -> int:
+        """Deliver as `publish` does, and wait until everybody has finished with it; return how many did.
+
+        Finished has: a sync listener that returned; an async one that returned, the call it is for; a consumer that
+        asked its own iterator (`async for`), or `consume`, for the next message, or left the block of its
+        subscription without an exception; under `ack="manual"` only one that called `event.done()`. What `where`
+        filters out or a newer message replaces is finished with. What they publish onward is not waited for.
+
+        Args:
+            key: What to publish to.
+            message: What to publish.
+            timeout: Seconds to wait; None for no limit. Beyond it the message stays delivered.
+            headers: Travel along, see `publish_with_headers`.
+
+        Raises:
+            DeliveryError: Somebody failed, dropped it, or was closed; a group that names each.
+            ConfirmationTimeout: Somebody has not finished in time.
+            WaitingForItself: Called inside an async listener that would have to handle the message itself.
+            InvalidKey: Nothing can be published to `key`.
+            HubClosed: The hub is closed.
+        """
+        meta = None if headers is None else Meta(headers=headers_of(headers))
+        return await publish_until_finished(self, key, message, meta, timeout)
+
+    @overload
+    async def publish_wait(self, key: Key[T], message: T = ...) -> int: ...
+    @overload
+    async def publish_wait(self, key: PlainKey | str, message: Any = ...) -> int: ...
+
+    async def publish_wait(self, key: Any, message: Any = None) -> int:
+        """Deliver as `publish` does, when each full queue has a place: to everyone in one step, or to no one.
+
+        First come, first served. With room it does not yield to the loop; cancelled, it has delivered nothing.
+
+        Raises:
+            InvalidKey: Nothing can be published to `key`.
+            HubClosed: The hub is closed, or is closed while waiting.
+        """
+        is_first = False
+        try:
+            route = self._routes[key]
+        except (KeyError, TypeError):
+            route = self._route(key)
+            is_first = True
+        try:
+            mailboxes = route.mailboxes
+        except AttributeError:
+            mailboxes = _mailboxes(route)
+        for mailbox in mailboxes:
+            if len(mailbox.items) >= mailbox.room:
+                return await self._publish_with_room(route.key, message)
+        return self._publish_first(route, message) if is_first else self.publish(key, message)
+
+    def _publish_with_room(self, key: Key[Any], message: Any) -> Awaitable[int]:
+        if self._hints is not None:
+            targets: Any = self._router.targets(key)
+            self._hints.on_waiting(key, targets)
+        return publish_with_room(
+            key,
+            lambda: _mailboxes(self._route_of(key)),
+            self._life.bind,
+            lambda: self._publish_first(self._route_of(key), message),  # the route may be new
+        )
+
+    @overload
+    def publish_threadsafe(self, key: Key[T], message: T = ...) -> concurrent.futures.Future[int]: ...
+    @overload
+    def publish_threadsafe(self, key: PlainKey | str, message: Any = ...) -> concurrent.futures.Future[int]: ...
+
+    def publish_threadsafe(self, key: Any, message: Any = None) -> concurrent.futures.Future[int]:
+        """Publish from any thread, through the hub's loop, in order for each thread.
+
+        Returns a future of what `publish` returns or raises; cancelled in time, nothing is published.
+
+        Raises:
+            HubClosed: The hub is closed.
+            NoRunningLoop: The hub is not bound to a loop yet, or its loop is closed.
+        """
+        if self._life.state == "closed":
+            raise HubClosed(self)
+        loop = self._life.loop
+        future: concurrent.futures.Future[int] = concurrent.futures.Future()
+
+        def publish() -> None:
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(self.publish(key, message))
+                except BaseException as error:
+                    future.set_exception(error)
+                    if not isinstance(error, Exception):
+                        raise
+
+        if loop is None or loop.is_closed():
+            raise NoRunningLoop(self, "publish_threadsafe")
+        loop.call_soon_threadsafe(publish)
+        return future
+
+
+def _mailboxes(route: Route) -> Sequence[Mailbox]:
+    """The queues that a route leads to, remembered."""
+    try:
+        return route.mailboxes
+    except AttributeError:
+        route.mailboxes = tuple(box for target in route.targets if (box := target.mailbox) is not None)
+        return route.mailboxes

@@ -1,0 +1,311 @@
+"""What a hub promises to whoever subscribes."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Literal, ParamSpec, Protocol, TypeGuard, TypeVar, Unpack, overload
+
+from .._core.callables import checked_async_function, checked_function
+from .._core.checks import choice, options_of
+from .._core.direct import DirectSubscribers
+from .._core.listener import Listener
+from .._core.registration import Ack, ListenerOptions, QueueOptions, Registration, Removal, SubscribeOptions, Where
+from .._core.registry import Registry, decorated, predicate
+from .._core.subscription import GapSubscription, Queue, SnapshotSubscription, Subscription
+from ..errors import UnknownListener
+from ..event import Event
+from ..key import Key, KeyLike, Patterns, PlainPatterns, T, TypedPatterns, V, as_patterns
+from ..log import Logger
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+logger = Logger("hubsub.hub")
+
+# What may be said of a subscription, by name.
+SUBSCRIBE_OPTIONS = ("gaps", "history", "snapshot", *SubscribeOptions.__annotations__)
+
+
+class Decorator(Protocol[P]):
+    """Takes a function, plain or async, of these parameters and returns it unchanged."""
+
+    def __call__(self, function: Callable[P, R], /) -> Callable[P, R]: ...
+
+
+class Subscribing(Registry):
+    """Adding and removing listeners, and subscribing."""
+
+    _direct: DirectSubscribers
+
+    @overload
+    def on(
+        self, patterns: TypedPatterns[T], *, where: Where | None = None, **options: Unpack[ListenerOptions]
+    ) -> Decorator[[Key[T], T]]: ...
+    @overload
+    def on(
+        self,
+        patterns: TypedPatterns[T],
+        *,
+        event: Literal[True],
+        where: Where | None = None,
+        **options: Unpack[ListenerOptions],
+    ) -> Decorator[[Event[T]]]: ...
+    @overload
+    def on(
+        self,
+        patterns: Patterns,
+        *,
+        event: bool = False,
+        where: Where | None = None,
+        **options: Unpack[ListenerOptions],
+    ) -> Decorator[...]: ...
+
+    def on(
+        self,
+        patterns: Patterns,
+        *,
+        event: bool = False,
+        where: Where | None = None,
+        **options: Unpack[ListenerOptions],
+    ) -> Any:
+        """Add the decorated function as a listener and return it unchanged. Options as of `add_listener`."""
+        named = decorated(patterns, "on")
+
+        def add(function: Callable[..., object]) -> Callable[..., object]:
+            self._add_listener(named, function, None, event=event, where=where, **options)
+            return function
+
+        return add
+
+    @overload
+    def add_listener(
+        self,
+        patterns: TypedPatterns[T],
+        function: Callable[[Key[T], T], object],
+        *,
+        where: Where | None = None,
+        **options: Unpack[ListenerOptions],
+    ) -> Listener: ...
+    @overload
+    def add_listener(
+        self,
+        patterns: TypedPatterns[T],
+        function: Callable[[Event[T]], object],
+        *,
+        event: Literal[True],
+        where: Where | None = None,
+        **options: Unpack[ListenerOptions],
+    ) -> Listener: ...
+    @overload
+    def add_listener(
+        self,
+        patterns: PlainPatterns,
+        function: Callable[..., object],
+        *,
+        event: bool = False,
+        where: Where | None = None,
+        **options: Unpack[ListenerOptions],
+    ) -> Listener: ...
+
+    def add_listener(
+        self,
+        patterns: Any,
+        function: Callable[..., object],
+        *,
+        event: bool = False,
+        where: Where | None = None,
+        **options: Unpack[ListenerOptions],
+    ) -> Listener:
+        """Call `function(key, message)` for every message that matches one of `patterns`.
+
+        A plain function is called right in the publish. An async one gets a queue and one task: it is called in order,
+        one message at a time unless `concurrency` says otherwise, and slows nobody down.
+
+        Args:
+            patterns: One pattern, or a list, set or frozenset of them.
+            function: A function, plain or async, or anything callable.
+            event: Call `function(event)` instead, with the `Event`.
+            where: Called in the publish with key and message; only messages for which it is true are for the
+                listener. What it raises is a failure of the listener.
+            **options: `once=True` removes the listener with its first message, just before the call. `history`
+                begins with the last so many retained messages of each key, the oldest first; a plain function is called
+                with them before this returns, and what is published meanwhile comes after them. For async
+                functions: `maxsize` and `overflow` of the queue, by default the hub's; `concurrency`, the number of
+                calls that may run at the same time, by default 1; `retry`, a `Retry`, by which failing calls are tried
+                again, and given up as a `DeadLetter`; `context="publisher"`, to see the context variables of each
+                publish, and not those of the registration.
+
+        Returns:
+            A handle with its figures and `remove()`.
+
+        Raises:
+            InvalidListener: It cannot be called, or options for async functions are given for a plain one.
+            ValueError: An option makes no sense.
+            InvalidKey: A pattern cannot be subscribed to.
+            HubClosed: The hub is closed or closing.
+        """
+        return self._add_listener(patterns, function, None, event=event, where=where, **options)
+
+    def remove_listener(self, function: Callable[..., object], patterns: Patterns | None = None) -> Removal:
+        """Remove what a function was added for, by `on`, `add_listener` or `respond` of this hub; as `Listener.remove`.
+
+        What a `Subscriber` has added is not touched. It looks through all registrations; a handle needs not.
+
+        Args:
+            function: The function.
+            patterns: Take it off these only; by default off all.
+
+        Returns:
+            An awaitable that ends when its tasks, if there were any, have.
+
+        Raises:
+            UnknownListener: It was not added, or not to one of the patterns; then nothing is changed.
+        """
+        found = [each for each in self._registered if self._is_own(each, function)]
+        if patterns is None:
+            if not found:
+                raise UnknownListener(function, "any pattern", self)
+            return Removal.of([each.remove() for each in found])
+        named = as_patterns(patterns)
+        for pattern in named:
+            if not any(pattern in each._patterns for each in found):
+                raise UnknownListener(function, pattern, self)
+        removals = []
+        for each in found:
+            held = [pattern for pattern in named if pattern in each._patterns]
+            if len(held) == len(each._patterns):
+                removals.append(each.remove())
+            elif held:
+                self._remove(each, held)
+        return Removal.of(removals)
+
+    @staticmethod
+    def _is_own(registration: Registration, function: Callable[..., object]) -> TypeGuard[Listener]:
+        if not isinstance(registration, Listener) or registration._owner is not None:
+            return False
+        return registration.function is function or bool(registration.function == function)
+
+    @overload
+    def subscribe(
+        self, patterns: TypedPatterns[T], *, history: int = 0, **options: Unpack[SubscribeOptions]
+    ) -> Subscription[T]: ...
+    @overload
+    def subscribe(
+        self, patterns: TypedPatterns[T], *, gaps: Literal[True], history: int = 0, **options: Unpack[SubscribeOptions]
+    ) -> GapSubscription[T]: ...
+    @overload
+    def subscribe(
+        self, patterns: TypedPatterns[T], *, snapshot: Callable[[], Awaitable[V]], **options: Unpack[SubscribeOptions]
+    ) -> SnapshotSubscription[T, V]: ...
+    @overload
+    def subscribe(
+        self, patterns: Patterns, *, history: int = 0, **options: Unpack[SubscribeOptions]
+    ) -> Subscription[Any]: ...
+    @overload
+    def subscribe(
+        self, patterns: Patterns, *, gaps: Literal[True], history: int = 0, **options: Unpack[SubscribeOptions]
+    ) -> GapSubscription[Any]: ...
+    @overload
+    def subscribe(
+        self, patterns: Patterns, *, snapshot: Callable[[], Awaitable[V]], **options: Unpack[SubscribeOptions]
+    ) -> SnapshotSubscription[Any, V]: ...
+
+    def subscribe(
+        self,
+        patterns: Patterns,
+        *,
+        gaps: bool = False,
+        history: int = 0,
+        snapshot: Callable[[], Awaitable[Any]] | None = None,
+        where: Where | None = None,
+        ack: Ack = "auto",
+        ready: Callable[[], object] | None = None,
+        **options: Unpack[QueueOptions],
+    ) -> Queue[Any]:
+        """Queue every message that matches one of `patterns`, from now on.
+
+        Args:
+            patterns: One pattern, or a list, set or frozenset of them.
+            gaps: Give consumers a `Gap` where messages were dropped.
+            history: Begin with the last so many retained messages of each key, the oldest first; see `retain`. They
+                are read before anything else, and take no room.
+            snapshot: An async function of no arguments; its result is read first, and in place of each gap. See
+                `SnapshotSubscription`.
+            where: Called in the publish with key and message; only messages for which it is true are queued. What it
+                raises is logged.
+            ack: What tells who published it that a message is finished, see `publish_confirmed`: "auto", asking for the
+                next one; "manual", `event.done()` or `event.fail()`.
+            ready: A plain function of no arguments, called in the publish when the empty queue has got something: for
+                whoever reads with `take` and waits for nothing. What it raises is logged.
+            **options: `maxsize` and `overflow` of the queue, by default the hub's.
+
+        Raises:
+            InvalidKey: A pattern cannot be subscribed to.
+            HubClosed: The hub is closed or closing.
+            HistoryUnavailable: `history` is asked for, and nothing retains a pattern.
+            ValueError: `snapshot` is given together with `history` or `gaps`, or an option makes no sense.
+        """
+        named = as_patterns(patterns)
+        if snapshot is not None and history:
+            raise ValueError("a snapshot replaces history= and gaps=: choose one of them")
+        subscription = self._subscription(gaps=gaps, snapshot=snapshot, where=where, ack=ack, ready=ready, **options)
+        self._add(subscription, named, history)
+        return subscription
+
+    def _subscription(
+        self,
+        *,
+        gaps: bool = False,
+        snapshot: Callable[[], Awaitable[Any]] | None = None,
+        where: Where | None = None,
+        ack: Ack = "auto",
+        ready: Callable[[], object] | None = None,
+        **options: Unpack[QueueOptions],
+    ) -> Queue[Any]:
+        """A subscription with these options, not registered yet."""
+        choice(ack, "ack", ("auto", "manual"))
+        options_of(options, SUBSCRIBE_OPTIONS, "subscribe")
+        queue, where = self._queue(**options), predicate(where)
+        if ready is not None:
+            checked_function(ready, "ready")
+        if snapshot is None:
+            return (GapSubscription if gaps else Subscription)(self, **queue, where=where, ack=ack, ready=ready)
+        if gaps:
+            raise ValueError("a snapshot replaces history= and gaps=: choose one of them")
+        checked_async_function(snapshot, "snapshot")
+        return SnapshotSubscription(self, **queue, where=where, ack=ack, ready=ready, load=snapshot)
+
+    # For programs written for aiopubsub
+
+    # For programs written for aiopubsub
+
+    def add_subscriber(
+        self, key: KeyLike[Any], callback: Callable[..., object], unread: Callable[[], int] | None = None
+    ) -> Listener:
+        """Call a plain function for every message that matches a pattern; added again, it stays one.
+
+        As aiopubsub's; new programs use `add_listener`. `unread` is asked by `get_subscriber_queue_sizes` how many
+        messages the function has taken and not handled.
+        """
+        [pattern] = as_patterns([key])
+        if unread is not None:
+            checked_function(unread, "unread")
+        listener = self._direct.find(pattern, callback)
+        if listener is not None:
+            logger.warning("%r is subscribed to %r already", callback, pattern)
+            return listener
+        listener = self._add_listener([pattern], callback, False, owner=self._direct)
+        if unread is not None:
+            self._direct.counts(listener, unread)
+        return listener
+
+    def remove_subscriber(
+        self, key: KeyLike[Any], callback: Callable[..., object], unread: Callable[[], int] | None = None
+    ) -> None:
+        """Undo `add_subscriber`; what was not added is logged. As aiopubsub's; new programs use the handle."""
+        [pattern] = as_patterns([key])
+        listener = self._direct.find(pattern, callback)
+        if listener is None:
+            logger.warning("%r is not subscribed to %r", callback, pattern)
+        else:
+            listener.remove()

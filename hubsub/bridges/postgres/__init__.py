@@ -1,0 +1,5 @@
+"""PostgreSQL: LISTEN and NOTIFY."""
+
+from .notify import PostgresAdapter
+
+__all__ = ["PostgresAdapter"]

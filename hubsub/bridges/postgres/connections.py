@@ -1,0 +1,114 @@
+"""The two connections of a bridge: notifications come by one, and what is asked goes over the other."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from ..adapter import bytes_each_way
+from ..inbox import Inbox
+from .database import Database
+from .errors import explained
+
+Begin = Callable[[Any], Awaitable[object]]
+
+
+class Connections:
+    """Two connections from one connect until it is lost or closed: when one of them is lost, both are."""
+
+    def __init__(self, database: Database, inbox: Inbox | None = None) -> None:
+        self._database = database
+        self._connections: list[Any] = []
+        # Transports, each from when it begins to connect.
+        self._listening: list[Any] = []
+        self._asking: list[Any] = []
+        self._turn = asyncio.Lock()
+        self._asking_turn = asyncio.Lock()
+        self.inbox = inbox or Inbox()
+        """What has come; fails when they are lost."""
+        self.listener: Any = None
+        """The connection by which notifications come."""
+        self.asker: Any = None
+        """The other one."""
+
+    async def open(self, listen: Begin, ask: Begin) -> None:
+        """Connect both at once, and let these begin with them.
+
+        Raises:
+            BridgeError: The database refuses it for good; the error says what to change.
+            OSError: It does not answer, or cannot serve now.
+        """
+        both = self._open(self._listening, listen), self._open(self._asking, ask)
+        opening = [asyncio.ensure_future(each) for each in both]
+        try:
+            self.listener, self.asker = await asyncio.gather(*opening)
+        except BaseException as error:
+            for task in opening:
+                task.cancel()
+            await asyncio.gather(*opening, return_exceptions=True)
+            await self.close()
+            if isinstance(error, Exception) and (told := explained(error)) is not error:
+                raise told from error
+            raise
+
+    async def _open(self, transports: list[Any], begin: Begin) -> Any:
+        connection = await self._database.connect(transports)
+        self._connections.append(connection)
+        connection.add_termination_listener(self._lost)
+        await begin(connection)
+        return connection
+
+    async def listen(self, channel: str, call: Callable[[Any, int, str, str], None]) -> None:
+        """Call something with each notification of a channel; return when the server has confirmed it."""
+        async with self._turn:
+            await self.listener.add_listener(channel, call)
+
+    async def read(self, sql: str, *arguments: Any) -> list[Any]:
+        """Ask over the connection by which notifications come, which is not held up by what is sent; return the rows."""
+        async with self._turn:
+            return list(await self.listener.fetch(sql, *arguments))
+
+    async def write(self, sql: str, *arguments: Any) -> list[Any]:
+        """Ask over the other one."""
+        async with self._asking_turn:
+            return list(await self.asker.fetch(sql, *arguments))
+
+    async def ping(self) -> None:
+        """Return when the server has answered."""
+        async with self._turn:
+            await self.listener.execute("select 1")
+
+    @property
+    def activity(self) -> int:
+        """Changes whenever bytes have moved."""
+        return sum(map(sum, map(moved, (self._listening, self._asking))))
+
+    @property
+    def receiving(self) -> int | None:
+        """Changes whenever bytes have come where notifications do; None where the system does not tell."""
+        return moved(self._listening)[1] or None
+
+    @property
+    def sending(self) -> int | None:
+        """Changes whenever bytes have moved over the other one; None where the system does not tell."""
+        return sum(moved(self._asking)) or None
+
+    def _lost(self, connection: Any) -> None:
+        self.inbox.fail(ConnectionResetError("the connection to Postgres is lost"))
+
+    async def close(self) -> None:
+        """Cut both, whatever they are doing. Closing twice is safe."""
+        self.inbox.fail(ConnectionResetError("the connection to Postgres is closed"))
+        for connection in self._connections:
+            connection.terminate()
+        for transport in (*self._listening, *self._asking):
+            transport.abort()
+        # What the driver had begun beside them ends in the next turn of the loop.
+        await asyncio.sleep(0)
+
+
+def moved(transports: list[Any]) -> tuple[int, int]:
+    """Bytes that were sent over these, and that came."""
+    each = [bytes_each_way(transport) for transport in transports]
+    return sum(sent for sent, _ in each), sum(came for _, came in each)

@@ -1,0 +1,121 @@
+"""Messages as notifications: text of at most 7 999 bytes each, no two alike, and whatever is longer in pieces."""
+
+from __future__ import annotations
+
+import re
+from base64 import b64decode, b64encode
+from collections.abc import Sequence
+from itertools import count
+from typing import Any
+
+from ...errors import DecodeError
+from ...key import Key
+from ..adapter import Received, Record
+from ..address import Addresses
+
+as_tuple = tuple.__new__
+
+LONGEST = 7999
+"""Bytes of a notification, as Postgres takes them at most."""
+MOST_BYTES = 64 << 20
+"""Bytes of a message, which is then many notifications."""
+_PIECE = LONGEST - 40
+_HEAD = re.compile(r":([0-9a-f]+)(=?)(?:\.([0-9]{1,6})([+.]))?")
+
+
+class Frames:
+    """`:1f orders/new {"tea": 2}`: a number, the address, the payload. For one connection each way.
+
+    All of it is ASCII, whatever the encoding of the database. A payload that is not ASCII is in base64, marked by a `=`
+    behind the number. A message of several notifications has `.0+`, `.1+`, `.2.` there: they leave in one transaction,
+    and so arrive together. The number makes each unlike all others: of equal ones a transaction sends one.
+
+    Args:
+        is_control: What comes are control messages.
+    """
+
+    def __init__(self, *, is_control: bool = False) -> None:
+        self._addresses = Addresses("/", allowed="!-.0-~")
+        self._numbers = count()
+        self._is_control = is_control
+        self._key: Any = self._addresses.key  # never None without a prefix
+        self._tail = Received(Key(""), b"", is_control=is_control)[2:]
+        self._begun: tuple[object, ...] = ()  # of what is coming in pieces: the sender, the number, the encoding
+        self._pieces: list[str] = []
+
+    def pack(self, record: Record) -> list[str]:
+        """The notifications that a record becomes."""
+        return self.pack_all([record])
+
+    def pack_all(self, records: Sequence[Record]) -> list[str]:
+        """The same for several."""
+        address_of, numbers = self._addresses.address, self._numbers
+        texts: list[str] = []
+        for record in records:
+            key, payload = record[0], record[1]
+            if payload.isascii() and b"\0" not in payload:
+                text = f":{next(numbers):x} {address_of(key)} {payload.decode('ascii')}"
+                if len(text) <= LONGEST:
+                    texts.append(text)
+                    continue
+            texts += self.frame(address_of(key), payload)
+        return texts
+
+    def frame(self, address: str, payload: bytes) -> list[str]:
+        """What a payload becomes under an address."""
+        is_text = payload.isascii() and b"\0" not in payload
+        data = (payload if is_text else b64encode(payload)).decode("ascii")
+        head, body = f":{next(self._numbers):x}{'' if is_text else '='}", f"{address} {data}"
+        if len(head) + len(body) < LONGEST:
+            return [f"{head} {body}"]
+        pieces = [body[start : start + _PIECE] for start in range(0, len(body), _PIECE)]
+        marks = ["+"] * (len(pieces) - 1) + ["."]
+        return [f"{head}.{index}{mark} {piece}" for index, (mark, piece) in enumerate(zip(marks, pieces, strict=True))]
+
+    def unpack(self, sender: object, text: str) -> Received | None:
+        """What a notification brings; None if more of it is to come.
+
+        Args:
+            sender: Tells who sent it: pieces of several are not put together.
+            text: What came.
+        """
+        head, _, body = text.partition(" ")
+        if head[:1] == ":" and head[1:].isalnum():
+            address, space, data = body.partition(" ")
+            if space:
+                return as_tuple(Received, (self._key(address), data.encode(), *self._tail))
+        return self._unpack_odd(sender, head, body, text)
+
+    def _received(self, address: str, payload: bytes, trouble: Exception | None = None) -> Received:
+        return Received(self._key(address), payload, is_control=self._is_control, trouble=trouble)
+
+    def _unpack_odd(self, sender: object, head: str, body: str, text: str) -> Received | None:
+        match = _HEAD.fullmatch(head)
+        if match is None:
+            return self._trouble(text, "it is none of a bridge's")
+        number, is_coded, index, mark = match.groups()
+        if index is not None:
+            if index == "0":
+                self._begun, self._pieces = (sender, number, is_coded), []
+            if self._begun != (sender, number, is_coded) or int(index) != len(self._pieces):
+                return self._trouble(text, "what belongs before it is missing")
+            if len(self._pieces) * LONGEST > 3 * MOST_BYTES // 2:
+                self._pieces = []
+                return self._trouble(text, "it does not end")
+            self._pieces.append(body)
+            if mark == "+":
+                return None
+            body, self._begun, self._pieces = "".join(self._pieces), (), []
+        address, space, data = body.partition(" ")
+        if not space:
+            return self._trouble(text, "it has no address")
+        try:
+            return self._received(address, b64decode(data, validate=True) if is_coded else data.encode())
+        except ValueError:
+            return self._trouble(text, "it is no base64")
+
+    def _trouble(self, text: str, why: str) -> Received:
+        _, _, body = text.partition(" ")
+        address = body.partition(" ")[0]
+        error = DecodeError(self._key(address), f"a notification cannot be read: {why}", text[:1000].encode())
+        return self._received(address, text.encode(), error)

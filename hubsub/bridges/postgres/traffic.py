@@ -1,0 +1,179 @@
+"""What comes and goes by LISTEN and NOTIFY, over the two connections of a bridge."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from hashlib import sha256
+from itertools import groupby
+from operator import itemgetter
+from typing import Any, TypeAlias
+
+from ...errors import EncodeError, PayloadTooLarge
+from ...key import Key, is_subset
+from ..adapter import Link, Received, Record
+from .connections import Connections
+from .database import Database
+from .errors import refusal
+from .frames import LONGEST, Frames
+
+NOTIFY = """select count(pg_notify(coalesce(channel, $3), text))
+    from unnest($1::text[], $2::text[]) as t (channel, text)"""
+
+Notice: TypeAlias = tuple[int, str, str]
+"""The index of a record, a channel, and what goes there for it."""
+
+
+def channels_of(namespace: str) -> tuple[str, str]:
+    """The channel of a namespace's messages, and that of its control messages. A long or odd name is shortened."""
+    if len(namespace) > 54 or not (namespace.isascii() and namespace.isprintable()) or ":" in namespace:
+        digest = sha256(namespace.encode("utf-8", "surrogatepass")).hexdigest()
+        namespace = f"{namespace.encode('ascii', 'ignore').decode().replace(chr(0), '')[:20]}:{digest[:32]}"
+    return namespace, f"{namespace}:control"
+
+
+class Traffic(Connections):
+    """From one connect until it is lost.
+
+    Args:
+        database: Where to connect.
+        link: What for.
+        channels: Those of other programs, if any.
+        pids: Of our own backends that notify, each with the time until which it may.
+    """
+
+    def __init__(self, database: Database, link: Link, channels: tuple[str, ...], pids: dict[int, float]) -> None:
+        super().__init__(database)
+        self._incoming = link.incoming if link.reads else ()
+        self._channels = channels
+        self._pids = pids
+        self._data, self._control = channels_of(link.namespace)
+        self._frames, self._control_frames = Frames(), Frames(is_control=True)
+        self._keys: set[Key[Any]] = set()  # of the control messages that are for us
+        self._came: list[tuple[int, str, str]] = []  # nobody has received it: process id, channel, text
+
+    async def begin(self) -> None:
+        """Connect and listen."""
+        await self.open(self._listen, self._prepare)
+
+    async def _prepare(self, connection: Any) -> None:
+        self._notify = await connection.prepare(NOTIFY)
+        # Asked for: behind a pooler it is another one than the protocol says.
+        self._pids[await connection.fetchval("select pg_backend_pid()")] = math.inf
+
+    async def _listen(self, connection: Any) -> None:
+        if not self._channels and self._incoming:
+            await connection.add_listener(self._data, self._take)
+        for name in self._channels:
+            if any(is_subset(Key(name), pattern) for pattern in self._incoming):
+                await connection.add_listener(name, self._take)
+
+    async def listen_to(self, keys: Sequence[Key[Any]]) -> None:
+        """Receive what is sent to these keys as control messages; return when that is confirmed."""
+        self._keys.update(keys)
+        await self.listen(self._control, self._take)
+
+    # What comes
+
+    def _take(self, connection: Any, pid: int, channel: str, text: str) -> None:
+        self._came.append((pid, channel, text))
+        if len(self._came) == 1:
+            self.inbox.ring()
+
+    async def receive(self) -> list[Received]:
+        """Wait for messages, and return those that are there."""
+        while True:
+            came, self._came = self._came, []
+            if received := self._read(came):
+                return received
+            self.inbox.take()  # raises if that was all, and the connection is lost
+            if not self._came:
+                await self.inbox.wait()
+
+    def _read(self, came: list[tuple[int, str, str]]) -> list[Received]:
+        received: list[Received] = []
+        pids, control, append, unpack = self._pids, self._control, received.append, self._frames.unpack
+        is_foreign = bool(self._channels)
+        for pid, channel, text in came:
+            if channel == control:
+                one = self._control_frames.unpack(pid, text)
+                if one is None or one.key not in self._keys:
+                    continue
+            elif pid in pids and pids[pid] > time.monotonic():
+                continue  # our own
+            elif is_foreign:
+                one = Received(Key(channel), text.encode())
+            elif (one := unpack(pid, text)) is None:
+                continue
+            append(one)
+        return received
+
+    # What goes
+
+    async def send(self, records: Sequence[Record]) -> dict[int, Exception]:
+        """Notify, in order; return the errors of those that are refused."""
+        is_control = {record.is_control for record in records}
+        if len(is_control) == 1 and (not self._channels or is_control == {True}):
+            channel = self._control if is_control.pop() else self._data
+            try:
+                texts = self._frames.pack_all(records)
+            except Exception:
+                return await self._send_what_can_be(records)
+            try:
+                await self._notify.fetch(None, texts, channel)
+                return {}
+            except Exception as error:
+                refusal(error)  # which raises what may pass
+        return await self._send_what_can_be(records)
+
+    async def _send_what_can_be(self, records: Sequence[Record]) -> dict[int, Exception]:
+        """The same, where one may be refused, or where some may be equal."""
+        refused: dict[int, Exception] = {}
+        lot: list[Notice] = []
+        there: set[tuple[str, str]] = set()
+        for index, record in enumerate(records):
+            try:
+                notices = self._notices(record)
+            except PayloadTooLarge as error:
+                refused[index] = error
+            except Exception as error:
+                refused[index] = EncodeError(record.key, f"it cannot be sent by NOTIFY: {error}")
+                refused[index].__cause__ = error
+            else:
+                if not there.isdisjoint(notices):
+                    # Of equal ones a transaction sends one.
+                    await self._send(lot, refused)
+                    lot, there = [], set()
+                lot += [(index, *notice) for notice in notices]
+                there.update(notices)
+        await self._send(lot, refused)
+        return refused
+
+    def _notices(self, record: Record) -> list[tuple[str, str]]:
+        """Channels, and what goes there for a record."""
+        if record.is_control or not self._channels:
+            channel = self._control if record.is_control else self._data
+            return [(channel, text) for text in self._frames.pack_all([record])]
+        if len(record.key) > 1 or record.key[0] not in self._channels:
+            raise ValueError(f"name its channel in the URL, by ?channel=; there is {', '.join(self._channels)}")
+        if len(record.payload) > LONGEST:
+            raise PayloadTooLarge(record.key, len(record.payload), LONGEST)
+        if b"\0" in record.payload:
+            raise ValueError("Postgres has no NUL in a text")
+        return [(record.key[0], record.payload.decode())]
+
+    async def _send(self, lot: Sequence[Notice], refused: dict[int, Exception]) -> None:
+        """Send these in one transaction; where it is refused, each record in one of its own."""
+        if not lot:
+            return
+        try:
+            await self._notify.fetch([channel for _, channel, _ in lot], [text for _, _, text in lot], None)
+        except Exception as error:
+            why = refusal(error)
+            records = [list(notices) for _, notices in groupby(lot, itemgetter(0))]
+            if len(records) == 1:
+                refused[lot[0][0]] = why
+                return
+            for notices in records:
+                await self._send(notices, refused)
