@@ -124,3 +124,13 @@ def in_old_form(answer: Any) -> tuple[Any, dict[str, bytes]]:
     brokers = [broker[:4] for broker in given.brokers]
     old = MetadataResponse_v5(given.throttle_time_ms, brokers, given.cluster_id, given.controller_id, topics)
     return old, ids
+
+
+def missing_topic(topic: str) -> LookupError:
+    """The error of a topic that does not exist."""
+    return LookupError(f"Kafka has no topic {topic!r}, and does not make one: create it, or allow it to be created")
+
+
+def denied_topic(topic: str, right: str = "Describe") -> PermissionError:
+    """The error of a topic that is not for us."""
+    return PermissionError(f"Kafka does not give this client the right {right} to the topic {topic!r}")

@@ -29,10 +29,11 @@ from ...errors import NameTaken
 from ...log import Episode, Logger
 from ..adapter import Link, Loss
 from . import tolerant
-from .client import CONNECT, Client, Line, denied_topic
+from .client import CONNECT, Client, Line
 from .exclusive import ExclusiveAssignor
 from .logs import Lane, Logs
 from .member import Listener, Membership
+from .metadata import denied_topic
 from .options import Options
 from .stopping import stop_consumer
 from .topics import Topics
@@ -123,7 +124,7 @@ class Reader:
             await self._start()
         else:
             async with self.line.patience():
-                await self.consumer._client.ask()
+                await self.consumer._client.ask(list(self._topics), may_create=False)
         consumer = self.consumer
         try:
             await self._until_settled(consumer)
@@ -321,7 +322,12 @@ class Reader:
 
     async def _read_anew(self, consumer: Any) -> set[TopicPartition]:
         """Go on from the beginning of logs that took the place of others, if there are any; return which."""
-        ids = consumer._client.ids
+        client = consumer._client
+        if client.is_in_doubt:
+            client.is_in_doubt = False
+            async with self.line.patience(most=TAKE_UP_TIMEOUT):
+                await client.ask(list(self._topics), may_create=False)
+        ids = client.ids
         if ids is self._ids_seen:
             return set()
         anew = {partition for partition in self._next if self._logs.is_another(partition, ids)}
@@ -335,7 +341,8 @@ class Reader:
             still = [partition for partition in left if partition in self._next]
             self._losses += [self._logs.recreated(partition) for partition in still]
             await self._go_on(consumer, {partition: firsts[partition] for partition in still})
-        self._logs.note(self._next, ids)
+        # Also what is to come again with the next metadata, and is a loss once.
+        self._logs.note(self._next.keys() | anew, ids)
         self._ids_seen = ids
         return anew
 

@@ -29,7 +29,8 @@ from ...errors import BrokerBusy, PayloadTooLarge
 from ...key import Key
 from ..adapter import Record
 from ..address import cached
-from .client import CONNECT, Client, Line, denied_topic, missing_topic
+from .client import CONNECT, Client, Line
+from .metadata import denied_topic, missing_topic
 from .options import Options
 from .sizes import Sizes
 from .stopping import abandon, stop_producer
