@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+from ._core.callables import refuse_awaitable
 from .errors import Undelivered
 from .log import Logger
 
@@ -45,7 +46,7 @@ class Confirmation:
         self._left -= 1
         if not self._left:
             try:
-                self._confirmed(self.finished, self.failures)
+                refuse_awaitable(self._confirmed(self.finished, self.failures), self._confirmed, "confirmed")
             except (Exception, asyncio.CancelledError) as error:
                 complain(self._confirmed, error)
 

@@ -8,6 +8,7 @@ from contextvars import Context
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
+from ._core.callables import refuse_awaitable
 from .confirm import Confirmed, complain
 from .errors import Undelivered
 from .key import Key, T, V
@@ -77,7 +78,7 @@ class Event(tuple[Key[T], T], Generic[T]):
         if confirmed is not None:
             self.confirmed = None
             try:
-                confirmed(1, [])
+                refuse_awaitable(confirmed(1, []), confirmed, "confirmed")
             except (Exception, asyncio.CancelledError) as error:
                 complain(confirmed, error)
 
@@ -89,7 +90,7 @@ class Event(tuple[Key[T], T], Generic[T]):
             failure = Undelivered(self.registration, why)
             failure.__cause__ = error
             try:
-                confirmed(0, [failure])
+                refuse_awaitable(confirmed(0, [failure]), confirmed, "confirmed")
             except (Exception, asyncio.CancelledError) as another:
                 complain(confirmed, another)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 from ._core.asking import Requests
 from ._core.border import Border
-from ._core.checks import count, count_or_none, seconds, seconds_or_none
+from ._core.checks import count, count_or_none, named_options, seconds, seconds_or_none
 from ._core.declarations import Declarations
 from ._core.direct import DirectSubscribers
 from ._core.explain import Explanation, explain
@@ -80,6 +80,7 @@ class Hub(Publishing, Subscribing, Asking):
         route_cache: Keys whose routes are remembered; 0 for none.
     """
 
+    @named_options("Hub")
     def __init__(
         self,
         *,
@@ -115,6 +116,7 @@ class Hub(Publishing, Subscribing, Asking):
 
     # Remembering
 
+    @named_options("retain")
     def retain(
         self,
         patterns: Patterns,
@@ -159,6 +161,7 @@ class Hub(Publishing, Subscribing, Asking):
         events = self.history(publishable(key), 1)
         return events[-1] if events else None
 
+    @named_options("history")
     def history(self, patterns: Patterns, limit: int | None = None, after: int = 0) -> list[Event[Any]]:
         """The retained messages that match, the oldest first.
 
@@ -229,6 +232,7 @@ class Hub(Publishing, Subscribing, Asking):
 
     # What is there
 
+    @named_options("tap")
     def tap(self, patterns: Patterns, limit: int = 10_000) -> Tap:
         """Record every message that matches one of `patterns`, from now on, without being a subscription.
 

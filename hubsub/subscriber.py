@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterable
 from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 from ._core.callables import identity_of
+from ._core.checks import named_options
 from ._core.life import outlast
 from ._core.listener import AsyncListener, Listener
 from ._core.registration import ListenerOptions, Registration, Removal, SubscribeOptions, Where
@@ -17,7 +18,7 @@ from .describe import describe
 from .errors import UnknownListener, UnknownSubscription
 from .event import Event
 from .hub import Hub
-from .key import Key, Patterns, T, TypedPatterns, V, as_patterns
+from .key import Key, Patterns, PlainPatterns, T, TypedPatterns, V, as_patterns
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -225,6 +226,7 @@ class Subscriber:
 
     # Listeners
 
+    @named_options("add_sync_listener")
     def add_sync_listener(
         self,
         keys: Patterns,
@@ -257,9 +259,39 @@ class Subscriber:
         """
         return self._add(keys, callback, True, event=event, where=where, **options)
 
+    @overload
     def add_listener(
         self,
-        keys: Patterns,
+        keys: TypedPatterns[T],
+        callback: Callable[[Key[T], T], object],
+        *,
+        where: Where | None = None,
+        **options: Unpack[ListenerOptions],
+    ) -> Listener: ...
+    @overload
+    def add_listener(
+        self,
+        keys: TypedPatterns[T],
+        callback: Callable[[Event[T]], object],
+        *,
+        event: Literal[True],
+        where: Where | None = None,
+        **options: Unpack[ListenerOptions],
+    ) -> Listener: ...
+    @overload
+    def add_listener(
+        self,
+        keys: PlainPatterns,
+        callback: Callable[..., object],
+        *,
+        event: bool = False,
+        where: Where | None = None,
+        **options: Unpack[ListenerOptions],
+    ) -> Listener: ...
+
+    def add_listener(
+        self,
+        keys: Any,
         callback: Callable[..., object],
         *,
         event: bool = False,
@@ -374,6 +406,14 @@ class Subscriber:
         if any(runner.is_caller() for runner in runners):
             return None, Removal(task for runner in runners if not runner.is_caller() for task in runner.tasks)
         return self._finishing, Removal(() if self._finishing is None else (self._finishing,))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
     async def __aenter__(self) -> Self:
         return self

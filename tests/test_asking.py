@@ -622,3 +622,24 @@ async def test_a_request_of_a_retained_key_is_answered_and_retained(hub: Hub) ->
     last = hub.last("price")
     assert last is not None
     assert last.message == 1
+
+
+@pytest.mark.parametrize("kind", ["with", "async with"])
+async def test_replies_end_with_the_block_that_they_were_asked_in(hub: Hub, kind: str) -> None:
+    answered = asyncio.Event()
+
+    async def answer(key: Key[Any], message: Any) -> int:
+        await answered.wait()
+        return 2
+
+    hub.respond("a", lambda key, message: 1)
+    hub.respond("a", answer)
+    replies = hub.request_many("a")
+    if kind == "with":
+        with replies:
+            assert await anext(replies) == 1
+    else:
+        async with replies:
+            assert await anext(replies) == 1
+    answered.set()
+    assert [reply async for reply in replies] == []

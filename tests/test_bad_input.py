@@ -1,12 +1,13 @@
 """Bad input gets a clear error where it is given."""
 
+import inspect
 import math
 from fractions import Fraction
 from typing import Any
 
 import pytest
 
-from hubsub import Bridge, Hub, Key, Overflow, Publisher, Retry, Subscriber
+from hubsub import Bridge, Hub, Key, Overflow, Publisher, Retry, Subscriber, connect
 from hubsub._core.checks import count, seconds
 from hubsub.bridges import Backoff
 
@@ -127,6 +128,40 @@ def test_an_unknown_option_is_refused_and_the_nearest_named() -> None:
         with pytest.raises(TypeError, match="gasp"):
             subscribe("a", gasp=True)  # type: ignore[operator]
     assert hub.patterns() == {}
+
+
+UNKNOWN: list[tuple[Any, str, str]] = [
+    (lambda: Hub(drian=1), "Hub", "drain"),  # type: ignore[call-arg]
+    (lambda: Hub(max_size=1), "Hub", "maxsize"),  # type: ignore[call-arg]
+    (lambda: Bridge(Hub(), "memory://x", outgoin=["a"]), "Bridge", "outgoing"),  # type: ignore[call-arg]
+    (lambda: Retry(atempts=1), "Retry", "attempts"),  # type: ignore[call-arg]
+    (lambda: Hub().retain("a", max_keyz=1), "retain", "max_keys"),  # type: ignore[call-arg]
+    (lambda: Hub().history("a", afer=1), "history", "after"),  # type: ignore[call-arg]
+    (lambda: Hub().tap("a", limt=1), "tap", "limit"),  # type: ignore[call-arg]
+    (lambda: Hub().request("a", timout=1), "request", "timeout"),  # type: ignore[call-arg]
+    (lambda: Hub().request_many("a", limits=1), "request_many", "limit"),  # type: ignore[call-arg]
+    (lambda: Hub().next("a", were=print), "next", "where"),  # type: ignore[call-overload]
+    (lambda: Subscriber(Hub(), "s").add_sync_listener("a", print, onec=True), "add_sync_listener", "once"),  # type: ignore[call-arg]
+]
+
+
+@pytest.mark.parametrize(("call", "what", "near"), UNKNOWN)
+def test_an_option_that_is_not_known_names_the_nearest_wherever_it_is_given(call: Any, what: str, near: str) -> None:
+    with pytest.raises(TypeError, match=rf"{what} has no option \w+=; did you mean {near}="):
+        call()
+
+
+async def test_connect_names_the_nearest_option_too() -> None:
+    with pytest.raises(TypeError, match="no option gruop=; did you mean group="):
+        async with connect("memory://x", "a", gruop="g"):
+            pass
+
+
+def test_what_names_options_takes_none_itself_and_hides_nothing() -> None:
+    assert Hub(name="h").name == "h"
+    assert list(inspect.signature(Hub).parameters)[:2] == ["name", "drain"]
+    with pytest.raises(TypeError):
+        Hub("h")  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("wrong", [5, "ab", {"a": 1}, {1: "a"}, [("a",)], {"a": None}])

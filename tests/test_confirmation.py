@@ -18,6 +18,7 @@ from hubsub import (
     Event,
     Hub,
     HubClosed,
+    InvalidFunction,
     Key,
     Meta,
     Overflow,
@@ -614,3 +615,19 @@ async def test_a_cancelled_confirmed_publish_leaves_the_message_delivered(hub: H
 def test_an_unknown_kind_of_ack_is_refused() -> None:
     with pytest.raises(ValueError, match="ack"):
         Hub().subscribe("a", ack="perhaps")  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_what_hears_of_a_confirmation_and_would_have_to_be_awaited_is_logged(
+    hub: Hub, number: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def confirmed(finished: int, failures: Any) -> None: ...
+
+    for _ in range(number):
+        hub.add_listener("a", lambda key, message: None)
+    hub.border.relay(Event(Key("a"), 1), confirmed=confirmed)
+    hub.add_listener("b", lambda key, message: 1 / 0)
+    hub.border.relay(Event(Key("b"), 1), confirmed=confirmed)
+    told = [record for record in caplog.records if record.exc_info and record.exc_info[0] is InvalidFunction]
+    assert len(told) == 2
+    assert "returned a coroutine, which nobody awaits" in caplog.text

@@ -74,3 +74,8 @@ def test_every_link_into_the_repository_leads_to_something(page: Path) -> None:
 @pytest.mark.once
 def test_every_picture_is_what_the_script_draws() -> None:
     subprocess.run([sys.executable, ROOT / "tools" / "pictures.py", "--check"], check=True)
+
+
+@pytest.mark.once
+def test_the_schema_of_the_protocol_is_that_of_the_code() -> None:
+    subprocess.run([sys.executable, ROOT / "tools" / "schema.py", "--check"], check=True)

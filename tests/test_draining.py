@@ -425,6 +425,16 @@ def test_the_limits_of_closing_sum_up_to_less_than_ten_seconds() -> None:
     assert grace.left + UNTIL_ENDED == 5 + UNTIL_SENT + UNTIL_LEFT + UNTIL_ENDED == 9.0
 
 
+@pytest.mark.parametrize("bridges", [1, 3, 100])
+def test_however_many_brokers_are_away_closing_ends_within_its_limit(bridges: int) -> None:
+    grace = Grace(0.0, Hub()._life.drain)
+    now = 0.0
+    for _ in range(bridges):
+        now = max(now, grace.sent(now))  # it cannot send
+        now += grace.leave(now)  # nor disconnect
+    assert now <= grace.left
+
+
 async def test_what_is_closed_one_after_the_other_shares_the_time() -> None:
     hub = Hub(drain=0.3)
     stuck = Work()

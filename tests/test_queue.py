@@ -757,3 +757,11 @@ async def test_what_is_shown_of_a_registration_names_its_function_its_state_and_
     subscription.take(1)
     subscription.close()
     assert repr(subscription) == "<Subscription on nothing dropped=2 closed>"
+
+
+async def test_what_a_listener_publishes_inside_publish_wait_may_take_its_room(hub: Hub) -> None:
+    hub.add_listener("a", lambda key, message: hub.publish("b", "inner"))
+    queue = hub.subscribe(["a", "b"], maxsize=1, overflow=Overflow.DROP_NEWEST)
+    assert await hub.publish_wait("a", "outer") == 2
+    assert [message for _, message in queue.take(9)] == ["inner"]
+    assert queue.dropped == 1

@@ -382,3 +382,20 @@ async def test_a_publisher_waits_for_room(hub: Hub) -> None:
     assert await publishing == 1
     with pytest.raises(WildcardPublished):
         await publisher.publish_wait("*")
+
+
+async def test_a_subscriber_is_a_context_manager_of_either_kind(hub: Hub) -> None:
+    seen: list[Any] = []
+
+    async def listen(key: Key[Any], message: Any) -> None:
+        seen.append(message)
+
+    with Subscriber(hub, "s") as subscriber:
+        subscription = subscriber.subscribe("a")
+        subscriber.add_listener("a", listen)
+        hub.publish("a", 1)
+    assert not hub.has_subscribers()
+    hub.publish("a", 2)
+    assert await subscription.consume() == (("a",), 1)
+    await subscriber.close()
+    assert seen == [1]

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from hubsub import DecodeError, EncodeError, Gap, HubsubError, Key, Meta, PayloadTooLarge
 from hubsub._core.declarations import Declarations
+from hubsub.bridges.relay.attributes import cached_seconds_of
 from hubsub.bridges.relay.wire import (
     BEAT,
     GAP,
@@ -27,7 +28,6 @@ from hubsub.bridges.relay.wire import (
     Notice,
     Unpacked,
     Wire,
-    _seconds_of,
     seconds_of,
     time_text,
 )
@@ -633,7 +633,7 @@ def test_what_is_too_long_too_deep_or_cannot_be_is_refused(shape: str) -> None:
 
 def test_what_is_refused_for_its_size_is_remembered_nowhere() -> None:
     wire = Wire("json", "here", headers=True)
-    _seconds_of.cache_clear()
+    cached_seconds_of.cache_clear()
     for number in range(20):
         for payload, headers in (
             (plain(time=f"{number}{MB}"), {}),
@@ -646,7 +646,7 @@ def test_what_is_refused_for_its_size_is_remembered_nowhere() -> None:
             wire.unpack(Key(f"{number}{MB}"), b"1", {})
         with pytest.raises(EncodeError, match="the key has"):
             wire.pack_plain(Key(f"{number}{MB}"), 1, "1", TIME)
-    assert _seconds_of.cache_info().currsize <= 1  # nought, or that there is no time
+    assert cached_seconds_of.cache_info().currsize <= 1  # nought, or that there is no time
     assert len(wire._short) <= 1
 
 

@@ -15,6 +15,7 @@ from ..event import Event, Meta
 from ..key import NAMESPACE, Key, KeyLike, Patterns, as_patterns
 from .callables import checked_function
 from .checks import count_or_none, seconds_or_none
+from .handles import Handle, Removal
 from .registration import Core
 from .routes import Route
 from .waiting import NextMessage, WaitHandle, Waiting, fail_future
@@ -29,11 +30,12 @@ class AskingCore(Core, Protocol):
     def publish_event(self, event: Event[Any]) -> int: ...
 
 
-class Replies(WaitHandle["ManyReplies"], AsyncIterator[Any]):
+class Replies(WaitHandle["ManyReplies"], Handle, AsyncIterator[Any]):
     """The replies to a `request_many`, as they come: `async for reply in replies`.
 
     It ends when everyone has answered who got the request, at the limit, or at the timeout. What failed is in
-    `errors`. Cancelling a step loses nothing. The request ends with the last reference to this, or with `close()`.
+    `errors`. Cancelling a step loses nothing. The request ends with the last reference to this, with
+    `close()`, or when it is left as a context manager.
     """
 
     __slots__ = ()
@@ -53,6 +55,10 @@ class Replies(WaitHandle["ManyReplies"], AsyncIterator[Any]):
     def close(self) -> None:
         """End the request: what comes later is ignored, what has come can still be read."""
         self._wait.end()
+
+    def _end(self) -> Removal:
+        self.close()
+        return Removal()
 
     async def __anext__(self) -> Any:
         many = self._wait

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import Enum
+from functools import wraps
 from operator import index
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from ..describe import describe
 
 E = TypeVar("E", bound=Enum)
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def seconds(value: Any, name: str, *, zero: bool = True) -> float:
@@ -138,3 +141,23 @@ def options_of(given: Iterable[str], known: Iterable[str], what: str) -> None:
             near = get_close_matches(name, known, 1, 0.6)
             hint = f"did you mean {near[0]}=?" if near else f"it has {', '.join(f'{each}=' for each in sorted(known))}"
             raise TypeError(f"{what} has no option {name}=; {hint}")
+
+
+def named_options(what: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Refuse options that a function does not know as `options_of` does; Python would not name the nearest one."""
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        code = function.__code__
+        known = code.co_varnames[code.co_posonlyargcount : code.co_argcount + code.co_kwonlyargcount]
+
+        names = frozenset(known)
+
+        @wraps(function)
+        def call(*arguments: P.args, **options: P.kwargs) -> R:
+            if not names.issuperset(options):
+                options_of(options, [name for name in known if name not in ("self", "cls")], what)
+            return function(*arguments, **options)
+
+        return call
+
+    return decorate

@@ -62,6 +62,10 @@ class Grace:
         """When a bridge that is closed now must have sent and acknowledged."""
         return max(self.drained, min(now, self.drained) + UNTIL_SENT)
 
+    def leave(self, now: float) -> float:
+        """Seconds that a bridge has which begins to disconnect now: of what is left, half is for those after it."""
+        return min(UNTIL_LEFT, max(0.0, self.left - now) / 2)
+
     @property
     def left(self) -> float:
         """When every bridge must have disconnected from its broker."""

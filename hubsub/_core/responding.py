@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from ..describe import name_of_callable
-from ..errors import NoRunningLoop, WaitingForItself
+from ..errors import NoRunningLoop, RemoteError, WaitingForItself
 from ..event import Event
 from .asking import Question, question_of
 from .callables import awaitable, discard, is_awaitable, refuse_awaitable
@@ -103,7 +103,9 @@ class Responder(Listener):
                 question.lose()
             else:
                 question.fail(error)
-                self._hub._report(self, *event, error)
+                # Somebody else failed, who reports it: this one only passes on what that answered.
+                if not isinstance(error, RemoteError):
+                    self._hub._report(self, *event, error)
 
         (reply._future if isinstance(reply, Waiting) else reply).add_done_callback(done)
 

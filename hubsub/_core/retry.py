@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..key import Key
 from .callables import refuse_awaitable
-from .checks import count, factor_of, seconds
+from .checks import count, factor_of, named_options, seconds
 
 if TYPE_CHECKING:
     from typing import Self
@@ -39,6 +39,7 @@ class Retry(_Options):
 
     __slots__ = ()
 
+    @named_options("Retry")
     def __new__(
         cls,
         attempts: int = 3,

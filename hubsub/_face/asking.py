@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Literal, Unpack, overload
 
 from .._core.asking import Replies, Requests
-from .._core.checks import headers_of
+from .._core.checks import headers_of, named_options
 from .._core.listener import Listener
 from .._core.registration import QueueOptions
 from .._core.registry import Registry, decorated
@@ -35,6 +35,7 @@ class Asking(Registry):
         where: Callable[[Key[Any], Any], object] | None = None,
     ) -> Coroutine[Any, Any, Event[Any]]: ...
 
+    @named_options("next")
     def next(
         self,
         patterns: Patterns,
@@ -60,6 +61,7 @@ class Asking(Registry):
         """
         return self._requests.next(patterns, timeout, where)
 
+    @named_options("request")
     def request(
         self,
         key: KeyLike[T],
@@ -93,6 +95,7 @@ class Asking(Registry):
         """
         return self._requests.request(key, message, timeout, local, headers_of(headers))
 
+    @named_options("request_many")
     def request_many(
         self,
         key: KeyLike[T],

@@ -90,7 +90,8 @@ class Publishing(Registry):
     async def publish_wait(self, key: Any, message: Any = None) -> int:
         """Deliver as `publish` does, when each full queue has a place: to everyone in one step, or to no one.
 
-        First come, first served. With room it does not yield to the loop; cancelled, it has delivered nothing.
+        First come, first served. With room it does not yield to the loop; cancelled, it has delivered nothing. A
+        listener that is called in that step, and itself publishes into a full queue, fares as with `publish`.
 
         Raises:
             InvalidKey: Nothing can be published to `key`.

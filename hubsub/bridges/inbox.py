@@ -1,4 +1,4 @@
-"""What a broker has sent and nobody has received yet: for adapters to which something comes unasked."""
+"""A queue of messages that a broker has pushed and nobody has received yet, for adapters that need one."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from .adapter import Loss, Received
 
 
 class Inbox:
-    """Made for one connection, on its loop: what comes is put here, `Adapter.receive` takes it, and `fail` ends it.
+    """The received messages of a connection: `put` adds them, `Adapter.receive` takes them, and `fail` ends it.
 
-    What came before it failed can still be taken; then taking raises. Belongs to the thread of the loop.
+    It is made for one connection, on its loop, and belongs to the thread of the loop. Messages that came before it
+    failed can still be taken; then taking raises.
     """
 
     def __init__(self) -> None:
@@ -25,31 +26,31 @@ class Inbox:
 
     @property
     def is_failed(self) -> bool:
-        """The connection is lost or closed."""
+        """True if the connection is lost or closed."""
         return self._error is not None
 
     def put(self, items: Iterable[Received | Loss]) -> None:
-        """Append what has come. After the end nothing is taken in any more."""
+        """Append messages that have come; after the end they are ignored."""
         if self._error is None:
             self._items += items
             if self._items:
                 self._news.set()
 
     def ring(self) -> None:
-        """Have `wait` return, whether something has come or not."""
+        """Wake `wait`, whether messages have come or not."""
         self._news.set()
 
     def fail(self, error: Exception) -> None:
-        """End it: taking raises this, or what it was ended with before."""
+        """End it: taking raises this error, or the one that ended it before."""
         if self._error is None:
             self._error = error
         self._news.set()
 
     def take(self) -> list[Received | Loss]:
-        """What has come, perhaps nothing.
+        """Return the messages that have come, perhaps none.
 
         Raises:
-            Exception: There is nothing, and it was ended with this.
+            Exception: There are none; this is the error that ended it.
         """
         if not self._items and self._error is not None:
             raise self._error
@@ -58,16 +59,16 @@ class Inbox:
         return items
 
     async def wait(self, seconds: float | None = None) -> None:
-        """Wait until something has come since the last `take`, it rings or fails, or so many seconds are over."""
+        """Wait for messages since the last `take`, for `ring` or `fail`, or until `seconds` have passed."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._news.wait()
 
     async def receive(self) -> list[Received | Loss]:
-        """Wait until something has come, and return all of it.
+        """Wait for messages, and return all that have come.
 
         Raises:
-            Exception: There is nothing, and it was ended with this.
+            Exception: There are none; this is the error that ended it.
         """
         while not (items := self.take()):
             await self.wait()

@@ -1,4 +1,4 @@
-"""URLs of brokers, and options in them and beside them: read alike for all adapters, and no secret is repeated."""
+"""URLs of brokers, and options in them and beside them: read the same way for all adapters, repeating no secret."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _CONTROL = re.compile(r"[\x00-\x20\x7f]")
 
 @dataclass(frozen=True, slots=True)
 class Url:
-    """What a URL says. Neither login nor options are in its `repr`: they may be secret."""
+    """The parts of a URL. Neither login nor options are in its `repr`: they may be secret."""
 
     scheme: str
     tls: bool
-    """The scheme asks for TLS."""
+    """True if the scheme asks for TLS."""
     hosts: tuple[tuple[str, int], ...]
     """Each host with its port; IPv6 addresses without their brackets."""
     path: str
@@ -30,20 +30,20 @@ class Url:
 
 
 def read_url(url: str, *, like: str, port: int, schemes: Mapping[str, bool]) -> Url:
-    """Return what a URL like `scheme://user:password@host:port,host:port/path?option=value` says.
+    """Return the parts of a URL like `scheme://user:password@host:port,host:port/path?option=value`.
 
     Args:
-        url: The URL. User, password, path and query are percent-encoded where they hold `/ ? # @ : %`.
+        url: The URL. The characters `/ ? # @ : %` in user, password, path and query must be percent-encoded.
         like: An example, for messages.
-        port: Of a host that names none.
-        schemes: Those that are possible, and whether they ask for TLS.
+        port: The default port.
+        schemes: The possible schemes, and whether they ask for TLS.
 
     Raises:
-        ValueError: It makes no sense. Nothing of it is repeated: a password may be anywhere in it.
+        ValueError: The URL is invalid. The error does not repeat any of it: a password may be anywhere in it.
     """
     scheme, colon, rest = url.partition("://")
     if not colon or scheme not in schemes:
-        raise ValueError(f"not such a URL as is meant here, like {like}")
+        raise ValueError(f"the URL must be like {like}")
     rest, options = split_query(rest, like)
     authority, _, path = rest.partition("/")
     login, at, hosts = authority.rpartition("@")
@@ -65,13 +65,13 @@ def split_query(rest: str, like: str) -> tuple[str, tuple[tuple[str, str], ...]]
     """Return a URL, or the end of one, without its query; and the query's names and values.
 
     Raises:
-        ValueError: It holds what should have been percent-encoded.
+        ValueError: It has characters that should have been percent-encoded.
     """
     rest, _, query = rest.partition("?")
     if "#" in rest + query or "@" in query or _CONTROL.search(rest + query):
         raise _nonsense(like)
     try:
-        # As elsewhere in a URL, a plus is a plus: passwords have them.
+        # A plus stays a plus, as in the rest of a URL: passwords have them.
         query = query.replace("+", "%2B")
         return rest, tuple(parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query), errors="strict"))
     except ValueError:
@@ -82,7 +82,7 @@ def decoded(text: str, like: str) -> str:
     """Return text with its percent-escapes undone.
 
     Raises:
-        ValueError: They are no UTF-8.
+        ValueError: They are not UTF-8.
     """
     try:
         return unquote(text, errors="strict")
@@ -98,10 +98,10 @@ def _host(text: str, port: int, like: str) -> tuple[str, int]:
 
 
 def _nonsense(like: str) -> ValueError:
-    # Without a cause, and not quoting it: a password may be anywhere in it.
+    # Without a cause and without quoting the URL: a password may be anywhere in it.
     return ValueError(
-        f"the URL makes no sense; one is like {like}, ports are numbers, and in a user, password, path or option"
-        " everything but letters and digits is best percent-encoded"
+        f"the URL is invalid; it must be like {like}, with numbers as ports; in a user, password, path or option,"
+        " percent-encode everything but letters and digits"
     )
 
 
@@ -110,29 +110,29 @@ class Option:
     """An option of an adapter, which may be an argument, or text in the query of a URL."""
 
     what: str
-    """What makes sense, for messages: `seconds, more than 0`."""
+    """The valid values, for messages: `seconds, more than 0`."""
     read: Callable[[Any], Any]
-    """Makes the value of an argument or of a text; raises ValueError or TypeError if that makes no sense."""
+    """Converts an argument or text into the value; raises ValueError or TypeError if it is invalid."""
     several: bool = False
-    """It may stand in a URL several times: its value is a tuple. As an argument it is one value, or a list or tuple."""
+    """True if a URL may have it several times; its value is a tuple. An argument is a value, a list or a tuple."""
     is_secret: bool = False
-    """No message repeats its value."""
+    """True if no message may repeat its value."""
 
 
 def read_options(
     adapter: str, known: Mapping[str, Option], given: Mapping[str, Any], in_url: tuple[tuple[str, str], ...] = ()
 ) -> dict[str, Any]:
-    """Return the values of the options that are given, by their names: as arguments, or in the query of a URL.
+    """Return the values of the options that are given as arguments or in the query of a URL, by name.
 
     Args:
-        adapter: The name of the class, for messages.
-        known: All there are.
-        given: Arguments.
-        in_url: Names and values of a query.
+        adapter: The name of the adapter's class, for messages.
+        known: All options of the adapter.
+        given: The arguments.
+        in_url: The names and values of the query.
 
     Raises:
-        TypeError: There is no such option, or it is given in both places.
-        ValueError: A value makes no sense, or stands in the URL twice. What stands in a URL is not repeated.
+        TypeError: There is no such option, or it is given both as an argument and in the URL.
+        ValueError: A value is invalid, or is in the URL twice. The error does not repeat values in the URL.
     """
     texts: dict[str, list[str]] = {}
     for name, text in in_url:
@@ -140,14 +140,14 @@ def read_options(
     if unknown := sorted((given.keys() | texts.keys()) - known.keys()):
         # A name in a URL may be the rest of a password that was not encoded.
         named = ", ".join(name for name in unknown if name in given or name.isidentifier())
-        raise TypeError(f"{adapter} has no option {named or 'of such a name'}: it has {', '.join(known)}")
+        raise TypeError(f"{adapter} has no option {named or 'of that name'}: it has {', '.join(known)}")
     if both := sorted(given.keys() & texts.keys()):
-        raise TypeError(f"{adapter} is given {', '.join(both)} twice: in the URL, and beside it")
+        raise TypeError(f"{adapter} is given {', '.join(both)} twice: in the URL, and as an argument")
     values: dict[str, Any] = {}
     for name, those in texts.items():
         option = known[name]
         if len(those) > 1 and not option.several:
-            raise ValueError(f"{name} stands in the URL {len(those)} times")
+            raise ValueError(f"{name} is in the URL {len(those)} times")
         values[name] = _value(name, option, those if option.several else those[0], in_url=True)
     for name, value in given.items():
         values[name] = _value(name, known[name], value)
@@ -161,12 +161,12 @@ def _value(name: str, option: Option, value: Any, *, in_url: bool = False) -> An
             return tuple(map(option.read, value if isinstance(value, (list, tuple)) else [value]))
         return option.read(value)
     except (ValueError, TypeError, OverflowError):
-        pass  # what it says may quote the value
-    raise ValueError(f"{name} is {option.what}" + (f", not {value!r}" if is_shown else ""))
+        pass  # the error may quote the value
+    raise ValueError(f"{name} must be {option.what}" + (f", not {value!r}" if is_shown else ""))
 
 
 def seconds(least: float = 0.0, most: float = 1e6) -> Option:
-    """An option that is a time: more than `least` seconds, and less than `most`."""
+    """Return an option that is a time: more than `least` seconds, and less than `most`."""
 
     def read(value: Any) -> float:
         if isinstance(value, bool) or not least < (number := float(value)) < most:
@@ -177,7 +177,7 @@ def seconds(least: float = 0.0, most: float = 1e6) -> Option:
 
 
 def or_none(option: Option) -> Option:
-    """The same, but that None is possible, which is `none` in a URL."""
+    """Return the same option that may also be None, which is `none` in a URL."""
 
     def read(value: Any) -> Any:
         is_none = value is None or (isinstance(value, str) and value.lower() == "none")
@@ -187,7 +187,7 @@ def or_none(option: Option) -> Option:
 
 
 def count(what: str, least: int = 1) -> Option:
-    """An option that is a whole number of something, at least `least`."""
+    """Return an option that is a whole number of something, at least `least`."""
 
     def read(value: Any) -> int:
         if isinstance(value, bool) or (number := int(value)) != (value if not isinstance(value, str) else number):
@@ -200,7 +200,7 @@ def count(what: str, least: int = 1) -> Option:
 
 
 def one_of(*words: str) -> Option:
-    """An option that is one of these words."""
+    """Return an option that is one of these words."""
 
     def read(value: Any) -> str:
         if value not in words:

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from hubsub import Bridge, BridgeError, BrokerBusy, Hub, Key, NameTaken
-from hubsub.bridges import Received, Record
+from hubsub import Bridge, BridgeError, BrokerBusy, Hub, Key, NameTaken, NoSuchLetter
+from hubsub.bridges import Received, Record, SentBack
 from hubsub.bridges.sqlite import SQLiteAdapter, file, sql
 from hubsub.testing.conformance.bare import Bare, bare
 
@@ -137,6 +137,38 @@ async def test_a_log_that_was_made_anew_is_told_of_and_read_from_its_beginning(
         await until(lambda: messages == [1, 2])
         assert receiver.health().gaps == 1
         assert "messages may be missing: recreated" in caplog.text
+
+
+@pytest.mark.parametrize("options", [{}, {"name": "reader"}, {"group": "workers"}], ids=["plain", "name", "group"])
+@pytest.mark.parametrize("table", ["message", "log", "control", "sender", "name", "shared", "in_hand", "dead"])
+async def test_a_table_that_is_dropped_while_it_is_read_is_made_again_and_silent_about_nothing(
+    place: Place, table: str, options: dict[str, Any]
+) -> None:
+    async with (
+        place.bridge(outgoing=ALL, both=None) as sender,
+        place.bridge(incoming=ALL, both=None, window=1, **options) as receiver,
+    ):
+        first, may_end = asyncio.Event(), asyncio.Event()
+        messages: list[Any] = []
+
+        async def hang(key: Key[Any], message: Any) -> None:
+            first.set()
+            await may_end.wait()
+            messages.append(message)
+
+        receiver.hub.add_listener("k", hang)
+        for number in range(5):
+            await sender.hub.publish_confirmed("k", number)
+        await first.wait()
+        place.do(f"drop table {table}")
+        may_end.set()
+        for number in range(5, 20):
+            await sender.hub.publish_confirmed("k", number)
+        await until(lambda: 19 in messages)
+        missing = set(range(20)) - set(messages)
+        assert not missing or receiver.health().gaps, f"{missing} went missing in silence"
+        if table not in ("message", "log"):
+            assert not missing
 
 
 @pytest.mark.parametrize("options", [{}, {"name": "reader"}, {"group": "workers"}], ids=["plain", "name", "group"])
@@ -317,6 +349,33 @@ async def test_a_reader_begins_at_a_time(place: Place) -> None:
                 assert reader.payloads == numbered(2, 3)
 
 
+# Dead letters
+
+
+async def test_dead_letters_are_those_of_the_namespace_and_no_more_than_maxlen(place: Place) -> None:
+    received = Received(K, b"1", attempts=3, position="somewhere")
+    async with (
+        place.bare(group="g", options={"maxlen": 3}) as member,
+        bare(place.make, "other", name="n") as other,
+    ):
+        for _ in range(5):
+            assert await member.adapter.bury(received, "it failed") is None
+        await other.adapter.bury(received, "it failed elsewhere")
+        letters = await member.adapter.dead_letters(10)
+        assert [letter.position for letter in letters] == ["dead-3", "dead-4", "dead-5"]
+        assert {letter.reader for letter in letters} == {"group:g"}
+        (theirs,) = await other.adapter.dead_letters(10)
+        for position in (theirs.position, "dead-1", "dead-9", "dead-x", "3", "", "dead-" + "9" * 30):
+            with pytest.raises(NoSuchLetter):
+                await member.adapter.redeliver(position)
+        with pytest.raises(NoSuchLetter):
+            await member.adapter.dead_letters(10, before="nonsense")
+        await member.adapter.redeliver("dead-4")
+        sent_back = await member.see(b"1")
+        assert isinstance(sent_back, SentBack)
+        assert (sent_back.reader, sent_back.attempts) == ("group:g", 0)
+
+
 # What others write
 
 
@@ -334,7 +393,7 @@ async def test_what_another_program_writes_is_read_or_its_own_trouble(place: Pla
     ]
     async with place.bare(start="earliest") as reader, place.bare(reads=False) as writer:
         for number, (key, data) in enumerate(rows, 1):
-            place.do("insert into message values (?, ?, ?, ?, ?)", SPACE, number, key, data, None)
+            place.do("insert into message values (?, ?, ?, ?, ?, null)", SPACE, number, key, data, None)
         await store(writer, b"last")
         await reader.see(b"last")
     keys = [(tuple(each.key), each.payload, each.trouble is not None) for each in reader.received[:-1]]
@@ -409,7 +468,7 @@ async def test_a_group_reads_nothing_that_it_cannot_note_and_says_why_in_the_end
             await sender.hub.publish_confirmed("k", -1)
             await until(lambda: messages == [-1])
             stranger.execute("begin immediate")
-            stranger.execute("insert into message select ?, 2, 'k', data, 0 from message", (SPACE,))
+            stranger.execute("insert into message select ?, 2, 'k', data, 0, null from message", (SPACE,))
             stranger.execute("commit")
             stranger.execute("begin immediate")
             await until(lambda: isinstance(one.health().last_error, BrokerBusy))
@@ -497,6 +556,12 @@ async def test_a_file_that_is_none_of_ours_is_refused_with_the_remedy_and_left_a
     assert text.read_text().startswith("this is no database")
     assert "cannot be opened: its folder has to be there" in await _why(SQLiteAdapter(tmp_path / "none" / "log.db"))
     assert "cannot be opened" in await _why(SQLiteAdapter(tmp_path))
+
+
+async def test_a_database_that_somebody_else_made_is_refused_whatever_version_it_has(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "other.db")) as db:
+        db.executescript("create table log (x); create table message (x); pragma user_version = 1")
+    assert "give the log a file of its own" in await _why(SQLiteAdapter(tmp_path / "other.db"))
 
 
 async def test_another_version_of_the_tables_is_refused_with_the_remedy(place: Place) -> None:

@@ -91,9 +91,9 @@ def test_options_are_the_same_in_a_url_and_beside_it() -> None:
     ],
 )
 def test_a_value_that_makes_no_sense_is_repeated_only_where_it_is_an_argument(name: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=f"^{name} is .*, not {value!r}$"):
+    with pytest.raises(ValueError, match=f"^{name} must be .*, not {value!r}$"):
         read_options("X", OPTIONS, {name: value})
-    with pytest.raises(ValueError, match=f"^{name} is ") as caught:
+    with pytest.raises(ValueError, match=f"^{name} must be ") as caught:
         read_options("X", OPTIONS, {}, ((name, f"{SECRET}"),))
     assert SECRET not in str(caught.value)
 
@@ -101,15 +101,15 @@ def test_a_value_that_makes_no_sense_is_repeated_only_where_it_is_an_argument(na
 def test_an_option_that_does_not_exist_or_is_given_twice_is_refused() -> None:
     with pytest.raises(TypeError, match="X has no option colour: it has maxlen, lease, mode, channel"):
         read_options("X", OPTIONS, {"colour": 1})
-    with pytest.raises(TypeError, match="X has no option of such a name") as caught:
+    with pytest.raises(TypeError, match="X has no option of that name") as caught:
         read_options("X", OPTIONS, {}, ((f"/{SECRET}", ""),))
     assert SECRET not in str(caught.value)
     with pytest.raises(TypeError, match="lease twice"):
         read_options("X", OPTIONS, {"lease": 1}, (("lease", "1"),))
-    with pytest.raises(ValueError, match="lease stands in the URL 2 times"):
+    with pytest.raises(ValueError, match="lease is in the URL 2 times"):
         read_options("X", OPTIONS, {}, (("lease", "1"), ("lease", "2")))
 
 
 def test_a_secret_option_is_never_repeated() -> None:
-    with pytest.raises(ValueError, match=r"^token is a whole number$"):
+    with pytest.raises(ValueError, match=r"^token must be a whole number$"):
         read_options("X", OPTIONS, {"token": SECRET})

@@ -192,6 +192,10 @@ hub.add_listener(ORDERS, lambda key, order: order.number)
 hub.add_listener(("a", "*"), strings)
 hub.add_listener(ORDERS, strings)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
 hub.add_listener(ORDERS, listen_event)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
+subscriber.add_listener(ORDERS, listen)
+subscriber.add_listener(ORDERS, listen_event, event=True)
+subscriber.add_listener(ORDERS, strings)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
+Hub(onec=True)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 hub.remove_listener(listen)
 
 # What a subscriber subscribes, as what a hub does.

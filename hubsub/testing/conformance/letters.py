@@ -1,4 +1,4 @@
-"""Dead letters: they are listed, whatever is in them, and sent back to whoever gave them up."""
+"""Dead letters: they can be listed, whatever is in them, and sent back to the reader that gave them up."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .table import ALL, Make, check, each_way, features_of, need
 
 
 def _failing(site: Site, times: int) -> list[Any]:
-    """Have a listener fail so many times with a message; return what it is called with."""
+    """Add a listener that fails with a message `times` times; return the list of what it is called with."""
     calls: list[Any] = []
 
     async def work(key: Key[Any], message: Any) -> None:
@@ -28,7 +28,7 @@ def _failing(site: Site, times: int) -> list[Any]:
 
 
 async def _buried(site: Site, number: int = 1) -> None:
-    """Wait until a site has written so many dead letters."""
+    """Wait until a site has written `number` dead letters."""
     await site.until(
         lambda: site.bridge.health().dead_letters == number and not site.bridge.health().in_flight,
         f"{number} dead letters to be written",
@@ -38,7 +38,7 @@ async def _buried(site: Site, number: int = 1) -> None:
 @check
 @each_way("dead_letters")
 async def a_dead_letter_is_listed_and_sent_back(make: Make, **options: Any) -> None:
-    """With all that is known of it. Whoever gave it up handles it, nobody else gets it, and then it is gone."""
+    """With all its metadata. The reader that gave it up handles it, nobody else gets it, and then it is gone."""
     async with sites(make) as those:
         one = await those.add(outgoing=ALL)
         others = [await those.add(ALL, incoming=ALL)]
@@ -50,7 +50,7 @@ async def a_dead_letter_is_listed_and_sent_back(make: Make, **options: Any) -> N
         assert await one.bridge.dead_letters(10) == []
         one.hub.publish_with_headers(("k", "a/b"), {"number": 1}, {"trace": "x", "reason": "mine"})
         await _buried(two)
-        # Whoever sends has them, too.
+        # A bridge that only sends can list them, too.
         (letter,) = await one.bridge.dead_letters(10)
         _is_ours(letter, options)
         assert await one.bridge.dead_letters(10) == [letter]
@@ -65,7 +65,7 @@ async def a_dead_letter_is_listed_and_sent_back(make: Make, **options: Any) -> N
         for other in others:
             await other.see(2)
             assert other.messages == [{"number": 1}, 2], "somebody who had handled it got it again"
-        await until(lambda: calls[-1] == 2, "what followed it")
+        await until(lambda: calls[-1] == 2, "the message behind it")
         assert calls == [*[{"number": 1}] * 4, 2]
         await two.until(lambda: not two.bridge.health().in_flight, "everything to be finished")
         assert two.bridge.health().dead_letters == 1
@@ -87,17 +87,17 @@ def _is_ours(letter: StoredLetter, options: dict[str, Any]) -> None:
 
 
 async def _is_gone(site: Site, position: str) -> None:
-    told: object = None
+    reported: object = None
     try:
         await site.bridge.redeliver(position)
     except NoSuchLetter as error:
-        told = error.position
-    assert told == position, f"no letter is at {position!r}, and it was sent back"
+        reported = error.position
+    assert reported == position, f"no letter is at {position!r}, and it was sent back"
 
 
 @check
 async def dead_letters_are_listed_page_by_page_whatever_is_in_them(make: Make) -> None:
-    """Also what cannot be decoded, or has a key that cannot be published to; to send one back disturbs no other."""
+    """Even if they cannot be decoded, or have an invalid key; sending one back does not affect the others."""
     need(make, "dead_letters")
     async with sites(make) as those:
         one = await those.add(outgoing=ALL)
@@ -125,7 +125,7 @@ async def dead_letters_are_listed_page_by_page_whatever_is_in_them(make: Make) -
         assert _positions(before) == _positions(left)
         assert (again.key, again.message) == (sent.key, sent.message)
         assert again.position != sent.position
-        # Where it was, it still can be paged back from.
+        # Its position can still be used for paging.
         assert _positions(await one.bridge.dead_letters(100, before=sent.position)) == [pages[0].position]
         await _is_gone(one, sent.position)
         await _is_gone(one, "nowhere")
@@ -137,7 +137,7 @@ def _positions(letters: Sequence[StoredLetter]) -> list[str]:
 
 
 async def _write(writer: Bare, reader: Site, messages: Sequence[tuple[tuple[str, ...], bytes]]) -> None:
-    """Write messages that cannot be read, each when the one before it is a dead letter."""
+    """Write messages that cannot be read, each after the one before it has become a dead letter."""
     for parts, payload in messages:
         number = reader.bridge.health().dead_letters
         await writer.send(Record(Key.create_from(parts), payload))
@@ -147,7 +147,7 @@ async def _write(writer: Bare, reader: Site, messages: Sequence[tuple[tuple[str,
 @check
 @each_way("dead_letters", of="name group")
 async def a_dead_letter_waits_for_a_reader_that_is_away(make: Make, **options: Any) -> None:
-    """It is sent back while nobody of the group or name is there, and handled when somebody is."""
+    """It is sent back while no reader of the group or name is there, and handled when one is."""
     async with sites(make) as those:
         one = await those.add(outgoing=ALL)
         two = await those.add(incoming=ALL, retry_pause=0.02, attempts=2, **options)
@@ -166,9 +166,9 @@ async def a_dead_letter_waits_for_a_reader_that_is_away(make: Make, **options: A
 
 @check
 async def whoever_has_no_dead_letters_says_so(make: Make) -> None:
-    """By its features, and by an error that names it."""
+    """By its features, and by an error that names the feature."""
     if features_of(make).dead_letters:
-        raise SkipTest("this one has some")
+        raise SkipTest("this broker has dead letters")
     async with sites(make) as those:
         one = await those.add(ALL)
         await _refuses(one.bridge)
@@ -176,9 +176,9 @@ async def whoever_has_no_dead_letters_says_so(make: Make) -> None:
 
 async def _refuses(bridge: Bridge) -> None:
     for call in (bridge.dead_letters(10), bridge.redeliver("1")):
-        told = ""
+        named = ""
         try:
             await call
         except Unsupported as error:
-            told = error.feature
-        assert told == "dead letters", "it has no dead letters, and lists or sends back some"
+            named = error.feature
+        assert named == "dead letters", "it has no dead letters, and lists or sends back some"

@@ -1,0 +1,307 @@
+"""The metadata of a message as the attributes of a CloudEvent, in headers or in an envelope, and its limits."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any
+from urllib.parse import unquote
+
+from ...describe import describe
+from ...event import Meta
+from ...key import Key
+
+MESSAGE = "hubsub.message"
+"""The type of what was published; any type that is not ours is a message too."""
+GAP = "hubsub.gap"
+"""The type of a `Notice`."""
+BEAT = "hubsub.beat"
+"""The type of a sign of life."""
+
+# What is longer neither leaves nor enters: all of it is remembered in one place or another.
+LONGEST_KEY = 1024
+"""Characters of a key: of its parts, and one more for each."""
+LONGEST_NAME = 1024
+"""Characters of `id`, `source` and `correlation`, each."""
+LONGEST_TIME = 64
+"""Characters of a `time`."""
+MOST_IN_HEADERS = 65_536
+"""Characters of the names and values of all headers together, with attributes that `Meta` has no field for."""
+MOST_HOPS = 2**31 - 1
+"""The largest `hops`: as the integers of CloudEvents."""
+
+as_tuple = tuple.__new__  # of a named one: in a third of the time
+
+_SIGNATURE = re.compile("[0-9a-f]{16}-[0-9]{10}-[0-9]{12}-[0-9a-f]{32}")
+# Attributes that belong to a signature.
+OF_SIGNATURES = ("signature", "signedheaders")
+# Names of attributes that are not in `Meta`, or said otherwise.
+_IN_META = {"specversion", "datacontenttype", "id", "source", "time"}
+_FREE_NAME = re.compile(
+    "(?!(?:specversion|source|id|time|datacontenttype|data|hops|replyto|correlation|headers)$)[a-z0-9]+"
+)
+
+
+# Metadata as attributes
+
+
+def attributes_of(
+    kind: str, content_type: str, meta: Meta, source: str, *, is_signed: bool
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The attributes of an event, those that all have first, and the headers that are none.
+
+    Args:
+        kind: `MESSAGE`, `GAP` or `BEAT`.
+        content_type: That of the data.
+        meta: What is to travel.
+        source: Who sends, unless `meta` says otherwise.
+        is_signed: The names that belong to a signature are not free.
+
+    Raises:
+        ValueError: Something is missing, too long, or cannot be.
+        TypeError: Something is of another type than it should.
+    """
+    id, source, correlation = meta.id, meta.source or source, meta.correlation
+    if not id:
+        raise ValueError("it has no id")
+    if not are_names(id, source, correlation):
+        check_names(id, source, correlation)
+    attributes: dict[str, Any] = {"specversion": "1.0", "source": source, "type": kind}
+    attributes |= {"datacontenttype": content_type, "id": id}
+    if meta.time is not None:
+        attributes["time"] = time_text(meta.time)
+    if meta.hops != 1:
+        if not isinstance(meta.hops, int) or not 0 <= meta.hops <= MOST_HOPS:
+            raise ValueError(f"its hops are {describe(meta.hops)}, and have to be a number from 0 to {MOST_HOPS}")
+        attributes["hops"] = int(meta.hops)
+    if meta.reply_to is not None:
+        text = meta.reply_to.text
+        if meta.reply_to.is_wildcard:
+            raise ValueError(f"it cannot be replied to a pattern, {describe(meta.reply_to)}")
+        check_length("reply_to", text, LONGEST_KEY)
+        attributes["replyto"] = text
+    if correlation is not None:
+        attributes["correlation"] = correlation
+    others = {}
+    for name, value in meta.headers.items():
+        attribute = name[3:] if name.startswith("ce_") else ""
+        is_free = value and _FREE_NAME.fullmatch(attribute) and not (attribute == "type" and _is_ours(kind, value))
+        if is_free and not (is_signed and attribute in OF_SIGNATURES):
+            attributes[attribute] = value
+        else:
+            others[name] = value
+    return attributes, others
+
+
+def _is_ours(kind: str, type: str) -> bool:
+    return kind != MESSAGE or type in (MESSAGE, GAP, BEAT)
+
+
+def beside(attributes: dict[str, Any], others: dict[str, str]) -> dict[str, str]:
+    """Attributes, and headers that are none, as headers."""
+    hidden = {name: value for name, value in others.items() if name.startswith("ce_") or name == "content-type"}
+    packed = {name: value for name, value in others.items() if name not in hidden}
+    if hidden:
+        attributes["headers"] = json.dumps(hidden)
+    packed["content-type"] = attributes.pop("datacontenttype")
+    packed.update((f"ce_{name}", str(value)) for name, value in attributes.items())
+    return packed
+
+
+# Attributes as metadata
+
+
+def kind_of(attributes: dict[str, Any]) -> str:
+    """What kind of event it is; a type of ours is taken out of the attributes."""
+    if attributes.get("type") in (MESSAGE, GAP, BEAT):
+        kind: str = attributes.pop("type")
+        return kind
+    return MESSAGE
+
+
+def from_http(headers: Mapping[str, str]) -> Mapping[str, str]:
+    """Headers of an event as HTTP spells them, in our spelling; others as they are."""
+    if not any(name.lower() == "ce-specversion" for name in headers):
+        return headers
+    lower = {name.lower(): value for name, value in headers.items()}
+    plain = {name: value for name, value in lower.items() if not name.startswith("ce-")}
+    return plain | {f"ce_{name[3:]}": unquote(lower[name]) for name in lower.keys() - plain.keys()}
+
+
+def plain_meta(source: bytes, id: bytes, time: bytes, hops: bytes | None) -> Meta:
+    """The metadata of a message that has no more than this."""
+    number = 1 if hops is None else int(hops)
+    return as_tuple(
+        Meta, (id.decode(), source.decode(), cached_seconds_of(time.decode()), NO_HEADERS, number, *NO_MORE_META)
+    )
+
+
+NO_HEADERS: Mapping[str, str] = {}
+# What metadata has by default behind that.
+NO_MORE_META = tuple(Meta._field_defaults.values())[5:]
+
+
+def meta_of(attributes: dict[str, Any], headers: dict[str, str]) -> Meta:
+    """The metadata in attributes, and headers that are none; attributes that are not ours become headers.
+
+    Raises:
+        ValueError: Something in it is too long.
+    """
+    headers = dict(headers)
+    hops, reply_to, correlation = 1, None, None
+    # Whoever else has attributes of these names may mean something else by them.
+    if "hops" in attributes and (number := _hops_of(attributes["hops"])) is not None:
+        hops = number
+        del attributes["hops"]
+    if "replyto" in attributes:
+        with suppress(TypeError, ValueError):
+            reply_to = exact_key(attributes["replyto"])
+            del attributes["replyto"]
+    if type(attributes.get("correlation")) in (str, int):
+        correlation = str(attributes["correlation"])
+        del attributes["correlation"]
+    if "headers" in attributes:
+        with suppress(TypeError, ValueError, AttributeError):
+            headers |= {name: _as_text(value) for name, value in json.loads(attributes["headers"]).items()}
+            del attributes["headers"]
+    if "signature" in attributes and _SIGNATURE.fullmatch(_as_text(attributes["signature"])):
+        # Of a bridge with a secret, and this one has none.
+        for name in OF_SIGNATURES:
+            attributes.pop(name, None)
+    for name, value in attributes.items():
+        if name not in _IN_META:
+            headers[f"ce_{name}"] = value if isinstance(value, str) else json.dumps(value)
+    if headers:
+        check_headers(headers)
+    id, source, time = attributes.get("id"), attributes.get("source"), attributes.get("time")
+    if not are_names(id, source, correlation):
+        check_names(id, source, correlation)
+    seconds = None
+    if isinstance(time, str):
+        check_length("time", time, LONGEST_TIME)
+        seconds = cached_seconds_of(time)
+    return Meta(id or None, source or None, seconds, headers, hops, reply_to=reply_to, correlation=correlation)
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _hops_of(value: Any) -> int | None:
+    """The number of hops that an attribute says; None if it means something else."""
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= len(str(MOST_HOPS)):
+        value = int(value)
+    return value if type(value) is int and 0 <= value <= MOST_HOPS else None
+
+
+def exact_key(text: Any) -> Key[Any]:
+    """The key that can be published to whose text form this is.
+
+    Raises:
+        ValueError: It is too long, no key, or one with wildcards.
+        TypeError: It is no text.
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"{describe(text)} is no text")
+    check_length("key", text, LONGEST_KEY)
+    key: Key[Any] = Key.parse(text)
+    if key.is_wildcard:
+        raise ValueError(f"{describe(key)} is a pattern")
+    return key
+
+
+def parted(headers: Mapping[str, str], signed: str | None) -> tuple[dict[str, str], dict[str, str]]:
+    """The attributes among headers, with the content type, and the others: all of them, or those that are signed."""
+    attributes, others = {}, {}
+    for name, value in headers.items():
+        if name.startswith("ce_") or name == "content-type":
+            if name != "ce_signature":
+                attributes[name] = value
+        elif signed is None:
+            others[name] = value
+    if signed:
+        # One that is missing makes the signature wrong, as one that was changed.
+        others = {name: headers[name] for name in map(unquote, signed.split(" ")) if name in headers}
+    return attributes, others
+
+
+# Times
+
+
+def time_text(seconds: float) -> str:
+    """Return a time, in seconds since the epoch, as CloudEvents write it: in UTC, to the microsecond."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
+
+
+def seconds_of(text: str) -> float | None:
+    """Return the seconds since the epoch of a time as CloudEvents write it; None if it is none."""
+    return cached_seconds_of(text) if len(text) <= LONGEST_TIME else None
+
+
+@lru_cache(1024)  # those of one batch have one
+def cached_seconds_of(text: str) -> float | None:
+    """As `seconds_of`, of a text that is not too long to be remembered."""
+    try:
+        time = datetime.fromisoformat(text.upper())
+        return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        return None
+
+
+# Limits
+
+
+def check_length(name: str, text: str, most: int) -> None:
+    """Raise ValueError if a text is too long."""
+    if len(text) > most:
+        raise ValueError(f"its {name} has {len(text)} characters, and at most {most} cross a bridge")
+
+
+def are_names(id: Any, source: Any, correlation: Any) -> bool:
+    """True if `check_names` would find nothing wrong with them."""
+    return (
+        type(id) is type(source) is str
+        and len(id) <= LONGEST_NAME
+        and len(source) <= LONGEST_NAME
+        and (correlation is None or (type(correlation) is str and len(correlation) <= LONGEST_NAME))
+    )
+
+
+def check_names(id: Any, source: Any, correlation: Any) -> None:
+    """Raise what is wrong with one of them, if anything is."""
+    for name, value in (("id", id), ("source", source), ("correlation", correlation)):
+        if value is not None:
+            if not isinstance(value, str):
+                raise TypeError(f"its {name} is {describe(value)}, and has to be a str")
+            check_length(name, value, LONGEST_NAME)
+
+
+def check_headers(headers: Mapping[str, str]) -> None:
+    """Raise ValueError if they are too long; TypeError if one is no text."""
+    length = len("".join((*headers, *headers.values())))
+    if length > MOST_IN_HEADERS:
+        raise ValueError(f"its headers have {length} characters, and at most {MOST_IN_HEADERS} cross a bridge")
+
+
+def check_sendable(headers: Mapping[str, str]) -> None:
+    """Raise what is wrong with headers of a user, if anything is."""
+    try:
+        check_headers(headers)
+    except TypeError:
+        for name, value in headers.items():
+            if not isinstance(name, str) or not isinstance(value, str):
+                raise TypeError(f"its header {describe(name)} is {describe(value)}, and headers are strings") from None
+        raise
+
+
+def bytes_of(headers: Mapping[str, str]) -> int:
+    """How many bytes the names and values have.
+
+    Raises:
+        ValueError: Halves of surrogate pairs are among them.
+    """
+    return len("".join((*headers, *headers.values())).encode())

@@ -1,0 +1,49 @@
+"""What bridges tell each other of messages that an outbox dropped."""
+
+from __future__ import annotations
+
+from math import isfinite
+from typing import Any, NamedTuple
+
+from ...event import Gap
+from ...key import Key
+from .attributes import LONGEST_KEY, LONGEST_NAME, check_length, exact_key
+
+MOST_KEYS = 64
+"""Keys in a `Notice`, at most; patterns may be 16 times as many."""
+
+
+class Notice(NamedTuple):
+    """What one bridge tells the others of messages that its outbox dropped."""
+
+    gap: Gap
+    patterns: tuple[Key[Any], ...]
+    """What it would have sent; tells whom it may concern where `gap.keys` is None."""
+
+
+def notice_data(notice: Notice) -> dict[str, Any]:
+    """What JSON can hold of a notice."""
+    gap, patterns = notice
+    keys = None if gap.keys is None else [key.text for key in gap.keys]
+    return {**gap._asdict(), "keys": keys, "patterns": [pattern.text for pattern in patterns]}
+
+
+def notice_of(data: Any) -> Notice:
+    """The notice in somebody's data.
+
+    Raises:
+        Exception: It is none; any, since nothing of it need make sense.
+    """
+    reason, count, keys, patterns = data["reason"], data["count"], data["keys"], data["patterns"]
+    since, until = float(data["since"]), float(data["until"])
+    if not isinstance(reason, str) or not isinstance(patterns, list) or not isinstance(keys, (list, type(None))):
+        raise TypeError("it is no notice of a gap")
+    if not (isfinite(since) and isfinite(until)) or not (count is None or (type(count) is int and count >= 0)):
+        raise ValueError("it is a notice of a gap whose figures cannot be")
+    check_length("reason", reason, LONGEST_NAME)
+    if len(keys or ()) > MOST_KEYS or len(patterns) > 16 * MOST_KEYS:
+        raise ValueError("it is a notice of a gap in too many keys")
+    for pattern in patterns:
+        check_length("pattern", pattern, LONGEST_KEY)
+    gap = Gap(reason, count, since, until, None if keys is None else tuple(map(exact_key, keys)))
+    return Notice(gap, tuple(map(Key.parse, patterns)))

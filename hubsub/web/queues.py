@@ -1,0 +1,181 @@
+"""What waits for one connection, and what a full queue does."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, Protocol, TypeAlias
+
+from .._core.gaps import OpenGap
+from .._core.message_queue import Overflow
+from ..event import Gap
+from ..key import Key
+from .limits import Limits
+
+Item: TypeAlias = bytes | Gap
+
+
+class Owner(Protocol):
+    """Whose queue it is."""
+
+    def has_something(self) -> None:
+        """There is something to send."""
+
+    def too_slow(self) -> None:
+        """The queue was full under `CLOSE`."""
+
+
+class FrameQueue:
+    """Frames that wait for one connection, within two bounds: messages, and bytes.
+
+    Beyond a bound its owner is too slow: what would be put is dropped.
+    """
+
+    __slots__ = ("_most", "_most_bytes", "_owner", "bytes", "is_marked", "items")
+
+    def __init__(self, limits: Limits, owner: Owner) -> None:
+        self.items: deque[Any] = deque()
+        self.bytes = 0
+        self.is_marked = False
+        """The owner knows that there is something."""
+        self._most = limits.queue_messages
+        self._most_bytes = limits.queue_bytes
+        self._owner = owner
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def put(self, key: Key[Any], frame: bytes) -> None:
+        """Queue a frame; the listener of a connection."""
+        items = self.items
+        items.append(frame)
+        size = self.bytes = self.bytes + len(frame)
+        if len(items) > self._most or (size > self._most_bytes and len(items) > 1):
+            items.pop()
+            self.bytes -= len(frame)
+            self._owner.too_slow()
+        elif not self.is_marked:
+            self._owner.has_something()
+
+    def miss(self, gap: Gap) -> None:
+        """Queue a gap, which takes no room."""
+        self.items.append(gap)
+        if not self.is_marked:
+            self._owner.has_something()
+
+    def take(self, most: int, most_bytes: int) -> list[Item]:
+        """Take so many frames at most, of so many bytes; a larger one alone."""
+        items = self.items
+        if len(items) <= most and self.bytes <= most_bytes:
+            taken = list(items)
+            items.clear()
+            self.bytes = 0
+            return taken
+        taken = []
+        size = 0
+        while items and len(taken) < most:
+            first = items[0]
+            length = len(first) if isinstance(first, bytes) else 0
+            if taken and size + length > most_bytes:
+                break
+            size += length
+            taken.append(items.popleft())
+        self.bytes -= size
+        return taken
+
+    def clear(self) -> None:
+        self.items.clear()
+        self.bytes = 0
+
+
+class DroppingQueue(FrameQueue):
+    """Under the other policies a full queue drops messages, and a gap stands where they are missing."""
+
+    __slots__ = ("_count", "_keys", "_overflow")
+
+    def __init__(self, limits: Limits, owner: Owner, overflow: Overflow) -> None:
+        super().__init__(limits, owner)
+        self._overflow = overflow
+        self._keys: dict[Key[Any], None] = {}
+        self._count = 0  # messages, without the gaps
+
+    # Items are pairs of key and frame, gaps, and open gaps.
+
+    def put(self, key: Key[Any], frame: bytes) -> None:
+        if self._overflow is Overflow.LATEST and key in self._keys:
+            self._replace(key, frame)
+        elif self._overflow is Overflow.DROP_NEWEST and self._is_full(frame):
+            self._open_at_the_end().add(key)
+        else:
+            while self._is_full(frame) and self._drop_oldest():
+                pass
+            self._keys[key] = None
+            self.items.append((key, frame))
+            self.bytes += len(frame)
+            self._count += 1
+        if not self.is_marked:
+            self._owner.has_something()
+
+    def _is_full(self, frame: bytes) -> bool:
+        return self._count >= self._most or (self.bytes + len(frame) > self._most_bytes and self.bytes > 0)
+
+    def _replace(self, key: Key[Any], frame: bytes) -> None:
+        for index, item in enumerate(self.items):
+            if type(item) is tuple and item[0] == key:
+                self.bytes += len(frame) - len(item[1])
+                self.items[index] = key, frame
+                return
+
+    def _drop_oldest(self) -> bool:
+        missing = OpenGap(self._overflow.value, 0)
+        while self.items:
+            first = self.items.popleft()
+            if type(first) is tuple:
+                self.bytes -= len(first[1])
+                self._count -= 1
+                self._keys.pop(first[0], None)
+                missing.add(first[0])
+                break
+            missing.merge(first if type(first) is OpenGap else OpenGap.of(first))
+        else:
+            return False
+        if self.items and type(self.items[0]) is OpenGap:
+            missing.merge(self.items.popleft())
+        self.items.appendleft(missing)
+        return self._count > 0
+
+    def _open_at_the_end(self) -> OpenGap:
+        if not self.items or type(self.items[-1]) is not OpenGap:
+            self.items.append(OpenGap(self._overflow.value, 0))
+        last: OpenGap = self.items[-1]
+        return last
+
+    def take(self, most: int, most_bytes: int) -> list[Item]:
+        taken: list[Item] = []
+        size = 0
+        while self.items and len(taken) < most:
+            first = self.items[0]
+            if type(first) is tuple:
+                key, frame = first
+                if taken and size + len(frame) > most_bytes:
+                    break
+                size += len(frame)
+                self._count -= 1
+                self._keys.pop(key, None)
+                taken.append(frame)
+            else:
+                taken.append(first.gap() if type(first) is OpenGap else first)
+            self.items.popleft()
+        self.bytes -= size
+        return taken
+
+    def clear(self) -> None:
+        super().clear()
+        self._keys.clear()
+        self._count = 0
+
+
+def queue_for(overflow: Overflow, limits: Limits, owner: Owner) -> FrameQueue:
+    """Make the queue of a policy."""
+    if overflow is Overflow.CLOSE:
+        return FrameQueue(limits, owner)
+    return DroppingQueue(limits, owner, overflow)

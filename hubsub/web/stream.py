@@ -1,0 +1,130 @@
+"""Sending to one connection: what waits for it, and what is just being sent."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping, Sequence
+from typing import Any, TypeAlias
+
+from .._core.message_queue import Overflow
+from ..event import Gap
+from .access import logger
+from .limits import Limits
+from .protocol import TOO_SLOW
+from .queues import Item, queue_for
+
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Coroutine[Any, Any, None]]
+
+
+class Stream:
+    """One connection, as its feed sees it; `over` is set when it is to end, with code and reason if it is our wish.
+
+    Args:
+        mark: Has the feed send in its next turn what a stream has.
+        overflow: What a full queue does.
+        limits: How much may wait.
+        send: As of ASGI.
+    """
+
+    def __init__(self, mark: Callable[[Stream], None], overflow: Overflow, limits: Limits, send: Send) -> None:
+        self._mark = mark
+        self.limits = limits
+        self.queue = queue_for(overflow, limits, self)
+        """Messages that wait."""
+        self.is_busy = False
+        """Something is being sent, and has to wait."""
+        self.busy_since = 0.0
+        self.over: asyncio.Future[tuple[int, str] | None] = asyncio.get_running_loop().create_future()
+        self.sending_task: asyncio.Task[None] | None = None
+        self._replies: list[bytes] = []
+        self._send = send
+
+    def reply(self, *frames: bytes) -> None:
+        """Send these before the messages that wait."""
+        self._replies += frames
+        self._mark(self)
+
+    def has_something(self) -> None:
+        """There is a message: the queue calls this."""
+        self._mark(self)
+
+    def too_slow(self) -> None:
+        """The queue is full under `CLOSE`: the queue calls this."""
+        self.end(TOO_SLOW, "it does not read as fast as messages come")
+
+    def end(self, code: int, reason: str) -> None:
+        """Disconnect the client, saying why where that can be said; the first reason counts."""
+        if not self.over.done():
+            self.over.set_result((code, reason))
+
+    def missed(self, gap: Gap) -> None:
+        """Messages are missing here."""
+        raise NotImplementedError
+
+    def gap_frames(self, gap: Gap) -> list[bytes]:
+        """What a gap looks like to this client."""
+        raise NotImplementedError
+
+    @property
+    def has_more(self) -> bool:
+        """True if something waits."""
+        return bool(self.queue.items or self._replies)
+
+    def batch(self) -> list[Item]:
+        """Take what is to be sent next."""
+        if self.over.done():
+            return []
+        taken = self.queue.take(self.limits.batch_messages, self.limits.batch_bytes)
+        if self._replies:
+            taken[:0] = self._replies
+            self._replies = []
+        if any(type(item) is Gap for item in taken):
+            return [each for item in taken for each in (self.gap_frames(item) if isinstance(item, Gap) else [item])]
+        return taken
+
+    def packed(self, batch: Sequence[Item]) -> Message:
+        """What is sent of a batch; the same for all streams of a kind."""
+        raise NotImplementedError
+
+    def sending(self, packed: Message) -> Coroutine[Any, Any, None]:
+        """Send it."""
+        return self._send(packed)
+
+    def sent(self, task: asyncio.Task[None] | None) -> None:
+        """It was sent, or goes on in that task."""
+        if task is not None:
+            self.is_busy = True
+            self.busy_since = time.monotonic()
+            self.sending_task = task
+            task.add_done_callback(self._was_sent)
+
+    def _was_sent(self, task: asyncio.Task[None]) -> None:
+        self.is_busy = False
+        self.sending_task = None
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.lost(error)
+        elif self.has_more:
+            self._mark(self)
+
+    def lost(self, error: BaseException) -> None:
+        """It could not be sent: the client is gone."""
+        logger.debug("a web client cannot be sent to", error=error)
+        if not self.over.done():
+            self.over.set_result(None)
+
+    def take_replies(self) -> list[bytes]:
+        """Take what would have been sent before the messages that wait."""
+        replies, self._replies = self._replies, []
+        return replies
+
+    def give_up(self) -> None:
+        """Send nothing any more."""
+        if not self.over.done():
+            self.over.set_result(None)
+        if self.sending_task is not None:
+            self.sending_task.cancel()
+        self._replies.clear()
+        self.queue.clear()

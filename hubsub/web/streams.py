@@ -1,0 +1,366 @@
+"""Server-sent events: the messages of a hub as an HTTP response that does not end."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+import time
+from collections import Counter
+from collections.abc import Collection, Coroutine, Iterator, Mapping, Sequence
+from typing import Any
+from urllib.parse import parse_qsl
+
+from .._core.message_queue import Overflow
+from ..codec import Codec
+from ..event import Gap, Meta
+from ..hub import Hub
+from ..key import Key, Patterns
+from . import protocol
+from .access import Access, Authorize, Connection, Identify, Refused, covered, logger
+from .feed import Feed
+from .limits import Limits
+from .protocol import Position
+from .queues import Item
+from .session import GOODBYE
+from .sockets import Connections, enlist
+from .stream import Message, Receive, Send, Stream
+from .subscriptions import Subscription, Subscriptions
+
+# Seconds without a message after which a comment is sent, so that whoever stands between does not cut the line.
+COMMENT = 15.0
+TICK = 1.0
+# Milliseconds that a browser waits before it comes back, at random.
+RETRY = (1000, 3000)
+
+_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-store"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+class EventFeed(Feed):
+    """A feed of whole events, as they stand in the response: formatted once for all streams."""
+
+    def frame(self, key: Key[Any], data: bytes, meta: Meta | None, place: tuple[str, int] | None) -> bytes:
+        message = super().frame(key, data, meta, place)
+        position = self.journal.position
+        if place is not None:
+            position[place[0]] = max(place[1], position.get(place[0], 0))
+        return event_of(message, position)
+
+
+def event_of(data: bytes, position: Position | None = None, event: str = "") -> bytes:
+    """Format one event."""
+    lines = []
+    if position is not None:
+        lines.append(b"id: " + text_of(position).encode())
+    if event:
+        lines.append(b"event: " + event.encode())
+    # A codec may make JSON of several lines.
+    lines += [b"data: " + line for line in data.splitlines()]
+    return b"\n".join(lines) + b"\n\n"
+
+
+def text_of(position: Position) -> str:
+    """A position as text: `origin:number`, with commas between."""
+    return ",".join(f"{origin}:{number}" for origin, number in position.items())
+
+
+def position_of(text: str) -> Position | None:
+    """The inverse of `text_of`; None if it is none."""
+    position: Position = {}
+    for each in text.split(","):
+        origin, colon, number = each.strip().rpartition(":")
+        if not colon or not origin or not number.isascii() or not number.isdigit() or len(number) > 18:
+            return None
+        position[origin] = int(number)
+    return position
+
+
+class EventStream(Stream):
+    """One response."""
+
+    def __init__(
+        self, app: Events, connection: Connection, patterns: list[Key[Any]], receive: Receive, send: Send
+    ) -> None:
+        super().__init__(app.feed.mark, app.overflow, app.limits, send)
+        self.feed = app.feed
+        self.connection = connection
+        self._receive = receive
+        self._subscriptions = Subscriptions(app.feed, self, app.access, connection)
+        self._subscriptions[0] = Subscription(patterns)
+        self._sent_last = time.monotonic()
+        self._ended = asyncio.Event()
+        connection._close = self.close
+
+    async def run(self, last: str | None) -> None:
+        """Send messages until either side ends it; `last` is the id of the last event that the client has seen."""
+        await self._send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+        leaving = asyncio.get_running_loop().create_task(self._wait_for_the_end())
+        self.feed.streams[self] = None
+        try:
+            await self._begin(last)
+            both: list[asyncio.Future[Any]] = [leaving, self.over]
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            if self.over.done() and self.over.result():
+                await self._finish()
+        finally:
+            self.feed.streams.pop(self, None)
+            self._subscriptions.leave()
+            self.give_up()
+            leaving.cancel()
+            await asyncio.gather(leaving, return_exceptions=True)
+            self._ended.set()
+
+    async def _begin(self, last: str | None) -> None:
+        journal, subscriptions = self.feed.journal, self._subscriptions
+        seen = None if last is None else position_of(last)
+        patterns = subscriptions.patterns
+        if seen is not None:
+            known = seen
+            await subscriptions.learn_all(lambda: journal.keys_since(known, patterns))
+        # From here on nothing is awaited: nothing comes in between, missed or twice.
+        self.feed.dispatch()
+        self.reply(b"retry: %d\n\n" % random.randint(*RETRY))
+        if last is None:
+            # Whoever has received nothing can come back, too.
+            self.reply(event_of(b"{}", journal.position, "open"))
+        else:
+            missed = None if seen is None else journal.since(seen, patterns)
+            if missed is None:
+                now = time.time()
+                self.reply(*self.gap_frames(Gap("not resumed", None, now, now, None)))
+            else:
+                for entry in missed:
+                    if entry.gap is not None:
+                        self.reply(*self.gap_frames(entry.gap))
+                    elif entry.key is not None and subscriptions.may_have(entry.key):
+                        self.reply(entry.frame)
+        subscriptions.listen()
+
+    async def _wait_for_the_end(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+    async def _finish(self) -> None:
+        try:
+            async with asyncio.timeout(GOODBYE):
+                if self.sending_task is not None:
+                    await asyncio.wait({self.sending_task})
+                await self._send({**self.packed(self.take_replies()), "more_body": False})
+        except Exception as error:
+            logger.debug("a web client was gone before its stream was ended", error=error)
+
+    async def close(self, code: int, reason: str) -> None:
+        """As `Connection.close`; a response has no codes, and a browser comes back after its `retry`."""
+        self.end(code, reason)
+        if asyncio.current_task() is not self._subscriptions.deciding:
+            await self._ended.wait()
+
+    # As `Stream`
+
+    def packed(self, batch: Sequence[Item]) -> Message:
+        frames: Any = batch
+        return {"type": "http.response.body", "body": b"".join(frames), "more_body": True}
+
+    def sending(self, packed: Message) -> Coroutine[Any, Any, None]:
+        self._sent_last = time.monotonic()
+        return super().sending(packed)
+
+    def missed(self, gap: Gap) -> None:
+        if self._subscriptions.concerns(gap):
+            self.queue.miss(gap)
+
+    def gap_frames(self, gap: Gap) -> list[bytes]:
+        position = self.feed.journal.position
+        return [event_of(frame, position, "gap") for frame in self._subscriptions.gap_frames(gap)]
+
+    def look(self, now: float) -> None:
+        """See whether it is read, may stay, and has been quiet for long."""
+        expires = self.connection.expires
+        if expires is not None and time.time() >= expires:
+            self.end(protocol.IDENTITY, "expired")
+        elif self.is_busy and now - self.busy_since > self.limits.not_reading_seconds:
+            self.end(protocol.TIMED_OUT, "it does not read")
+        elif now - self._sent_last > COMMENT:
+            self._sent_last = now
+            self.reply(b":\n\n")
+
+
+class Events:
+    """What `events` returns: an ASGI application for server-sent events."""
+
+    def __init__(
+        self,
+        hub: Hub,
+        outgoing: Patterns,
+        authorize: Authorize | None,
+        identify: Identify | None,
+        origins: str | Collection[str],
+        codec: str | Codec,
+        overflow: Overflow,
+        limits: Limits,
+    ) -> None:
+        if overflow is Overflow.GROW:
+            raise ValueError("overflow: a queue that grows would let a client fill the memory; choose another policy")
+        self.hub = hub
+        self.limits = limits
+        self.overflow = Overflow(overflow)
+        self.access = Access(outgoing, [], authorize, identify, origins)
+        self.feed = EventFeed(hub, self.access.everything, codec, limits)
+        self._streams: dict[Connection, EventStream] = {}
+        self._addresses: Counter[str] = Counter()
+        self._clock: asyncio.Task[None] | None = None
+        self._is_stopped = False
+        enlist(hub, self)
+
+    def __repr__(self) -> str:
+        return f"<Events {self.hub!r} {len(self._streams)} streams>"
+
+    @property
+    def connections(self) -> Connections:
+        """The clients that are connected now; a live collection."""
+        return Connections(self._streams)
+
+    def stop(self) -> None:
+        """End all responses, and begin no new one: the server is about to end."""
+        self._is_stopped = True
+        for stream in list(self._streams.values()):
+            stream.end(protocol.RESTART, "the server restarts")
+
+    def start(self) -> None:
+        """Let clients in again."""
+        self._is_stopped = False
+
+    async def close(self) -> None:
+        """End all responses, and take nothing more from the hub. Closing twice is safe."""
+        self.stop()
+        for stream in list(self._streams.values()):
+            await stream.close(protocol.RESTART, "the server restarts")
+        self.feed.close()
+
+    async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
+        """Serve one request, as ASGI says."""
+        if scope["type"] == "lifespan":
+            while True:
+                message = await receive()
+                await send({"type": f"{message['type']}.complete"})
+                if message["type"] == "lifespan.shutdown":
+                    return
+        if scope["type"] != "http":
+            await receive()
+            await send({"type": "websocket.close", "code": protocol.FORBIDDEN, "reason": "this address takes GET"})
+            return
+        connection = Connection(secrets.token_hex(8), scope)
+        try:
+            patterns = await self._admit(scope, connection)
+        except Refused as refused:
+            await answer(send, refused.status, refused.reason)
+            return
+        stream = EventStream(self, connection, patterns, receive, send)
+        self._streams[connection] = stream
+        self._addresses[connection.address] += 1
+        if self._clock is None or self._clock.done() or self._clock.get_loop() is not asyncio.get_running_loop():
+            self._clock = asyncio.get_running_loop().create_task(self._watch())
+        try:
+            await stream.run(connection.headers.get("last-event-id") or connection.query.get("last-event-id"))
+        finally:
+            del self._streams[connection]
+            self._addresses[connection.address] -= 1
+            if not self._addresses[connection.address]:
+                del self._addresses[connection.address]
+            if not self._streams and self._clock is not None:
+                self._clock.cancel()
+
+    async def _admit(self, scope: Mapping[str, Any], connection: Connection) -> list[Key[Any]]:
+        """Return the patterns that a client gets.
+
+        Raises:
+            Refused: It gets nothing.
+        """
+        limit = self.limits.connections_per_address
+        if scope["method"] != "GET":
+            raise Refused(405, "GET only")
+        if self._is_stopped:
+            raise Refused(503, "the server restarts")
+        if limit and connection.address and self._addresses[connection.address] >= limit:
+            raise Refused(429, "too many connections from this address")
+        if self.access.is_foreign(connection, scope.get("scheme", "")):
+            raise Refused(403, "this page may not connect")
+        await self.access.identify(connection)
+        outgoing = self.access.of(self.access.outgoing, connection.identity)
+        patterns = list(dict.fromkeys(_patterns_of(scope, self.limits))) or outgoing
+        if not patterns:
+            raise Refused(403, "there is nothing for you here")
+        for pattern in patterns:
+            if not covered(pattern, outgoing) or not await self.access.allows(connection, "subscribe", pattern):
+                raise Refused(403, "this pattern may not be subscribed to")
+        return patterns
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(TICK)
+            now = time.monotonic()
+            for stream in list(self._streams.values()):
+                stream.look(now)
+
+
+def _patterns_of(scope: Mapping[str, Any], limits: Limits) -> Iterator[Key[Any]]:
+    query = scope.get("query_string", b"").decode("latin-1")
+    texts = [value for name, value in parse_qsl(query, keep_blank_values=True) if name == "pattern"]
+    if len(texts) > limits.patterns:
+        raise Refused(400, f"at most {limits.patterns} patterns")
+    for text in texts:
+        try:
+            pattern: Key[Any] = Key.parse(text)
+        except ValueError:
+            raise Refused(400, "a pattern cannot be read") from None
+        if len(pattern) > limits.key_parts or any(len(part) > limits.part_characters for part in pattern):
+            raise Refused(400, "a pattern is too long")
+        yield pattern
+
+
+def events(
+    hub: Hub,
+    outgoing: Patterns,
+    *,
+    authorize: Authorize | None = None,
+    identify: Identify | None = None,
+    origins: str | Collection[str] = "same",
+    codec: str | Codec = "json",
+    overflow: Overflow = Overflow.CLOSE,
+    limits: Limits = Limits(),  # noqa: B008 - immutable
+) -> Events:
+    """Make an ASGI application that streams the messages of a hub to browsers as server-sent events.
+
+    `GET /events?pattern=room/*` (repeatable; without it everything of `outgoing`). Each event's `data` is one message,
+    as in `hubsub.v1`, and its `id` is where the client is: a browser that comes back sends it as `Last-Event-ID`, and
+    gets what it missed, or `event: gap`. `event: open` comes first and has the position to come back to.
+
+    Args:
+        hub: The hub.
+        outgoing: Patterns of what clients may get; `{identity}` as in `endpoint`.
+        authorize: As in `endpoint`, for "subscribe" and "receive"; plain for the latter.
+        identify: As in `endpoint`; the token is that of the query.
+        origins: As in `endpoint`.
+        codec: As in `endpoint`.
+        overflow: As in `endpoint`; a client that is disconnected comes back by itself, where it was.
+        limits: As in `endpoint`.
+
+    Raises:
+        ValueError: An option makes no sense.
+        InvalidKey: A pattern is none.
+    """
+    return Events(hub, outgoing, authorize, identify, origins, codec, overflow, limits)
+
+
+async def answer(
+    send: Send, status: int, text: str, headers: Sequence[tuple[bytes, bytes]] = (), kind: bytes = b"text/plain"
+) -> None:
+    """Answer a request with a short text."""
+    body = text.encode("utf-8", "replace")
+    head = [(b"content-type", kind), (b"content-length", str(len(body)).encode()), *headers]
+    await send({"type": "http.response.start", "status": status, "headers": head})
+    await send({"type": "http.response.body", "body": body})

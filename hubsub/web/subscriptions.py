@@ -1,0 +1,194 @@
+"""What one client is subscribed to, and what of it may reach it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
+from typing import Any
+
+from .._core.listener import Listener
+from ..errors import EncodeError
+from ..event import Gap
+from ..key import NAMESPACE, PLUS, STAR, Key
+from . import protocol
+from .access import Access, Answers, Connection, covered, logger
+from .feed import Feed
+from .stream import Stream
+
+# How often keys that came meanwhile are asked about before a replay begins.
+MOST_ROUNDS = 5
+
+
+class Subscription:
+    """What a client has subscribed to under one id."""
+
+    __slots__ = ("gaps", "patterns", "snapshot")
+
+    def __init__(self, patterns: list[Key[Any]], gaps: bool = True, snapshot: bool = False) -> None:
+        self.patterns = patterns
+        self.gaps = gaps
+        self.snapshot = snapshot
+
+
+def _unless_announced(put: Callable[[Key[Any], bytes], None], key: Key[Any], frame: bytes) -> None:
+    if key[0] != NAMESPACE:
+        put(key, frame)
+
+
+class Subscriptions(dict[int, Subscription]):
+    """The subscriptions of one client, by its ids.
+
+    One listener on the feed's frames has the patterns of all of them, so that each message comes once. Where there is
+    an `authorize`, it is asked for each key; messages wait behind one on which it has not decided, in order.
+
+    Args:
+        feed: Where messages come from.
+        stream: Where they go.
+        access: Who may have what.
+        connection: Whose they are.
+    """
+
+    def __init__(self, feed: Feed, stream: Stream, access: Access, connection: Connection) -> None:
+        super().__init__()
+        self._feed = feed
+        self._stream = stream
+        self._access = access
+        self._connection = connection
+        self._listener: Listener | None = None
+        self._answers = Answers()
+        self._awaited: dict[Key[Any], Awaitable[bool]] = {}
+        self._undecided: list[tuple[Key[Any], bytes]] = []
+        self.deciding: asyncio.Task[None] | None = None
+
+    @property
+    def patterns(self) -> list[Key[Any]]:
+        """The patterns of all of them."""
+        return [pattern for each in self.values() for pattern in each.patterns]
+
+    def listen(self) -> None:
+        """Get the messages of what is subscribed now."""
+        before, self._listener = self._listener, None
+        patterns = list(dict.fromkeys(self.patterns))
+        if patterns:
+            put = self._put_allowed if self._access.narrows else self._stream.queue.put
+            # The inner hub announces its listeners to those who listen to everything.
+            if any(pattern[0] in (STAR, PLUS) for pattern in patterns):
+                put = partial(_unless_announced, put)
+            self._listener = self._feed.frames.add_listener(patterns, put)
+        if before is not None:
+            before.remove()
+
+    def leave(self) -> None:
+        """Get nothing any more."""
+        self.clear()
+        self.listen()
+        self._undecided.clear()
+        if self.deciding is not None:
+            self.deciding.cancel()
+        for answer in self._awaited.values():
+            if hasattr(answer, "close"):
+                answer.close()
+
+    # What may reach it
+
+    def _put_allowed(self, key: Key[Any], frame: bytes) -> None:
+        if not self._undecided:
+            allowed = self._allowed(key)
+            if allowed is not None:
+                if allowed:
+                    self._stream.queue.put(key, frame)
+                return
+        if len(self._undecided) >= self._stream.limits.queue_messages:
+            self._stream.too_slow()
+            return
+        self._undecided.append((key, frame))
+        if self.deciding is None:
+            self.deciding = asyncio.get_running_loop().create_task(self._decide())
+
+    def _allowed(self, key: Key[Any]) -> bool | None:
+        """Whether the client may receive a key; None if that has to be awaited, see `_learn`."""
+        known = self._answers.get(key)
+        if known is None and key not in self._awaited:
+            answer = self._access.answer(self._connection, "receive", key)
+            if isinstance(answer, bool):
+                self._answers.note(key, answer)
+                return answer
+            self._awaited[key] = answer
+        return known
+
+    async def _learn(self, key: Key[Any]) -> bool:
+        """Wait for the answer about a key."""
+        allowed = self._allowed(key)
+        if allowed is None:
+            answer = self._awaited.pop(key, None)
+            allowed = answer is not None and await self._access.judged(answer)
+            self._answers.note(key, allowed)
+        return allowed
+
+    async def _decide(self) -> None:
+        try:
+            while self._undecided:
+                key, frame = self._undecided[0]
+                allowed = await self._learn(key)
+                del self._undecided[0]
+                if allowed:
+                    self._stream.queue.put(key, frame)
+        finally:
+            self.deciding = None
+
+    async def learn_all(self, keys: Callable[[], Iterable[Key[Any]]]) -> None:
+        """Ask about keys until the answers are known to all that `keys` returns, since meanwhile there may be more."""
+        if self._access.narrows:
+            for _ in range(MOST_ROUNDS):
+                unknown = [key for key in dict.fromkeys(keys()) if self._allowed(key) is None]
+                if not unknown:
+                    break
+                for key in unknown:
+                    await self._learn(key)
+
+    def may_have(self, key: Key[Any]) -> bool:
+        """True if the client is known to be allowed a key."""
+        return not self._access.narrows or self._allowed(key) is True
+
+    def forget_answers(self) -> None:
+        """Ask again for each key."""
+        self._answers.forget()
+
+    # What is replayed, and what is missing
+
+    def retained(self, patterns: list[Key[Any]], history: int) -> list[bytes]:
+        """The last messages of each key that the client is known to be allowed, as frames.
+
+        Raises:
+            HistoryUnavailable: Nothing retains the patterns.
+        """
+        frames = []
+        feed = self._feed
+        for event in feed.hub.history(list(patterns), history):
+            if self.may_have(event[0]):
+                try:
+                    frames.append(feed.replay_frame(event))
+                except EncodeError as error:
+                    logger.debug("a retained message cannot be sent to web clients", error=error)
+        return frames
+
+    def concerns(self, gap: Gap) -> bool:
+        """True if messages of what is subscribed may be missing."""
+        return gap.keys is None or any(covered(key, self.patterns) for key in gap.keys)
+
+    def gap_frames(self, gap: Gap) -> list[bytes]:
+        """A gap as it concerns each subscription; nothing of keys that the client may not receive."""
+        frames: list[bytes] = []
+        for id, subscription in self.items():
+            mine = gap
+            if gap.keys is not None:
+                keys = tuple(key for key in gap.keys if covered(key, subscription.patterns) and self.may_have(key))
+                if not keys:
+                    continue
+                mine = gap._replace(keys=keys, count=gap.count if len(keys) == len(gap.keys) else None)
+            if subscription.gaps:
+                frames.append(protocol.gap_frame(mine, id))
+            if subscription.snapshot:
+                frames += self.retained(subscription.patterns, 1)
+        return frames
