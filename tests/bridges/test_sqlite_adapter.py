@@ -642,6 +642,50 @@ async def test_a_disk_that_does_not_answer_costs_one_thread_however_often_it_is_
     await until(lambda: _threads() == before)
 
 
+FORKING = """
+import asyncio, os, sys
+from hubsub import Bridge, Hub
+
+hub = Hub()
+bridge = Bridge(hub, f"sqlite://{sys.argv[1]}", both=["k"], namespace="shop")
+(child_is_up, is_up), (parent_is_gone, is_gone) = os.pipe(), os.pipe()
+
+async def parent():
+    async with hub, bridge:
+        await bridge.ready()
+        await hub.publish_confirmed("k", "before")
+        child = os.fork()
+        if not child:
+            try:
+                asyncio.run(live_on())
+            finally:
+                os._exit(1)
+        await asyncio.to_thread(os.read, child_is_up, 1)
+        await hub.publish_confirmed("k", "beside")
+    os.write(is_gone, b"x")
+    os.waitpid(child, 0)
+
+async def live_on():
+    async with hub:
+        await bridge.ready()
+        os.write(is_up, b"x")
+        await asyncio.to_thread(os.read, parent_is_gone, 1)
+        for number in range(20):
+            await hub.publish_confirmed("k", number)
+        os._exit(0)  # as if killed: nothing is closed
+
+asyncio.run(parent())
+"""
+
+
+def test_what_a_forked_process_has_confirmed_is_there_though_its_parent_has_closed_the_file(place: Place) -> None:
+    command = [sys.executable, "-c", FORKING, str(place.path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert place.do("select count(*), max(number) from message") == [(22, 22)]
+    assert place.do("pragma integrity_check") == [("ok",)]
+
+
 def test_a_bridge_goes_on_in_another_loop_though_it_was_not_closed(place: Place) -> None:
     hub = Hub()
     bridge = Bridge(hub, place.make(), both=ALL, namespace=SPACE)
