@@ -30,6 +30,11 @@ class Target(Protocol):
     counted: int  # messages routed to it, as far as routes have told
     missed: int  # of these, the ones that never came
 
+    @property
+    def may_refuse(self) -> bool:
+        """True if it may refuse to be called by another thread than the hub's."""
+        ...
+
     def deliver_event(self, event: Event[Any], bounded: bool = False, /) -> object:
         """Deliver a message with what travels along; return whether it is queued now.
 
@@ -167,6 +172,7 @@ class Observer:
     __slots__ = ("_observe", "counted", "deliver", "mailbox", "missed", "order")
 
     is_subscription = False
+    may_refuse = False
     responds = False
     remote = False
     diverts: Sequence[tuple[str, ...]] = ()
