@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from itertools import count
+from pathlib import Path
 from statistics import median
 from time import perf_counter
 from typing import Any
@@ -15,7 +19,7 @@ import hubsub
 
 from . import brokers, drivers
 from .drivers import Arrived, Ends, Way
-from .harness import Missing, Side, compare
+from .harness import Missing, Side, compare, measure
 from .throughput import ELSEWHERE, SECONDS_AT_MOST
 
 KEY: hubsub.Key[Any] = hubsub.Key("sensor", "kitchen")
@@ -113,6 +117,16 @@ def postgres() -> tuple[Way, Way]:
     return partial(hubs, url), partial(drivers.postgres_notify, url)
 
 
+def file() -> tuple[Way, Way]:
+    folder = Path(tempfile.mkdtemp())
+    # Each round has a file of its own, on both sides.
+    numbers = count()
+    return (
+        lambda arrived: hubs(f"sqlite://{folder / f'ours{next(numbers)}.db'}", arrived),
+        lambda arrived: drivers.sqlite(str(folder / f"theirs{next(numbers)}.db"), arrived),
+    )
+
+
 def kafka() -> tuple[Way, Way]:
     broker = brokers.shared("Kafka")
     return partial(hubs, broker.url, group="group"), partial(drivers.kafka, broker.address())
@@ -141,6 +155,14 @@ def bulk_through_redis_stream() -> tuple[Side, Side]:
     """The same by Redis Streams and a group, at least once, against redis-py: `XADD` in pipelines of 500, `XREADGROUP`
     of 500 at most and one `XACK` for them."""
     ours, theirs = stream()
+    return bulk(ours), bulk(theirs)
+
+
+@compare(at_least=0.25)
+def bulk_through_sqlite() -> tuple[Side, Side]:
+    """The same by a file of SQLite, against Python's sqlite3: 500 rows in a transaction, read 500 at most behind the
+    last number when `pragma data_version` has changed, which is looked at each 4 ms."""
+    ours, theirs = file()
     return bulk(ours), bulk(theirs)
 
 
@@ -211,6 +233,56 @@ def latency_through_postgres_notify() -> tuple[Side, Side]:
     """The same by LISTEN and NOTIFY of Postgres, against asyncpg."""
     ours, theirs = postgres()
     return latency(ours), latency(theirs)
+
+
+READER = """
+import asyncio, sys, time, hubsub
+
+async def main(url, number):
+    seconds, done = [], asyncio.Event()
+
+    def arrived(key, message):
+        seconds.append(time.perf_counter() - message)
+        if len(seconds) == number:
+            done.set()
+
+    async with hubsub.Hub() as hub, hubsub.Bridge(hub, url, incoming=["at"], namespace="rest") as bridge:
+        hub.add_listener("at", arrived)
+        await bridge.ready(30)
+        print("ready", flush=True)
+        await done.wait()
+    print(sorted(seconds)[int(number * 0.99)], flush=True)
+
+asyncio.run(main(sys.argv[1], int(sys.argv[2])))
+"""
+
+
+@measure("ms", at_most=10, rounds=5)
+def latency_between_processes_sqlite() -> Side:
+    """From `Hub.publish` in one process until a listener of another one is called, by a file of SQLite, of a message
+    each 20 ms: of 300, the slowest but two (p99)."""
+
+    async def milliseconds(url: str, number: int) -> float:
+        reader = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", READER, url, str(number), stdout=asyncio.subprocess.PIPE
+        )
+        assert reader.stdout is not None
+        async with hubsub.Hub() as hub, hubsub.Bridge(hub, url, outgoing=["at"], namespace="rest") as bridge:
+            await bridge.ready(30)
+            await reader.stdout.readline()
+            for _ in range(number):
+                # One clock for all processes of the machine.
+                hub.publish("at", perf_counter())
+                await asyncio.sleep(0.02)
+            found = float(await reader.stdout.readline())
+        await reader.wait()
+        return 1000 * found
+
+    def once() -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            return asyncio.run(asyncio.wait_for(milliseconds(f"sqlite://{folder}/log.db", 300), SECONDS_AT_MOST))
+
+    return once
 
 
 @compare(at_most=1.5)

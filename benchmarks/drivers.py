@@ -125,6 +125,49 @@ async def postgres_notify(url: str, arrived: Arrived) -> AsyncIterator[Ends]:
 
 
 @asynccontextmanager
+async def sqlite(path: str, arrived: Arrived) -> AsyncIterator[Ends]:
+    import sqlite3
+
+    writer, reader = (sqlite3.connect(path, isolation_level=None, check_same_thread=False) for _ in range(2))
+    writer.execute("pragma journal_mode = wal")
+    writer.execute("pragma synchronous = normal")
+    writer.execute("create table log (number integer primary key, data text)")
+
+    def store(lot: Sequence[Any]) -> None:
+        writer.execute("begin immediate")
+        writer.executemany("insert into log (data) values (?)", [(json.dumps(message),) for message in lot])
+        writer.execute("commit")
+
+    async def many(messages: Sequence[Any]) -> None:
+        for lot in _lots(messages):
+            await asyncio.to_thread(store, lot)
+
+    async def one(message: Any) -> None:
+        await asyncio.to_thread(store, [message])
+
+    def read(after: int) -> list[tuple[int, str]]:
+        query = "select number, data from log where number > ? order by number limit ?"
+        return reader.execute(query, (after, LOT)).fetchall()
+
+    async def receive() -> None:
+        last, seen = 0, None
+        while True:
+            if (version := reader.execute("pragma data_version").fetchone()) == seen:
+                await asyncio.sleep(0.004)
+                continue
+            seen = version
+            while rows := await asyncio.to_thread(read, last):
+                for number, data in rows:
+                    arrived(json.loads(data))
+                    last = number
+
+    async with _running(receive()):
+        yield Ends(many, one)
+    writer.close()
+    reader.close()
+
+
+@asynccontextmanager
 async def kafka(servers: str, arrived: Arrived) -> AsyncIterator[Ends]:
     from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 

@@ -11,6 +11,8 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import psutil
@@ -22,6 +24,7 @@ from hubsub import Bridge, Event, Hub, Key, Undelivered
 from hubsub.bridges import Adapter
 from hubsub.bridges.kafka import KafkaAdapter
 from hubsub.bridges.redis import RedisStreamAdapter
+from hubsub.bridges.sqlite import SQLiteAdapter
 
 SOAK = Key("soak", "+")
 KEYS = [Key("soak", str(number)) for number in range(100)]
@@ -32,10 +35,34 @@ AHEAD = 5_000
 WARM = 0.2
 
 
+class Disk:
+    """A file of SQLite, whose folder goes away in the middle of everything, as that of a disk that is pulled out."""
+
+    def __init__(self) -> None:
+        self._root = TemporaryDirectory()
+        self._folder = Path(self._root.name, "there")
+        self.url = f"sqlite://{self._folder / 'log.db'}"
+
+    @classmethod
+    def missing(cls) -> str | None:
+        return None
+
+    async def start_wait(self) -> None:
+        self._folder.mkdir()
+
+    async def restart_wait(self) -> None:
+        away = self._folder.rename(self._folder.with_name("away"))
+        await asyncio.sleep(0.2)
+        away.rename(self._folder)
+
+    def close(self) -> None:
+        self._root.cleanup()
+
+
 class Kind(NamedTuple):
     """A broker, and how a bridge gets there."""
 
-    broker: type[Broker]
+    broker: type[Broker | Disk]
     adapter: Callable[[str], Adapter]
     every: float
     """Seconds that the broker is up, unless others are wished."""
@@ -49,6 +76,7 @@ KINDS = {
         3.0,
     ),
     "kafka": Kind(Kafka, KafkaAdapter, 5.0),
+    "sqlite": Kind(Disk, lambda url: SQLiteAdapter(url, maxlen=100_000), 3.0),
 }
 
 

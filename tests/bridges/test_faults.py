@@ -17,6 +17,7 @@ from brokers.redis_server import Redis
 from hubsub import Gap, Key
 from hubsub.testing import conformance
 from hubsub.testing.conformance import sites
+from hubsub.testing.conformance.scene import PATIENCE
 
 from .harmed import Harmed, HarmedKafka, HarmedMemory, HarmedPostgres, HarmedRedis
 from .harmed_file import HarmedSQLite
@@ -44,6 +45,8 @@ KINDS = {
     "kafka name": Kind(Kafka, HarmedKafka, "kafka", {"name": "reader"}),
     "kafka group": Kind(Kafka, HarmedKafka, "kafka", {"group": "readers"}),
 }
+
+OF_REDIS = [name for name, kind in KINDS.items() if kind.harmed is HarmedRedis]
 
 # Of what takes seconds, and is the same for each way to read, one is enough for `make test`.
 ONE_OF_EACH = {"redis", "postgres", "redis-stream group", "kafka name"}
@@ -174,3 +177,43 @@ async def test_a_stream_that_is_trimmed_or_flushed_is_a_gap_with_its_count(
         for number in range(10):
             sender.hub.publish("k", number)
         assert (await next_gap()).reason == "recreated"
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(each, marks=() if each == "redis-stream group" else pytest.mark.long) for each in OF_REDIS]
+)
+async def test_a_redis_that_cannot_save_takes_no_writes_and_everything_arrives_later(
+    name: str, expendable: Expendable
+) -> None:
+    kind = KINDS[name]
+    process = expendable(Redis)
+    broker = HarmedRedis(process, kind.scheme)
+    async with broker.line, sites(broker.adapter) as those:
+        await broker.start()
+        sender, receiver = await those.add(outgoing=ALL), await those.add(ALL, incoming=ALL, **kind.options)
+        await sender.hub.publish_confirmed(("k", "0"), 0)
+        await receiver.see(0)
+        # A file that it cannot replace: MISCONF, for each write and even for PING.
+        in_the_way = process.folder / "dump.rdb"
+        with process.client() as client:
+            in_the_way.mkdir()
+            client.config_set("save", "3600 1")
+            client.bgsave()
+            await conformance.until(
+                lambda: client.info("persistence")["rdb_last_bgsave_status"] == "err",  # type: ignore[index]
+                "Redis to find out",
+            )
+            late = await those.add(ALL, incoming=ALL, **kind.options, ready=False)
+            for number in range(1, 20):
+                sender.hub.publish(("k", str(number % 3)), number)
+            await asyncio.sleep(2)
+            for site in (sender, receiver):
+                assert site.bridge.health().reconnects <= 1, "it is connected to again and again"
+            in_the_way.rmdir()
+            client.config_set("stop-writes-on-bgsave-error", "no")
+        await receiver.until(
+            lambda: set(receiver.messages) | set(late.messages) == set(range(20)), "all messages", PATIENCE
+        )
+        if kind.options.get("group"):
+            assert len(receiver.messages) + len(late.messages) == 20
+        assert not receiver.gaps

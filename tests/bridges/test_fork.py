@@ -67,3 +67,8 @@ async def test_forked_processes_hear_everything_over_redis_streams(redis: Redis,
 @WHEN
 async def test_forked_processes_hear_everything_over_kafka(kafka: Kafka, namespace: str, when: str) -> None:
     assert_all_was_heard(await fork_and_talk(kafka.url, namespace, when), when)
+
+
+@WHEN
+async def test_forked_processes_hear_everything_over_a_file_of_sqlite(tmp_path: Path, when: str) -> None:
+    assert_all_was_heard(await fork_and_talk(f"sqlite://{tmp_path / 'log.db'}", "forked", when), when)

@@ -2,11 +2,14 @@
 
 import asyncio
 import json
+import random
+import sqlite3
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -195,6 +198,49 @@ async def test_names_on_kafka_get_every_confirmed_message(
     await names_balance(new_company(kafka.url), namespace=namespace)
 
 
+async def test_names_in_a_file_of_sqlite_get_every_confirmed_message(
+    new_company: Callable[..., Company], tmp_path: Path
+) -> None:
+    await names_balance(new_company(f"sqlite://{tmp_path / 'log.db'}"))
+
+
+@pytest.mark.parametrize(
+    "group",
+    [
+        pytest.param(True, id="group"),
+        # After each kill its name is taken for ten seconds.
+        pytest.param(False, id="names", marks=[pytest.mark.long, pytest.mark.timeout(600)]),
+    ],
+)
+async def test_writers_and_readers_of_one_file_may_be_killed_at_any_moment(
+    group: bool, new_company: Callable[..., Company], tmp_path: Path
+) -> None:
+    chance = random.Random(7)
+    file = tmp_path / "log.db"
+    company = new_company(f"sqlite://{file}", lease=2)
+
+    def hire(name: str) -> int:
+        return company.hire(name, {"group": "g"} if group else {"name": name, "start": "earliest"})
+
+    for name in "abc":
+        hire(name)
+    await company.until(lambda: len(company.of("ready")) == 3)
+    for _ in range(8):
+        await company.work("a", "b", count=20)
+        await asyncio.sleep(chance.uniform(0, 0.1))
+        name = chance.choice("abc")
+        company.kill(name)
+        with closing(sqlite3.connect(file)) as db:
+            assert db.execute("pragma integrity_check").fetchall() == [("ok",)]
+        pid = hire(name)
+        await company.until(lambda: bool(company.of("ready", pid=pid)))  # noqa: B023
+    if group:
+        await company.finish(lambda: company.confirmed() <= company.received().keys())
+    else:
+        await company.finish(lambda: all(company.confirmed() <= company.received(name).keys() for name in "abc"))
+    assert not company.of("gap")
+
+
 # Durable, by group: one of them gets it
 
 
@@ -215,6 +261,12 @@ async def test_a_group_on_redis_streams_shares_every_confirmed_message(
 ) -> None:
     url = redis.url.replace("redis:", "redis-stream:")
     await group_balances(new_company(url, lease=LEASE), namespace=namespace)
+
+
+async def test_a_group_on_a_file_of_sqlite_shares_every_confirmed_message(
+    new_company: Callable[..., Company], tmp_path: Path
+) -> None:
+    await group_balances(new_company(f"sqlite://{tmp_path / 'log.db'}", lease=LEASE))
 
 
 async def test_a_group_on_kafka_shares_every_confirmed_message(

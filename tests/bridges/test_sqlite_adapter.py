@@ -140,6 +140,38 @@ async def test_a_log_that_was_made_anew_is_told_of_and_read_from_its_beginning(
 
 
 @pytest.mark.parametrize("options", [{}, {"name": "reader"}, {"group": "workers"}], ids=["plain", "name", "group"])
+@pytest.mark.parametrize("table", ["message", "log", "control", "sender", "name", "shared", "in_hand", "dead"])
+async def test_a_table_that_is_dropped_while_it_is_read_is_made_again_and_silent_about_nothing(
+    place: Place, table: str, options: dict[str, Any]
+) -> None:
+    async with (
+        place.bridge(outgoing=ALL, both=None) as sender,
+        place.bridge(incoming=ALL, both=None, window=1, **options) as receiver,
+    ):
+        first, may_end = asyncio.Event(), asyncio.Event()
+        messages: list[Any] = []
+
+        async def hang(key: Key[Any], message: Any) -> None:
+            first.set()
+            await may_end.wait()
+            messages.append(message)
+
+        receiver.hub.add_listener("k", hang)
+        for number in range(5):
+            await sender.hub.publish_confirmed("k", number)
+        await first.wait()
+        place.do(f"drop table {table}")
+        may_end.set()
+        for number in range(5, 20):
+            await sender.hub.publish_confirmed("k", number)
+        await until(lambda: 19 in messages)
+        missing = set(range(20)) - set(messages)
+        assert not missing or receiver.health().gaps, f"{missing} went missing in silence"
+        if table not in ("message", "log"):
+            assert not missing
+
+
+@pytest.mark.parametrize("options", [{}, {"name": "reader"}, {"group": "workers"}], ids=["plain", "name", "group"])
 async def test_nothing_confirmed_goes_into_a_file_that_was_deleted(place: Place, options: dict[str, Any]) -> None:
     async with place.bridge() as sender, place.bridge(incoming=ALL, both=None, **options) as receiver:
         messages = record(receiver.hub)
@@ -497,6 +529,12 @@ async def test_a_file_that_is_none_of_ours_is_refused_with_the_remedy_and_left_a
     assert text.read_text().startswith("this is no database")
     assert "cannot be opened: its folder has to be there" in await _why(SQLiteAdapter(tmp_path / "none" / "log.db"))
     assert "cannot be opened" in await _why(SQLiteAdapter(tmp_path))
+
+
+async def test_a_database_that_somebody_else_made_is_refused_whatever_version_it_has(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "other.db")) as db:
+        db.executescript("create table log (x); create table message (x); pragma user_version = 1")
+    assert "give the log a file of its own" in await _why(SQLiteAdapter(tmp_path / "other.db"))
 
 
 async def test_another_version_of_the_tables_is_refused_with_the_remedy(place: Place) -> None:

@@ -19,8 +19,9 @@ from typing import Any
 from hubsub import Bridge, Gap, Hub, HubsubError, Key
 from hubsub.bridges.kafka import KafkaAdapter
 from hubsub.bridges.redis import RedisAdapter, RedisStreamAdapter
+from hubsub.bridges.sqlite import SQLiteAdapter
 
-ADAPTERS = {"redis": RedisAdapter, "redis-stream": RedisStreamAdapter, "kafka": KafkaAdapter}
+ADAPTERS = {"redis": RedisAdapter, "redis-stream": RedisStreamAdapter, "kafka": KafkaAdapter, "sqlite": SQLiteAdapter}
 WORK = Key("work", "*")
 AT_ONCE = 10
 

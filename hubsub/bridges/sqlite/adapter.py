@@ -132,7 +132,8 @@ class SQLiteAdapter(LogAdapter):
         except BrokerBusy:
             raise
         except HubsubError as error:
-            # A damaged file takes nothing either; whoever mends it finds that everything is still to be sent.
+            # A damaged file takes nothing either: it is opened anew, and none of the records is to blame.
+            self.inbox.fail(error)
             raise BrokerBusy(str(error)) from error
         return {}
 

@@ -263,7 +263,7 @@ def explained(error: Exception, path: str, *, writes: bool = False) -> Exception
             " saves what can be read"
         )
     else:
-        why = f"cannot be used: {error}"
+        kind, why = BridgeError, f"cannot be used: {error}"
     found = kind(f"{path} {why}")
     found.__cause__ = error
     return found

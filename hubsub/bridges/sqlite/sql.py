@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from os import urandom
@@ -17,6 +18,8 @@ R = TypeVar("R", bound=tuple[Any, ...])
 
 VERSION = 1
 """Of the tables, as `pragma user_version` says it."""
+OURS = int.from_bytes(b"hubs")
+"""Whose file it is, as `pragma application_id` says it."""
 MOST_BYTES = 4 << 20
 """Bytes of payloads read at once; but one message at least."""
 CONTROL_SECONDS = 30
@@ -28,19 +31,23 @@ SENDER_SECONDS = 86400
 
 # `shared` is a group: what nobody has got yet begins with `next`. What was handed back is in hand of nobody, until 0.
 TABLES = """
-create table log (space text primary key, epoch text, last integer, time real) without rowid;
-create table message (space text, number integer, key text, data blob, time real, primary key (space, number))
-    without rowid;
-create table sender (space text, sender text, last integer, time real, primary key (space, sender)) without rowid;
-create table name (space text, name text, place text, owner text, until real, primary key (space, name)) without rowid;
-create table shared (space text, name text, next integer, primary key (space, name)) without rowid;
-create table in_hand (space text, name text, number integer, owner text, until real, attempts integer,
+create table if not exists log (space text primary key, epoch text, last integer, time real) without rowid;
+create table if not exists message (space text, number integer, key text, data blob, time real,
+    primary key (space, number)) without rowid;
+create table if not exists sender (space text, sender text, last integer, time real,
+    primary key (space, sender)) without rowid;
+create table if not exists name (space text, name text, place text, owner text, until real,
+    primary key (space, name)) without rowid;
+create table if not exists shared (space text, name text, next integer, primary key (space, name)) without rowid;
+create table if not exists in_hand (space text, name text, number integer, owner text, until real, attempts integer,
     primary key (space, name, number)) without rowid;
-create index in_hand_until on in_hand (space, name, until);
-create table control (number integer primary key autoincrement, space text, key text, data blob, time real);
-create table dead (number integer primary key autoincrement, space text, reader text, key text, data blob, reason text,
-    attempts integer, position text, time real);
+create index if not exists in_hand_until on in_hand (space, name, until);
+create table if not exists control (number integer primary key autoincrement, space text, key text, data blob,
+    time real);
+create table if not exists dead (number integer primary key autoincrement, space text, reader text, key text,
+    data blob, reason text, attempts integer, position text, time real);
 """
+NAMES = frozenset(re.findall(r"(?:table|index) if not exists (\w+)", TABLES))
 # Cast, since another program may have written anything.
 MESSAGES = """select number, cast(key as blob), data, time from message where space = ? and number >= ?
     order by number limit ?"""
@@ -74,11 +81,12 @@ def prepare(db: Connection, path: str, space: str, synchronous: str) -> None:
         db.execute("begin immediate")
         try:
             if not _is_ready(db, path, space):
-                if not _tables(db):
-                    for statement in TABLES.strip().split(";\n"):
-                        db.execute(statement)
-                    db.execute(f"pragma user_version = {VERSION}")
-                db.execute("insert into log values (?, ?, 0, 0)", (space, urandom(8).hex()))
+                # Also of a log of which somebody has dropped a table: what was in it is told as missing.
+                for statement in TABLES.strip().split(";\n"):
+                    db.execute(statement)
+                db.execute(f"pragma user_version = {VERSION}")
+                db.execute(f"pragma application_id = {OURS}")
+                db.execute("insert or ignore into log values (?, ?, 0, 0)", (space, urandom(8).hex()))
             db.execute("commit")
         except BaseException:
             if db.in_transaction:
@@ -87,22 +95,20 @@ def prepare(db: Connection, path: str, space: str, synchronous: str) -> None:
     db.execute(f"pragma synchronous = {synchronous}")
 
 
-def _tables(db: Connection) -> set[str]:
-    return {name for (name,) in db.execute("select name from sqlite_master where name not like 'sqlite_%'")}
-
-
 def _is_ready(db: Connection, path: str, space: str) -> bool:
-    tables = _tables(db)
-    (version,) = db.execute("pragma user_version").fetchone()
-    if not tables and not version:
+    there = {name for (name,) in db.execute("select name from sqlite_master where name not like 'sqlite_%'")}
+    (version,), (owner,) = (db.execute(f"pragma {name}").fetchone() for name in ("user_version", "application_id"))
+    if not (there or version or owner):
         return False
-    if not tables >= {"log", "message", "sender"}:
+    if owner != OURS:
         raise BridgeError(f"{path} is the database of another program: give the log a file of its own")
     if version != VERSION:
         raise BridgeError(
             f"{path} has tables of version {version}, and this hubsub knows version {VERSION}: use another file, or the"
             " hubsub that made it"
         )
+    if not there >= NAMES:
+        return False
     return db.execute("select 1 from log where space = ?", (space,)).fetchone() is not None
 
 

@@ -1,0 +1,478 @@
+"""The life of a bridge: opened, connected again and again, closed, and perhaps opened once more."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from typing import Any
+
+from ..._core.life import outlast
+from ...codec import Codec
+from ...errors import BridgeClosed, BridgeNotReady, BrokerBusy
+from ...event import ListenerFailure
+from ...hub import Hub
+from ...key import NAMESPACE, Key, overlaps
+from ...log import Episode, Logger
+from ..adapter import Adapter, Features
+from .connection import Connection, Parts, Timing
+from .health import Leftover, State
+from .interest import Interest
+from .outage import Outage, Refusal
+from .plan import Plan
+from .receiver import Receiver
+from .replies import OpenRequests
+from .seen import HubBridges
+from .sender import Sender
+from .wire import Wire
+
+
+class Life:
+    """What a bridge does by itself, and what its hub and its neighbours know of it; `Bridge` is what a user has of it.
+
+    Args:
+        hub: The hub.
+        adapter: The transport.
+        plan: The options.
+        codec: How messages become bytes.
+        silence: Seconds without a sign of life after which a connection counts as lost.
+    """
+
+    # Seconds.
+    CONNECT = 5.0
+    ACK_EVERY = 0.1
+    TICK = 0.25
+    SILENT = 1.0
+    DEAF = 3.0
+    DEAF_PULLING = 5.0
+    STUCK = 5.0
+    LEAVE = 1.5
+    # Seconds for a step of it, even if others have used up the time.
+    AT_LEAST = 0.02
+    # How often an error may come that only a bug explains, with nothing sent or heard in between.
+    MOST_BUGS = 3
+
+    def __init__(self, hub: Hub, adapter: Adapter, plan: Plan, codec: str | Codec, silence: float | None) -> None:
+        self.hub = hub
+        self.adapter = adapter
+        self._plan = plan
+        self._codec = codec
+        self._silence = silence
+        self._log = Logger(f"hubsub.bridge.{plan.name or plan.group or type(self.adapter).__name__}")
+        self._shared = HubBridges.of(hub)
+        self._number = next(self._shared.numbers)
+        self._features = self._features_now()
+        self._plan.check(type(self.adapter).__name__, self._features)
+        self._state: State = "new"
+        self._since = time.time()
+        self._waiting: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
+        self._gone = asyncio.Event()
+        self._was_closed_by_hub = False
+        self._open()
+
+    # Opening
+
+    def _open(self) -> None:
+        """Make what lives from here until it is closed."""
+        plan, hub = self._plan, self.hub
+        self._features = features = self._features_now()
+        self._wire = Wire(
+            self._codec,
+            hub.border.origin,
+            envelope=plan.envelope,
+            headers=features.headers,
+            type_of=hub.border.type_of,
+            secret=plan.secret,
+            namespace=plan.namespace,
+            prefix=plan.prefix,
+            window=plan.signed_for,
+        )
+        requests = OpenRequests(self._sender_name)
+        name = f"a bridge to {self.adapter!r}"
+        sender = Sender(hub, plan, self._wire, features, requests, name, self._refused)
+        receiver = Receiver(
+            hub,
+            plan,
+            features,
+            self._wire,
+            self._shared,
+            self._number,
+            sender,
+            requests,
+            self._log,
+            repr(self.adapter),
+            self,
+        )
+        interest = Interest(hub, plan, features, self._shared, self)
+        beat = Key(NAMESPACE, "beat", self._sender_name)
+        self._parts = Parts(plan, self.adapter, features, sender, receiver, interest, requests, self._log, beat)
+        self._refusals = Episode(self._log)
+        self._refusal = Refusal(self._log)
+        self._connections = self._refused_count = 0
+        self._last_error: BaseException | None = None
+        self._living: asyncio.Task[None] | None = None
+        self._closing: asyncio.Task[Leftover] | None = None
+        self._connection: Connection | None = None
+        self._is_stopping = False
+        if self not in hub.bridges:
+            hub.border.attach(self)
+        self._shared.bridges.append(self)
+        self._notify_neighbours()
+
+    def _open_again(self) -> None:
+        # Under the old name the broker has records of these numbers already, and takes the new ones for them.
+        self._number = next(self._shared.numbers)
+        self._open()
+
+    @property
+    def _sender_name(self) -> str:
+        return f"{self.hub.border.origin}-{self._number}"
+
+    def _features_now(self) -> Features:
+        return self.adapter.features_for(self._plan.link(self._sender_name, self.adapter.features))
+
+    @property
+    def _timing(self) -> Timing:
+        silence = self._silence
+        return Timing(
+            connect=self.CONNECT if silence is None else max(silence, self.CONNECT),
+            ack_every=self.ACK_EVERY,
+            tick=self.TICK,
+            silent=self.SILENT if silence is None else min(self.SILENT, silence / 3),
+            deaf=self.DEAF if silence is None else silence,
+            deaf_pulling=self.DEAF_PULLING if silence is None else max(silence, 2.5),
+            stuck=self.STUCK if silence is None else silence,
+        )
+
+    # What the hub and other bridges know of it
+
+    @property
+    def outgoing(self) -> Sequence[Key[Any]]:
+        """Patterns of what is carried away."""
+        return self._plan.outgoing
+
+    @property
+    def incoming(self) -> Sequence[Key[Any]]:
+        """Patterns of what is brought."""
+        return self._plan.incoming
+
+    @property
+    def patterns(self) -> Sequence[Key[Any]]:
+        """Patterns of all that it carries."""
+        return (*self.outgoing, *self.incoming)
+
+    @property
+    def group(self) -> str | None:
+        """The group that shares what comes in."""
+        return self._plan.group
+
+    @property
+    def name(self) -> str | None:
+        """The name under which the broker keeps the position."""
+        return self._plan.name
+
+    def arrival(self, key: Key[Any]) -> str | None:
+        """Describe how messages of a key or pattern come by it, and what became of all that came."""
+        patterns = [pattern for pattern in self.incoming if overlaps(key, pattern)]
+        if not patterns or key[0] == NAMESPACE:
+            return None
+        receiver = self._parts.receiver
+        figures = {
+            "received": receiver.received,
+            "suppressed as duplicates": receiver.duplicates,
+            "own echoes": receiver.echoes,
+            "refused": receiver.undecodable,
+            "dead letters": receiver.durable.dead_letters,
+        }
+        shown = [f"{name} {figure}" for name, figure in figures.items() if figure or name == "received"]
+        place = f"namespace {self._plan.namespace!r}" + (f", prefix {self._plan.prefix!r}" if self._plan.prefix else "")
+        where = ", ".join(map(repr, patterns))
+        return f"a bridge to {self.adapter!r} ({place}), {self._state}, on {where}: {', '.join(shown)}"
+
+    def changed(self, patterns: Iterable[tuple[str, ...]]) -> None:
+        """Subscriptions, retentions or other bridges of these came or went."""
+        if self._parts.interest.concerns(patterns):
+            if self._connection is not None:
+                self._connection.changed()
+            self._parts.receiver.durable.changed()
+
+    def _notify_neighbours(self) -> None:
+        for bridge in self._shared.bridges:
+            if bridge is not self:
+                bridge.changed(self.outgoing)
+
+    # Beginning
+
+    async def start(self) -> None:
+        """Begin to connect, and go on by itself. Does not wait for the broker; `ready` does.
+
+        One that was closed begins anew.
+        """
+        self._let_go_of_closed_loop()
+        if self._closing is not None:
+            await outlast(self._closing)
+            self._gone.clear()
+            self._open_again()
+        if self._living is None:
+            await self.hub.start()
+            loop = asyncio.get_running_loop()
+            self._become("connecting")
+            self._wire.source = self.hub.border.origin  # another one in a fork
+            self._parts.sender.start()
+            self._living = loop.create_task(self._live(), name=self._log.name)
+
+    def forked(self) -> None:
+        """Begin anew in a forked process, since the connection is the parent's; with the hub, if it was started there.
+
+        What the parent has is kept as it is: a driver that closed it here would take it off the selector of both.
+        """
+        if not self._gone.is_set():
+            was_started = self._living is not None
+            _OF_PARENT.append((self._parts, self._connection, dict(vars(self.adapter))))
+            self._begin_anew(os.getpid())
+            self._was_closed_by_hub = was_started
+
+    def _let_go_of_closed_loop(self) -> bool:
+        """Begin anew if the loop was closed on which it was running; return whether that is so."""
+        task = self._closing or self._living
+        if task is None or self._gone.is_set() or not task.get_loop().is_closed():
+            return False
+        if unsent := self._parts.sender.pending:
+            self._log.warning("%r was not closed before its loop, and has lost %d messages unsent", self, unsent)
+        self._begin_anew(asyncio.get_running_loop())
+        return True
+
+    def _begin_anew(self, of: object) -> None:
+        """Forget what was going on; `of` is what all bridges of the hub have in common that do so."""
+        connection = self._connection
+        tasks: list[Any] = [self._living, self._closing, *(() if connection is None else connection.tasks)]
+        for task in tasks:
+            if task is not None and not task.done():
+                # Were it collected, its clean-up would run, in the middle of whatever follows.
+                task._log_destroy_pending = False
+                _OF_PARENT.append(task)
+        if (outbox := self._parts.sender.outbox) is not None:
+            outbox.close()
+        self.adapter.forget()
+        self._shared.begin_anew(of)
+        if self in self._shared.bridges:
+            self._shared.bridges.remove(self)
+        self._waiting.clear()
+        self._gone = asyncio.Event()
+        self._state = "new"
+        self._open_again()
+
+    def opened(self) -> None:
+        """The hub was started, again perhaps: so is what was closed with it, or with its loop."""
+        if self._let_go_of_closed_loop() or self._was_closed_by_hub:
+            self._was_closed_by_hub = False
+            task = asyncio.get_running_loop().create_task(self.start())
+            task.add_done_callback(lambda task: task.cancelled() or task.exception())
+
+    # Waiting
+
+    async def _until(self, condition: Callable[[], bool], timeout: float | None) -> None:
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.append((condition, future))
+        try:
+            self._wake_waiters()
+            async with asyncio.timeout(timeout):
+                await future
+        except TimeoutError:
+            raise BridgeNotReady(self, timeout or 0, self._last_error) from self._last_error
+        finally:
+            self._waiting.remove((condition, future))
+
+    def _wake_waiters(self) -> None:
+        """Wake those who wait for something that is so by now, or never will be."""
+        for condition, future in self._waiting:
+            if future.done():
+                continue
+            if self._closing is not None:
+                future.set_exception(BridgeClosed(self))
+            elif self._state == "failed":
+                error = BridgeNotReady(self, 0, self._last_error)
+                error.__cause__ = self._last_error
+                future.set_exception(error)
+            elif condition():
+                future.set_result(None)
+
+    def _become(self, state: State) -> None:
+        if state != self._state:
+            self._state = state
+            self._since = time.time()
+        self._wake_waiters()
+
+    # Connecting
+
+    async def _live(self) -> None:
+        """Connect, again and again: the one place where the trouble of a connection ends."""
+        outage = Outage(self._log)
+        down_since: float | None = None
+        bugs = 0
+        while True:
+            connection = self._connection = Connection(self._parts, self._timing, down_since, self._wake_waiters)
+            if self._is_stopping:
+                connection.is_stopping = True
+            try:
+                await connection.run(self._sender_name, self._came_up, outage.over, self._busy)
+            except asyncio.CancelledError as error:
+                # It may leak out of a driver that gave up something of its own.
+                if _is_being_cancelled():
+                    raise
+                self._last_error = error
+            except Exception as error:
+                self._last_error = error
+            finally:
+                if connection.is_up:
+                    down_since = connection.last_heard
+                    self._become("down")
+            reason = self._last_error
+            bugs = bugs + 1 if isinstance(reason, _BUGS) and not connection.has_worked else 0
+            if isinstance(reason, _CERTAIN_BUGS) or bugs >= self.MOST_BUGS:
+                self._fail(reason)
+                return
+            outage.failed(reason)
+            await asyncio.sleep(random.uniform(0, self._plan.backoff.bound(outage.attempts - 1, outage.seconds)))
+
+    def _came_up(self) -> None:
+        self._connections += 1
+        self._become("up")
+
+    def _busy(self, error: BrokerBusy | None) -> None:
+        """The broker takes nothing just now, or does again."""
+        if error is None:
+            self._refusal.over()
+        else:
+            self._last_error = error
+            self._refusal.failed(error)
+
+    def _fail(self, error: BaseException | None) -> None:
+        """End for good: the adapter has a bug, and trying again would only show it again."""
+        self._log.error("%r has a bug, and the bridge has ended: mend it, and start anew", self.adapter, error=error)
+        self._parts.sender.give_up("the bridge has ended, since its adapter has a bug")
+        self._become("failed")
+
+    # Trouble
+
+    def _refused(self, key: Key[Any], message: Any, error: Exception) -> None:
+        """The one place where the trouble of a message that cannot be sent ends."""
+        self._refused_count += 1
+        self._refusals.error("%r cannot be sent, and what follows is", key, error=error)
+        self.hub.border.report_error(ListenerFailure(key, message, self, error))
+
+    # Closing
+
+    def closing(self) -> None:
+        """The hub is about to close: bring it nothing new."""
+        self._is_stopping = True
+        if self._closing is None:
+            self._was_closed_by_hub = self._living is not None
+            if self._living is None:
+                self._log.warning("%r was never started, and has carried nothing: enter it, or await its start()", self)
+        if self._connection is not None:
+            self._connection.is_stopping = True
+
+    async def close(self, timeout: float | None = None) -> Leftover:
+        """Stop reading, finish what is in hand, send what is queued, acknowledge, and let go, within `timeout` seconds.
+
+        By default it has the time that the hub gives its listeners, `drain`, and if that is over already, because other
+        things were closed right before it, 2 s. Letting go takes another 1.5 s at most. What a member of a group could
+        not finish goes to the others at once. Returns what could not be finished; it is logged too. Closing twice is
+        safe.
+        """
+        if self._closing is not None:
+            # By its hub, perhaps, which else would start it again.
+            self._stay_closed()
+        else:
+            loop = asyncio.get_running_loop()
+            self._closing = loop.create_task(self._close(timeout), name=f"closing {self._log.name}")
+        return await outlast(self._closing)
+
+    def _stay_closed(self) -> None:
+        self._was_closed_by_hub = False
+        if self in self.hub.bridges:
+            self.hub.border.detach(self)
+
+    async def closed(self) -> None:
+        """Wait until it is closed, by whomever."""
+        await self._gone.wait()
+
+    async def _close(self, timeout: float | None) -> Leftover:
+        loop = asyncio.get_running_loop()
+        grace = self.hub.border.grace()
+        until = grace.sent(loop.time()) if timeout is None else loop.time() + timeout
+        self._is_stopping = True
+        if self._connection is not None:
+            self._connection.is_stopping = True
+        self._wake_waiters()
+        sender, durable = self._parts.sender, self._parts.receiver.durable
+        was_started = self._living is not None
+        if self._living is not None and not self._living.done():
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(until):
+                    while durable.unfinished and not durable.is_holding:
+                        await durable.progress()
+                    await sender.flush()
+                    while durable.to_ack:
+                        await durable.progress()
+        await durable.end()
+        leave = self.LEAVE if timeout is not None else min(self.LEAVE, grace.leave(loop.time()))
+        until = loop.time() + leave
+        await self._hand_back(leave / 3)
+        left = Leftover(sender.give_up(), durable.unfinished)
+        await self._let_go(until)
+        if was_started:
+            # Between two connections there is none to be let go of, but perhaps what outlives them.
+            with suppress(Exception):
+                await asyncio.wait_for(self.adapter.close(), max(self.AT_LEAST, until - loop.time()))
+        self._become("closed")
+        self._gone.set()
+        if not self._was_closed_by_hub:
+            self._stay_closed()
+        self._shared.bridges.remove(self)
+        self._notify_neighbours()
+        grace.ended = loop.time()
+        if any(left):
+            self._log.warning("%r closed with %d messages unsent and %d unfinished", self, *left)
+        return left
+
+    async def _let_go(self, until: float) -> None:
+        """End the connection and what goes on beside it, by a time of the loop's clock."""
+        loop = asyncio.get_running_loop()
+        if self._connection is not None:
+            self._connection.is_ending = True
+            self._connection.patience = max(self.AT_LEAST, until - loop.time())
+        if self._living is not None:
+            self._living.cancel()
+            left = max(self.AT_LEAST, until - loop.time())
+            _, stuck = await asyncio.wait([self._living], timeout=left + min(0.1, left))
+            for task in stuck:
+                self._log.error("%r goes on in spite of being cancelled", task)
+
+    async def _hand_back(self, timeout: float) -> None:
+        """Give the others of the group at once what this member will not finish."""
+        tokens = self._parts.receiver.durable.tokens
+        if tokens and self.group is not None and self._state == "up":
+            try:
+                await asyncio.wait_for(self.adapter.hand_back(tokens), timeout)
+            except Exception as error:
+                self._log.warning(
+                    "%d messages could not be handed back; others get them later", len(tokens), error=error
+                )
+
+
+_OF_PARENT: list[object] = []
+"""What a forked process has of its parent's connections, and what loops that were closed have left behind."""
+
+# What only a bug explains: the first at once, the others when they come again and again.
+_CERTAIN_BUGS = (NotImplementedError, NameError, SyntaxError)
+_BUGS = (*_CERTAIN_BUGS, TypeError, AttributeError, AssertionError)
+
+
+def _is_being_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
