@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from itertools import chain, islice
@@ -148,8 +148,13 @@ class Route(list[Deliver]):
         index = self.find(target, reordered)
         if index is not None:
             self[index] = target._miss
-        elif self.steps is not self.targets:
-            any(step.withdraw(target) for step in self.steps if type(step) is Run)
+            return
+        steps = self.steps
+        if steps is self.targets:
+            return
+        before = steps[bisect_right(steps, target.order, key=_by_order) - 1]
+        if not (type(before) is Run and before.withdraw(target)) and reordered:
+            any(step.withdraw(target, True) for step in steps if type(step) is Run)
 
     def update(self, target: Target) -> None:
         """Bring a route up to date that nobody runs along, after a target has come to a pattern or gone from it.
