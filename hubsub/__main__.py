@@ -40,6 +40,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     demo.set_defaults(run=_demo)
     _add_dead_letters(commands)
 
+    schema = commands.add_parser(
+        "postgres-schema",
+        help="print the tables that postgres-log:// needs, for psql",
+        description="Print what makes the schema `hubsub`: for a role that may, where the bridges may not.",
+    )
+    schema.add_argument(
+        "--grant", metavar="ROLE", action="append", default=[], help="and the rights of a role's bridges"
+    )
+    schema.add_argument(
+        "--grant-publish", metavar="ROLE", action="append", default=[], help="and the right to use hubsub.publish only"
+    )
+    schema.set_defaults(run=_postgres_schema)
+
     arguments = parser.parse_args(argv)
     try:
         return int(arguments.run(arguments))
@@ -111,6 +124,13 @@ def _demo(arguments: argparse.Namespace) -> int:
             raise others from None
         # Python would complain when it flushes the rest.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _postgres_schema(arguments: argparse.Namespace) -> int:
+    from .bridges.postgres import schema
+
+    print(schema.script(arguments.grant, arguments.grant_publish), end="")
     return 0
 
 

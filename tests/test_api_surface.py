@@ -51,7 +51,7 @@ ROOMS: dict[str, set[str]] = {
     # Like any user: only what is public.
     "testing": PUBLIC,
     "cli": PUBLIC | {"bridges.relay"},
-    "__main__": PUBLIC | {"cli"},
+    "__main__": PUBLIC | {"cli", "bridges.postgres"},
 }
 
 

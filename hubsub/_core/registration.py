@@ -141,6 +141,7 @@ class Registration(Handle):
     is_subscription = True
     responds = False  # it answers requests
     remote = False  # it carries messages out of the process
+    may_respond = False  # somebody beyond it may answer requests
     diverts: Sequence[tuple[str, ...]] = ()  # patterns whose messages a plain publish delivers to it alone
 
     def __init__(

@@ -24,6 +24,7 @@ class Target(Protocol):
     is_subscription: bool  # counted in what `publish` returns
     responds: bool  # requests are for it
     remote: bool  # it takes messages out of the process
+    may_respond: bool  # somebody beyond it may answer requests
     diverts: Sequence[tuple[str, ...]]  # patterns of which it takes all that is published, from everybody else
     deliver: Any  # what a publish calls with key and message; pyright would take a `Deliver` for a method here
     mailbox: Any  # its queue, or None
@@ -180,6 +181,7 @@ class Observer:
     may_refuse = False
     responds = False
     remote = False
+    may_respond = False
     diverts: Sequence[tuple[str, ...]] = ()
 
     def __init__(self, deliver: Deliver, observe: Callable[[Event[Any]], None]) -> None:

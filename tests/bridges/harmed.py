@@ -14,8 +14,7 @@ from brokers.postgres_server import Postgres
 from brokers.redis_server import Redis
 from hubsub.bridges import Adapter, adapter_for
 from hubsub.bridges.memory import MemoryAdapter, MemoryBroker
-from hubsub.bridges.postgres.frames import Frames
-from hubsub.bridges.postgres.traffic import channels_of
+from hubsub.bridges.postgres.frames import Frames, channel_of
 from hubsub.testing import conformance
 
 
@@ -120,8 +119,39 @@ class HarmedPostgres(Harmed):
                 if "\0" in address:
                     continue  # Postgres has no such text
                 for text in frames.frame(address, payload or b""):
-                    for channel in channels_of(namespace):
+                    for channel in (channel_of(namespace), f"{channel_of(namespace)}:control"):
                         await client.execute("select pg_notify($1, $2)", channel, text)
+        await client.close()
+
+
+class HarmedPostgresLog(Harmed):
+    """PostgreSQL as a log in tables."""
+
+    process: Postgres
+
+    async def refuse_writes(self) -> None:
+        await self.process.execute(
+            "create or replace function full_disk() returns trigger language plpgsql as"
+            " 'begin raise exception ''no space left on device'' using errcode = ''disk_full''; end'",
+            "create trigger full_disk before insert on hubsub.message execute function full_disk()",
+        )
+
+    async def take_writes(self) -> None:
+        await self.process.execute("drop trigger if exists full_disk on hubsub.message")
+
+    async def forbid(self, namespace: str) -> None:
+        await self.process.execute("revoke insert on hubsub.message from hubsub")
+
+    async def allow(self, namespace: str) -> None:
+        await self.process.execute("grant insert on hubsub.message to hubsub")
+
+    async def inject(self, namespace: str, messages: Sequence[conformance.Raw]) -> None:
+        client = await self.process.client()
+        for parts, payload, _ in messages:
+            address = parts.decode(errors="replace") if isinstance(parts, bytes) else "/".join(parts)
+            if "\0" not in address:
+                append = "select hubsub.append($1, gen_random_uuid()::text, '{1}', array[$2], array[$3::bytea], null)"
+                assert await client.fetchval(append, namespace, address, payload)
         await client.close()
 
 

@@ -73,7 +73,7 @@ class HarmedSQLite(conformance.Broker):
         for parts, payload, _ in messages:
             address: Any = parts if isinstance(parts, bytes) else "/".join(parts).encode("utf-8", "surrogatepass")
             self._execute(
-                "insert into message select ?, last + 1, ?, ?, 1 from (select max(last, coalesce("
+                "insert into message select ?, last + 1, ?, ?, 1, null from (select max(last, coalesce("
                 "(select max(number) from message where space = log.space), 0)) as last from log where space = ?)",
                 namespace,
                 address,

@@ -56,3 +56,8 @@ async def test_the_adapter_of_postgres_conforms(check: conformance.Check, postgr
 @checks("sqlite")
 async def test_the_adapter_of_sqlite_conforms(check: conformance.Check, tmp_path: Path) -> None:
     await check(lambda: SQLiteAdapter(tmp_path / "log.db"))
+
+
+@checks("postgres-log")
+async def test_the_adapter_of_the_log_in_postgres_conforms(check: conformance.Check, postgres: Postgres) -> None:
+    await check(lambda: adapter_for(postgres.url.replace("postgres:", "postgres-log:")))

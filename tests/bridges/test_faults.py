@@ -19,7 +19,7 @@ from hubsub.testing import conformance
 from hubsub.testing.conformance import sites
 from hubsub.testing.conformance.scene import PATIENCE
 
-from .harmed import Harmed, HarmedKafka, HarmedMemory, HarmedPostgres, HarmedRedis
+from .harmed import Harmed, HarmedKafka, HarmedMemory, HarmedPostgres, HarmedPostgresLog, HarmedRedis
 from .harmed_file import HarmedSQLite
 from .pending import pending
 
@@ -41,6 +41,9 @@ KINDS = {
     "redis-stream name": Kind(Redis, HarmedRedis, "redis-stream", {"name": "reader"}),
     "redis-stream group": Kind(Redis, HarmedRedis, "redis-stream", {"group": "readers"}),
     "postgres": Kind(Postgres, HarmedPostgres, "postgres"),
+    "postgres-log": Kind(Postgres, HarmedPostgresLog, "postgres-log"),
+    "postgres-log name": Kind(Postgres, HarmedPostgresLog, "postgres-log", {"name": "reader"}),
+    "postgres-log group": Kind(Postgres, HarmedPostgresLog, "postgres-log", {"group": "readers"}),
     "kafka": Kind(Kafka, HarmedKafka, "kafka"),
     "kafka name": Kind(Kafka, HarmedKafka, "kafka", {"name": "reader"}),
     "kafka group": Kind(Kafka, HarmedKafka, "kafka", {"group": "readers"}),
@@ -49,7 +52,7 @@ KINDS = {
 OF_REDIS = [name for name, kind in KINDS.items() if kind.harmed is HarmedRedis]
 
 # Of what takes seconds, and is the same for each way to read, one is enough for `make test`.
-ONE_OF_EACH = {"redis", "postgres", "redis-stream group", "kafka name"}
+ONE_OF_EACH = {"redis", "postgres", "postgres-log group", "redis-stream group", "kafka name"}
 SLOW = {
     "a_narrow_line_is_not_a_dead_one",
     "a_long_line_is_not_a_dead_one",
@@ -65,8 +68,8 @@ def trials() -> list[Any]:
     for name in KINDS:
         for fault in conformance.FAULTS:
             marks = [pytest.mark.xdist_group(f"faults of {name}"), *pending(fault.__name__, name)]
-            # A Kafka takes seconds for what others do in tenths.
-            is_slow = fault.__name__ in SLOW or name.startswith("kafka")
+            # A Kafka takes seconds for what others do in tenths; the log in Postgres is read in three ways by one code.
+            is_slow = fault.__name__ in SLOW or name.startswith(("kafka", "postgres-log"))
             if fault.is_long or (is_slow and name not in ONE_OF_EACH):
                 marks += [pytest.mark.long, pytest.mark.timeout(1800)]
             found.append(pytest.param(fault, name, id=f"{fault.__name__}-{name}", marks=marks))

@@ -21,8 +21,7 @@ from brokers.postgres_server import Postgres
 from hubsub import BridgeError, BrokerBusy, DecodeError, DeliveryError, EncodeError, Key, MissingDriver, PayloadTooLarge
 from hubsub.bridges.adapter import Link, Received, Record
 from hubsub.bridges.postgres import PostgresAdapter
-from hubsub.bridges.postgres.frames import LONGEST, Frames
-from hubsub.bridges.postgres.traffic import channels_of
+from hubsub.bridges.postgres.frames import LONGEST, Frames, channel_of
 from hubsub.testing.conformance import sites, until
 
 ALL: Key[Any] = Key("*")
@@ -187,8 +186,8 @@ async def test_namespaces_do_not_hear_each_other_whatever_they_are_called(postgr
         "n" * 200 + "2",
         " ",
     ]
-    channels = [channel for name in names for channel in channels_of(name)]
-    assert len(set(channels)) == 2 * len(names)
+    channels = [channel_of(name) + more for name in names for more in ("", ":control", ":log:control")]
+    assert len(set(channels)) == 3 * len(names)
     assert all(len(channel.encode()) < 64 for channel in channels)
     async with AsyncExitStack() as stack:
         readers = [

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from hubsub import Bridge, BridgeError, BrokerBusy, Hub, Key, NameTaken
-from hubsub.bridges import Received, Record
+from hubsub import Bridge, BridgeError, BrokerBusy, Hub, Key, NameTaken, NoSuchLetter
+from hubsub.bridges import Received, Record, SentBack
 from hubsub.bridges.sqlite import SQLiteAdapter, file, sql
 from hubsub.testing.conformance.bare import Bare, bare
 
@@ -349,6 +349,33 @@ async def test_a_reader_begins_at_a_time(place: Place) -> None:
                 assert reader.payloads == numbered(2, 3)
 
 
+# Dead letters
+
+
+async def test_dead_letters_are_those_of_the_namespace_and_no_more_than_maxlen(place: Place) -> None:
+    received = Received(K, b"1", attempts=3, position="somewhere")
+    async with (
+        place.bare(group="g", options={"maxlen": 3}) as member,
+        bare(place.make, "other", name="n") as other,
+    ):
+        for _ in range(5):
+            assert await member.adapter.bury(received, "it failed") is None
+        await other.adapter.bury(received, "it failed elsewhere")
+        letters = await member.adapter.dead_letters(10)
+        assert [letter.position for letter in letters] == ["dead-3", "dead-4", "dead-5"]
+        assert {letter.reader for letter in letters} == {"group:g"}
+        (theirs,) = await other.adapter.dead_letters(10)
+        for position in (theirs.position, "dead-1", "dead-9", "dead-x", "3", "", "dead-" + "9" * 30):
+            with pytest.raises(NoSuchLetter):
+                await member.adapter.redeliver(position)
+        with pytest.raises(NoSuchLetter):
+            await member.adapter.dead_letters(10, before="nonsense")
+        await member.adapter.redeliver("dead-4")
+        sent_back = await member.see(b"1")
+        assert isinstance(sent_back, SentBack)
+        assert (sent_back.reader, sent_back.attempts) == ("group:g", 0)
+
+
 # What others write
 
 
@@ -366,7 +393,7 @@ async def test_what_another_program_writes_is_read_or_its_own_trouble(place: Pla
     ]
     async with place.bare(start="earliest") as reader, place.bare(reads=False) as writer:
         for number, (key, data) in enumerate(rows, 1):
-            place.do("insert into message values (?, ?, ?, ?, ?)", SPACE, number, key, data, None)
+            place.do("insert into message values (?, ?, ?, ?, ?, null)", SPACE, number, key, data, None)
         await store(writer, b"last")
         await reader.see(b"last")
     keys = [(tuple(each.key), each.payload, each.trouble is not None) for each in reader.received[:-1]]
@@ -441,7 +468,7 @@ async def test_a_group_reads_nothing_that_it_cannot_note_and_says_why_in_the_end
             await sender.hub.publish_confirmed("k", -1)
             await until(lambda: messages == [-1])
             stranger.execute("begin immediate")
-            stranger.execute("insert into message select ?, 2, 'k', data, 0 from message", (SPACE,))
+            stranger.execute("insert into message select ?, 2, 'k', data, 0, null from message", (SPACE,))
             stranger.execute("commit")
             stranger.execute("begin immediate")
             await until(lambda: isinstance(one.health().last_error, BrokerBusy))

@@ -1,5 +1,6 @@
-"""PostgreSQL: LISTEN and NOTIFY."""
+"""PostgreSQL: LISTEN and NOTIFY, and a durable log in tables."""
 
+from .log import PostgresLogAdapter
 from .notify import PostgresAdapter
 
-__all__ = ["PostgresAdapter"]
+__all__ = ["PostgresAdapter", "PostgresLogAdapter"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from base64 import b64decode, b64encode
 from collections.abc import Sequence
+from hashlib import sha256
 from itertools import count
 from typing import Any
 
@@ -21,6 +22,16 @@ MOST_BYTES = 64 << 20
 """Bytes of a message, which is then many notifications."""
 _PIECE = LONGEST - 40
 _HEAD = re.compile(r":([0-9a-f]+)(=?)(?:\.([0-9]{1,6})([+.]))?")
+
+
+def channel_of(namespace: str) -> str:
+    """The channel of a namespace: its name, or a digest of a long or odd one. Others are this one and a `:` with more.
+
+    The function `hubsub.bell` of the tables does the same.
+    """
+    if re.fullmatch("[ -9;-~]{1,48}", namespace):
+        return namespace
+    return f"hubsub:{sha256(namespace.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}"
 
 
 class Frames:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from hashlib import sha256
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, TypeAlias
@@ -16,21 +15,13 @@ from ..adapter import Link, Received, Record
 from .connections import Connections
 from .database import Database
 from .errors import refusal
-from .frames import LONGEST, Frames
+from .frames import LONGEST, Frames, channel_of
 
 NOTIFY = """select count(pg_notify(coalesce(channel, $3), text))
     from unnest($1::text[], $2::text[]) as t (channel, text)"""
 
 Notice: TypeAlias = tuple[int, str, str]
 """The index of a record, a channel, and what goes there for it."""
-
-
-def channels_of(namespace: str) -> tuple[str, str]:
-    """The channel of a namespace's messages, and that of its control messages. A long or odd name is shortened."""
-    if len(namespace) > 54 or not (namespace.isascii() and namespace.isprintable()) or ":" in namespace:
-        digest = sha256(namespace.encode("utf-8", "surrogatepass")).hexdigest()
-        namespace = f"{namespace.encode('ascii', 'ignore').decode().replace(chr(0), '')[:20]}:{digest[:32]}"
-    return namespace, f"{namespace}:control"
 
 
 class Traffic(Connections):
@@ -48,7 +39,8 @@ class Traffic(Connections):
         self._incoming = link.incoming if link.reads else ()
         self._channels = channels
         self._pids = pids
-        self._data, self._control = channels_of(link.namespace)
+        self._data = channel_of(link.namespace)
+        self._control = f"{self._data}:control"
         self._frames, self._control_frames = Frames(), Frames(is_control=True)
         self._keys: set[Key[Any]] = set()  # of the control messages that are for us
         self._came: list[tuple[int, str, str]] = []  # nobody has received it: process id, channel, text

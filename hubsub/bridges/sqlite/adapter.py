@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from ...errors import BrokerBusy, HubsubError
+from ...errors import BrokerBusy, HubsubError, NoSuchLetter
 from ...key import Key
-from ..adapter import Link, Loss, Received, Record
+from ..adapter import Buried, Link, Loss, Received, Record, SentBack
 from ..log import LogAdapter
-from ..numbered import LogState, Row
+from ..numbered import LogState
 from ..urls import count, decoded, one_of, or_none, read_options, seconds, split_query
 from . import sql
 from .file import File, Work
@@ -47,7 +48,7 @@ class SQLiteAdapter(LogAdapter):
         ValueError: The URL or a figure makes no sense.
     """
 
-    features = replace(LogAdapter.features, max_payload=512 << 20)
+    features = replace(LogAdapter.features, max_payload=512 << 20, dead_letters=True)
 
     def __init__(self, url: str | os.PathLike[str], **options: Any) -> None:
         path, in_url = _read(url) if isinstance(url, str) else (os.fspath(url), ())
@@ -141,11 +142,26 @@ class SQLiteAdapter(LogAdapter):
         link, address = self.link, self.addresses.address(received.key)
         try:
             await self._write(
-                lambda db: sql.bury(db, link.namespace, link.group or link.name, address, received, why, self._maxlen)
+                lambda db: sql.bury(db, link.namespace, link.reader, address, received, why, self._maxlen)
             )
         except _REFUSALS as error:
             return error
         return None
+
+    async def dead_letters(self, limit: int, before: str | None = None) -> Sequence[Buried]:
+        bound = sys.maxsize if before is None else _number_of_letter(before)
+        found = []
+        for number, *row, position, attempts, reason, reader, time in await self._ask(
+            lambda db: sql.letters(db, self.link.namespace, limit, bound)
+        ):
+            received = super().received((number, *row), None, "", attempts)._replace(position=position)
+            found.append(Buried(received, str(reason or ""), f"{LETTER}{number}", time, reader))
+        return found
+
+    async def redeliver(self, position: str) -> None:
+        link, number = self.link, _number_of_letter(position)
+        if not await self._write(lambda db: sql.send_back(db, link.namespace, number, self._maxlen)):
+            raise NoSuchLetter(position)
 
     # Control messages
 
@@ -175,7 +191,11 @@ class SQLiteAdapter(LogAdapter):
     async def state(self) -> LogState:
         return await self._ask(lambda db: sql.state(db, self.link.namespace))
 
-    async def read(self, after: int, limit: int) -> tuple[LogState, Sequence[Row]]:
+    def received(self, row: Any, token: Any, epoch: str, attempts: int = 0) -> Received:
+        found = super().received(row[:4], token, epoch, attempts)
+        return found if row[4] is None else SentBack.to(str(row[4]), found)
+
+    async def read(self, after: int, limit: int) -> tuple[LogState, Sequence[Any]]:
         return await self._ask(lambda db: sql.read(db, self.link.namespace, after, limit))
 
     async def before(self, moment: float) -> int:
@@ -220,6 +240,16 @@ class SQLiteAdapter(LogAdapter):
 
 _REFUSALS = (sqlite3.DataError, sqlite3.IntegrityError, OverflowError)
 """Of a record for good: it is too long, or a trigger of the user's forbids it."""
+
+LETTER = "dead-"
+"""What the position of a dead letter begins with; behind it is its number."""
+
+
+def _number_of_letter(position: str) -> int:
+    number = position.removeprefix(LETTER)
+    if number == position or not number.isascii() or not number.isdecimal() or len(number) > 18:
+        raise NoSuchLetter(position)
+    return int(number)
 
 
 def _read(url: str) -> tuple[str, tuple[tuple[str, str], ...]]:

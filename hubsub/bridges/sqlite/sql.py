@@ -11,9 +11,11 @@ from typing import Any, TypeVar
 
 from ...errors import BridgeError
 from ..adapter import Received
-from ..numbered import LogState, Row
+from ..numbered import LogState
 
 Connection = sqlite3.Connection
+Row = tuple[int, Any, Any, float | None, str | None]
+"""A message: number, address, payload, when it was stored, and the reader to whom it was sent back, if it was."""
 R = TypeVar("R", bound=tuple[Any, ...])
 
 VERSION = 1
@@ -29,10 +31,11 @@ MOST_CONTROL = 100_000
 SENDER_SECONDS = 86400
 """How long it is remembered what a sender has stored last."""
 
-# `shared` is a group: what nobody has got yet begins with `next`. What was handed back is in hand of nobody, until 0.
+# `reader` of a message is set if it is a dead letter that was sent back, to that one. `shared` is a group: what nobody
+# has got yet begins with `next`. What was handed back is in hand of nobody, until 0.
 TABLES = """
 create table if not exists log (space text primary key, epoch text, last integer, time real) without rowid;
-create table if not exists message (space text, number integer, key text, data blob, time real,
+create table if not exists message (space text, number integer, key text, data blob, time real, reader text,
     primary key (space, number)) without rowid;
 create table if not exists sender (space text, sender text, last integer, time real,
     primary key (space, sender)) without rowid;
@@ -44,21 +47,25 @@ create table if not exists in_hand (space text, name text, number integer, owner
 create index if not exists in_hand_until on in_hand (space, name, until);
 create table if not exists control (number integer primary key autoincrement, space text, key text, data blob,
     time real);
-create table if not exists dead (number integer primary key autoincrement, space text, reader text, key text,
-    data blob, reason text, attempts integer, position text, time real);
+create table if not exists dead (number integer primary key autoincrement, space text, key text, data blob, stored real,
+    position text, attempts integer, reason text, reader text, time real);
 """
 NAMES = frozenset(re.findall(r"(?:table|index) if not exists (\w+)", TABLES))
 # Cast, since another program may have written anything.
-MESSAGES = """select number, cast(key as blob), data, time from message where space = ? and number >= ?
+MESSAGES = """select number, cast(key as blob), data, time, reader from message where space = ? and number >= ?
     order by number limit ?"""
-DUE = """select h.number, cast(m.key as blob), m.data, m.time, h.attempts + (h.owner is not null), m.number is null
+DUE = """select h.number, cast(m.key as blob), m.data, m.time, m.reader, h.attempts + (h.owner is not null),
+        m.number is null
     from in_hand h left join message m on m.space = h.space and m.number = h.number
     where h.space = ? and h.name = ? and h.until <= ? order by h.number limit ?"""
 HOLD = """insert into name values (?, ?, null, ?, ?) on conflict (space, name) do update
     set owner = excluded.owner, until = excluded.until where name.owner = excluded.owner or name.until <= ?"""
 TAKE = "insert or replace into in_hand values (?, ?, ?, ?, ?, ?)"
 CONTROL = "select number, key, data from control where space = ? and number > ? order by number"
-BURY = "insert into dead (space, reader, key, data, reason, attempts, position, time) values (?, ?, ?, ?, ?, ?, ?, ?)"
+BURY = """insert into dead (space, key, data, stored, position, attempts, reason, reader, time)
+    values (?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+LETTERS = """select number, cast(key as blob), data, stored, position, attempts, reason, reader, time from dead
+    where space = ? and number < ? order by number desc limit ?"""
 
 
 class GroupGone(ConnectionError):
@@ -187,17 +194,21 @@ def append(db: Connection, space: str, sender: str, rows: Sequence[tuple[int, st
     """Store what is not stored yet of these: sequence, address and payload of each."""
     found = db.execute("select last from sender where space = ? and sender = ?", (space, sender)).fetchone()
     new = [row for row in rows if found is None or row[0] > found[0]]
-    if not new:
-        return
+    if new:
+        _store(db, space, [(address, data, None) for _, address, data in new], maxlen)
+        db.execute("insert or replace into sender values (?, ?, ?, ?)", (space, sender, new[-1][0], now()))
+
+
+def _store(db: Connection, space: str, rows: Sequence[tuple[Any, Any, str | None]], maxlen: int | None) -> None:
+    """Add messages: address, payload and reader of each."""
     _, last, time = _log(db, space)
     time = max(time, now())  # a clock that is set back does not disturb their order
     db.executemany(
-        "insert into message values (?, ?, ?, ?, ?)",
-        [(space, number, address, data, time) for number, (_, address, data) in enumerate(new, last + 1)],
+        "insert into message values (?, ?, ?, ?, ?, ?)",
+        [(space, number, address, data, time, reader) for number, (address, data, reader) in enumerate(rows, last + 1)],
     )
-    last += len(new)
+    last += len(rows)
     db.execute("update log set last = ?, time = ? where space = ?", (last, time, space))
-    db.execute("insert or replace into sender values (?, ?, ?, ?)", (space, sender, new[-1][0], time))
     if maxlen is not None:
         db.execute("delete from message where space = ? and number <= ?", (space, last - maxlen))
 
@@ -278,11 +289,11 @@ def take(
     there, start = state(db, space), _next(db, space, group)
     taken: list[tuple[Row, int]] = []
     gone: list[int] = []
-    for number, key, data, at, attempts, is_gone in _bounded(db.execute(DUE, (space, group, time, limit))):
+    for number, key, data, at, reader, attempts, is_gone in _bounded(db.execute(DUE, (space, group, time, limit))):
         if is_gone:
             gone.append(number)
         else:
-            taken.append(((number, key, data, at), attempts))
+            taken.append(((number, key, data, at, reader), attempts))
     done(db, space, group, gone)
     missing = len(gone)
     if not taken:
@@ -329,10 +340,27 @@ def give_back(db: Connection, space: str, group: str, owner: str, numbers: Itera
 
 
 def bury(
-    db: Connection, space: str, reader: str | None, address: str, received: Received, why: str, maxlen: int | None
+    db: Connection, space: str, reader: str, address: str, received: Received, why: str, maxlen: int | None
 ) -> None:
-    """Put a message that cannot be handled aside."""
-    values = (address, received.payload, why, received.attempts, received.position, now())
-    number = db.execute(BURY, (space, reader, *values)).lastrowid
+    """Put a message aside that cannot be handled."""
+    _, payload, _, _, position, _, attempts, time, *_ = received
+    values = (space, address, payload, time, position, attempts, why, reader, now())
+    number = db.execute(BURY, values).lastrowid
     if maxlen is not None:
         db.execute("delete from dead where space = ? and number <= ?", (space, (number or 0) - maxlen))
+
+
+def letters(db: Connection, space: str, limit: int, before: int) -> list[tuple[Any, ...]]:
+    """The last dead letters below a number, the oldest first."""
+    return db.execute(LETTERS, (space, before, limit)).fetchall()[::-1]
+
+
+def send_back(db: Connection, space: str, number: int, maxlen: int | None) -> bool:
+    """Make a message of a dead letter; False if it is not there."""
+    which = (space, number)
+    found = db.execute("select key, data, reader from dead where space = ? and number = ?", which).fetchone()
+    if found is None:
+        return False
+    _store(db, space, [found], maxlen)
+    db.execute("delete from dead where space = ? and number = ?", which)
+    return True

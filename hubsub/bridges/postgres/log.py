@@ -1,0 +1,360 @@
+"""`postgres-log://`: a log in tables of PostgreSQL, where NOTIFY only wakes those who read."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from importlib import import_module
+from inspect import isawaitable
+from typing import Any
+
+from ...errors import BridgeError, EncodeError, NoSuchLetter
+from ...key import Key, KeyLike, publishable
+from ..adapter import Buried, Link, Loss, Received, Record, SentBack
+from ..address import Addresses
+from ..log import LogAdapter
+from ..numbered import LogState
+from ..urls import count, or_none, seconds
+from . import schema
+from .connections import Connections
+from .database import Database
+from .errors import refusal
+from .frames import MOST_BYTES, Frames, channel_of
+
+LIKE = "postgres-log://user:password@host:5432/database"
+OWN = {"maxlen": or_none(count("messages")), "max_age": or_none(seconds(most=1e10)), "lease": seconds()}
+PAGE_BYTES = 1 << 20
+"""Bytes of payloads that are read at once; but one message at least."""
+
+# Read from the catalogue itself: what is known of names may be old.
+IS_MISSING = """select not exists (select from pg_catalog.pg_class c
+    join pg_catalog.pg_namespace n on n.oid = c.relnamespace where (n.nspname, c.relname) = ('hubsub', 'version'))"""
+STATE = """select epoch, coalesce((select min(number) from hubsub.message where namespace = $1), last + 1) as first,
+    last from hubsub.log where namespace = $1"""
+READ = f"""with state as ({STATE})
+    select s.epoch, s.first, s.last, m.number, m.key, m.data, extract(epoch from m.time)::double precision, m.reader
+    from state s left join (
+        select m.*, sum(octet_length(data)) over (order by number) - octet_length(data) as size_before from (
+            select * from hubsub.message where namespace = $1 and number > $2 order by number limit $3
+        ) m
+    ) m on coalesce(m.size_before, 0) < {PAGE_BYTES} order by m.number"""
+BEFORE = "select hubsub.before($1, to_timestamp($2::double precision))"
+APPEND = "select hubsub.append($1, $2, $3, $4, $5, $6)"
+TELL = "select count(pg_notify($1, text)) from unnest($2::text[]) as t (text)"
+PUBLISH = "select hubsub.publish(cast({} as text), cast({} as text), cast({} as text))"
+HOLD = """insert into hubsub.name values ($1, $2, null, $3, clock_timestamp() + $4 * interval '1 second')
+    on conflict (namespace, name) do update set owner = excluded.owner, until = excluded.until
+    where name.owner = excluded.owner or name.until <= clock_timestamp() returning 1"""
+KEEP = "update hubsub.name set place = $4 where (namespace, name, owner) = ($1, $2, $3) returning 1"
+TAKE = "select * from hubsub.take($1, $2, $3, $4, $5, $6)"
+DONE = "delete from hubsub.in_hand where (namespace, name) = ($1, $2) and number = any($3)"
+JOIN = "insert into hubsub.shared values ($1, $2, $3) on conflict do nothing returning 1"
+PROLONG = """update hubsub.in_hand set until = clock_timestamp() + $5 * interval '1 second'
+    where (namespace, name, owner) = ($1, $2, $3) and number = any($4)"""
+GIVE_BACK = """update hubsub.in_hand set owner = null, until = '-infinity'
+    where (namespace, name, owner) = ($1, $2, $3) and ($4::bigint[] is null or number = any($4))"""
+BURY = """insert into hubsub.dead (namespace, reader, key, data, reason, attempts, position)
+    values ($1, $2, $3, $4, $5, $6, $7)"""
+TRIM_DEAD = """delete from hubsub.dead where namespace = $1 and number <=
+    (select number from hubsub.dead where namespace = $1 order by number desc offset $2 limit 1)"""
+DEAD = """select number, reader, key, data, reason, attempts, position, extract(epoch from time)::double precision
+    from hubsub.dead where namespace = $1 and ($2::bigint is null or number < $2) order by number desc limit $3"""
+
+
+class PostgresLogAdapter(LogAdapter):
+    """A durable log in tables of a database; they are made in the schema `hubsub` at the first connect.
+
+    Args:
+        url: `postgres-log://user:password@host:5432/database`; options in its query.
+        maxlen: Messages that a namespace keeps, by default 1 000 000; None, in a URL `none`, for all.
+        max_age: Seconds that a message is kept; by default, and with None, for ever.
+        lease: Seconds after which what a member of a group has not finished is given to another, unless extended; 30.
+        options: As for `PostgresAdapter`.
+
+    Raises:
+        MissingDriver: asyncpg is not installed.
+        TypeError: There is no one address, or an option does not exist or is for the bridge to decide.
+        ValueError: The URL or a figure makes no sense.
+    """
+
+    features = replace(LogAdapter.features, max_payload=MOST_BYTES, dead_letters=True)
+    UPKEEP_SECONDS = 60.0
+
+    def __init__(self, url: str | None = None, **options: Any) -> None:
+        schemes = ("postgres-log", "postgresql-log")
+        self._database = Database(type(self).__name__, url, options, OWN, schemes, LIKE)
+        own = self._database.own
+        super().__init__(own.get("lease", 30.0))
+        self._maxlen: int | None = own.get("maxlen", 1_000_000)
+        self._max_age: float | None = own.get("max_age")
+        self._lines: Connections | None = None
+        self._upkeep: asyncio.Task[None] | None = None
+        self._is_unicode = True
+        self._namespace = "hubsub"
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._database!r}>"
+
+    def features_for(self, link: Link) -> Any:
+        if "\0" in link.namespace or not link.namespace.isprintable():
+            raise ValueError(f"{link.namespace!r} cannot be a namespace here: Postgres has no such text")
+        self._namespace = link.namespace
+        return super().features_for(link)
+
+    # Connecting
+
+    async def open(self) -> None:
+        self._lines = Connections(self._database, self.inbox)
+        self._frames, self._control_frames = Frames(), Frames(is_control=True)
+        self._keys: set[Key[Any]] = set()
+        await self._lines.open(self._listen, self._prepare)
+        self._upkeep = asyncio.create_task(self._keep_tidy())
+
+    async def _prepare(self, connection: Any) -> None:
+        """Make what is not there."""
+        self._is_unicode = connection.get_settings().server_encoding == "UTF8"
+        if self._is_unicode:
+            self.addresses = LogAdapter.addresses
+        else:
+            self.addresses = Addresses("/", allowed="!-.0-~")
+        try:
+            await self._make_tables(connection)
+        except Exception as error:
+            if getattr(error, "sqlstate", None) != "42501":
+                raise
+            raise BridgeError(
+                f"the tables of {self!r} are not there, and its role may not make them: {error}; as one who may, run"
+                " python -m hubsub postgres-schema --grant ROLE | psql DATABASE"
+            ) from error
+        version = await connection.fetchval("select version from hubsub.version")
+        if version != schema.VERSION:
+            raise BridgeError(
+                f"{self!r} has tables of version {version}, and this hubsub knows version {schema.VERSION}: use another"
+                " database, or the hubsub that made them"
+            )
+        await connection.execute("select hubsub.start_log($1)", self.link.namespace)
+
+    async def _make_tables(self, connection: Any) -> None:
+        if await connection.fetchval(IS_MISSING):
+            async with connection.transaction():
+                await connection.execute("select pg_advisory_xact_lock(7232, 1)")
+                if await connection.fetchval(IS_MISSING):  # still, now that nobody else is at it
+                    await connection.execute(schema.SCRIPT)
+
+    async def _listen(self, connection: Any) -> None:
+        bell = f"{channel_of(self.link.namespace)}:log"
+        self._control = f"{bell}:control"
+        if self.link.reads:
+            await connection.add_listener(bell, lambda *_: self.inbox.ring())
+
+    async def _keep_tidy(self) -> None:
+        pause = min(self.UPKEEP_SECONDS, max(0.5, (self._max_age or math.inf) / 4))
+        while True:
+            # What fails here fails elsewhere, too, where somebody waits for it.
+            with suppress(Exception):
+                await self._connected().write("select hubsub.tidy($1, $2)", self.link.namespace, self._max_age)
+            await asyncio.sleep(pause)
+
+    async def shut(self) -> None:
+        if self._upkeep is not None:
+            self._upkeep.cancel()
+            await asyncio.gather(self._upkeep, return_exceptions=True)
+            self._upkeep = None
+        if self._lines is not None:
+            await self._lines.close()
+
+    def forget(self) -> None:
+        self._lines = self._upkeep = None
+
+    def _connected(self) -> Connections:
+        if self._lines is None:
+            raise ConnectionError(f"{self!r} is not connected")
+        return self._lines
+
+    async def ping(self) -> None:
+        await self._connected().ping()
+
+    @property
+    def activity(self) -> int:  # type: ignore[override]
+        """Changes whenever bytes have moved over any of its connections."""
+        return 0 if self._lines is None else self._lines.activity
+
+    @property
+    def receiving(self) -> int | None:  # type: ignore[override]
+        """Changes whenever bytes have come where it reads."""
+        return None if self._lines is None else self._lines.receiving
+
+    @property
+    def sending(self) -> int | None:  # type: ignore[override]
+        """Changes whenever bytes have moved where it sends."""
+        return None if self._lines is None else self._lines.sending
+
+    async def _ask(self, sql: str, *arguments: Any) -> list[Any]:
+        """Ask about the namespace, the first argument; what is being sent does not hold it up."""
+        try:
+            return await self._connected().read(sql, self.link.namespace, *arguments)
+        except Exception as error:
+            raise refusal(error) from error
+
+    # Sending
+
+    async def send(self, records: Sequence[Record]) -> Mapping[int, Exception]:
+        lines, refused = self._connected(), dict[int, Exception]()
+        stored: list[tuple[int, int, str, bytes]] = []
+        texts: list[str] = []
+        for index, record in enumerate(records):
+            try:
+                if record.is_control:
+                    texts += self._frames.pack(record)
+                else:
+                    stored.append((index, record.sequence, self.addresses.address(record.key), bytes(record.payload)))
+            except Exception as error:
+                refused[index] = EncodeError(record.key, f"it cannot be stored: {error}")
+                refused[index].__cause__ = error
+        indices = [index for index, record in enumerate(records) if record.is_control]
+        try:
+            if texts:
+                await lines.write(TELL, self._control, texts)
+            indices = [each[0] for each in stored]
+            if stored:
+                _, *columns = zip(*stored, strict=True)
+                rows = await lines.write(APPEND, self.link.namespace, self.link.sender, *columns, self._maxlen)
+                if not rows[0][0]:
+                    raise ConnectionResetError(f"the log of {self.link.namespace!r} was deleted")
+        except Exception as error:
+            refused |= dict.fromkeys(indices, refusal(error))
+        return refused
+
+    async def publish_in(self, connection: Any, key: KeyLike[Any], message: Any) -> None:
+        """Publish within a transaction of yours: the message is sent when that is committed, and else it never was.
+
+        Everybody gets it as a message of another program, your own hub too. The bridge need not be connected, but the
+        tables have to be there. If the transaction is `repeatable read` or `serializable`, its commit may fail with
+        40001, to be tried again as always.
+
+        Args:
+            connection: One of asyncpg, psycopg 3 or SQLAlchemy, or a cursor or session of theirs, in a transaction.
+            key: An exact key.
+            message: What JSON can hold; or bytes, which are text, and sent as they are.
+
+        Raises:
+            InvalidKey: It is a pattern, or no key.
+            TypeError: It is no such connection; or JSON cannot hold the message.
+            Exception: Whatever the driver raises.
+        """
+        text = message.decode() if isinstance(message, bytes) else json.dumps(message)
+        arguments = (self.addresses.address(publishable(key)), text, self._namespace)
+        module = type(connection).__module__.partition(".")[0]
+        if module == "asyncpg":
+            done = connection.execute(PUBLISH.format("$1", "$2", "$3"), *arguments)
+        elif module == "psycopg":
+            done = connection.execute(PUBLISH.format("%s", "%s", "%s"), arguments)
+        elif module == "sqlalchemy":
+            sql = import_module("sqlalchemy").text(PUBLISH.format(":key", ":message", ":namespace"))
+            done = connection.execute(sql, dict(zip(("key", "message", "namespace"), arguments, strict=True)))
+        else:
+            raise TypeError(f"publish_in needs a connection of asyncpg, psycopg or SQLAlchemy, not {type(connection)}")
+        if isawaitable(done):
+            await done
+
+    # Control messages
+
+    async def listen(self, keys: Sequence[Key[Any]]) -> None:
+        self._keys.update(keys)
+        await self._connected().listen(self._control, self._take_control)
+
+    def _take_control(self, connection: Any, pid: int, channel: str, text: str) -> None:
+        received = self._control_frames.unpack(pid, text)
+        if received is not None and received.key in self._keys:
+            self.inbox.put([received])
+
+    # What the log is asked
+
+    async def state(self) -> LogState:
+        rows = await self._ask(STATE)
+        if not rows:
+            raise ConnectionResetError(f"the log of {self.link.namespace!r} was deleted")
+        return LogState(*rows[0])
+
+    async def read(self, after: int, limit: int) -> tuple[LogState, Sequence[Any]]:
+        rows = await self._ask(READ, after, limit)
+        if not rows:
+            raise ConnectionResetError(f"the log of {self.link.namespace!r} was deleted")
+        found = [row[3:] for row in map(tuple, rows) if row[3] is not None]
+        return LogState(*rows[0][:3]), found
+
+    def received(self, row: Any, token: Any, epoch: str, attempts: int = 0) -> Received:
+        found = super().received(row[:4], token, epoch, attempts)
+        return found if row[4] is None else SentBack.to(row[4], found)
+
+    async def before(self, moment: float) -> int:
+        return int((await self._ask(BEFORE, moment))[0][0])
+
+    async def hold(self, name: str, seconds: float) -> bool:
+        return bool(await self._ask(HOLD, name, self.link.sender, float(seconds)))
+
+    async def kept(self, name: str) -> str | None:
+        rows = await self._ask("select place from hubsub.name where (namespace, name) = ($1, $2)", name)
+        return rows[0][0] if rows else None
+
+    async def keep(self, name: str, place: str) -> bool:
+        return bool(await self._ask(KEEP, name, self.link.sender, place))
+
+    async def join(self, group: str, after: int) -> bool:
+        await self.give_back(group, None)
+        return bool(await self._ask(JOIN, group, after + 1))
+
+    async def take(self, group: str, limit: int) -> Sequence[Received | Loss]:
+        rows = await self._ask(TAKE, group, self.link.sender, limit, PAGE_BYTES, self.lease)
+        if not rows:
+            raise ConnectionResetError(f"the group {group!r} of {self.link.namespace!r} was deleted")
+        *taken, (_, epoch, _, _, _, gone) = map(tuple, rows)
+        lost: list[Received | Loss] = [Loss("trimmed", gone)] if gone else []
+        return lost + [self.received(row, row[0], epoch, row[5]) for row in taken]
+
+    async def done(self, group: str, numbers: Sequence[int]) -> None:
+        await self._ask(DONE, group, list(numbers))
+
+    async def prolong(self, group: str, numbers: Sequence[int]) -> None:
+        await self._ask(PROLONG, group, self.link.sender, list(numbers), self.lease)
+
+    async def give_back(self, group: str, numbers: Sequence[int] | None) -> None:
+        await self._ask(GIVE_BACK, group, self.link.sender, None if numbers is None else list(numbers))
+
+    # Dead letters
+
+    async def bury(self, received: Received, why: str) -> Exception | None:
+        why = why.replace("\0", "\\0").encode("utf-8" if self._is_unicode else "ascii", "backslashreplace").decode()
+        address, position = self.addresses.address(received.key), received.position
+        letter = (self.link.reader, address, received.payload, why, received.attempts, position)
+        try:
+            await self._connected().read(BURY, self.link.namespace, *letter)
+        except Exception as error:
+            return refusal(error)
+        if self._maxlen is not None:
+            await self._ask(TRIM_DEAD, self._maxlen)
+        return None
+
+    async def dead_letters(self, limit: int, before: str | None = None) -> Sequence[Buried]:
+        rows = await self._ask(DEAD, None if before is None else _number_of(before), limit)
+        found = []
+        for number, reader, key, data, reason, attempts, position, time in reversed(rows):
+            received = super().received((0, key, data, None), None, "", attempts)._replace(position=position)
+            found.append(Buried(received, reason, f"dead-{number}", time, reader))
+        return found
+
+    async def redeliver(self, position: str) -> None:
+        if not (await self._ask("select hubsub.redeliver($1, $2)", _number_of(position)))[0][0]:
+            raise NoSuchLetter(position)
+
+
+def _number_of(position: str) -> int:
+    """The number of a dead letter."""
+    word, _, number = position.rpartition("-")
+    if word != "dead" or not (number.isascii() and number.isdecimal() and len(number) < 19):
+        raise NoSuchLetter(position)
+    return int(number)

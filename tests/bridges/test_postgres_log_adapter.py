@@ -1,0 +1,417 @@
+"""The log in tables of PostgreSQL against real servers: what is its own, beside what all adapters have to do."""
+
+import asyncio
+import json
+import subprocess
+import sys
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+from brokers.fixtures import Private
+from brokers.postgres_server import Postgres
+from hubsub import BridgeError, BrokerBusy, InvalidKey, Key
+from hubsub.bridges.adapter import Record
+from hubsub.bridges.postgres import PostgresLogAdapter
+from hubsub.testing.conformance import Site, Sites, sites, until
+from hubsub.testing.conformance.bare import Bare, bare
+
+ALL: Key[Any] = Key("*")
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def log_url(url: str) -> str:
+    return url.replace("postgres:", "postgres-log:")
+
+
+def make(server: Postgres, **options: Any) -> Callable[[], PostgresLogAdapter]:
+    return lambda: PostgresLogAdapter(log_url(server.url), **options)
+
+
+@pytest.fixture
+async def database(postgres: Postgres) -> AsyncIterator[str]:
+    """A database of one test's own; its URL for asyncpg."""
+    name = f"db{uuid.uuid4().hex[:12]}"
+    await postgres.execute(f"create database {name} owner hubsub")
+    yield postgres.url.removesuffix("hubsub") + name
+    await postgres.execute(f"drop database {name} with (force)")
+
+
+@asynccontextmanager
+async def connection(url: str) -> AsyncIterator[Any]:
+    client = await asyncpg.connect(url)
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+async def wait_for_losses(reader: Bare, *reasons: str) -> list[Any]:
+    await until(lambda: len(reader.losses) >= len(reasons), lambda: f"{reasons}, not {reader.losses}")
+    assert [loss.reason for loss in reader.losses] == list(reasons)
+    return reader.losses
+
+
+# The schema
+
+
+async def test_the_tables_are_made_once_however_many_come_at_once(database: str) -> None:
+    adapters = [PostgresLogAdapter(log_url(database)) for _ in range(12)]
+
+    async def connect(adapter: PostgresLogAdapter) -> None:
+        async with bare(lambda: adapter, "n"):
+            pass
+
+    await asyncio.gather(*map(connect, adapters))
+    async with connection(database) as client:
+        assert await client.fetchval("select count(*) from hubsub.version") == 1
+
+
+async def test_tables_of_another_version_are_told_with_the_remedy(database: str) -> None:
+    def adapter() -> PostgresLogAdapter:
+        return PostgresLogAdapter(log_url(database))
+
+    async with bare(adapter, "n"), connection(database) as client:
+        await client.execute("update hubsub.version set version = 99")
+    with pytest.raises(BridgeError, match="tables of version 99, and this hubsub knows version 1"):
+        async with bare(adapter, "n"):
+            pass
+
+
+async def test_a_role_that_may_not_make_tables_is_told_and_the_command_line_prints_them(postgres: Postgres) -> None:
+    name = f"db{uuid.uuid4().hex[:12]}"
+    await postgres.execute(f"create database {name}", "create role teller login")  # both are the superuser's
+    url = postgres.url.removesuffix("hubsub") + name
+    try:
+        with pytest.raises(BridgeError, match="permission denied") as told:
+            async with bare(lambda: PostgresLogAdapter(log_url(url)), "n"):
+                pass
+        assert "postgres-schema" in str(told.value)
+        command = [sys.executable, "-m", "hubsub", "postgres-schema", "--grant", "hubsub", "--grant-publish", "teller"]
+        printed = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=True, cwd=ROOT)
+        async with connection(url.replace("hubsub@", "postgres@")) as admin:
+            await admin.execute(printed.stdout)
+        async with sites(lambda: PostgresLogAdapter(log_url(url))) as those:
+            one, two = await those.add(), await those.add(ALL, group="g")
+            await one.hub.publish_confirmed("a", 1)
+            await two.wait_for(1)
+            # Whoever may only publish may do nothing else, with a namespace that nobody has used before too.
+            async with connection(url.replace("hubsub@", "teller@")) as teller:
+                await teller.execute("select hubsub.publish('b', '2', $1)", those.namespace)
+                await teller.execute("select hubsub.publish('b', '2', 'new')")
+                for forbidden in (
+                    "select * from hubsub.message",
+                    "select hubsub.append('n', 's', '{1}', '{k}', '{d}', 1)",
+                ):
+                    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                        await teller.execute(forbidden)
+            await two.wait_for(2)
+    finally:
+        await postgres.execute(f"drop database {name} with (force)", "drop role teller")
+
+
+# The log
+
+
+async def test_numbers_have_no_holes_and_are_seen_in_their_order(postgres: Postgres, namespace: str) -> None:
+    async with bare(make(postgres), namespace) as reader:
+
+        async def send(which: int) -> None:
+            async with bare(make(postgres), namespace, reads=False) as writer:
+                for number in range(40):
+                    await writer.send(*[Record(Key("k"), b"%d %d" % (which, number))] * 3)
+
+        await asyncio.gather(*map(send, range(5)))
+        await until(lambda: len(reader.received) == 600)
+        numbers = [int(str(each.position).rpartition("-")[2]) for each in reader.received]
+        assert numbers == list(range(1, 601))
+        assert not reader.losses
+
+
+async def test_what_a_sender_sends_again_is_stored_once(postgres: Postgres, namespace: str) -> None:
+    async with bare(make(postgres), namespace) as reader:
+        for sent in ([1, 2, 3], [2, 3, 4], [4], [5], [1, 2, 3, 4, 5, 6]):
+            records = [Record(Key("k"), b"%d" % number, sequence=number) for number in sent]
+            assert not await reader.adapter.send(records)
+        await reader.see(b"6")
+        assert reader.payloads == [b"1", b"2", b"3", b"4", b"5", b"6"]
+
+
+async def test_what_is_too_much_is_trimmed_and_told_with_its_count(postgres: Postgres, namespace: str) -> None:
+    rooms = [0]
+    reading, writing = make(postgres), make(postgres, maxlen=10)
+    async with bare(reading, namespace, room=lambda: rooms[-1]) as reader, bare(writing, namespace) as writer:
+        for number in range(5):
+            await writer.send(*(Record(Key("k"), b"%d" % (10 * number + each)) for each in range(10)))
+        rooms.append(1000)
+        await reader.see(b"49")
+        assert reader.payloads == [b"%d" % number for number in range(40, 50)]
+        assert (await wait_for_losses(reader, "trimmed"))[0].count == 40
+
+
+async def test_what_is_too_old_is_trimmed_though_nobody_sends(postgres: Postgres, namespace: str) -> None:
+    async with bare(make(postgres, max_age=0.5), namespace) as one:
+        await one.send(Record(Key("k"), b"1"), Record(Key("k"), b"2"))
+        await one.see(b"2")
+
+        async def is_empty() -> bool:
+            return not await one.adapter.history(10)
+
+        while not await is_empty():  # noqa: ASYNC110 - it tells nobody
+            await asyncio.sleep(0.1)
+        assert not one.losses
+
+
+@pytest.mark.parametrize("options", [{}, {"name": "reader"}, {"group": "readers"}], ids=["plain", "name", "group"])
+async def test_tables_that_are_truncated_or_dropped_while_read_are_never_silence(
+    database: str, options: dict[str, Any]
+) -> None:
+    statements = ["truncate hubsub.message", "truncate hubsub.log", "drop schema hubsub cascade"]
+    async with sites(lambda: PostgresLogAdapter(log_url(database))) as those:
+        one, two = await those.add(outgoing=ALL), await those.add(ALL, incoming=ALL, **options)
+        two.hub.add_listener("held", lambda key, message: None)
+        for number, statement in enumerate(statements):
+            await one.hub.publish_confirmed("k", number)
+            await two.see(number)
+            gate = await those.add(outgoing=ALL)
+            gaps, reconnects = len(two.gaps), two.bridge.health().reconnects
+            # In one transaction, so that what is stored before is seen by nobody.
+            async with connection(database) as client, client.transaction():
+                append = "select hubsub.append($1, gen_random_uuid()::text, '{1}', '{k}', '{1}', null)"
+                await client.fetchval(append, those.namespace)
+                await client.execute(statement)
+            await until(
+                lambda gaps=gaps, reconnects=reconnects: (  # type: ignore[misc]
+                    len(two.gaps) > gaps or two.bridge.health().reconnects > reconnects
+                ),
+                f"to be told of {statement}",
+            )
+            await gate.close()
+        await one.hub.publish_confirmed("k", "last")
+        await two.see("last")
+        assert two.gaps
+
+
+async def test_a_page_is_bounded_in_bytes_and_one_message_may_be_larger(postgres: Postgres, namespace: str) -> None:
+    for options in ({}, {"group": "g"}):
+        async with bare(make(postgres), namespace, reads=False) as writer:
+            for number in range(6):
+                await writer.send(Record(Key("k"), bytes([number]) * 700_000))
+            await writer.send(Record(Key("k"), b"x" * 5_000_000))
+        async with bare(make(postgres), namespace, start="earliest", **options) as reader:
+            count = 1 + len(options)
+            await until(lambda it=reader, n=count: it.payloads.count(b"x" * 5_000_000) == n)  # type: ignore[misc]
+            first = [payload[0] for payload in reader.payloads if payload]
+            assert first == [0, 1, 2, 3, 4, 5, ord("x")] * (1 + len(options))
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+async def test_a_database_of_another_encoding_carries_everything(postgres: Postgres, encoding: str) -> None:
+    name = f"db{uuid.uuid4().hex[:12]}"
+    await postgres.execute(f"create database {name} owner hubsub encoding '{encoding}' locale 'C' template template0")
+    url = log_url(postgres.url.removesuffix("hubsub") + name)
+    async with sites(lambda: PostgresLogAdapter(url)) as those:
+        one, two = await those.add(), await those.add(incoming=ALL, attempts=1, name="reader")
+
+        @two.hub.on(ALL)
+        async def fail(key: Key[Any], message: Any) -> None:
+            raise ValueError("中\0")
+
+        await two.bridge.ready()
+        await one.hub.publish_confirmed(("größe", "中"), "€\0")
+        await until(lambda: two.bridge.health().dead_letters == 1 and not two.bridge.health().in_flight)
+        (letter,) = await one.bridge.dead_letters(10)
+        assert (letter.key, letter.message) == (Key("größe", "中"), "€\0")
+    await postgres.execute(f"drop database {name} with (force)")
+
+
+async def test_hostile_rows_hurt_nobody(postgres: Postgres, namespace: str) -> None:
+    async with sites(make(postgres)) as those:
+        one = await those.add(ALL)
+        client = await postgres.client("hubsub")
+        for key, data in (("", None), ("*", b""), ("Hub/x", b"1"), ("%", b"\xff"), ("k" * 5000, b"1"), ("k", b"1")):
+            append = "select hubsub.append($1, gen_random_uuid()::text, '{1}', array[$2], array[$3::bytea], null)"
+            await client.fetchval(append, those.namespace, key, data)
+        await client.close()
+        await one.see(1)
+        assert one.bridge.health().state == "up"
+        assert not one.bridge.health().reconnects
+
+
+# The transactional outbox
+
+
+@asynccontextmanager
+async def outbox(postgres: Postgres) -> AsyncIterator[tuple[Sites, Site, PostgresLogAdapter]]:
+    async with sites(make(postgres)) as those:
+        site = await those.add(ALL)
+        adapter = site.bridge.adapter
+        assert isinstance(adapter, PostgresLogAdapter)
+        yield those, site, adapter
+
+
+async def test_what_is_published_in_a_transaction_comes_when_it_is_committed(postgres: Postgres) -> None:
+    async with outbox(postgres) as (_, site, adapter), connection(postgres.url) as client:
+        async with client.transaction():
+            await adapter.publish_in(client, ("orders", "new"), {"tea": 2})
+            await adapter.publish_in(client, ("orders", "new"), b'"plain"')
+            with pytest.raises(InvalidKey):
+                await adapter.publish_in(client, ("orders", "*"), 1)
+            await site.hub.publish_confirmed("other", 1)
+            await site.see(1)
+        await site.see("plain")
+        assert site.messages.count({"tea": 2}) == 1
+        events = [event for event in site.events if event.key == Key("orders", "new")]
+        assert [event.message for event in events] == [{"tea": 2}, "plain"]
+        assert all(event.meta is not None and event.meta.position for event in events)
+
+
+async def test_what_is_rolled_back_never_was_savepoints_too(postgres: Postgres) -> None:
+    async with outbox(postgres) as (_, site, adapter), connection(postgres.url) as client:
+        transaction = client.transaction()
+        await transaction.start()
+        await adapter.publish_in(client, "a", "rolled back")
+        await transaction.rollback()
+        async with client.transaction():
+            await adapter.publish_in(client, "a", 1)
+            savepoint = client.transaction()
+            await savepoint.start()
+            await adapter.publish_in(client, "a", "rolled back to a savepoint")
+            await savepoint.rollback()
+            await adapter.publish_in(client, "a", 2)
+        await site.see(2)
+        assert [each for each in site.messages if each != "other"] == [1, 2]
+
+
+async def test_a_long_transaction_holds_up_nobody(postgres: Postgres) -> None:
+    async with outbox(postgres) as (_, site, adapter), connection(postgres.url) as client:
+        async with client.transaction():
+            for number in range(1000):
+                await adapter.publish_in(client, "late", number)
+            for number in range(20):
+                await site.hub.publish_confirmed("early", number, timeout=10)
+        await site.see(999)
+        late = [event.message for event in site.events if event.key == Key("late")]
+        assert late == list(range(1000))
+        assert not site.gaps
+
+
+async def test_other_drivers_publish_in_their_transactions_too(postgres: Postgres) -> None:
+    psycopg: Any = pytest.importorskip("psycopg")
+    sqlalchemy: Any = pytest.importorskip("sqlalchemy")
+    extension: Any = pytest.importorskip("sqlalchemy.ext.asyncio")
+    async with outbox(postgres) as (_, site, adapter):
+        async with await psycopg.AsyncConnection.connect(postgres.url) as client:
+            await adapter.publish_in(client, "a", 1)
+            async with client.cursor() as cursor:
+                await adapter.publish_in(cursor, "a", 2)
+        engine = extension.create_async_engine(postgres.url.replace("postgres:", "postgresql+asyncpg:"))
+        async with engine.begin() as both, extension.AsyncSession(engine) as session:
+            await adapter.publish_in(both, "a", 3)
+            await adapter.publish_in(session, "a", 4)
+            await session.commit()
+        await engine.dispose()
+        plain = sqlalchemy.create_engine(postgres.url.replace("postgres:", "postgresql+psycopg:"))
+        with plain.begin() as sync:
+            await adapter.publish_in(sync, "a", 5)
+        plain.dispose()
+        await site.wait_for(5)
+        assert sorted(site.messages) == [1, 2, 3, 4, 5]
+        with pytest.raises(TypeError, match="a connection of asyncpg, psycopg or SQLAlchemy"):
+            await adapter.publish_in(object(), "a", 6)
+
+
+async def test_the_outbox_works_without_a_bridge(postgres: Postgres, namespace: str) -> None:
+    async with sites(make(postgres)) as those:
+        site = await those.add(ALL, namespace="hubsub")
+        adapter = make(postgres)()
+        async with connection(postgres.url) as client:
+            await adapter.publish_in(client, ("no", "bridge"), namespace)
+        await site.see(namespace)
+
+
+async def test_triggers_publish_rows_by_whatever_type_they_have(postgres: Postgres) -> None:
+    async with outbox(postgres) as (those, site, _), connection(postgres.url) as client:
+        await client.execute("drop table if exists item; create table item (id integer, name text)")
+        await client.execute(
+            "create or replace function tell() returns trigger language plpgsql as $$ begin"
+            f" perform hubsub.publish('items/' || new.id, row_to_json(new), '{those.namespace}');"
+            f" perform hubsub.publish('items/' || new.id, to_jsonb(new), '{those.namespace}');"
+            f" perform hubsub.publish('items/' || new.id, '\"text\"', '{those.namespace}');"
+            " return null; end $$;"
+            "create trigger tell after insert on item for each row execute function tell()"
+        )
+        await client.execute("insert into item values (1, 'tea'), (2, 'grün')")
+        await site.wait_for(6)
+        assert [event.key for event in site.events] == [Key("items", "1")] * 3 + [Key("items", "2")] * 3
+        assert site.messages == [{"id": 1, "name": "tea"}] * 2 + ["text"] + [{"id": 2, "name": "grün"}] * 2 + ["text"]
+        await client.execute("drop table item")
+
+
+async def test_a_serializable_transaction_may_have_to_be_tried_again(postgres: Postgres) -> None:
+    async with outbox(postgres) as (_, site, adapter), connection(postgres.url) as client:
+        for attempt in (1, 2):
+            transaction = client.transaction(isolation="repeatable_read")
+            await transaction.start()
+            await adapter.publish_in(client, "a", attempt)
+            if attempt == 1:
+                await site.hub.publish_confirmed("other", 0)
+                with pytest.raises(asyncpg.SerializationError):
+                    await transaction.commit()
+            else:
+                await transaction.commit()
+        await site.see(2)
+        assert 1 not in site.messages
+
+
+async def test_a_message_without_a_key_is_refused(postgres: Postgres) -> None:
+    async with outbox(postgres), connection(postgres.url) as client:
+        with pytest.raises(asyncpg.NullValueNotAllowedError):
+            await client.execute("select hubsub.publish(null, 'x')")
+
+
+# Options
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "says"),
+    [
+        ({"url": "postgres://h"}, ValueError, "postgres-log://"),
+        ({"url": "postgres-log://h?lease=0"}, ValueError, "lease must be a number of seconds"),
+        ({"url": "postgres-log://h?maxlen=-1"}, ValueError, "maxlen must be a number of messages"),
+        ({"url": "postgres-log://h", "max_age": "old"}, ValueError, "max_age must be a number of seconds"),
+        ({"url": "postgres-log://h?channel=chat"}, TypeError, "no option channel"),
+        ({"url": "postgres-log://h?timeout=3"}, TypeError, "decides by itself about timeout"),
+        ({}, TypeError, "needs a URL"),
+    ],
+)
+def test_options_that_make_no_sense_are_told(arguments: dict[str, Any], error: type[Exception], says: str) -> None:
+    with pytest.raises(error, match=says):
+        PostgresLogAdapter(**arguments)
+
+
+def test_options_stand_in_the_url() -> None:
+    adapter = PostgresLogAdapter("postgresql-log://me:secret@h/db?lease=5&maxlen=none&max_age=60")
+    assert (adapter.lease, adapter._maxlen, adapter._max_age) == (5.0, None, 60.0)
+    assert repr(adapter) == "<PostgresLogAdapter h:5432/db>"
+
+
+async def test_a_disk_that_is_full_is_no_lost_connection(private: Private) -> None:
+    server = await private(Postgres())
+    async with bare(make(server), "n") as writer:
+        await server.execute(
+            "create function full_disk() returns trigger language plpgsql as"
+            " 'begin raise exception ''no space left on device'' using errcode = ''disk_full''; end'",
+            "create trigger full_disk before insert on hubsub.message execute function full_disk()",
+        )
+        with pytest.raises(BrokerBusy, match="no space left"):
+            await writer.send(Record(Key("k"), b"1"))
+        await server.execute("drop trigger full_disk on hubsub.message")
+        assert not await writer.send(Record(Key("k"), b"1"))
+        await writer.see(b"1")
+        assert json.dumps(writer.payloads, default=str)
