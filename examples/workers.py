@@ -5,7 +5,6 @@ import os
 import signal
 import sys
 import tempfile
-from pathlib import Path
 
 import hubsub
 
@@ -13,14 +12,15 @@ JOB = hubsub.Key("job", "+")
 DONE = hubsub.Key("done", "+")
 
 
-async def work(url: str, accident: Path) -> None:
+async def work(folder: str) -> None:
     """What a worker process runs: the group shares the jobs, each goes to one of its members."""
+    url, accident = f"sqlite://{folder}/jobs.db?lease=2", "accident"
     async with hubsub.Hub() as hub, hubsub.Bridge(hub, url, incoming=JOB, outgoing=DONE, group="workers"):
 
         @hub.on(JOB)
         async def pack(key: hubsub.Key, number: int) -> None:
-            if number == 3 and accident.exists():
-                accident.unlink()
+            if number == 3 and accident in os.listdir(folder):
+                os.remove(f"{folder}/{accident}")
                 os.kill(os.getpid(), signal.SIGKILL)  # in the middle of a job: the other worker gets it
             # The job counts as done when this returns; by then the result is stored.
             await hub.publish_confirmed(("done", key[1]), number)
@@ -28,26 +28,30 @@ async def work(url: str, accident: Path) -> None:
         await asyncio.Event().wait()
 
 
-async def main(folder: Path) -> None:
-    url, accident = f"sqlite://{folder}/jobs.db?lease=2", folder / "accident"
-    accident.touch()
+async def main(folder: str) -> None:
+    url = f"sqlite://{folder}/jobs.db"
     async with (
         hubsub.Hub() as hub,
         hubsub.Bridge(hub, url, outgoing=JOB),
         hubsub.Bridge(hub, url, incoming=DONE, name="results"),
     ):
         done: set[int] = set()
-        hub.add_listener(DONE, lambda key, number: done.add(number))
+        all_done = asyncio.Event()
+
+        @hub.on(DONE)
+        def note(key: hubsub.Key, number: int) -> None:
+            done.add(number)
+            if len(done) == 6:
+                all_done.set()
+
         await hub.bridges[1].ready()
         for number in range(6):
             # Stored in the file, though there is no worker yet.
             await hub.publish_confirmed(("job", "tea"), number)
         print("stored 6 jobs")
 
-        command = [sys.executable, __file__, url, str(accident)]
-        workers = [await asyncio.create_subprocess_exec(*command) for _ in range(2)]
-        while len(done) < 6:
-            await asyncio.sleep(0.01)
+        workers = [await asyncio.create_subprocess_exec(sys.executable, __file__, folder) for _ in range(2)]
+        await all_done.wait()
         print("done", sorted(done))
 
         statuses = []
@@ -59,10 +63,12 @@ async def main(folder: Path) -> None:
 
 
 if len(sys.argv) > 1:
-    asyncio.run(work(sys.argv[1], Path(sys.argv[2])))
+    asyncio.run(work(sys.argv[1]))
 else:
     with tempfile.TemporaryDirectory() as temporary:
-        asyncio.run(main(Path(temporary)))
+        with open(f"{temporary}/accident", "x"):
+            pass
+        asyncio.run(main(temporary))
 
 # Output:
 # stored 6 jobs

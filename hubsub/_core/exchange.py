@@ -15,6 +15,7 @@ from ..key import Key, KeyLike, PlainKey, T, publishable
 from ..log import Logger
 from .callables import checked_function, refuse_awaitable
 from .circles import NOWHERE, Circles, Overrun, caused_by_circle
+from .delays import carriers_of, is_delayed
 from .guard import ThreadGuard
 from .hints import Hints
 from .life import Life
@@ -144,7 +145,13 @@ class Exchange:
     def publish_event(self, event: Event[T]) -> int:
         """Deliver an event with its metadata to every matching subscription; return how many there are.
 
-        For what came from elsewhere and is published here; otherwise as `publish`.
+        For what came from elsewhere and is published here; otherwise as `publish`. With a `meta.due` that is still to
+        come, it is only handed to the bridges that carry its key: nobody gets it before it is due. A bridge whose
+        broker cannot delay it tells `on_error`.
+
+        Raises:
+            Unsupported: It is due later, and no bridge carries its key.
+            ValueError: `meta.due` is no time.
         """
         try:
             key, registration = event[0], event.registration
@@ -157,6 +164,10 @@ class Exchange:
         if type(key) is not Key or registration is not None:
             # It came from a confirmed publish: what is told of it concerns that one.
             event = Event(route.key, event[1], event.meta)
+        if event.meta is not None and event.meta.due is not None:
+            if is_delayed(event.meta):
+                return self._deliver(carriers_of(route), event)
+            event = Event(route.key, event[1], event.meta._replace(due=None))
         target = route.sole
         if target is None:
             if self._life.thread != get_ident():
