@@ -28,6 +28,8 @@ CONTROL_SECONDS = 30
 """How long a control message can be read."""
 MOST_CONTROL = 100_000
 """So many of them are kept at most."""
+MOST_DUE = 500
+"""Messages that become due in one transaction."""
 SENDER_SECONDS = 86400
 """How long it is remembered what a sender has stored last."""
 
@@ -49,6 +51,9 @@ create table if not exists control (number integer primary key autoincrement, sp
     time real);
 create table if not exists dead (number integer primary key autoincrement, space text, key text, data blob, stored real,
     position text, attempts integer, reason text, reader text, time real);
+create table if not exists delayed (number integer primary key autoincrement, space text, key text, data blob,
+    due real);
+create index if not exists delayed_due on delayed (space, due);
 """
 NAMES = frozenset(re.findall(r"(?:table|index) if not exists (\w+)", TABLES))
 # Cast, since another program may have written anything.
@@ -190,12 +195,19 @@ def last_control(db: Connection) -> int:
 # Writing
 
 
-def append(db: Connection, space: str, sender: str, rows: Sequence[tuple[int, str, bytes]], maxlen: int | None) -> None:
-    """Store what is not stored yet of these: sequence, address and payload of each."""
+def append(
+    db: Connection, space: str, sender: str, rows: Sequence[tuple[int, str, bytes, float | None]], maxlen: int | None
+) -> None:
+    """Store what is not stored yet of these: sequence, address, payload and when it is due of each.
+
+    What is due later is no message of the log before that, and has no number.
+    """
     found = db.execute("select last from sender where space = ? and sender = ?", (space, sender)).fetchone()
     new = [row for row in rows if found is None or row[0] > found[0]]
     if new:
-        _store(db, space, [(address, data, None) for _, address, data in new], maxlen)
+        later = [(space, address, data, due) for _, address, data, due in new if due is not None]
+        db.executemany("insert into delayed (space, key, data, due) values (?, ?, ?, ?)", later)
+        _store(db, space, [(address, data, None) for _, address, data, due in new if due is None], maxlen)
         db.execute("insert or replace into sender values (?, ?, ?, ?)", (space, sender, new[-1][0], now()))
 
 
@@ -211,6 +223,21 @@ def _store(db: Connection, space: str, rows: Sequence[tuple[Any, Any, str | None
     db.execute("update log set last = ?, time = ? where space = ?", (last, time, space))
     if maxlen is not None:
         db.execute("delete from message where space = ? and number <= ?", (space, last - maxlen))
+
+
+def next_due(db: Connection, space: str) -> float | None:
+    """When the next message is due that is no message of the log yet; None if there is none."""
+    due: float | None = db.execute("select min(due) from delayed where space = ?", (space,)).fetchone()[0]
+    return due
+
+
+def deliver_due(db: Connection, space: str, maxlen: int | None) -> None:
+    """Make messages of those that are due, a page at a time."""
+    query = "select number, key, data from delayed where space = ? and due <= ? order by due, number limit ?"
+    rows = db.execute(query, (space, now(), MOST_DUE)).fetchall()
+    if rows:
+        _store(db, space, [(key, data, None) for _, key, data in rows], maxlen)
+        db.executemany("delete from delayed where number = ?", [(number,) for number, *_ in rows])
 
 
 def tell(db: Connection, space: str, rows: Sequence[tuple[str, bytes]]) -> None:
