@@ -12,16 +12,27 @@ from .stream import Receive, Send
 NAME = "hubsub.js"
 
 
-async def script(scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
-    """Serve the module for browsers: an ASGI application, as in `Route("/hubsub.js", script)`."""
-    data = (Path(__file__).parent / NAME).read_bytes()
-    tag = b'"%b"' % hashlib.sha256(data).hexdigest()[:16].encode()
-    headers = [(b"etag", tag), (b"cache-control", b"no-cache"), (b"content-type", b"text/javascript; charset=utf-8")]
-    asked = dict(scope["headers"]).get(b"if-none-match", b"")
-    if tag in asked:
-        await send({"type": "http.response.start", "status": 304, "headers": headers})
-        await send({"type": "http.response.body", "body": b""})
-        return
-    headers.append((b"content-length", str(len(data)).encode()))
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": data if scope["method"] == "GET" else b""})
+class Script:
+    """What `script` is: an ASGI application, and no function, which routes of frameworks take for something else."""
+
+    async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
+        """Serve one request, as ASGI says."""
+        data = (Path(__file__).parent / NAME).read_bytes()
+        tag = b'"%b"' % hashlib.sha256(data).hexdigest()[:16].encode()
+        headers = [
+            (b"etag", tag),
+            (b"cache-control", b"no-cache"),
+            (b"content-type", b"text/javascript; charset=utf-8"),
+        ]
+        asked = dict(scope["headers"]).get(b"if-none-match", b"")
+        if tag in asked:
+            await send({"type": "http.response.start", "status": 304, "headers": headers})
+            await send({"type": "http.response.body", "body": b""})
+            return
+        headers.append((b"content-length", str(len(data)).encode()))
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": data if scope["method"] == "GET" else b""})
+
+
+script = Script()
+"""Serves the module for browsers, as in `Route("/hubsub.js", script)`."""

@@ -60,6 +60,14 @@ SLOW = {
     "a_loop_that_is_blocked_is_not_a_dead_broker",
     "closing_while_the_broker_does_not_answer",
 }
+# What has a Kafka started again and again, or needs many round trips, or many seconds each way.
+LONG_WITH_KAFKA = {
+    "a_broker_that_is_restarted_between_messages",
+    "a_broker_that_is_killed_under_load_again_and_again",
+    "a_narrow_line_is_not_a_dead_one",
+    "a_long_line_is_not_a_dead_one",
+    "closing_while_the_broker_does_not_answer",
+}
 
 
 def trials() -> list[Any]:
@@ -70,7 +78,8 @@ def trials() -> list[Any]:
             marks = [pytest.mark.xdist_group(f"faults of {name}"), *pending(fault.__name__, name)]
             # A Kafka takes seconds for what others do in tenths; the log in Postgres is read in three ways by one code.
             is_slow = fault.__name__ in SLOW or name.startswith(("kafka", "postgres-log"))
-            if fault.is_long or (is_slow and name not in ONE_OF_EACH):
+            is_long = fault.is_long or (name.startswith("kafka") and fault.__name__ in LONG_WITH_KAFKA)
+            if is_long or (is_slow and name not in ONE_OF_EACH):
                 marks += [pytest.mark.long, pytest.mark.timeout(1800)]
             found.append(pytest.param(fault, name, id=f"{fault.__name__}-{name}", marks=marks))
     return found

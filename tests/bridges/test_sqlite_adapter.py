@@ -71,7 +71,7 @@ def numbered(*numbers: int) -> list[bytes]:
 
 
 async def losses(reader: Bare, number: int) -> list[tuple[str, int | None]]:
-    await until(lambda: len(reader.losses) >= number or reader.reading.done())
+    await until(lambda: len(reader.losses) >= number or (reader.reading is not None and reader.reading.done()))
     return [(loss.reason, loss.count) for loss in reader.losses]
 
 
@@ -343,8 +343,9 @@ async def test_a_reader_begins_at_a_time(place: Place) -> None:
     async with place.bare(reads=False) as writer:
         await store(writer, *numbered(1, 2, 3))
         place.do("update message set time = number")
-        for options in ({}, {"name": "n"}, {"group": "g"}):
-            async with place.bare(start=2.0, **options) as reader:
+        ways: list[dict[str, Any]] = [{}, {"name": "n"}, {"group": "g"}]
+        for link in ways:
+            async with bare(place.make, SPACE, start=2.0, **link) as reader:
                 await reader.see(b"3")
                 assert reader.payloads == numbered(2, 3)
 
@@ -478,19 +479,20 @@ async def test_a_group_reads_nothing_that_it_cannot_note_and_says_why_in_the_end
 
 async def test_a_full_disk_keeps_everything_in_the_outbox_and_says_what_to_do(place: Place) -> None:
     async with place.bridge(outgoing=ALL, both=None) as sender, place.bridge(incoming=ALL, both=None) as receiver:
-        messages = record(receiver.hub)
+        messages, adapter = record(receiver.hub), sender.adapter
+        assert isinstance(adapter, SQLiteAdapter)
         await sender.hub.publish_confirmed("k", "first")
 
         def limit(pages: int) -> Callable[[sqlite3.Connection], Any]:
             return lambda db: db.execute(f"pragma max_page_count = {pages}").fetchone()
 
-        await sender.adapter._ask(limit(1))  # as many as there are
+        await adapter._ask(limit(1))  # as many as there are
         for number in range(20):
             sender.hub.publish("k", [number, "x" * 10_000])
         await until(lambda: isinstance(sender.health().last_error, BrokerBusy))
         assert "make room on its disk" in str(sender.health().last_error)
         assert messages == ["first"]
-        await sender.adapter._ask(limit(100_000))
+        await adapter._ask(limit(100_000))
         await until(lambda: len(messages) == 21)
         assert [message[0] for message in messages[1:]] == list(range(20))
         assert not sender.health().refused
