@@ -172,6 +172,11 @@ class Registration(Handle):
         self.closed = False
         """True once it was removed or closed."""
 
+    @property
+    def may_refuse(self) -> bool:
+        """True if it may refuse to be called by another thread than the hub's."""
+        return True
+
     def is_on(self, key: tuple[str, ...]) -> bool:
         """True while messages of an exact key are delivered to it."""
         patterns = self._patterns

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from itertools import chain, islice
@@ -30,6 +30,11 @@ class Target(Protocol):
     mailbox: Any  # its queue, or None
     counted: int  # messages routed to it, as far as routes have told
     missed: int  # of these, the ones that never came
+
+    @property
+    def may_refuse(self) -> bool:
+        """True if it may refuse to be called by another thread than the hub's."""
+        ...
 
     def deliver_event(self, event: Event[Any], bounded: bool = False, /) -> object:
         """Deliver a message with what travels along; return whether it is queued now.
@@ -144,8 +149,13 @@ class Route(list[Deliver]):
         index = self.find(target, reordered)
         if index is not None:
             self[index] = target._miss
-        elif self.steps is not self.targets:
-            any(step.withdraw(target) for step in self.steps if type(step) is Run)
+            return
+        steps = self.steps
+        if steps is self.targets:
+            return
+        before = steps[bisect_right(steps, target.order, key=_by_order) - 1]
+        if not (type(before) is Run and before.withdraw(target)) and reordered:
+            any(step.withdraw(target, True) for step in steps if type(step) is Run)
 
     def update(self, target: Target) -> None:
         """Bring a route up to date that nobody runs along, after a target has come to a pattern or gone from it.
@@ -168,6 +178,7 @@ class Observer:
     __slots__ = ("_observe", "counted", "deliver", "mailbox", "missed", "order")
 
     is_subscription = False
+    may_refuse = False
     responds = False
     remote = False
     may_respond = False

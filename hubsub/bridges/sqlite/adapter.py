@@ -86,7 +86,7 @@ class SQLiteAdapter(LogAdapter):
             sql.prepare(db, self.path, space, self._synchronous)
 
         def tidy(db: sqlite3.Connection) -> None:
-            sql.deliver_due(db, space, self._maxlen)
+            sql.release(db, space, self._maxlen)
             sql.tidy(db, space, self._max_age)
 
         file = File(self.path, prepare, changed, tidy, inbox.fail)
