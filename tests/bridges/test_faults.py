@@ -80,12 +80,14 @@ def trials() -> list[Any]:
             is_slow = fault.__name__ in SLOW or name.startswith(("kafka", "postgres-log"))
             is_long = fault.is_long or (name.startswith("kafka") and fault.__name__ in LONG_WITH_KAFKA)
             if is_long or (is_slow and name not in ONE_OF_EACH):
+                # Not on the function: its marks come first.
                 marks += [pytest.mark.long, pytest.mark.timeout(1800)]
+            else:
+                marks.append(pytest.mark.timeout(180))
             found.append(pytest.param(fault, name, id=f"{fault.__name__}-{name}", marks=marks))
     return found
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize(("fault", "name"), trials())
 async def test_what_happens_to_it_is_survived(fault: conformance.Fault, name: str, expendable: Expendable) -> None:
     kind = KINDS[name]
