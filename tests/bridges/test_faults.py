@@ -109,6 +109,11 @@ async def test_what_happens_within_the_process_is_survived(fault: conformance.Fa
     await fault(HarmedMemory(os.urandom(4).hex()))
 
 
+# What waits for a silence of seconds to be noticed.
+SLOW_IN_A_FILE = {
+    "a_broker_that_freezes",
+    "a_broker_that_does_what_it_is_told_and_cannot_answer",
+}
 IN_A_FILE: dict[str, dict[str, Any]] = {"sqlite": {}, "sqlite name": {"name": "reader"}, "sqlite group": {"group": "g"}}
 
 
@@ -120,7 +125,11 @@ IN_A_FILE: dict[str, dict[str, Any]] = {"sqlite": {}, "sqlite name": {"name": "r
             fault,
             name,
             id=f"{fault.__name__}-{name}",
-            marks=[pytest.mark.long] if fault.is_long or (fault.__name__ in SLOW and name != "sqlite group") else [],
+            marks=[pytest.mark.long]
+            if fault.is_long
+            or fault.__name__ in ("a_line_that_stalls", "a_long_line_is_not_a_dead_one")
+            or (fault.__name__ in SLOW | SLOW_IN_A_FILE and name != "sqlite group")
+            else [],
         )
         for name in IN_A_FILE
         for fault in conformance.FAULTS
