@@ -40,6 +40,8 @@ class Meta(NamedTuple):
     """Where to publish the reply, with the same `correlation`: on requests that came from elsewhere."""
     correlation: str | None = None
     """The id of the request that this is, or that this replies to."""
+    due: float | None = None
+    """When it may be delivered, and not before, in seconds since the epoch; None on what is delivered."""
 
 
 class Event(tuple[Key[T], T], Generic[T]):

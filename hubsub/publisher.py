@@ -53,13 +53,16 @@ class Publisher(Generic[T]):
         timeout: float | None = 30.0,
         *,
         headers: Mapping[str, str] | None = None,
+        due: float | None = None,
     ) -> int:
         """Publish under the prefix, and wait until everybody has finished with it; as `Hub.publish_confirmed`."""
-        return await self.hub.publish_confirmed(self._full_key(key), message, timeout, headers=headers)
+        return await self.hub.publish_confirmed(self._full_key(key), message, timeout, headers=headers, due=due)
 
-    def publish_with_headers(self, key: KeyLike[Any], message: T, headers: Mapping[str, str]) -> int:
+    def publish_with_headers(
+        self, key: KeyLike[Any], message: T, headers: Mapping[str, str], *, due: float | None = None
+    ) -> int:
         """Publish under the prefix, with headers that travel along; as `Hub.publish_with_headers`."""
-        return self.hub.publish_with_headers(self._full_key(key), message, headers)
+        return self.hub.publish_with_headers(self._full_key(key), message, headers, due=due)
 
     def publish_many(self, pairs: Iterable[tuple[KeyLike[Any], T]]) -> int:
         """Publish each (key, message) under the prefix; as `Hub.publish_many`."""

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -212,3 +213,59 @@ async def test_a_listener_added_inside_a_call_is_no_part_of_it(hub: Hub) -> None
     await asyncio.wait_for(end.wait(), 20)
     await settle(hub)
     assert errors == []
+
+
+@HOW
+@CONCURRENCY
+@pytest.mark.parametrize("context", ["listener", "publisher"])
+@pytest.mark.parametrize("before", [0, 7, 8, 30, 300])
+async def test_what_one_of_many_short_calls_has_started_is_no_part_of_a_later_one(
+    how: str, concurrency: int, context: Any, before: int
+) -> None:
+    hub = Hub()
+    beginner = Beginner()
+
+    async def listen(key: Key[Any], message: Any) -> None:
+        if message == "start":
+            beginner.start(how, hub.close)
+        elif isinstance(message, str):
+            await asyncio.sleep(0.001)
+        beginner.seen.append(message)
+
+    hub.add_listener("a", listen, concurrency=concurrency, context=context)
+    messages = [*range(before), "start", *range(before), *"bcd"]
+    for message in messages:
+        hub.publish("a", message)
+    await until(lambda: "start" in beginner.seen)
+    await beginner.result()
+    assert sorted(map(str, beginner.seen)) == sorted(map(str, messages))
+
+
+async def test_calls_that_set_context_variables_are_told_apart_too(hub: Hub) -> None:
+    variable: ContextVar[Any] = ContextVar("variable")
+    inside: list[Any] = []
+    go = asyncio.Event()
+
+    async def ask(message: Any) -> None:
+        await go.wait()
+        try:
+            await hub.publish_confirmed("a", "asked")
+        except WaitingForItself:
+            inside.append(message)
+
+    async def listen(key: Key[Any], message: Any) -> None:
+        if message == "asked":
+            return
+        variable.set(message)
+        tasks.append(asyncio.create_task(ask(message)))
+        if message == "last":
+            go.set()
+            await asyncio.sleep(0.001)
+
+    tasks: list[asyncio.Task[None]] = []
+    hub.add_listener("a", listen)
+    for message in (1, 2, 3, "last"):
+        hub.publish("a", message)
+    await until(lambda: len(tasks) == 4)
+    await asyncio.wait(tasks)
+    assert inside == ["last"]

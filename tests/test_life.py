@@ -17,7 +17,7 @@ import anyio
 import pytest
 from test_queue import settled, until
 
-from hubsub import Hub, HubClosed, Key, NoRunningLoop, Subscriber, WrongLoop, WrongThread
+from hubsub import Event, Hub, HubClosed, Key, NoRunningLoop, Subscriber, WrongLoop, WrongThread
 from hubsub.testing import settle
 
 
@@ -1163,3 +1163,41 @@ async def test_closing_from_a_task_that_outlives_its_call_leaves_nothing_behind(
     await settled()
     assert not hub.is_open
     assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+@pytest.mark.parametrize("kinds", ["pq", "qp", "pqpqq", "pa", "ap", "po", "op", "pqqqqqq", "qqqqqqp"])
+@pytest.mark.parametrize("times", [1, 2])
+async def test_a_publish_from_another_thread_calls_no_listener_before_it_raises(kinds: str, times: int) -> None:
+    """Plain, async and once listeners, and queues at which somebody waits, in every order."""
+    hub, seen = Hub(), []
+    await hub.start()
+
+    async def listen(key: Key[Any], message: Any) -> None:
+        seen.append(message)
+
+    registrations: list[Any] = []
+    waiting = []
+    for kind in kinds:
+        if kind == "q":
+            queue = hub.subscribe("a")
+            registrations.append(queue)
+            waiting.append(asyncio.ensure_future(queue.get_batch(99)))
+        else:
+            plain = lambda key, message: seen.append(message)  # noqa: E731
+            registrations.append(hub.add_listener("a", listen if kind == "a" else plain, once=kind == "o"))
+    await settled()
+    if "o" not in kinds:
+        for _ in range(times):
+            hub.publish("a", "here")
+    await settled()
+    before = [(each.accepted, each.pending) for each in registrations]
+    seen.clear()
+    for call in (hub.publish, lambda key, message: hub.publish_event(Event(Key(key), message))):
+        with pytest.raises(WrongThread):
+            await asyncio.to_thread(call, "a", "elsewhere")
+    await settled()
+    assert seen == []
+    assert [(each.accepted, each.pending) for each in registrations] == before
+    for task in waiting:
+        task.cancel()
+    await hub.close()

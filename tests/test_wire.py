@@ -50,22 +50,37 @@ MESSAGES: dict[str, st.SearchStrategy[Any]] = {
 CODECS = list(MESSAGES)
 
 # Names that mean something on the wire, and any other.
-SPECIAL = ["type", "subject", "hops", "headers", "data", "datacontenttype", "specversion", "id", "Foo"]
+SPECIAL = [
+    "type",
+    "subject",
+    "hops",
+    "hubsubdue",
+    "due",
+    "headers",
+    "data",
+    "datacontenttype",
+    "specversion",
+    "id",
+    "Foo",
+]
 NAMES = st.text(min_size=1) | st.sampled_from(
     ["ce_", "ce-id", "ce-specversion", "content-type", "Content-Type", "id", *(f"ce_{name}" for name in SPECIAL)]
 )
 VALUES = st.text() | st.sampled_from([MESSAGE, GAP, BEAT, "1.0", "{}", "application/json"])
+TIMES = st.none() | st.datetimes(datetime(1970, 1, 2), datetime(9999, 1, 1)).map(
+    lambda it: it.replace(tzinfo=UTC).timestamp()
+)
 METAS = st.builds(
     Meta,
     id=st.text(min_size=1),
     source=st.text(min_size=1),
-    time=st.none()
-    | st.datetimes(datetime(1970, 1, 2), datetime(9999, 1, 1)).map(lambda it: it.replace(tzinfo=UTC).timestamp()),
+    time=TIMES,
     headers=st.dictionaries(NAMES, VALUES, max_size=4),
     hops=st.integers(0, 2**31 - 1),
     reply_to=st.none()
     | st.lists(st.text().filter(lambda part: part not in ("*", "+")), min_size=1).map(lambda parts: Key(*parts)),
     correlation=st.none() | st.text(),
+    due=TIMES,
     # What the broker says does not travel.
     position=st.none(),
     redelivered=st.just(False),

@@ -353,7 +353,7 @@ class Requests:
 
     @staticmethod
     def _leaves(route: Route) -> bool:
-        return any(target.remote for target in route.targets)
+        return any(target.may_respond for target in route.targets)
 
     def _loop(self, what: str) -> asyncio.AbstractEventLoop:
         life = self._hub._life
@@ -369,7 +369,7 @@ class Requests:
         address = ReplyAddress.of((NAMESPACE, "reply", self.name), request, is_local=local)
         if not local:
             for target in self._hub._route_of(request.key).targets:
-                if target.remote:
+                if target.may_respond:
                     request.expect()  # of nobody knows whom: it ends by its timeout
         try:
             meta = Meta(headers=headers, correlation=request.correlation, reply_to=address)

@@ -249,8 +249,8 @@ class Border:
             self._core._observe(tuple(outbox._patterns), 0)
 
     def leads_out(self, patterns: Iterable[tuple[str, ...]]) -> bool:
-        """True if some key that these patterns match leaves by an outbox."""
-        leaving = [pattern for outbox in self._outboxes for pattern in outbox._patterns]
+        """True if some key that these patterns match leaves by an outbox, to whoever may be there."""
+        leaving = [pattern for outbox in self._outboxes if outbox.may_respond for pattern in outbox._patterns]
         return any(overlaps(pattern, other) for pattern in patterns for other in leaving)
 
     # Living with the hub

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextvars import Context
+from sys import getrefcount
 from typing import Any
 
 from ..event import Event
@@ -48,14 +50,15 @@ class ConcurrentListener(AsyncListener):
             return  # the hub starts it once a loop runs, or has just done so
         calls = Calls()
         # A copy of the context: variables that one call sets must not reach the others.
-        self._workers[self._spawn(loop, self._work(calls), self._context.copy())] = calls
+        context = self._context.copy()
+        self._workers[self._spawn(loop, self._work(calls, context), context)] = calls
         if len(self._workers) >= self._concurrency:
             self._mailbox.wake = None
 
     def _arm(self) -> None:
         self._mailbox.wake = self._wake if len(self._workers) < self._concurrency else None
 
-    async def _work(self, calls: Calls) -> None:
+    async def _work(self, calls: Calls, context: Context) -> None:
         task = asyncio.current_task()
         assert task is not None
         if task not in self._workers:
@@ -64,8 +67,11 @@ class ConcurrentListener(AsyncListener):
         mailbox, items = self._mailbox, self._mailbox.items
         popleft = items.popleft
         function, with_event = self._callee()
-        set_call, apart, loop = current_call.set, calls.FEW, task.get_loop()
+        set_call = current_call.set
+        call = variables = None
+        alone = -1
         while items or mailbox.is_replaying:
+            calls.running = call
             for _ in calls.BURST:
                 if mailbox.alert:
                     item: Any = mailbox.take()
@@ -75,12 +81,11 @@ class ConcurrentListener(AsyncListener):
                     item = popleft()
                 else:
                     break
-                if calls.are_apart:
+                if getrefcount(variables) != alone:  # the call before has started something that goes on
                     calls.running = call = object()
                     set_call(call)
-                    apart -= 1
-                    if not apart:
-                        calls.share(loop)
+                    variables = self._variables_of(context)
+                    alone = -1 if variables is None else getrefcount(variables)
                 try:
                     if with_event:
                         result = await function(as_event(item))
@@ -94,8 +99,7 @@ class ConcurrentListener(AsyncListener):
                         self._handled(item, result)
                     elif mailbox.has_events and type(item) is Event:
                         item.done()
-            calls.running, calls.are_apart = None, True
-            apart = 1 if items else calls.FEW
+            calls.running = None
             if task.cancelling():
                 return  # the call has swallowed the cancellation
             if items or mailbox.is_replaying:

@@ -13,6 +13,7 @@ from ..errors import ConfirmationTimeout, DeliveryError, Undelivered, WaitingFor
 from ..event import Event, Meta
 from ..key import Key, KeyLike
 from .checks import seconds_or_none
+from .delays import carriers_of, is_delayed
 from .exchange import Exchange
 from .listener import AsyncListener
 from .message_queue import as_tuple
@@ -50,10 +51,13 @@ async def publish_until_finished(
     route = exchange._route_of(key)
     key = route.key
     event: Event[Any] = as_tuple(Event, (key, message))
+    delayed = meta is not None and is_delayed(meta)
+    if meta is not None and not delayed:
+        meta = meta._replace(due=None)
     if meta is not None:
         event.meta = meta
     outboxes: list[Any] = []
-    for target in route.targets:
+    for target in carriers_of(route) if delayed else route.targets:
         if target.remote:
             outboxes.append(target)
         elif isinstance(target, AsyncListener) and target.is_caller():
@@ -61,7 +65,7 @@ async def publish_until_finished(
     outcome = Outcome()
     confirmation: Confirmation | None = None
     left = timeout
-    target = route.sole
+    target = None if delayed else route.sole
     if target is not None:
         # No copy is needed: the event is for this target alone.
         route.published += 1
@@ -70,7 +74,8 @@ async def publish_until_finished(
         confirmation = Confirmation(outcome)
 
         def deliver() -> int:
-            return exchange._deliver_confirmed(exchange._route_of(key).targets, event, confirmation)
+            now = exchange._route_of(key)
+            return exchange._deliver_confirmed(carriers_of(now) if delayed else now.targets, event, confirmation)
 
         if any(len(outbox.mailbox.items) >= outbox.mailbox.room for outbox in outboxes):
             began = loop.time()

@@ -15,6 +15,8 @@ from ..key import Key, KeyLike, PlainKey, T, publishable
 from ..log import Logger
 from .callables import checked_function, refuse_awaitable
 from .circles import NOWHERE, Circles, Overrun, caused_by_circle
+from .delays import carriers_of, is_delayed
+from .guard import ThreadGuard
 from .hints import Hints
 from .life import Life
 from .listener import Listener
@@ -44,6 +46,7 @@ class Exchange:
         self._routes: Mapping[Any, Route] = router.routes
         router.swapped = self._swapped
         self._life = life
+        self._guard = router.guard = ThreadGuard(life)
         self._circles = Circles(_DELIVERING)
         self._failed = 0
         self._hints: Hints | None = None  # in debug mode
@@ -74,7 +77,8 @@ class Exchange:
         Raises:
             InvalidKey: Nothing can be published to `key`.
             HubClosed: The hub is closed.
-            WrongThread: The hub's loop runs in another thread (told where telling costs nothing).
+            WrongThread: The hub's loop runs in another thread; no listener was called. Where all subscriptions are
+                plain listeners, they are called, and this is not raised.
         """
         try:
             route = self._routes[key]
@@ -141,7 +145,13 @@ class Exchange:
     def publish_event(self, event: Event[T]) -> int:
         """Deliver an event with its metadata to every matching subscription; return how many there are.
 
-        For what came from elsewhere and is published here; otherwise as `publish`.
+        For what came from elsewhere and is published here; otherwise as `publish`. With a `meta.due` that is still to
+        come, it is only handed to the bridges that carry its key: nobody gets it before it is due. A bridge whose
+        broker cannot delay it tells `on_error`.
+
+        Raises:
+            Unsupported: It is due later, and no bridge carries its key.
+            ValueError: `meta.due` is no time.
         """
         try:
             key, registration = event[0], event.registration
@@ -154,8 +164,14 @@ class Exchange:
         if type(key) is not Key or registration is not None:
             # It came from a confirmed publish: what is told of it concerns that one.
             event = Event(route.key, event[1], event.meta)
+        if event.meta is not None and event.meta.due is not None:
+            if is_delayed(event.meta):
+                return self._deliver(carriers_of(route), event)
+            event = Event(route.key, event[1], event.meta._replace(due=None))
         target = route.sole
         if target is None:
+            if self._life.thread != get_ident():
+                self._life.check_thread()
             return self._deliver(route.targets, event)
         route.published += 1
         return self._deliver_to_one(target, event)
@@ -286,6 +302,9 @@ class Exchange:
         """Find out which callable of a route has failed, and handle that as `_failed_at` does."""
         if type(deliver) is Probe:
             raise error  # it has done the rest
+        if deliver is self._guard.deliver:
+            route.published -= 1  # nobody was called
+            raise error
         indices = route.indices_of(deliver)
         if len(indices) == 1:
             self._failed_at(route, indices[0], message, error)

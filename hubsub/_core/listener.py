@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context
 from functools import partial
+from sys import getrefcount
 from typing import Any, cast
 
 from ..describe import describe_all, name_of_callable
@@ -14,7 +15,7 @@ from ..errors import InvalidListener
 from ..event import DeadLetter, Event
 from ..key import Deliver, Key
 from .callables import is_awaitable, refuse_awaitable
-from .calls import Calls, context_outside, current_call
+from .calls import Calls, context_outside, current_call, variables_of
 from .context import CapturingMailbox, InContext
 from .message_queue import Item, Mailbox, Overflow, as_event
 from .notices import Notices, notify
@@ -47,6 +48,11 @@ class Listener(Registration):
         """Calls that raised."""
         self.last_error: BaseException | None = None
         """What the last of them raised."""
+
+    @property
+    def may_refuse(self) -> bool:
+        """True if it may refuse to be called by another thread than the hub's."""
+        return self._once or self.mailbox is not None
 
     def _take(self, event: Event[Any]) -> None:
         result = self.function(event) if self._event else self.function(*event)
@@ -281,6 +287,10 @@ class AsyncListener(Listener):
         task.add_done_callback(self._ended)
         return task
 
+    def _variables_of(self, context: Context) -> object:
+        """As `variables_of`; where each call runs in the context of its publish, this one tells nothing."""
+        return None if isinstance(self._mailbox, CapturingMailbox) else variables_of(context)
+
     async def _run(self, calls: Calls) -> None:
         if self._task is None:
             # An eager task factory runs us inside the publish, before the message is queued.
@@ -291,10 +301,13 @@ class AsyncListener(Listener):
         function, with_event = self._callee()
         mailbox, items = self._mailbox, self._mailbox.items
         popleft = items.popleft
-        set_call, apart = current_call.set, calls.FEW
+        context, set_call = self._context, current_call.set
+        call = variables = None
+        alone = -1
         done = Event.done  # looking it up in each event costs as much as half of it
         # What is queued was dropped when it was removed, unless it is winding up.
         while items or not (self.closed or self._stopped) or mailbox.is_replaying:
+            calls.running = call
             for _ in calls.BURST:
                 if mailbox.alert:
                     item = cast("Item | None", mailbox.take())
@@ -304,12 +317,11 @@ class AsyncListener(Listener):
                     item = popleft()
                 else:
                     break
-                if calls.are_apart:
+                if getrefcount(variables) != alone:  # the call before has started something that goes on
                     calls.running = call = object()
                     set_call(call)
-                    apart -= 1
-                    if not apart:
-                        calls.share(loop)
+                    variables = self._variables_of(context)
+                    alone = -1 if variables is None else getrefcount(variables)
                 try:
                     if with_event:
                         result = await function(as_event(item))
@@ -323,9 +335,7 @@ class AsyncListener(Listener):
                         self._handled(item, result)
                     elif mailbox.has_events and type(item) is Event and item.confirmed is not None:
                         done(item)
-            calls.running, calls.are_apart = None, True
-            # In the middle of many there is less to tell apart.
-            apart = 1 if items else calls.FEW
+            calls.running = None
             if task.cancelling():
                 return  # which the call has kept to itself
             if mailbox.alert:

@@ -277,6 +277,7 @@ class Outbox(Registration):
         "_shared_id",
         "diverts",
         "is_wanted",
+        "may_respond",
         "name",
         "queue",
         "wants_gaps",
@@ -313,6 +314,8 @@ class Outbox(Registration):
         self.diverts: Sequence[Pattern] = tuple(diverts)
         """Patterns whose messages a plain publish delivers here, and nowhere else."""
         self.is_wanted = is_wanted
+        # Clients of an endpoint that respond are responders here.
+        self.may_respond = not is_wanted
         self.wants_gaps = gaps
         self.number(0)
 

@@ -141,6 +141,7 @@ class Registration(Handle):
     is_subscription = True
     responds = False  # it answers requests
     remote = False  # it carries messages out of the process
+    may_respond = False  # somebody beyond it may answer requests
     diverts: Sequence[tuple[str, ...]] = ()  # patterns whose messages a plain publish delivers to it alone
 
     def __init__(
@@ -170,6 +171,11 @@ class Registration(Handle):
         """Messages that its `where=` did not want; no other counter counts them."""
         self.closed = False
         """True once it was removed or closed."""
+
+    @property
+    def may_refuse(self) -> bool:
+        """True if it may refuse to be called by another thread than the hub's."""
+        return True
 
     def is_on(self, key: tuple[str, ...]) -> bool:
         """True while messages of an exact key are delivered to it."""

@@ -54,6 +54,8 @@ class Router(Generic[R]):
         self.observers: list[Callable[[Key[Any], int], R | None]] = []
         # Set once any target is on several patterns: only then can a key lead to one more than once.
         self.several = False
+        # Stands first in routes of several of which one may refuse to be called.
+        self.guard: Any = None
         # Set once the order of a target has changed: routes that are in use may have it where it stood before.
         self.reordered = False
 
@@ -134,11 +136,8 @@ class Router(Generic[R]):
             route.sole = route.only = None
         if self.observers:
             self._add_observers(route)
-        if width >= Run.LEAST and not route.is_judged:
-            steps = joined(route.targets)
-            if steps is not None:
-                route.steps = steps
-                route[:] = map(_deliver_of, steps)
+        if len(route.targets) > 1 and not route.is_judged:
+            self._arrange(route)
         self.misses += 1
         if self.caching:
             if self.retired:
@@ -153,6 +152,17 @@ class Router(Generic[R]):
             if len(route.targets) > 1:
                 self._running.note((route,))
         return route
+
+    def _arrange(self, route: Route) -> None:
+        """Have queues next to each other share an index; put the guard before listeners beside whom one may refuse."""
+        targets = route.targets
+        steps = joined(targets) if len(targets) >= Run.LEAST else None
+        may_refuse = list(map(_may_refuse, targets))
+        if self.guard is not None and any(may_refuse) and not all(may_refuse):
+            steps = [self.guard, *(steps or targets)]
+        if steps is not None:
+            route.steps = steps
+            route[:] = map(_deliver_of, steps)
 
     def _add_observers(self, route: Route) -> None:
         """Put the observers of a route first in it; one that diverts its key replaces everybody else."""
@@ -282,4 +292,5 @@ class Router(Generic[R]):
 
 
 _deliver_of: Any = attrgetter("deliver")
+_may_refuse: Any = attrgetter("may_refuse")
 _by_order: Any = attrgetter("order")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from itertools import chain, islice
@@ -24,11 +24,17 @@ class Target(Protocol):
     is_subscription: bool  # counted in what `publish` returns
     responds: bool  # requests are for it
     remote: bool  # it takes messages out of the process
+    may_respond: bool  # somebody beyond it may answer requests
     diverts: Sequence[tuple[str, ...]]  # patterns of which it takes all that is published, from everybody else
     deliver: Any  # what a publish calls with key and message; pyright would take a `Deliver` for a method here
     mailbox: Any  # its queue, or None
     counted: int  # messages routed to it, as far as routes have told
     missed: int  # of these, the ones that never came
+
+    @property
+    def may_refuse(self) -> bool:
+        """True if it may refuse to be called by another thread than the hub's."""
+        ...
 
     def deliver_event(self, event: Event[Any], bounded: bool = False, /) -> object:
         """Deliver a message with what travels along; return whether it is queued now.
@@ -143,8 +149,13 @@ class Route(list[Deliver]):
         index = self.find(target, reordered)
         if index is not None:
             self[index] = target._miss
-        elif self.steps is not self.targets:
-            any(step.withdraw(target) for step in self.steps if type(step) is Run)
+            return
+        steps = self.steps
+        if steps is self.targets:
+            return
+        before = steps[bisect_right(steps, target.order, key=_by_order) - 1]
+        if not (type(before) is Run and before.withdraw(target)) and reordered:
+            any(step.withdraw(target, True) for step in steps if type(step) is Run)
 
     def update(self, target: Target) -> None:
         """Bring a route up to date that nobody runs along, after a target has come to a pattern or gone from it.
@@ -167,8 +178,10 @@ class Observer:
     __slots__ = ("_observe", "counted", "deliver", "mailbox", "missed", "order")
 
     is_subscription = False
+    may_refuse = False
     responds = False
     remote = False
+    may_respond = False
     diverts: Sequence[tuple[str, ...]] = ()
 
     def __init__(self, deliver: Deliver, observe: Callable[[Event[Any]], None]) -> None:

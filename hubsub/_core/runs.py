@@ -60,11 +60,14 @@ class Run(list[Callable[[Item], None]]):
     def returned(self, event: Event[Any], result: object, /) -> None:
         """None of its targets returns anything."""
 
-    def withdraw(self, target: Any) -> bool:
-        """Have the publishes that run along here come to a target no more; return whether it is one of these."""
+    def withdraw(self, target: Any, reordered: bool = False) -> bool:
+        """Have the publishes that run along here come to a target no more; return whether it is one of these.
+
+        `reordered` says that some may not stand in order any more.
+        """
         index = bisect_left(self.targets, target.order, key=_by_order)
         if index == len(self.targets) or self.targets[index] is not target:
-            if target not in self.targets:  # it has been registered anew
+            if not reordered or target not in self.targets:
                 return False
             index = self.targets.index(target)
         self[index] = partial(_miss, target)

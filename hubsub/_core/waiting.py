@@ -153,7 +153,7 @@ class NextMessage(Registration):
         return []
 
     def forked(self) -> None:
-        # Nobody is told: whoever waits, waits in the parent.
+        # Nobody is woken: whoever waits, waits in the parent.
         self.future = self.loop.create_future()
         self.future.cancel()
         self._timer = None

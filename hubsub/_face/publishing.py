@@ -24,22 +24,38 @@ class Publishing(Registry):
         """Publish each (key, message) in turn; return the sum of what `publish` returned."""
         return sum(self.publish(key, message) for key, message in pairs)
 
-    def publish_with_headers(self, key: KeyLike[T], message: T, headers: Mapping[str, str]) -> int:
-        """Publish as `publish` does, with headers that travel along, also across bridges.
+    def publish_with_headers(
+        self, key: KeyLike[T], message: T, headers: Mapping[str, str], *, due: float | None = None
+    ) -> int:
+        """Publish as `publish` does, with headers that travel along, also across bridges; if it is due later, then.
 
         Consumers and listeners of events find them in `event.meta.headers`. A method of its own, since another argument
         would cost every plain `publish` up to a tenth.
 
+        Args:
+            key: What to publish to.
+            message: What to publish.
+            headers: Travel along.
+            due: A time in seconds since the epoch: nobody gets it before, here or elsewhere. Its bridge needs a broker
+                that can delay messages; otherwise `on_error` is told.
+
         Raises:
-            ValueError: A name or a value of a header is no string.
+            ValueError: A name or a value of a header is no string, or `due` is no time.
+            Unsupported: It is due later, and no bridge carries its key.
             InvalidKey: Nothing can be published to `key`.
             HubClosed: The hub is closed.
         """
-        return self.publish_event(Event(self._route_of(key).key, message, Meta(headers=headers_of(headers))))
+        return self.publish_event(Event(self._route_of(key).key, message, Meta(headers=headers_of(headers), due=due)))
 
     @overload
     async def publish_confirmed(
-        self, key: Key[T], message: T = ..., timeout: float | None = 30.0, *, headers: Mapping[str, str] | None = None
+        self,
+        key: Key[T],
+        message: T = ...,
+        timeout: float | None = 30.0,
+        *,
+        headers: Mapping[str, str] | None = None,
+        due: float | None = None,
     ) -> int: ...
     @overload
     async def publish_confirmed(
@@ -49,6 +65,7 @@ class Publishing(Registry):
         timeout: float | None = 30.0,
         *,
         headers: Mapping[str, str] | None = None,
+        due: float | None = None,
     ) -> int: ...
 
     async def publish_confirmed(
@@ -58,6 +75,7 @@ class Publishing(Registry):
         timeout: float | None = 30.0,
         *,
         headers: Mapping[str, str] | None = None,
+        due: float | None = None,
     ) -> int:
         """Deliver as `publish` does, and wait until everybody has finished with it; return how many did.
 
@@ -71,15 +89,19 @@ class Publishing(Registry):
             message: What to publish.
             timeout: Seconds to wait; None for no limit. Beyond it the message stays delivered.
             headers: Travel along, see `publish_with_headers`.
+            due: A time in seconds since the epoch, see there. If it is still to come, only the brokers have finished
+                when this returns: they have stored the message.
 
         Raises:
-            DeliveryError: Somebody failed, dropped it, or was closed; a group that names each.
+            DeliveryError: Somebody failed, dropped it, was closed, or cannot delay it; a group that names each.
             ConfirmationTimeout: Somebody has not finished in time.
             WaitingForItself: Called inside an async listener that would have to handle the message itself.
+            Unsupported: It is due later, and no bridge carries its key.
+            ValueError: `due` is no time.
             InvalidKey: Nothing can be published to `key`.
             HubClosed: The hub is closed.
         """
-        meta = None if headers is None else Meta(headers=headers_of(headers))
+        meta = None if headers is None and due is None else Meta(headers=headers_of(headers), due=due)
         return await publish_until_finished(self, key, message, meta, timeout)
 
     @overload

@@ -233,8 +233,8 @@ class Subscribing(Registry):
                 `SnapshotSubscription`.
             where: Called in the publish with key and message; only messages for which it is true are queued. What it
                 raises is logged.
-            ack: What tells who published it that a message is finished, see `publish_confirmed`: "auto", asking for the
-                next one; "manual", `event.done()` or `event.fail()`.
+            ack: How a confirmed message counts as finished, see `publish_confirmed`: "auto", by asking for the next
+                one; "manual", by `event.done()` or `event.fail()`.
             ready: A plain function of no arguments, called in the publish when the empty queue has got something: for
                 whoever reads with `take` and waits for nothing. What it raises is logged.
             **options: `maxsize` and `overflow` of the queue, by default the hub's.

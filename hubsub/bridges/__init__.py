@@ -5,7 +5,7 @@ async with Hub() as hub, Bridge(hub, "redis://localhost:6379", both=[Key("orders
 """
 
 from ..codec import Codec
-from .adapter import Adapter, Buried, Features, Link, Loss, Received, Record, SentBack, bytes_moved
+from .adapter import Adapter, Buried, DelayedRecord, Features, Link, Loss, Received, Record, SentBack, bytes_moved
 from .address import Addresses, Copies
 from .inbox import Inbox
 from .log import LogAdapter
@@ -24,6 +24,7 @@ __all__ = [
     "Buried",
     "Codec",
     "Copies",
+    "DelayedRecord",
     "Features",
     "Health",
     "Inbox",

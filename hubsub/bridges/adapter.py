@@ -56,6 +56,8 @@ class Features:
     """What was sent before can be read."""
     dead_letters: bool = False
     """What `Adapter.bury` has written can be listed, and sent back to whoever gave it up."""
+    delays: bool = False
+    """A record that has a `Record.due` is stored at once, and delivered when it is due."""
     headers: bool = False
     """Metadata travels beside the payload; else the relay puts both in an envelope."""
     push: bool = True
@@ -82,6 +84,37 @@ class Record(NamedTuple):
     is_control: bool = False
     """It is a control message: for whoever listens to this very key just now, by `Adapter.listen`, and for nobody
     else. It is not stored."""
+
+    @property
+    def due(self) -> float | None:
+        """When it is to be delivered, in seconds since the epoch; None: at once. See `DelayedRecord`."""
+        return None
+
+
+class DelayedRecord(Record):
+    """What is to be sent, and delivered to nobody before it is due; only with `Features.delays`.
+
+    It counts as sent when it is stored: whatever becomes of the sender, every reader gets it within a second after it
+    is due, the sender included. It takes its place among the others then, so that no reader has passed it by. A
+    sequence that is sent again stores nothing a second time, neither before nor after.
+    """
+
+    _due: float
+
+    @classmethod
+    def at(cls, due: float, record: Record) -> DelayedRecord:
+        """The same record, due at a time."""
+        delayed = tuple.__new__(cls, record)
+        delayed._due = due
+        return delayed
+
+    @property
+    def due(self) -> float:
+        """When it is to be delivered, in seconds since the epoch."""
+        return self._due
+
+    def _replace(self, **changes: Any) -> DelayedRecord:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return self.at(self._due, Record(*self)._replace(**changes))
 
 
 class Received(NamedTuple):

@@ -13,6 +13,7 @@ except ImportError:
 from .access import Connection, Refused
 from .bare import plain
 from .limits import Limits
+from .module import script
 from .posting import Publishing, publishing
 from .serving import lifespan, listen
 from .sockets import Connections, Endpoint, endpoint, serve
@@ -32,5 +33,6 @@ __all__ = [
     "listen",
     "plain",
     "publishing",
+    "script",
     "serve",
 ]

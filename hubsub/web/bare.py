@@ -12,6 +12,7 @@ from ..errors import EncodeError, SubscriptionClosed
 from ..hub import Hub
 from ..key import Key, KeyLike, Patterns, as_patterns
 from .access import logger
+from .stream import ended
 
 # Messages that wait for one client at most; beyond that it is too slow.
 QUEUE = 1000
@@ -72,7 +73,7 @@ async def plain(
             subscription.close()
         for task in both:
             task.cancel()
-        await asyncio.gather(*both, return_exceptions=True)
+        await ended(both)
     for task in done:
         if (error := task.exception()) is not None and not _is_gone(error):
             raise error

@@ -188,7 +188,7 @@ class Feed:
         while marked:
             stream = marked.popleft()
             stream.queue.is_marked = False
-            if stream.is_busy:
+            if stream.is_busy or stream.over.done():
                 continue
             batch = stream.batch()
             if batch:
@@ -199,7 +199,7 @@ class Feed:
                 except Exception as error:
                     stream.lost(error)
                     continue
-            if stream.has_more and not stream.is_busy:
+            if stream.queue.items and not stream.is_busy:
                 self.mark(stream)
             if time.perf_counter() > until:
                 break

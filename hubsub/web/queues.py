@@ -56,6 +56,17 @@ class FrameQueue:
         elif not self.is_marked:
             self._owner.has_something()
 
+    def reply(self, frame: bytes) -> None:
+        """Queue the answer to a request, in its place among the messages: it says up to where these are."""
+        items = self.items
+        items.append(frame)
+        self.bytes += len(frame)
+        if len(items) > self._most or (self.bytes > self._most_bytes and len(items) > 1):
+            # Who asks without reading the answers.
+            self._owner.too_slow()
+        elif not self.is_marked:
+            self._owner.has_something()
+
     def miss(self, gap: Gap) -> None:
         """Queue a gap, which takes no room."""
         self.items.append(gap)
@@ -98,7 +109,7 @@ class DroppingQueue(FrameQueue):
         self._keys: dict[Key[Any], None] = {}
         self._count = 0  # messages, without the gaps
 
-    # Items are pairs of key and frame, gaps, and open gaps.
+    # Items are pairs of key and frame, answers, gaps, and open gaps.
 
     def put(self, key: Key[Any], frame: bytes) -> None:
         if self._overflow is Overflow.LATEST and key in self._keys:
@@ -126,22 +137,23 @@ class DroppingQueue(FrameQueue):
                 return
 
     def _drop_oldest(self) -> bool:
-        missing = OpenGap(self._overflow.value, 0)
-        while self.items:
-            first = self.items.popleft()
-            if type(first) is tuple:
-                self.bytes -= len(first[1])
-                self._count -= 1
-                self._keys.pop(first[0], None)
-                missing.add(first[0])
-                break
-            missing.merge(first if type(first) is OpenGap else OpenGap.of(first))
-        else:
+        """Drop the first message; return False if there is none."""
+        items = self.items
+        index = next((index for index, item in enumerate(items) if type(item) is tuple), None)
+        if index is None:
             return False
-        if self.items and type(self.items[0]) is OpenGap:
-            missing.merge(self.items.popleft())
-        self.items.appendleft(missing)
-        return self._count > 0
+        key, frame = items[index]
+        self.bytes -= len(frame)
+        self._count -= 1
+        self._keys.pop(key, None)
+        for beside in (index - 1, index + 1):
+            if 0 <= beside < len(items) and type(items[beside]) is OpenGap:
+                items[beside].add(key)
+                del items[index]
+                return True
+        items[index] = OpenGap(self._overflow.value, 0)
+        items[index].add(key)
+        return True
 
     def _open_at_the_end(self) -> OpenGap:
         if not self.items or type(self.items[-1]) is not OpenGap:
@@ -154,16 +166,19 @@ class DroppingQueue(FrameQueue):
         size = 0
         while self.items and len(taken) < most:
             first = self.items[0]
-            if type(first) is tuple:
-                key, frame = first
+            if type(first) is OpenGap:
+                taken.append(first.gap())
+            elif type(first) is Gap:
+                taken.append(first)
+            else:
+                key, frame = first if type(first) is tuple else (None, first)
                 if taken and size + len(frame) > most_bytes:
                     break
                 size += len(frame)
-                self._count -= 1
-                self._keys.pop(key, None)
                 taken.append(frame)
-            else:
-                taken.append(first.gap() if type(first) is OpenGap else first)
+                if key is not None:
+                    self._count -= 1
+                    self._keys.pop(key, None)
             self.items.popleft()
         self.bytes -= size
         return taken

@@ -18,7 +18,7 @@ from .feed import Feed
 from .limits import Limits
 from .protocol import ProtocolError
 from .queues import Item
-from .stream import Message, Receive, Send, Stream
+from .stream import Message, Receive, Send, Stream, ended
 
 # How long the last frames of a connection may take, seconds.
 GOODBYE = 1.0
@@ -83,7 +83,7 @@ class Session(Stream):
             self.commands.leave()
             self.give_up()
             reading.cancel()
-            await asyncio.gather(reading, *tasks, return_exceptions=True)
+            await ended([reading, *tasks])
             self._ended.set()
 
     async def close(self, code: int, reason: str) -> None:
@@ -97,12 +97,12 @@ class Session(Stream):
         # Clients come back when they like to; not all at the same time after a restart.
         comes_back = code in (protocol.RESTART, protocol.GOING_AWAY, protocol.TOO_SLOW)
         bye = protocol.bye(code, reason, random.randint(100, 3000) if comes_back else None)
-        replies = self.take_replies()
+        rest = [] if code == protocol.TOO_SLOW else self.batch()
         try:
             async with asyncio.timeout(GOODBYE):
                 if self.sending_task is not None:
                     await asyncio.wait({self.sending_task})
-                await self._send(self.packed([bye] if code == protocol.TOO_SLOW else [*replies, bye]))
+                await self._send(self.packed([*rest, bye]))
                 await self._send({"type": "websocket.close", "code": code, "reason": reason[:100]})
         except Exception as error:
             logger.debug("a web client was gone before it was said goodbye to", error=error)
@@ -170,6 +170,10 @@ class Session(Stream):
     def packed(self, batch: Sequence[Item]) -> Message:
         frames: Any = batch
         return {"type": "websocket.send", "text": (b"[" + b",".join(frames) + b"]").decode("utf-8", "replace")}
+
+    def reply(self, *frames: bytes) -> None:
+        if not self.commands.subscriptions.put_behind(frames):
+            super().reply(*frames)
 
     def missed(self, gap: Gap) -> None:
         if self.commands.subscriptions.concerns(gap):

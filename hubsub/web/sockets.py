@@ -19,6 +19,7 @@ from . import protocol
 from .access import Access, Authorize, Connection, Hook, Identify, Refused, called, logger
 from .feed import Feed
 from .limits import Limits
+from .module import NAME, script
 from .session import Session
 from .stream import Receive, Send
 
@@ -155,13 +156,15 @@ class Endpoint:
     # ASGI
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
-        """Serve one WebSocket, as ASGI says; to an ordinary request, answer 426."""
+        """Serve one WebSocket, as ASGI says; mounted, it serves `hubsub.js`, too. Anything else is answered by 426."""
         if scope["type"] == "lifespan":
             await _pass_lifespan(receive, send)
         elif scope["type"] == "websocket":
             message = await receive()
             if message["type"] == "websocket.connect":
                 await self.handle(scope, receive, send)
+        elif scope["path"].endswith(f"/{NAME}"):
+            await script(scope, receive, send)
         else:
             await _respond(send, 426, b"this address takes WebSockets", [(b"upgrade", b"websocket")])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, MutableMapping, Sequence
 from typing import Any, TypeAlias
 
 from .._core.message_queue import Overflow
@@ -39,13 +39,12 @@ class Stream:
         self.busy_since = 0.0
         self.over: asyncio.Future[tuple[int, str] | None] = asyncio.get_running_loop().create_future()
         self.sending_task: asyncio.Task[None] | None = None
-        self._replies: list[bytes] = []
         self._send = send
 
     def reply(self, *frames: bytes) -> None:
-        """Send these before the messages that wait."""
-        self._replies += frames
-        self._mark(self)
+        """Send these behind the messages that wait."""
+        for frame in frames:
+            self.queue.reply(frame)
 
     def has_something(self) -> None:
         """There is a message: the queue calls this."""
@@ -68,19 +67,9 @@ class Stream:
         """What a gap looks like to this client."""
         raise NotImplementedError
 
-    @property
-    def has_more(self) -> bool:
-        """True if something waits."""
-        return bool(self.queue.items or self._replies)
-
     def batch(self) -> list[Item]:
         """Take what is to be sent next."""
-        if self.over.done():
-            return []
         taken = self.queue.take(self.limits.batch_messages, self.limits.batch_bytes)
-        if self._replies:
-            taken[:0] = self._replies
-            self._replies = []
         if any(type(item) is Gap for item in taken):
             return [each for item in taken for each in (self.gap_frames(item) if isinstance(item, Gap) else [item])]
         return taken
@@ -106,7 +95,7 @@ class Stream:
         self.sending_task = None
         if not task.cancelled() and (error := task.exception()) is not None:
             self.lost(error)
-        elif self.has_more:
+        elif self.queue.items:
             self._mark(self)
 
     def lost(self, error: BaseException) -> None:
@@ -115,16 +104,23 @@ class Stream:
         if not self.over.done():
             self.over.set_result(None)
 
-    def take_replies(self) -> list[bytes]:
-        """Take what would have been sent before the messages that wait."""
-        replies, self._replies = self._replies, []
-        return replies
-
     def give_up(self) -> None:
         """Send nothing any more."""
         if not self.over.done():
             self.over.set_result(None)
         if self.sending_task is not None:
             self.sending_task.cancel()
-        self._replies.clear()
         self.queue.clear()
+
+
+async def ended(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Wait until cancelled tasks have ended; what they raised is of no interest.
+
+    Not by `gather`: cancelled itself, that raises another `CancelledError`, which anyio's scopes do not know as theirs.
+    """
+    tasks = list(tasks)
+    if tasks:
+        await asyncio.wait(tasks)
+    for task in tasks:
+        if task.done() and not task.cancelled():
+            task.exception()

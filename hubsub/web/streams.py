@@ -24,7 +24,7 @@ from .protocol import Position
 from .queues import Item
 from .session import GOODBYE
 from .sockets import Connections, enlist
-from .stream import Message, Receive, Send, Stream
+from .stream import Message, Receive, Send, Stream, ended
 from .subscriptions import Subscription, Subscriptions
 
 # Seconds without a message after which a comment is sent, so that whoever stands between does not cut the line.
@@ -111,7 +111,7 @@ class EventStream(Stream):
             self._subscriptions.leave()
             self.give_up()
             leaving.cancel()
-            await asyncio.gather(leaving, return_exceptions=True)
+            await ended([leaving])
             self._ended.set()
 
     async def _begin(self, last: str | None) -> None:
@@ -149,7 +149,7 @@ class EventStream(Stream):
             async with asyncio.timeout(GOODBYE):
                 if self.sending_task is not None:
                     await asyncio.wait({self.sending_task})
-                await self._send({**self.packed(self.take_replies()), "more_body": False})
+                await self._send({**self.packed(self.batch()), "more_body": False})
         except Exception as error:
             logger.debug("a web client was gone before its stream was ended", error=error)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from functools import partial
 from typing import Any
 
@@ -58,7 +58,7 @@ class Subscriptions(dict[int, Subscription]):
         self._listener: Listener | None = None
         self._answers = Answers()
         self._awaited: dict[Key[Any], Awaitable[bool]] = {}
-        self._undecided: list[tuple[Key[Any], bytes]] = []
+        self._undecided: list[tuple[Key[Any] | None, bytes]] = []
         self.deciding: asyncio.Task[None] | None = None
 
     @property
@@ -87,7 +87,7 @@ class Subscriptions(dict[int, Subscription]):
         if self.deciding is not None:
             self.deciding.cancel()
         for answer in self._awaited.values():
-            if hasattr(answer, "close"):
+            if isinstance(answer, Coroutine):
                 answer.close()
 
     # What may reach it
@@ -105,6 +105,13 @@ class Subscriptions(dict[int, Subscription]):
         self._undecided.append((key, frame))
         if self.deciding is None:
             self.deciding = asyncio.get_running_loop().create_task(self._decide())
+
+    def put_behind(self, frames: Iterable[bytes]) -> bool:
+        """Put answers behind the messages that wait for `authorize`; return False if there are none."""
+        if self._undecided:
+            self._undecided += [(None, frame) for frame in frames]
+            return True
+        return False
 
     def _allowed(self, key: Key[Any]) -> bool | None:
         """Whether the client may receive a key; None if that has to be awaited, see `_learn`."""
@@ -130,9 +137,11 @@ class Subscriptions(dict[int, Subscription]):
         try:
             while self._undecided:
                 key, frame = self._undecided[0]
-                allowed = await self._learn(key)
+                allowed = key is None or await self._learn(key)
                 del self._undecided[0]
-                if allowed:
+                if key is None:
+                    self._stream.queue.reply(frame)
+                elif allowed:
                     self._stream.queue.put(key, frame)
         finally:
             self.deciding = None

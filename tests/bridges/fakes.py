@@ -122,6 +122,12 @@ class Exchange:
                     queue.pump()
             self._share(Entry(number, record, trouble=trouble))
 
+    def publish_later(self, record: Record) -> None:
+        """Publish a record when it is due, whatever has become of its sender."""
+        assert record.due is not None
+        pause = max(0.0, record.due - time.time())
+        asyncio.get_running_loop().call_later(pause, self.publish, Record(*record))
+
     def _share(self, entry: Entry) -> None:
         groups: set[str] = set()
         for connection in list(self.connections):
@@ -378,6 +384,9 @@ class Fake(Adapter):
                     refused[index] = PermissionError("you may not")
                 elif most is not None and size_of(record) > most:
                     refused[index] = ValueError("too large")
+                elif record.due is not None:
+                    assert self.features.delays
+                    self.exchange.publish_later(addressed)
                 else:
                     self.exchange.publish(addressed)
             return refused
@@ -531,6 +540,12 @@ class Rabbit(Fake):
         headers=True,
         max_payload=16 << 20,
     )
+
+
+class Delaying(Rabbit):
+    """Keeps what is due later until then."""
+
+    features = changed(Rabbit.features, delays=True)
 
 
 class Nats(Fake):

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.client import AIOKafkaClient
-from aiokafka.protocol.admin import CreateAclsRequest, DeleteAclsRequest
+from aiokafka.protocol.admin import CreateAclsRequest, DeleteAclsRequest, DescribeAclsRequest
 from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 
 from brokers import Kafka, Proxy
-from brokers.fixtures import Private, require
+from brokers.fixtures import Expendable
 from hubsub import Key
 from hubsub.bridges.adapter import Link, Loss, Received, Record
 from hubsub.bridges.kafka import KafkaAdapter
@@ -24,37 +24,59 @@ numbers = count(1)
 Open = Callable[..., Awaitable[KafkaAdapter]]
 
 
-@pytest.fixture(scope="module")
-def kafka() -> Iterator[Kafka]:
-    """A broker that stays up. Topics that nobody made have three partitions."""
-    require(Kafka)
-    broker = Kafka(num_partitions=3, group_min_session_timeout_ms=1000, secure=("SSL", "SASL_PLAINTEXT", "SASL_SSL"))
-    broker.start()
-    yield broker
-    broker.close()
+class Plain(Kafka):
+    """Topics that nobody made have three partitions."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            num_partitions=3, group_min_session_timeout_ms=1000, secure=("SSL", "SASL_PLAINTEXT", "SASL_SSL")
+        )
 
 
-@pytest.fixture(scope="module")
-def strict() -> Iterator[Kafka]:
-    """A broker that makes no topics by itself, and lets `alice` do only what she is allowed to."""
-    require(Kafka)
-    broker = Kafka(
-        num_partitions=2,
-        group_min_session_timeout_ms=1000,
-        auto_create_topics_enable="false",
-        authorizer_class_name="org.apache.kafka.metadata.authorizer.StandardAuthorizer",
-        super_users="User:ANONYMOUS",
-        secure=("SASL_PLAINTEXT",),
-    )
-    broker.start()
-    yield broker
-    broker.close()
+class Strict(Kafka):
+    """It makes no topics by itself, and lets `alice` do only what she is allowed to."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            num_partitions=2,
+            group_min_session_timeout_ms=1000,
+            auto_create_topics_enable="false",
+            authorizer_class_name="org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+            super_users="User:ANONYMOUS",
+            secure=("SASL_PLAINTEXT",),
+        )
+
+
+class Fragile(Kafka):
+    """It is killed and frozen."""
+
+    def __init__(self) -> None:
+        super().__init__(num_partitions=2, group_min_session_timeout_ms=1000)
 
 
 @pytest.fixture
-async def fragile(private: Private) -> Kafka:
-    """A broker for one test."""
-    return await private(Kafka(num_partitions=2, group_min_session_timeout_ms=1000))
+def kafka(expendable: Expendable) -> Kafka:
+    """A broker that stays up, for all tests of this worker."""
+    return _running(expendable(Plain))
+
+
+@pytest.fixture
+def strict(expendable: Expendable) -> Kafka:
+    """Another one, which is strict."""
+    return _running(expendable(Strict))
+
+
+@pytest.fixture
+def fragile(expendable: Expendable) -> Iterator[Kafka]:
+    """One that the test may kill and freeze; it is whole again for the next one, which had better use other groups."""
+    broker = _running(expendable(Fragile))
+    yield broker
+    if broker.is_running:
+        broker.thaw()
+
+
+def _running(broker: Kafka) -> Kafka:
+    return broker if broker.is_running else broker.start()
 
 
 @pytest.fixture
@@ -156,25 +178,30 @@ ALL, READ, WRITE = 2, 3, 4
 
 
 async def allow(broker: Kafka, user: str, topic: str, operation: int = ALL, permission: int = ALLOW) -> None:
-    """Let a user do something with a topic, or keep him from it."""
-    await _ask(broker, CreateAclsRequest(*_acl(topic, user, operation, permission)))
+    """Let a user do something with a topic, or keep him from it; return when that is so."""
+    await _have(broker, CreateAclsRequest, _acl(topic, user, operation, permission), number=1)
 
 
 async def allow_no_longer(broker: Kafka, user: str, topic: str, operation: int = ALL, permission: int = ALLOW) -> None:
-    await _ask(broker, DeleteAclsRequest(*_acl(topic, user, operation, permission)))
+    await _have(broker, DeleteAclsRequest, _acl(topic, user, operation, permission), number=0)
+
+
+async def _have(broker: Kafka, change: Any, acl: tuple[Any, ...], number: int) -> None:
+    client = AIOKafkaClient(bootstrap_servers=broker.address())
+    await client.bootstrap()
+    try:
+        await client.send(client.get_random_node(), change(*acl))
+        # What the controller has written, the broker applies a moment later.
+        number_now = -1
+        while number_now != number:
+            answer: Any = await client.send(client.get_random_node(), DescribeAclsRequest(*acl))
+            number_now = len(answer.resources)
+    finally:
+        await client.close()
 
 
 def _acl(topic: str, user: str, operation: int, permission: int) -> tuple[Any, ...]:
     return (TOPIC, topic, LITERAL, f"User:{user}", "*", operation, permission)
-
-
-async def _ask(broker: Kafka, request: Any) -> Any:
-    client = AIOKafkaClient(bootstrap_servers=broker.address())
-    await client.bootstrap()
-    try:
-        return await client.send(client.get_random_node(), request)
-    finally:
-        await client.close()
 
 
 def slow(broker: Kafka, rate: float, late: float) -> Proxy:

@@ -7,7 +7,7 @@ import virtual_time
 
 from hubsub.testing import conformance
 
-from .fakes import Fake, FakeBroker, Mqtt, Nats, Rabbit
+from .fakes import Delaying, Fake, FakeBroker, Mqtt, Nats, Rabbit
 
 KINDS = [
     pytest.param(Rabbit, {}, id="rabbit"),
@@ -23,6 +23,19 @@ KINDS = [
 @pytest.mark.parametrize("check", conformance.CHECKS, ids=lambda check: check.__name__)
 def test_brokers_to_come_conform(check: conformance.Check, kind: type[Fake]) -> None:
     broker = FakeBroker(kind)
+
+    async def main() -> None:
+        await asyncio.wait_for(check(broker.adapter), 3600)
+
+    virtual_time.run(main())
+
+
+OF_DELAYS = [check for check in conformance.CHECKS if "delayed" in check.__name__]
+
+
+@pytest.mark.parametrize("check", OF_DELAYS, ids=lambda check: check.__name__)
+def test_a_broker_that_delays_conforms(check: conformance.Check) -> None:
+    broker = FakeBroker(Delaying)
 
     async def main() -> None:
         await asyncio.wait_for(check(broker.adapter), 3600)

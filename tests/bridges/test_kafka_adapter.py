@@ -28,6 +28,7 @@ from hubsub.bridges.kafka.exclusive import ExclusiveAssignor
 from .kafka_site import (  # fixtures among them
     Open,
     admin,
+    connect,
     connected,
     fragile,
     kafka,
@@ -43,6 +44,9 @@ from .kafka_site import (  # fixtures among them
 from .sites import until
 
 __all__ = ["admin", "connected", "fragile", "kafka", "strict", "topic"]
+
+# One worker has the brokers.
+pytestmark = pytest.mark.xdist_group("kafka")
 
 # Messages
 
@@ -498,7 +502,7 @@ async def test_a_topic_made_anew_is_a_loss_and_read_from_its_beginning(
     await adapter.send(records(*range(5)))
     old = await read(adapter, 5)
     await admin.delete_topics([topic])
-    await until(lambda: not adapter._reader._consumer.assignment())
+    await until(lambda: not adapter._reader.consumer.assignment())
     await admin.create_topics([NewTopic(topic, 1, 1)])
     sender = await connected(kafka, reads=False)
     await sender.send(records(5, 6))
@@ -512,6 +516,29 @@ async def test_a_topic_made_anew_is_a_loss_and_read_from_its_beginning(
     await adapter.close()
     await adapter.connect(Link(sender="same", namespace="test", name=topic))
     assert payloads(await read(adapter, 1)) == [6]
+
+
+@pytest.mark.parametrize("is_away", [False, True], ids=["while it reads", "while it is away"])
+@pytest.mark.parametrize("link", [{}, {"name": "n"}, {"group": "g"}], ids=["unnamed", "name", "group"])
+async def test_a_topic_made_anew_is_noticed_also_when_it_is_longer_than_the_old_one_was(
+    kafka: Kafka, connected: Open, admin: AIOKafkaAdminClient, topic: str, link: Any, is_away: bool
+) -> None:
+    link = {"sender": "same", **{kind: f"{name}-{topic}" for kind, name in link.items()}}
+    await admin.create_topics([NewTopic(topic, 1, 1)])
+    adapter = await connected(kafka, options={"metadata_max_age_ms": 300}, **link)
+    await adapter.send(records(0, 1))
+    await read(adapter, 2)
+    if is_away:
+        await adapter.lost()
+    await admin.delete_topics([topic])
+    await admin.create_topics([NewTopic(topic, 2, 1)])
+    sender = await connected(kafka, reads=False)
+    await sender.send(records(*range(2, 12)))
+    if is_away:
+        await connect(adapter, **link)
+    loss, *received = await read(adapter, 11, ack=False)
+    assert loss[:2] == ("recreated", None)
+    assert payloads(received) == list(range(2, 12))
 
 
 @pytest.mark.parametrize("link", [{}, {"name": "n"}, {"group": "g"}], ids=["unnamed", "name", "group"])
@@ -571,9 +598,11 @@ async def keep_connected(adapter: KafkaAdapter, link: Link, work: Callable[[], A
 
 @pytest.mark.parametrize("link", [{}, {"name": "n"}, {"group": "g"}], ids=["unnamed", "name", "group"])
 @pytest.mark.parametrize("fault", ["killed", "frozen"])
+@pytest.mark.long
 async def test_nothing_confirmed_is_lost_when_the_broker_is_away(
-    fragile: Kafka, connected: Open, link: Any, fault: str
+    fragile: Kafka, connected: Open, topic: str, link: Any, fault: str
 ) -> None:
+    link = {kind: f"{name}-{topic}" for kind, name in link.items()}
     writer = await connected(fragile, reads=False, sender="writer")
     reader = await connected(fragile, sender="reader", **link)
     confirmed: list[int] = []
@@ -625,8 +654,8 @@ async def test_a_broker_that_is_gone_is_noticed(fragile: Kafka, connected: Open)
         await receive_for_ever(adapter)
 
 
-async def test_closing_ends_what_waits_and_leaves_nothing(fragile: Kafka, connected: Open) -> None:
-    adapter = await connected(fragile, group="g")
+async def test_closing_ends_what_waits_and_leaves_nothing(kafka: Kafka, connected: Open, topic: str) -> None:
+    adapter = await connected(kafka, group=topic)
     receiving = asyncio.ensure_future(adapter.receive())
     await asyncio.sleep(0)
     await adapter.close()
@@ -637,8 +666,8 @@ async def test_closing_ends_what_waits_and_leaves_nothing(fragile: Kafka, connec
 
 
 @pytest.mark.parametrize("fault", ["kill", "freeze"])
-async def test_closing_needs_no_broker(fragile: Kafka, connected: Open, fault: str) -> None:
-    adapter = await connected(fragile, group="g")
+async def test_closing_needs_no_broker(fragile: Kafka, connected: Open, topic: str, fault: str) -> None:
+    adapter = await connected(fragile, group=topic)
     await adapter.send(records(1))
     getattr(fragile, fault)()
     sending = asyncio.ensure_future(adapter.send(records(2)))
@@ -649,11 +678,12 @@ async def test_closing_needs_no_broker(fragile: Kafka, connected: Open, fault: s
         await sending
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seconds", [2.0, 5.5, 8.0])
 async def test_closing_needs_no_broker_in_the_middle_of_looking_for_one(
-    fragile: Kafka, connected: Open, seconds: float
+    fragile: Kafka, connected: Open, topic: str, seconds: float
 ) -> None:
-    adapter = await connected(fragile, group="g")
+    adapter = await connected(fragile, group=topic)
     await adapter.send(records(1))
     sending = asyncio.ensure_future(adapter.send(records(2)))
     fragile.freeze()

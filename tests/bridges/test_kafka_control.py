@@ -33,6 +33,9 @@ from .kafka_site import (  # fixtures among them
 
 __all__ = ["admin", "connected", "fragile", "kafka", "strict", "topic"]
 
+# One worker has the brokers.
+pytestmark = pytest.mark.xdist_group("kafka")
+
 MINE = Key("Hub", "reply", "mine")
 YOURS = Key("Hub", "reply", "yours")
 
@@ -157,10 +160,10 @@ async def test_a_topic_with_a_name_of_any_length_has_one_of_control_messages(kaf
         assert payloads(await read(adapter, 1)) == [1]
 
 
-async def test_after_an_interruption_control_messages_come_as_before(fragile: Kafka, connected: Open) -> None:
-    async with fragile.proxy() as proxy:
+async def test_after_an_interruption_control_messages_come_as_before(kafka: Kafka, connected: Open) -> None:
+    async with kafka.proxy() as proxy:
         adapter = await connected(proxy.url, sender="same", listen=[MINE])
-        sender = await connected(fragile, reads=False)
+        sender = await connected(kafka, reads=False)
         await sender.send(control(MINE, 1))
         assert payloads(await read(adapter, 1)) == [1]
         proxy.refuse()

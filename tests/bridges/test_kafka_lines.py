@@ -46,6 +46,9 @@ from .sites import until
 
 __all__ = ["admin", "connected", "fragile", "kafka", "strict", "topic"]
 
+# One worker has the brokers.
+pytestmark = pytest.mark.xdist_group("kafka")
+
 MINE = Key("Hub", "reply", "mine")
 
 
@@ -62,8 +65,11 @@ async def test_what_moves_is_counted_by_direction(kafka: Kafka, connected: Open)
     assert adapter.activity > before[0] + 300_000
 
 
-async def test_a_frozen_broker_moves_nothing_however_often_it_is_asked(fragile: Kafka, connected: Open) -> None:
-    adapter = await connected(fragile, listen=[MINE], group="g")
+@pytest.mark.long
+async def test_a_frozen_broker_moves_nothing_however_often_it_is_asked(
+    fragile: Kafka, connected: Open, topic: str
+) -> None:
+    adapter = await connected(fragile, listen=[MINE], group=topic)
     await read_nothing(adapter)
     fragile.freeze()
     before = adapter.receiving
@@ -74,20 +80,20 @@ async def test_a_frozen_broker_moves_nothing_however_often_it_is_asked(fragile: 
     for _ in range(2):
         await adapter.lost()
         with pytest.raises(ConnectionError):
-            await connect(adapter, sender=adapter._link.sender, listen=[MINE], group="g")
+            await connect(adapter, sender=adapter._link.sender, listen=[MINE], group=topic)
     assert adapter.receiving == before
     fragile.thaw()
     await adapter.lost()
-    await connect(adapter, sender=adapter._link.sender, listen=[MINE], group="g")
+    await connect(adapter, sender=adapter._link.sender, listen=[MINE], group=topic)
     await adapter.send([*records(1), *control(MINE, 2)])
     assert sorted(payloads(await read(adapter, 2))) == [1, 2]
 
 
 async def test_a_line_that_is_cut_is_a_lost_connection_though_the_driver_has_another(
-    fragile: Kafka, connected: Open
+    kafka: Kafka, connected: Open, topic: str
 ) -> None:
-    async with fragile.proxy() as proxy:
-        adapter = await connected(proxy.url, sender="same", group="g", listen=[MINE])
+    async with kafka.proxy() as proxy:
+        adapter = await connected(proxy.url, sender="same", group=topic, listen=[MINE])
         await adapter.send([*records(1), *control(MINE, 2)])
         await read(adapter, 2)
         for number in range(3, 6):
@@ -97,7 +103,7 @@ async def test_a_line_that_is_cut_is_a_lost_connection_though_the_driver_has_ano
             with pytest.raises(ConnectionError):
                 await adapter.send(records(0))
             await adapter.lost()
-            await connect(adapter, sender="same", group="g", listen=[MINE])
+            await connect(adapter, sender="same", group=topic, listen=[MINE])
             assert await adapter.send([*records(number), *control(MINE, number)]) == {}
             assert payloads(await read(adapter, 2)) == [number, number]
 
@@ -110,16 +116,24 @@ async def read_nothing(adapter: KafkaAdapter) -> None:
 # Slow lines
 
 
+LINES = {
+    "0.1 MB/s": (100_000, 0.0, 300_000),
+    "0.7 MB/s": (700_000, 0.0, 4_000_000),
+    "a round trip of 1.5 s": (0, 0.75, 100_000),
+    "a round trip of 3 s": (0, 1.5, 20_000),
+    "narrow and long": (300_000, 0.3, 500_000),
+}
+
+
 @pytest.mark.parametrize(
     ("rate", "late", "size"),
-    [(100_000, 0.0, 300_000), (700_000, 0.0, 4_000_000), (0, 0.75, 100_000), (0, 1.5, 20_000), (300_000, 0.3, 500_000)],
-    ids=["0.1 MB/s", "0.7 MB/s", "a round trip of 1.5 s", "a round trip of 3 s", "narrow and long"],
+    [pytest.param(*line, id=name, marks=[] if "MB" in name else pytest.mark.long) for name, line in LINES.items()],
 )
 @pytest.mark.timeout(150)
 async def test_over_a_slow_line_everything_comes_without_an_interruption(
-    fragile: Kafka, connected: Open, topic: str, rate: float, late: float, size: int
+    kafka: Kafka, connected: Open, topic: str, rate: float, late: float, size: int
 ) -> None:
-    async with slow(fragile, rate, late) as line:
+    async with slow(kafka, rate, late) as line:
         adapter = await connected(line.url, group=topic, start="earliest", listen=[MINE])
         number, payload = size // 8_000 or 1, os.urandom(7_900)
         sent = [Record(Key(str(each)), payload, {}, next(numbers)) for each in range(number)]
@@ -139,6 +153,7 @@ async def receive_all(adapter: KafkaAdapter, number: int) -> list[Any]:
     return received
 
 
+@pytest.mark.long
 @pytest.mark.timeout(120)
 async def test_one_message_takes_as_long_as_the_line_needs(private: Private, connected: Open) -> None:
     broker = await private(Kafka(message_max_bytes=12_000_000))
@@ -157,6 +172,7 @@ def stand_still() -> None:
     time.sleep(6)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("link", [{}, {"name": "n"}, {"group": "g"}], ids=["unnamed", "name", "group"])
 async def test_a_loop_that_stands_still_is_nobody_s_silence(
     kafka: Kafka, connected: Open, topic: str, link: Any
@@ -281,14 +297,14 @@ async def take_over(connected: Open, kafka: Kafka, name: str) -> KafkaAdapter:
             await asyncio.sleep(0.1)
 
 
-async def test_an_owner_whose_line_stalled_has_lost_its_name(fragile: Kafka, connected: Open, topic: str) -> None:
-    async with fragile.proxy() as proxy:
+async def test_an_owner_whose_line_stalled_has_lost_its_name(kafka: Kafka, connected: Open, topic: str) -> None:
+    async with kafka.proxy() as proxy:
         first = await connected(proxy.url, name=topic, sender="first", options=QUICK)
-        sender = await connected(fragile, reads=False)
+        sender = await connected(kafka, reads=False)
         await sender.send(records(1))
         received = await read(first, 1, ack=False)
         proxy.stall()
-        second = await take_over(connected, fragile, topic)
+        second = await take_over(connected, kafka, topic)
         # What the first one had in hand comes again, since it was not acknowledged.
         assert payloads(await read(second, 1)) == [1]
         proxy.resume()
@@ -438,11 +454,12 @@ async def keep_connected(adapter: KafkaAdapter, work: Callable[[], Any], **link:
                 await adapter.lost()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fault", ["killed", "frozen"])
 async def test_a_broker_that_is_away_is_worth_one_line_of_the_driver(
-    fragile: Kafka, connected: Open, caplog: pytest.LogCaptureFixture, fault: str
+    fragile: Kafka, connected: Open, topic: str, caplog: pytest.LogCaptureFixture, fault: str
 ) -> None:
-    reading, writing = {"group": "g", "listen": [MINE], "sender": "r"}, {"reads": False, "sender": "w"}
+    reading, writing = {"group": topic, "listen": [MINE], "sender": "r"}, {"reads": False, "sender": "w"}
     reader, writer = await connected(fragile, **reading), await connected(fragile, **writing)
     received: list[Any] = []
 

@@ -42,6 +42,9 @@ from .kafka_site import (  # fixtures among them
 
 __all__ = ["admin", "connected", "fragile", "kafka", "strict", "topic"]
 
+# One worker has the brokers.
+pytestmark = pytest.mark.xdist_group("kafka")
+
 KEY = Key("orders", "new")
 
 # What stands in the log, and under which key it comes, or with what trouble.

@@ -18,6 +18,7 @@ import pytest
 
 from hubsub import Bridge, BridgeError, BrokerBusy, Hub, Key, NameTaken, NoSuchLetter
 from hubsub.bridges import Received, Record, SentBack
+from hubsub.bridges.adapter import DelayedRecord
 from hubsub.bridges.sqlite import SQLiteAdapter, file, sql
 from hubsub.testing.conformance.bare import Bare, bare
 
@@ -71,7 +72,7 @@ def numbered(*numbers: int) -> list[bytes]:
 
 
 async def losses(reader: Bare, number: int) -> list[tuple[str, int | None]]:
-    await until(lambda: len(reader.losses) >= number or reader.reading.done())
+    await until(lambda: len(reader.losses) >= number or (reader.reading is not None and reader.reading.done()))
     return [(loss.reason, loss.count) for loss in reader.losses]
 
 
@@ -140,7 +141,9 @@ async def test_a_log_that_was_made_anew_is_told_of_and_read_from_its_beginning(
 
 
 @pytest.mark.parametrize("options", [{}, {"name": "reader"}, {"group": "workers"}], ids=["plain", "name", "group"])
-@pytest.mark.parametrize("table", ["message", "log", "control", "sender", "name", "shared", "in_hand", "dead"])
+@pytest.mark.parametrize(
+    "table", ["message", "log", "control", "sender", "name", "shared", "in_hand", "dead", "delayed"]
+)
 async def test_a_table_that_is_dropped_while_it_is_read_is_made_again_and_silent_about_nothing(
     place: Place, table: str, options: dict[str, Any]
 ) -> None:
@@ -343,8 +346,9 @@ async def test_a_reader_begins_at_a_time(place: Place) -> None:
     async with place.bare(reads=False) as writer:
         await store(writer, *numbered(1, 2, 3))
         place.do("update message set time = number")
-        for options in ({}, {"name": "n"}, {"group": "g"}):
-            async with place.bare(start=2.0, **options) as reader:
+        ways: list[dict[str, Any]] = [{}, {"name": "n"}, {"group": "g"}]
+        for link in ways:
+            async with bare(place.make, SPACE, start=2.0, **link) as reader:
                 await reader.see(b"3")
                 assert reader.payloads == numbered(2, 3)
 
@@ -374,6 +378,37 @@ async def test_dead_letters_are_those_of_the_namespace_and_no_more_than_maxlen(p
         sent_back = await member.see(b"1")
         assert isinstance(sent_back, SentBack)
         assert (sent_back.reader, sent_back.attempts) == ("group:g", 0)
+
+
+# Delays
+
+
+async def test_a_delayed_message_is_stored_once_and_outlives_whoever_sent_it(place: Place) -> None:
+    due = now() + 0.3
+    async with place.bare(reads=False) as writer:
+        later = DelayedRecord.at(due, Record(K, b"later", sequence=1))
+        for _ in range(2):
+            await writer.adapter.send([later, Record(K, b"at once", sequence=2)])
+        last = DelayedRecord.at(due + 3600, Record(K, b"much later", sequence=3))
+        await writer.adapter.send([last])
+        assert place.do("select data from message") == [(b"at once",)]
+    await asyncio.sleep(0.5)
+    assert place.do("select count(*) from delayed") == [(2,)]
+    async with place.bare(start="earliest") as reader:
+        await reader.see(b"later")
+        assert reader.payloads == [b"at once", b"later"]
+    assert place.do("select data from delayed") == [(b"much later",)]
+
+
+async def test_what_is_due_at_different_times_comes_in_that_order(place: Place) -> None:
+    async with place.bare(reads=False) as writer, place.bare() as reader:
+        start = now()
+        for index, offset in enumerate((0.6, 0.2, 0.4, 0.2), 1):
+            delayed = DelayedRecord.at(start + offset, Record(K, b"%d" % index, sequence=index))
+            await writer.adapter.send([delayed])
+        await reader.see(b"1")
+        assert reader.payloads == numbered(2, 4, 3, 1)
+        assert now() >= start + 0.6
 
 
 # What others write
@@ -478,19 +513,20 @@ async def test_a_group_reads_nothing_that_it_cannot_note_and_says_why_in_the_end
 
 async def test_a_full_disk_keeps_everything_in_the_outbox_and_says_what_to_do(place: Place) -> None:
     async with place.bridge(outgoing=ALL, both=None) as sender, place.bridge(incoming=ALL, both=None) as receiver:
-        messages = record(receiver.hub)
+        messages, adapter = record(receiver.hub), sender.adapter
+        assert isinstance(adapter, SQLiteAdapter)
         await sender.hub.publish_confirmed("k", "first")
 
         def limit(pages: int) -> Callable[[sqlite3.Connection], Any]:
             return lambda db: db.execute(f"pragma max_page_count = {pages}").fetchone()
 
-        await sender.adapter._ask(limit(1))  # as many as there are
+        await adapter._ask(limit(1))  # as many as there are
         for number in range(20):
             sender.hub.publish("k", [number, "x" * 10_000])
         await until(lambda: isinstance(sender.health().last_error, BrokerBusy))
         assert "make room on its disk" in str(sender.health().last_error)
         assert messages == ["first"]
-        await sender.adapter._ask(limit(100_000))
+        await adapter._ask(limit(100_000))
         await until(lambda: len(messages) == 21)
         assert [message[0] for message in messages[1:]] == list(range(20))
         assert not sender.health().refused
@@ -640,6 +676,50 @@ async def test_a_disk_that_does_not_answer_costs_one_thread_however_often_it_is_
         await asyncio.gather(stuck, return_exceptions=True)
         await adapter.connect(it.link)
     await until(lambda: _threads() == before)
+
+
+FORKING = """
+import asyncio, os, sys
+from hubsub import Bridge, Hub
+
+hub = Hub()
+bridge = Bridge(hub, f"sqlite://{sys.argv[1]}", both=["k"], namespace="shop")
+(child_is_up, is_up), (parent_is_gone, is_gone) = os.pipe(), os.pipe()
+
+async def parent():
+    async with hub, bridge:
+        await bridge.ready()
+        await hub.publish_confirmed("k", "before")
+        child = os.fork()
+        if not child:
+            try:
+                asyncio.run(live_on())
+            finally:
+                os._exit(1)
+        await asyncio.to_thread(os.read, child_is_up, 1)
+        await hub.publish_confirmed("k", "beside")
+    os.write(is_gone, b"x")
+    os.waitpid(child, 0)
+
+async def live_on():
+    async with hub:
+        await bridge.ready()
+        os.write(is_up, b"x")
+        await asyncio.to_thread(os.read, parent_is_gone, 1)
+        for number in range(20):
+            await hub.publish_confirmed("k", number)
+        os._exit(0)  # as if killed: nothing is closed
+
+asyncio.run(parent())
+"""
+
+
+def test_what_a_forked_process_has_confirmed_is_there_though_its_parent_has_closed_the_file(place: Place) -> None:
+    command = [sys.executable, "-c", FORKING, str(place.path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert place.do("select count(*), max(number) from message") == [(22, 22)]
+    assert place.do("pragma integrity_check") == [("ok",)]
 
 
 def test_a_bridge_goes_on_in_another_loop_though_it_was_not_closed(place: Place) -> None:

@@ -866,7 +866,7 @@ async def test_an_array_of_frames_is_followed_in_order(hub: Hub) -> None:
         ]
         client.say_text(json.dumps(frames))
         kinds = [frame.get("type", frame.get("data")) for frame in await client.hear_all()]
-        assert kinds == ["ok", "ok", "error", "pong", 5]
+        assert kinds == ["ok", 5, "ok", "error", "pong"]
 
 
 def test_senseless_options_are_refused(hub: Hub) -> None:

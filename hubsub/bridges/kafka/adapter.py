@@ -17,9 +17,10 @@ try:
     from .control import SUFFIX, Control, make_topic
     from .history import read_back
     from .letters import MARK, NOBODY, Mark, find_letter, list_letters, mark_of, place_of
+    from .logs import Lane
     from .options import Options, beside, checked
     from .quiet import Quiet, kept
-    from .reader import READ_TIMEOUT, Lane, Reader
+    from .reader import READ_TIMEOUT, Reader
     from .tolerant import Unreadable
     from .writer import Writer
 except ModuleNotFoundError as error:

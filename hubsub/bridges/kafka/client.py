@@ -20,15 +20,18 @@ from aiokafka.conn import AIOKafkaConnection, AIOKafkaProtocol, CloseReason
 from aiokafka.errors import (
     InvalidTopicError,
     KafkaError,
+    NotLeaderForPartitionError,
     StaleMetadata,
     TopicAlreadyExistsError,
     TopicAuthorizationFailedError,
+    UnknownTopicOrPartitionError,
 )
 from aiokafka.protocol.admin import CreateTopicsRequest
+from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.protocol.group import JoinGroupRequest, SyncGroupRequest
-from aiokafka.protocol.metadata import MetadataRequest
 
 from ..adapter import bytes_each_way
+from .metadata import TopicsRequest, denied_topic, in_old_form, missing_topic
 
 # Seconds without a sign of life after which a connection is given up, beyond what its answers may take.
 SILENCE = 5.0
@@ -329,6 +332,7 @@ class Connection(AIOKafkaConnection):  # type: ignore[misc]
 
 
 _LOST = {CloseReason.CONNECTION_BROKEN, CloseReason.CONNECTION_TIMEOUT, CloseReason.OUT_OF_SYNC}
+_MOVED = {NotLeaderForPartitionError.errno, UnknownTopicOrPartitionError.errno}
 _OF_GROUPS = {JoinGroupRequest.API_KEY, SyncGroupRequest.API_KEY}
 
 
@@ -340,6 +344,10 @@ class Client(AIOKafkaClient):  # type: ignore[misc]
     """Also those which are being made."""
     failure: BaseException | None
     """Why the last connection could not be made."""
+    ids: dict[str, bytes]
+    """Of the topics that it knows: one that was made anew has another one. It is another object when one changes."""
+    is_in_doubt: bool
+    """A partition was not where it was: perhaps its topic is another one by now."""
     _is_closed: bool
     _asked_at: float
     _locks: dict[object, asyncio.Lock]
@@ -350,7 +358,8 @@ class Client(AIOKafkaClient):  # type: ignore[misc]
     def adopt(cls, client: Any, line: Line) -> Client:
         """Make a client that the driver has made, and not used yet, one of these: it refers to it in many places."""
         client.__class__ = cls
-        client.line, client.connections, client.failure = line, set(), None
+        client.line, client.connections, client.failure, client.ids = line, set(), None, {}
+        client.is_in_doubt = False
         client._locks, client._asked_at, client._is_closed = {}, 0.0, False
         line.add(client)
         return client  # type: ignore[no-any-return]
@@ -387,7 +396,7 @@ class Client(AIOKafkaClient):  # type: ignore[misc]
     async def _bootstrap_from(self, host: str, port: int) -> None:
         connection = await self._connect(host, port)
         try:
-            self._update(await connection.send(MetadataRequest(list(self._topics))))
+            self._update(await self._ask(connection, list(self._topics)))
         except BaseException:
             connection.close()
             raise
@@ -462,6 +471,12 @@ class Client(AIOKafkaClient):  # type: ignore[misc]
             self._conns[name] = connection
             return connection
 
+    async def send(self, node_id: Any, request: Any, *, group: Any = ConnectionGroup.DEFAULT) -> Any:
+        answer = await super().send(node_id, request, group=group)
+        if type(request) is FetchRequest and any(part[1] in _MOVED for _, parts in answer.topics for part in parts):
+            self.is_in_doubt = True
+        return answer
+
     # Metadata
 
     async def _metadata_update(self, cluster_metadata: Any, topics: Any) -> bool:
@@ -503,10 +518,17 @@ class Client(AIOKafkaClient):  # type: ignore[misc]
                 if connection is None:
                     continue
                 try:
-                    return await connection.send(MetadataRequest(topics, may_create))
+                    return await self._ask(connection, topics, may_create)
                 except (OSError, EOFError, KafkaError) as error:
                     self.failure = error
         raise ConnectionError(f"no broker of Kafka answers: {self.why()}") from self.failure
+
+    async def _ask(self, connection: Connection, topics: list[str] | None, may_create: bool = True) -> Any:
+        metadata, ids = in_old_form(await connection.send(TopicsRequest(topics, may_create)))
+        known = {topic: id for topic, id in ids.items() if topic in self._topics}
+        if not known.items() <= self.ids.items():
+            self.ids = self.ids | known
+        return metadata
 
     def _update(self, metadata: Any) -> dict[str, int]:
         """Take over metadata, but for what is not known of topics; return the error of each of those."""
@@ -572,13 +594,3 @@ class Client(AIOKafkaClient):  # type: ignore[misc]
         if update is not None and not update.done():
             update.set_result(False)
         self.line.remove(self)
-
-
-def missing_topic(topic: str) -> LookupError:
-    """The error of a topic that does not exist."""
-    return LookupError(f"Kafka has no topic {topic!r}, and does not make one: create it, or allow it to be created")
-
-
-def denied_topic(topic: str, right: str = "Describe") -> PermissionError:
-    """The error of a topic that is not for us."""
-    return PermissionError(f"Kafka does not give this client the right {right} to the topic {topic!r}")

@@ -12,8 +12,9 @@ from aiokafka.errors import KafkaError
 from ...log import Episode, Logger
 from ..adapter import Link, Loss
 from .client import Client
+from .logs import Lane
 from .options import Options
-from .reader import Lane, Reader
+from .reader import Reader
 
 SUFFIX = ".control"
 # Milliseconds for which they are kept, and bytes of a piece of the log, which is deleted as a whole.

@@ -15,7 +15,7 @@ from . import tolerant
 from .client import CONNECT, Client, Line
 from .options import Options
 from .reader import UNREADABLE
-from .stopping import stopped
+from .stopping import stop_consumer
 
 
 async def read_back(
@@ -40,7 +40,7 @@ async def reading(options: Options) -> AsyncIterator[Any]:
             await consumer.start()
             yield consumer
     finally:
-        await stopped(consumer.stop(), client)
+        await stop_consumer(consumer, client)
 
 
 async def _read_back(

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from time import monotonic, time
-from typing import Any, NamedTuple
+from time import time
+from typing import Any
 
-from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
+from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import (
     CommitFailedError,
     ConsumerStoppedError,
@@ -29,10 +29,13 @@ from ...errors import NameTaken
 from ...log import Episode, Logger
 from ..adapter import Link, Loss
 from . import tolerant
-from .client import CONNECT, Client, Line, denied_topic
+from .client import CONNECT, Client, Line
 from .exclusive import ExclusiveAssignor
+from .logs import Lane, Logs
+from .member import Listener, Membership
+from .metadata import denied_topic
 from .options import Options
-from .stopping import stopped
+from .stopping import stop_consumer
 from .topics import Topics
 
 # Seconds that a read waits for messages.
@@ -48,28 +51,6 @@ MOST_RECORDS = 1_000
 FIRST_FETCH, LEAST_FETCH, FETCH_SECONDS = 262_144, 65_536, 1.0
 # What the driver cannot read, besides what is no error of its own.
 UNREADABLE = (CorruptRecordException, RecordTooLargeError, UnsupportedCodecError)
-
-
-class Lane(NamedTuple):
-    """A partition, for as long as its log goes on."""
-
-    topic: str
-    partition: int
-    era: int
-    """How many logs there were before it, as far as this reader knows: it grows when a topic is made anew."""
-
-
-class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
-    """Passes on what happens to the partitions of a group."""
-
-    def __init__(self, reader: Reader) -> None:
-        self._reader = reader
-
-    def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> Any:
-        return self._reader.give_back(list(revoked))
-
-    def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> Any:
-        return self._reader.take_over(list(assigned))
 
 
 class Reader:
@@ -100,13 +81,15 @@ class Reader:
         self.link = link
         name = link.group or link.name
         self._group = f"{link.namespace}.{name}" if name and link.namespace else name
-        self._consumer: Any = None
+        self.consumer: Any = None
+        """That of the driver, unless it is closed."""
         self._assignor: ExclusiveAssignor | None = None
         # Of each partition that this reader has: the first offset that is not handled, not stored, not read.
         self._next: dict[TopicPartition, int] = {}
         self._stored: dict[TopicPartition, int] = {}
         self._read: dict[TopicPartition, int] = {}
-        self._eras: dict[TopicPartition, int] = {}
+        self._logs = Logs()
+        self._ids_seen: dict[str, bytes] = {}
         self._known: set[TopicPartition] = set()  # the broker had a position for them
         self._losses: list[tuple[Lane, Sequence[Any]] | Loss] = []
         self._began: int | None = None  # the group, or without one this reader; in milliseconds since the epoch
@@ -115,7 +98,7 @@ class Reader:
         self._deadline: asyncio.Timeout | None = None
         self._probe: asyncio.Task[Any] | None = None
         self._closed = False
-        self._member_at = 0.0  # when the group knew this member last
+        self._membership = Membership(options.session)
         self._fetch_size = FIRST_FETCH
         self._trouble = Episode(log)
         self._readable = Topics(topics, self._trouble)
@@ -137,12 +120,12 @@ class Reader:
         """
         self._closed = False
         self.line.broken = None
-        if self._consumer is None:
+        if self.consumer is None:
             await self._start()
         else:
             async with self.line.patience():
-                await self._consumer._client.ask()
-        consumer = self._consumer
+                await self.consumer._client.ask(list(self._topics), may_create=False)
+        consumer = self.consumer
         try:
             await self._until_settled(consumer)
         except (NameTaken, PermissionError):
@@ -154,6 +137,7 @@ class Reader:
         self._read.clear()
         assigned: Any = consumer
         await self._take_up(assigned.assignment())
+        await self._read_anew(consumer)
         async with self.line.patience(most=TAKE_UP_TIMEOUT):
             await self._readable.ask_for_denied(consumer, self._next)
         self.line.silent = 0.0
@@ -163,7 +147,8 @@ class Reader:
         self._failure = None
         settings = dict(self._options.consumer)
         if self.link.name is not None and self.link.group is None:
-            self._assignor = ExclusiveAssignor(lambda: self._consumer._coordinator.generation)
+            # Not `self.consumer`: one that is being closed still assigns.
+            self._assignor = ExclusiveAssignor(lambda: consumer._coordinator.generation)
             settings["partition_assignment_strategy"] = [self._assignor]
         consumer = AIOKafkaConsumer(group_id=self._group, **settings)
         client = Client.adopt(consumer._client, self.line)
@@ -180,13 +165,14 @@ class Reader:
             for error in errors.values():
                 self._trouble.error("%s", error)
         except BaseException:
-            await stopped(consumer.stop(), client)
+            await stop_consumer(consumer, client)
             raise
-        self._consumer = consumer
+        self.consumer = consumer
         if self._group is not None:
-            self._note_heartbeats(consumer._coordinator)
+            self._membership.watch(consumer._coordinator)
         # Without a group, too, this has partitions that are added assigned.
-        consumer.subscribe(self._topics, listener=_Listener(self))
+        listener = Listener(self.take_over, self.give_back, lambda: self.consumer is consumer)
+        consumer.subscribe(self._topics, listener=listener)
         if self._group is None:
             coordinator: Any = consumer._coordinator
             coordinator.assign_all_partitions()
@@ -200,9 +186,11 @@ class Reader:
                     waiting = consumer._subscription.wait_for_assignment()
                 else:
                     waiting = asyncio.ensure_future(self._settled.wait())
-                await asyncio.wait([waiting], timeout=READ_TIMEOUT)
-                if not waiting.cancel():
-                    waiting.exception()
+                try:
+                    await asyncio.wait([waiting], timeout=READ_TIMEOUT)
+                finally:
+                    if not waiting.cancel():
+                        waiting.exception()
                 self._ask_for_life()
         failure, self._failure = self._failure, None
         if failure is not None:
@@ -239,19 +227,6 @@ class Reader:
             self._failure = ConnectionError("the driver does not fetch any more")
             raise self._failure
 
-    def _note_heartbeats(self, coordinator: Any) -> None:
-        """Know when the group knew this member last."""
-        heartbeat = coordinator._do_heartbeat
-
-        async def beat() -> bool:
-            began = monotonic()
-            is_member: bool = await heartbeat()
-            if is_member:
-                self._member_at = began
-            return is_member
-
-        coordinator._do_heartbeat = beat
-
     def interrupt(self) -> None:
         """Let what waits end, and what goes on begin with a new connection."""
         self._end_waits()
@@ -272,22 +247,24 @@ class Reader:
         self._end_waits()
         if self._probe is not None:
             self._probe.cancel()
-        consumer, self._consumer = self._consumer, None
+        consumer, self.consumer = self.consumer, None
         if consumer is not None:
-            await stopped(consumer.stop(), consumer._client)
+            await stop_consumer(consumer, consumer._client)
         if self._group is not None:
             # The broker knows better.
             self._next.clear()
+            self._logs.forget_all_but(())
 
     # Partitions
 
     async def take_over(self, partitions: Sequence[TopicPartition]) -> None:
         """These are this reader's now."""
-        self._member_at = monotonic()
+        self._membership.confirm()
         try:
             if self._assignor is not None and not self._assignor.is_holder:
                 raise NameTaken(str(self.link.name))
             await self._take_up(partitions)
+            self._logs.forget_all_but(self._next)
         except Exception as error:
             self._failure = error
         self._settled.set()
@@ -296,10 +273,9 @@ class Reader:
         """These are somebody else's in a moment; first what is in hand of them is finished."""
         self._settled.clear()
         if partitions and self.link.release is not None:
-            await self.link.release({self._lane(partition) for partition in partitions})
+            await self.link.release({self._logs.lane(partition) for partition in partitions})
         for partition in partitions:
-            for known in (self._next, self._stored, self._read):
-                known.pop(partition, None)
+            self._forget(partition)
 
     async def _take_up(self, partitions: Iterable[TopicPartition]) -> None:
         """Read on where this reader was, or else where the group was, or else where it is to start."""
@@ -308,20 +284,24 @@ class Reader:
             if unknown:
                 if self._group is not None:
                     await self._fetch_stored()
-                self._next |= {partition: self._stored[partition] for partition in unknown if partition in self._stored}
-                fresh = [partition for partition in unknown if partition not in self._stored]
-                # With a topic the positions in it are deleted.
-                self._losses += [self._recreated(partition) for partition in fresh if partition in self._known]
+                ids = self.consumer._client.ids
+                # With a topic the positions in it are deleted, unless one was stored right after that.
+                anew = {partition for partition in unknown if self._logs.is_another(partition, ids)}
+                old = {partition for partition in unknown if partition in self._stored} - anew
+                self._next |= {partition: self._stored[partition] for partition in old}
+                fresh = [partition for partition in unknown if partition not in old]
+                self._losses += [self._logs.recreated(each) for each in fresh if each in self._known or each in anew]
+                self._logs.note(unknown, ids)
                 starts = await self._starts(fresh)
                 self._next |= starts
                 # Else, after a crash before the first message was handled, another start would be found.
                 await self._store(starts)
         for partition in partitions:
-            self._consumer.seek(partition, self._read.get(partition, self._next[partition]))
+            self.consumer.seek(partition, self._read.get(partition, self._next[partition]))
 
     async def _starts(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
         """Where to begin with partitions without a position."""
-        consumer = self._consumer
+        consumer = self.consumer
         start = self.link.start
         began, now = self._began, int(time() * 1000)
         self._began = now if began is None else began
@@ -338,8 +318,46 @@ class Reader:
         found = await consumer.offsets_for_times(dict.fromkeys(partitions, moment))
         return {each: ends[each] if found[each] is None else found[each].offset for each in partitions}
 
-    def _lane(self, partition: TopicPartition) -> Lane:
-        return Lane(partition.topic, partition.partition, self._eras.get(partition, 0))
+    # Topics that are deleted and made anew
+
+    async def _read_anew(self, consumer: Any) -> set[TopicPartition]:
+        """Go on from the beginning of logs that took the place of others, if there are any; return which."""
+        client = consumer._client
+        if client.is_in_doubt:
+            client.is_in_doubt = False
+            async with self.line.patience(most=TAKE_UP_TIMEOUT):
+                await client.ask(list(self._topics), may_create=False)
+        ids = client.ids
+        if ids is self._ids_seen:
+            return set()
+        anew = {partition for partition in self._next if self._logs.is_another(partition, ids)}
+        gone = {each for each in anew if each.partition not in (consumer.partitions_for_topic(each.topic) or ())}
+        self._losses += [self._logs.recreated(partition) for partition in gone]
+        for partition in gone:
+            self._forget(partition)
+        if left := anew - gone:
+            async with self.line.patience(most=TAKE_UP_TIMEOUT):
+                firsts = await consumer.beginning_offsets(list(left))
+            still = [partition for partition in left if partition in self._next]
+            self._losses += [self._logs.recreated(partition) for partition in still]
+            await self._go_on(consumer, {partition: firsts[partition] for partition in still})
+        # Also what is to come again with the next metadata, and is a loss once.
+        self._logs.note(self._next.keys() | anew, ids)
+        self._ids_seen = ids
+        return anew
+
+    async def _go_on(self, consumer: Any, positions: Mapping[TopicPartition, int]) -> None:
+        """Read on from elsewhere."""
+        self._next |= positions
+        self._read |= positions
+        for partition, position in positions.items():
+            if partition in consumer.assignment():
+                consumer.seek(partition, position)
+        await self._store(positions)
+
+    def _forget(self, partition: TopicPartition) -> None:
+        for known in (self._next, self._stored, self._read):
+            known.pop(partition, None)
 
     # Reading
 
@@ -355,11 +373,12 @@ class Reader:
             NameTaken: Another one has the name by now.
             PermissionError: What is read is not for us any more.
         """
-        consumer = self._consumer
+        consumer = self.consumer
         if consumer is None or self._closed:
             raise ConnectionError("the connection to Kafka is closed")
         if self.line.broken is not None:
             raise self.line.broken
+        await self._read_anew(consumer)
         most = min(most, MOST_RECORDS)
         batches: Mapping[TopicPartition, Sequence[Any]] = {}
         try:
@@ -371,7 +390,7 @@ class Reader:
             # The longer one is for a rebalance, in which `getmany` waits for its end.
             async with asyncio.timeout(seconds + 0.2) as self._deadline:
                 await self._settled.wait()
-                if self._is_in_doubt():
+                if self._is_in_doubt:
                     await asyncio.sleep(READ_TIMEOUT / 4)
                 else:
                     batches = await consumer.getmany(timeout_ms=int(1000 * seconds), max_records=most)
@@ -388,7 +407,7 @@ class Reader:
         except ConsumerStoppedError as error:
             raise ConnectionError("the connection to Kafka is closed") from error
         except Exception as error:
-            if self._closed or self._consumer is None:
+            if self._closed or self.consumer is None:
                 raise ConnectionError("the connection to Kafka is closed") from error
             self._check(consumer)
             if isinstance(error, (KafkaError, OSError)) and not isinstance(error, UNREADABLE):
@@ -400,24 +419,22 @@ class Reader:
             failure, self._failure = self._failure, None
             await self.close()
             raise failure
-        if batches and self._is_in_doubt():
+        if batches and self._is_in_doubt:
             # It stood still for so long that others may have these by now.
             for partition in batches:
                 if partition in self._next:
                     consumer.seek(partition, self._read.get(partition, self._next[partition]))
             batches = {}
+        if batches and (anew := await self._read_anew(consumer)):
+            batches = {each: records for each, records in batches.items() if each not in anew}
         if not batches and not self._closed:
             self._look(consumer)
         self._size_fetches(consumer, bool(batches))
         result, self._losses = self._losses, []
         for partition, records in batches.items():
             self._read[partition] = records[-1].offset + 1
-            result.append((self._lane(partition), records))
+            result.append((self._logs.lane(partition), records))
         return result
-
-    def _is_in_doubt(self) -> bool:
-        """True if the group may have given this member up, and its partitions to others."""
-        return self._group is not None and monotonic() - self._member_at > self._options.session
 
     async def _read_tolerantly(self, consumer: Any, most: int) -> dict[TopicPartition, list[Any]]:
         """Read what the driver cannot, and what was read with it, which the driver has lost."""
@@ -448,9 +465,13 @@ class Reader:
         return partition in self._next and partition in consumer.assignment()
 
     @property
+    def _is_in_doubt(self) -> bool:
+        return self._group is not None and self._membership.is_in_doubt
+
+    @property
     def lag(self) -> int | None:
         """Records that are still to be read, of the partitions of which something was read."""
-        consumer = self._consumer
+        consumer = self.consumer
         if consumer is None:
             return None
         read = {each: position for each, position in self._read.items() if self._has(consumer, each)}
@@ -465,9 +486,9 @@ class Reader:
         Raises:
             ConnectionError: It does not.
         """
-        if self._consumer is None or self._closed:
+        if self.consumer is None or self._closed:
             raise ConnectionError("the connection to Kafka is closed")
-        self._look(self._consumer)
+        self._look(self.consumer)
 
     def _look(self, consumer: Any) -> None:
         """Nothing came: see that something moves, or ask."""
@@ -481,8 +502,8 @@ class Reader:
 
     def _ask_for_life(self) -> None:
         is_due = self.line.silent > QUIET and (self._probe is None or self._probe.done())
-        if is_due and self._consumer is not None:
-            self._probe = probe = asyncio.ensure_future(self._consumer._client.ask())
+        if is_due and self.consumer is not None:
+            self._probe = probe = asyncio.ensure_future(self.consumer._client.ask())
             probe.add_done_callback(lambda task: task.cancelled() or task.exception())
 
     def _size_fetches(self, consumer: Any, has_come: bool) -> None:
@@ -499,24 +520,22 @@ class Reader:
 
     async def _lost(self, positions: Mapping[TopicPartition, int]) -> list[tuple[Lane, Sequence[Any]] | Loss]:
         """Nothing is where this reader would read on: say what is missing, and go on with what there is."""
+        consumer = self.consumer
         losses: list[tuple[Lane, Sequence[Any]] | Loss] = []
         async with self.line.patience(most=TAKE_UP_TIMEOUT):
-            firsts = await self._consumer.beginning_offsets(list(positions))
+            # Of topics that were made anew it would be heard once more.
+            await consumer._client.ask(list(self._topics), may_create=False)
+            firsts = await consumer.beginning_offsets(list(positions))
         for partition, position in positions.items():
             first = firsts[partition]
             if position < first:
-                losses.append(Loss("expired", first - position, self._lane(partition)))
+                losses.append(Loss("expired", first - position, self._logs.lane(partition)))
             else:
                 # Beyond the end: a log that is another, or has lost its end. Nobody knows how long it was.
-                losses.append(self._recreated(partition))
-            self._next[partition] = self._read[partition] = first
-            self._consumer.seek(partition, first)
-        await self._store(firsts)
+                losses.append(self._logs.recreated(partition))
+        self._logs.note(positions, consumer._client.ids)
+        await self._go_on(consumer, firsts)
         return losses
-
-    def _recreated(self, partition: TopicPartition) -> Loss:
-        self._eras[partition] = self._eras.get(partition, 0) + 1
-        return Loss("recreated", None, self._lane(partition))
 
     # Positions
 
@@ -524,7 +543,7 @@ class Reader:
         """Everything up to these offsets is handled."""
         for lane, offset in tokens:
             partition = TopicPartition(lane.topic, lane.partition)
-            if partition not in self._next or lane != self._lane(partition):
+            if partition not in self._next or lane != self._logs.lane(partition):
                 self.late += 1
             elif offset >= self._next[partition]:
                 self._next[partition] = offset + 1
@@ -532,16 +551,16 @@ class Reader:
 
     async def _store(self, positions: Mapping[TopicPartition, int]) -> None:
         """Have the broker keep positions."""
-        if self._group is None or self._consumer is None:
+        if self._group is None or self.consumer is None:
             return
-        ours = self._consumer.assignment()
+        ours = self.consumer.assignment()
         note = str(self._began or 0)
         offsets = {each: OffsetAndMetadata(offset, note) for each, offset in positions.items() if each in ours}
         if not offsets:
             return
         try:
             async with self.line.patience("Kafka has not stored the position", most=COMMIT_TIMEOUT):
-                await self._consumer.commit(offsets)
+                await self.consumer.commit(offsets)
         except (CommitFailedError, IllegalStateError):
             # They were given to somebody else meanwhile, who gets it all again.
             self.late += len(offsets)
@@ -551,7 +570,7 @@ class Reader:
 
     async def _fetch_stored(self) -> None:
         """Ask for the positions of the group, and since when it exists."""
-        consumer = self._consumer
+        consumer = self.consumer
         everything = [
             TopicPartition(topic, partition)
             for topic in self._topics

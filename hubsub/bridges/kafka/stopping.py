@@ -1,4 +1,4 @@
-"""The end of a producer or a consumer of the driver, also when no broker answers."""
+"""The end of a producer or a consumer of the driver, and of what it has in hand, also when no broker answers."""
 
 from __future__ import annotations
 
@@ -6,8 +6,66 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from aiokafka.structs import TopicPartition
 
-async def stopped(stop: Coroutine[Any, Any, None], connections: Any, give_up: Callable[[], None] | None = None) -> None:
+
+async def stop_consumer(consumer: Any, client: Any) -> None:
+    """Stop a consumer, also when no broker answers; goes on when it is cancelled.
+
+    Args:
+        consumer: Of the driver, started or not.
+        client: Its client.
+    """
+    await _finished(_stop(consumer), client)
+
+
+async def _stop(consumer: Any) -> None:
+    try:
+        await consumer.stop()
+    finally:
+        # When the group's part of the end fails, the driver leaves out the rest.
+        if (fetcher := consumer._fetcher) is not None:
+            tasks = [fetcher._fetch_task, *fetcher._pending_tasks]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def stop_producer(producer: Any) -> None:
+    """Stop a producer, also when no broker answers; goes on when it is cancelled."""
+    accumulator = producer._message_accumulator
+
+    def give_up() -> None:
+        # By itself it would wait, without a broker for ever, until everything is sent.
+        error = ConnectionError("the producer was stopped")
+        for partition in list(accumulator._batches):
+            abandon(accumulator, partition, error)
+        for batch in list(accumulator._pending_batches):
+            _fail(batch, error)
+        accumulator._exception = error
+
+    await _finished(producer.stop(), producer.client, give_up)
+
+
+def abandon(accumulator: Any, partition: TopicPartition, error: Exception) -> None:
+    """Fail the batches that wait to be sent to a partition."""
+    for batch in accumulator._batches.pop(partition, ()):
+        if batch.retry_count:
+            # So the driver expects it, of one that it has sent before.
+            accumulator._pending_batches.add(batch)
+        _fail(batch, error)
+
+
+def _fail(batch: Any, error: Exception) -> None:
+    if not batch._drain_waiter.done():
+        # Else it would be an error that nobody asks for.
+        batch._drain_waiter.set_result(None)
+    batch.failure(error)
+
+
+async def _finished(
+    stop: Coroutine[Any, Any, None], connections: Any, give_up: Callable[[], None] | None = None
+) -> None:
     """Finish `stop`, the end of a producer or consumer, also when no broker answers; goes on when it is cancelled.
 
     Args:
@@ -15,10 +73,10 @@ async def stopped(stop: Coroutine[Any, Any, None], connections: Any, give_up: Ca
         connections: Its client, whose connections are cut when that takes longer than a second.
         give_up: Then makes it wait for nothing else.
     """
-    await asyncio.shield(asyncio.ensure_future(_stopped(asyncio.ensure_future(stop), connections, give_up)))
+    await asyncio.shield(asyncio.ensure_future(_until_finished(asyncio.ensure_future(stop), connections, give_up)))
 
 
-async def _stopped(stopping: asyncio.Task[None], connections: Any, give_up: Callable[[], None] | None) -> None:
+async def _until_finished(stopping: asyncio.Task[None], connections: Any, give_up: Callable[[], None] | None) -> None:
     while not (await asyncio.wait([stopping], timeout=1))[0]:
         if give_up is not None:
             give_up()

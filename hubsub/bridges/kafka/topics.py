@@ -11,7 +11,7 @@ from aiokafka.structs import TopicPartition
 
 from ...log import Episode
 from . import tolerant
-from .client import denied_topic
+from .metadata import denied_topic
 
 # Seconds after which a topic that is not for us is asked for again; looks at one that is missing, before that is said.
 DENIED_FOR, GONE = 10.0, 4

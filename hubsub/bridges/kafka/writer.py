@@ -29,10 +29,11 @@ from ...errors import BrokerBusy, PayloadTooLarge
 from ...key import Key
 from ..adapter import Record
 from ..address import cached
-from .client import CONNECT, Client, Line, denied_topic, missing_topic
+from .client import CONNECT, Client, Line
+from .metadata import denied_topic, missing_topic
 from .options import Options
 from .sizes import Sizes
-from .stopping import stopped
+from .stopping import abandon, stop_producer
 
 Headers: TypeAlias = list[tuple[str, bytes]]
 Errors: TypeAlias = dict[int, Exception]
@@ -136,10 +137,10 @@ class Writer:
             async with self.line.patience(silence=CONNECT, most=60.0):
                 await producer.start()
         except ClusterAuthorizationFailedError as error:
-            await stop(producer)
+            await stop_producer(producer)
             raise PermissionError("Kafka wants this client to have the right IdempotentWrite to the cluster") from error
         except BaseException:
-            await stop(producer)
+            await stop_producer(producer)
             raise
         self._producer = producer
 
@@ -167,7 +168,7 @@ class Writer:
     async def _stop(self) -> None:
         producer, self._producer = self._producer, None
         if producer is not None:
-            await stop(producer)
+            await stop_producer(producer)
         self._unclear = {each: future for each, future in self._unclear.items() if _is_stored(future)}
 
     def _running(self) -> Any:
@@ -310,7 +311,7 @@ class Writer:
             if batch.retry_count:
                 number = numbers[partition] - batch.record_count
                 numbers[partition] = number if number >= -(2**31) else number + 2**32
-            _abandon(producer._message_accumulator, partition, _Behind())
+            abandon(producer._message_accumulator, partition, _Behind())
         if isinstance(error, TOO_LARGE) and not self._options.producer.get("compression_type"):
             self.sizes.refused(partition.topic, size)
 
@@ -539,7 +540,7 @@ class _Looks:
             self._gone[topic] = 0 if client.cluster.partitions_for_topic(topic) else self._gone.get(topic, 0) + 1
         for partition in list(accumulator._batches):
             if self._gone[partition.topic] >= GONE:
-                _abandon(accumulator, partition, UnknownTopicOrPartitionError(partition.topic))
+                abandon(accumulator, partition, UnknownTopicOrPartitionError(partition.topic))
         for batch in [*accumulator._pending_batches, *(each[0] for each in accumulator._batches.values())]:
             self._look_at(batch, client.cluster.leader_for_partition(batch.tp))
 
@@ -556,22 +557,6 @@ class _Batches(set[Any]):
     remove = set.discard
 
 
-def _abandon(accumulator: Any, partition: TopicPartition, error: Exception) -> None:
-    """Fail the batches that wait to be sent to a partition."""
-    for batch in accumulator._batches.pop(partition, ()):
-        if batch.retry_count:
-            # So the driver expects it, of one that it has sent before.
-            accumulator._pending_batches.add(batch)
-        _fail(batch, error)
-
-
-def _fail(batch: Any, error: Exception) -> None:
-    if not batch._drain_waiter.done():
-        # Else it would be an error that nobody asks for.
-        batch._drain_waiter.set_result(None)
-    batch.failure(error)
-
-
 def encode_headers(headers: Mapping[str, str]) -> Headers:
     """Headers as Kafka has them."""
     return [(name, value.encode("utf-8", "surrogatepass")) for name, value in headers.items()]
@@ -583,19 +568,3 @@ def _is_stored(future: asyncio.Future[Any]) -> bool:
 
 def _has_failed(future: asyncio.Future[Any]) -> bool:
     return future.done() and not _is_stored(future)
-
-
-async def stop(producer: Any) -> None:
-    """Stop a producer, also when no broker answers; goes on when it is cancelled."""
-    accumulator = producer._message_accumulator
-
-    def give_up() -> None:
-        # By itself it would wait, without a broker for ever, until everything is sent.
-        error = ConnectionError("the producer was stopped")
-        for partition in list(accumulator._batches):
-            _abandon(accumulator, partition, error)
-        for batch in list(accumulator._pending_batches):
-            _fail(batch, error)
-        accumulator._exception = error
-
-    await stopped(producer.stop(), producer.client, give_up)

@@ -65,12 +65,12 @@ class Connections:
             await self.listener.add_listener(channel, call)
 
     async def read(self, sql: str, *arguments: Any) -> list[Any]:
-        """Ask over the connection by which notifications come, not held up by what is sent; return the rows."""
+        """Query over the connection that receives notifications, which sending does not hold up; return the rows."""
         async with self._turn:
             return list(await self.listener.fetch(sql, *arguments))
 
     async def write(self, sql: str, *arguments: Any) -> list[Any]:
-        """Ask over the other one."""
+        """Query over the connection that sends; return the rows."""
         async with self._asking_turn:
             return list(await self.asker.fetch(sql, *arguments))
 

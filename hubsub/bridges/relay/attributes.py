@@ -39,10 +39,12 @@ as_tuple = tuple.__new__  # of a named one: in a third of the time
 _SIGNATURE = re.compile("[0-9a-f]{16}-[0-9]{10}-[0-9]{12}-[0-9a-f]{32}")
 # Attributes that belong to a signature.
 OF_SIGNATURES = ("signature", "signedheaders")
+DUE = "hubsubdue"
+"""The attribute of a message that a broker was to keep until then; others may have a `due` of their own."""
 # Names of attributes that are not in `Meta`, or said otherwise.
 _IN_META = {"specversion", "datacontenttype", "id", "source", "time"}
 _FREE_NAME = re.compile(
-    "(?!(?:specversion|source|id|time|datacontenttype|data|hops|replyto|correlation|headers)$)[a-z0-9]+"
+    "(?!(?:specversion|source|id|time|datacontenttype|data|hops|replyto|correlation|headers|hubsubdue)$)[a-z0-9]+"
 )
 
 
@@ -86,6 +88,8 @@ def attributes_of(
         attributes["replyto"] = text
     if correlation is not None:
         attributes["correlation"] = correlation
+    if meta.due is not None:
+        attributes[DUE] = time_text(meta.due)
     others = {}
     for name, value in meta.headers.items():
         attribute = name[3:] if name.startswith("ce_") else ""
@@ -168,6 +172,9 @@ def meta_of(attributes: dict[str, Any], headers: dict[str, str]) -> Meta:
         with suppress(TypeError, ValueError, AttributeError):
             headers |= {name: _as_text(value) for name, value in json.loads(attributes["headers"]).items()}
             del attributes["headers"]
+    due = None
+    if DUE in attributes and (due := seconds_of(_as_text(attributes[DUE]))) is not None:
+        del attributes[DUE]
     if "signature" in attributes and _SIGNATURE.fullmatch(_as_text(attributes["signature"])):
         # Of a bridge with a secret, and this one has none.
         for name in OF_SIGNATURES:
@@ -184,7 +191,7 @@ def meta_of(attributes: dict[str, Any], headers: dict[str, str]) -> Meta:
     if isinstance(time, str):
         check_length("time", time, LONGEST_TIME)
         seconds = cached_seconds_of(time)
-    return Meta(id or None, source or None, seconds, headers, hops, reply_to=reply_to, correlation=correlation)
+    return Meta(id or None, source or None, seconds, headers, hops, reply_to=reply_to, correlation=correlation, due=due)
 
 
 def _as_text(value: Any) -> str:

@@ -76,8 +76,8 @@ class Bridge(Life):
         replay_window: Seconds that a signed message may be old, or early, when it comes live, 300 by default; beyond
             it, and when it comes again, it is refused. Needs `secret`.
         silence: Seconds without a sign of life after which a connection counts as lost; by default three where
-            messages are pushed, and five otherwise. A line that moves bytes is alive, however slow; time in which the
-            event loop stood still does not count.
+            messages are pushed, and five otherwise. While it connects, twice five: nobody knows the line yet. A line
+            that moves bytes is alive, however slow; time in which the event loop stood still does not count.
 
     Raises:
         UnknownScheme: No adapter is known for the URL.

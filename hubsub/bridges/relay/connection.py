@@ -373,8 +373,10 @@ class Connection:
             self._judge(is_sound=not sender.pending)
             if self._phase is not None:
                 silent = step.listen((self._phase, adapter.activity, len(self._subscribed)), passed)
-                if silent > timing.connect:
-                    raise ConnectionError(f"nothing was heard for {timing.connect:g} s while {self._phase}")
+                # Nobody knows the line yet, and over a long one the first answer takes two round trips.
+                most = 2 * timing.connect if self._phase == "connecting" else timing.connect
+                if silent > most:
+                    raise ConnectionError(f"nothing was heard for {most:g} s while {self._phase}")
             size = sender.bytes_in_hand
             silent = sent.listen((sender.calls, size is None, adapter.sending), passed)
             if size is not None and silent > (most := self._patience(size)):

@@ -118,6 +118,8 @@ class Durable:
         self._unclaimed = plan.unclaimed or default
         self._acknowledges = features.acks != "none"
         self.adapter: Adapter | None = None
+        # Listeners may come and leave while it does not run: then what waits for them goes on with it.
+        self._loop: asyncio.AbstractEventLoop | None = None
         # Of each key with an unfinished message: those that wait behind it.
         self._chains: dict[Key[Any], deque[Delivery]] = {}
         self._deliveries: dict[Delivery, None] = {}
@@ -143,6 +145,7 @@ class Durable:
     def connected(self, adapter: Adapter) -> None:
         """There is a new connection. What is acknowledged in order is delivered anew by it."""
         self.adapter = adapter
+        self._loop = asyncio.get_running_loop()
         self._lanes.clear()
         self._blocked = 0
         self._last_acks.clear()
@@ -219,7 +222,8 @@ class Durable:
         self._news.set()
 
     def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(coroutine)
+        assert self._loop is not None
+        task = self._loop.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -289,8 +293,8 @@ class Durable:
         self._later(delivery, self._plan.retry_pause)
 
     def _later(self, delivery: Delivery, pause: float) -> None:
-        loop = asyncio.get_running_loop()
-        loop.call_later(pause * random.uniform(0.5, 1.0), self._publish_again, delivery)
+        assert self._loop is not None
+        self._loop.call_later(pause * random.uniform(0.5, 1.0), self._publish_again, delivery)
 
     def _publish_again(self, delivery: Delivery) -> None:
         if not delivery.is_finished:

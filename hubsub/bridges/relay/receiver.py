@@ -17,6 +17,7 @@ from ...key import NAMESPACE, PLUS, STAR, Key, is_subset, meet
 from ...log import Episode, Logger
 from ..adapter import Adapter, Features, Loss, Received, SentBack
 from ..address import cached
+from .attributes import DUE
 from .durable import Delivery, Durable
 from .plan import GAPS, Plan
 from .replies import OpenRequests, address_of_request
@@ -135,7 +136,7 @@ class Receiver:
             return
         if received.trouble is not None:
             raise received.trouble
-        if not self._shares and self._wire.is_own(payload, headers):
+        if not self._shares and self._wire.is_own(payload, headers) and not self._was_delayed(received):
             self.echoes += 1
             self.durable.skip(received)
             return
@@ -177,11 +178,24 @@ class Receiver:
         if meta.reply_to is not None:
             to = address_of_request(self._sender.reply, key, meta)
             meta = meta._replace(reply_to=to, correlation=None if to is None else meta.correlation)
+        if meta.due is not None:
+            meta = meta._replace(due=None)  # it is over: where else this goes, nobody has to wait
         if position is not None or received.attempts or received.is_replayed:
             about = position, received.attempts > 0, meta.replayed or received.is_replayed
             # As `_replace`, which for each message would be felt.
             meta = as_tuple(Meta, meta[:POSITION] + about + meta[POSITION + len(about) :])
         return meta
+
+    def _was_delayed(self, received: Received) -> bool:
+        """True if a message of ours was due later: nobody here has got it yet, and it is no echo."""
+        if not self._features.delays:
+            return False
+        if received.headers:
+            return f"ce_{DUE}" in received.headers
+        if received.payload is None or DUE.encode() not in received.payload:
+            return False
+        meta = self._wire.unpack(self.key_here(received.key), received.payload, {}, False).meta
+        return meta is not None and meta.due is not None
 
     def key_here(self, key: Key[Any]) -> Key[Any]:
         """The key on this side of one at the broker."""

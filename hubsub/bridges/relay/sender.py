@@ -14,11 +14,11 @@ from typing import Any, TypeAlias
 from ..._core.asking import ReplyAddress
 from ..._core.gaps import OpenGap
 from ..._core.outbox import Item, Outbox
-from ...errors import BridgeError, BrokerBusy, EncodeError, HubsubError, PayloadTooLarge
+from ...errors import BridgeError, BrokerBusy, EncodeError, HubsubError, PayloadTooLarge, Unsupported
 from ...event import Event, Gap, Meta
 from ...hub import Hub
 from ...key import NAMESPACE, Key
-from ..adapter import Adapter, Features, Record
+from ..adapter import Adapter, DelayedRecord, Features, Record
 from .plan import GAPS, Plan
 from .replies import OpenRequests
 from .wire import BEAT, GAP, MESSAGE, Notice, Wire, time_text
@@ -107,6 +107,7 @@ class Sender:
         self._max_payload = features.max_payload
         self._at_broker = plan.at_broker if plan.prefix else None
         self._requests = requests
+        self._name = name
         self._refused = refused
         self._sequence = count(1)
         # Of what was sent, perhaps in vain, the highest number: its signature is used up.
@@ -191,6 +192,7 @@ class Sender:
         key, message = item[0], item[1]
         event = item if isinstance(item, Event) else None
         meta = None if event is None else event.meta
+        due: float | None = None
         try:
             if meta is None:
                 # One that leaves by several bridges has got its name in the publish: the same for all.
@@ -200,6 +202,9 @@ class Sender:
                 if self._max_payload is not None and len(payload) + self.PLAIN_HEADERS > self._max_payload:
                     self._check_size(key, payload, headers)
             else:
+                due = meta.due
+                if due is not None and not self._features.delays:
+                    raise Unsupported(self._name, "delays", f"{key!r} is due later, and this broker cannot keep it")
                 payload, headers = self._wire.pack(MESSAGE, key, message, self._outward(key, meta))
                 self._check_size(key, payload, headers)
         except Exception as error:
@@ -207,6 +212,8 @@ class Sender:
             return
         address = key if self._at_broker is None else self._at_broker(key)
         record: Record = as_tuple(Record, (address, payload, headers, next(self._sequence), False))
+        if due is not None:
+            record = DelayedRecord.at(due, record)
         outgoing = Outgoing(key, record, time)
         if event is not None and (event.confirmed is not None or (meta is not None and meta.reply_to is not None)):
             outgoing.event = event

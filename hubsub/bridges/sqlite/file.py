@@ -8,9 +8,10 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
-from threading import Thread
-from time import monotonic
+from threading import Event, Thread
+from time import monotonic, time
 from typing import Any, NamedTuple, TypeVar
+from weakref import WeakSet
 
 from ...errors import BridgeError, BrokerBusy
 
@@ -22,6 +23,8 @@ LOCKED_SECONDS = 0.2
 """How long SQLite waits for a lock; meanwhile nothing else is done in the thread."""
 PATIENCE = 2.0
 """How long a lock is waited for in all, with other work in between."""
+FORK_SECONDS = 2.0
+"""How long a fork waits until the file is closed: one that hangs is left open."""
 LOOK_SECONDS = 0.004
 """Between two looks whether another connection has changed something, while there is nothing to do."""
 UPKEEP_SECONDS = 1.0
@@ -38,14 +41,22 @@ class _Job(NamedTuple):
     writes: bool
 
 
+class _Pause(NamedTuple):
+    """The file is to be closed while the process forks."""
+
+    is_closed: Event
+    is_over: Event
+
+
 class File:
     """One connection to the file, from `open` to `close`, made for one event loop.
 
     Args:
         path: Where it is.
         prepare: Called with the new connection, in the thread.
-        changed: Called in the thread whenever something was committed, by whomever.
-        tidy: Called in the thread about once a second.
+        changed: Called in the thread whenever something was committed, by whomever; returns when `tidy` is to be
+            called at the latest, in seconds since the epoch.
+        tidy: Called in the thread about once a second, within a transaction.
         failed: Called on the loop when looking for changes fails: the connection is of no use any more.
     """
 
@@ -53,7 +64,7 @@ class File:
         self,
         path: str,
         prepare: Work[None],
-        changed: Work[None],
+        changed: Work[float | None],
         tidy: Work[None],
         failed: Callable[[Exception], None],
     ) -> None:
@@ -63,12 +74,13 @@ class File:
         self._tidy = tidy
         self._failed = failed
         self._loop = asyncio.get_running_loop()
-        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._jobs: SimpleQueue[_Job | _Pause | None] = SimpleQueue()
         self._opened: asyncio.Future[Any] = self._loop.create_future()
         self._ended = asyncio.Event()
         self._is_closed = False
         self._identity: tuple[int, int] | None = None
         self._upkeep_at = self._look_at = 0.0
+        self._tidy_by: float | None = None
         self._version = 0
 
     # On the loop
@@ -79,6 +91,7 @@ class File:
         Raises:
             BridgeError: It cannot be opened; the message names the remedy.
         """
+        _FILES.add(self)
         # A thread that the interpreter does not wait for: SQLite undoes what it was about to write.
         Thread(target=self._main, name=f"hubsub {os.path.basename(self.path)}", daemon=True).start()
         await self._opened
@@ -113,6 +126,14 @@ class File:
         """Wait until the thread has ended and the file is closed."""
         await self._ended.wait()
 
+    def pause(self) -> _Pause | None:
+        """Have the file be closed, until `is_over` is set; None if there is nothing to close."""
+        if self._is_closed:
+            return None
+        pause = _Pause(Event(), Event())
+        self._jobs.put(pause)
+        return pause
+
     # In the thread
 
     def post(self, call: Callable[..., object], *arguments: Any) -> None:
@@ -120,19 +141,38 @@ class File:
             self._loop.call_soon_threadsafe(call, *arguments)
 
     def _main(self) -> None:
-        db: Connection | None = None
         try:
-            db = self._connect()
+            self._live()
         except Exception as error:
-            self.post(_settle, self._opened, None, explained(error, self.path))
-        else:
+            trouble = explained(error, self.path)
+            self.post(_settle, self._opened, None, trouble)
+            self.post(self._failed, trouble)
+            while (job := self._jobs.get()) is not None:
+                self._refuse(job, trouble)
+        with suppress(Empty):
+            while True:
+                self._refuse(self._jobs.get_nowait(), ConnectionResetError(f"{self.path} is closed"))
+        self.post(self._ended.set)
+
+    def _refuse(self, job: _Job | _Pause | None, error: Exception) -> None:
+        if isinstance(job, _Pause):
+            job.is_closed.set()
+        elif job is not None:
+            self.post(_settle, job.done, None, error)
+
+    def _live(self) -> None:
+        """Open, work, and close; once more after each fork."""
+        while not self._is_closed:
+            db = self._connect()
             self.post(_settle, self._opened, None, None)
-            self._work(db)
-        finally:
-            if db is not None:
+            try:
+                pause = self._work(db)
+            finally:
                 with suppress(sqlite3.Error):
                     db.close()
-            self.post(self._ended.set)
+            if pause is not None:
+                pause.is_closed.set()
+                pause.is_over.wait()
 
     def _connect(self) -> Connection:
         until = monotonic() + PATIENCE
@@ -140,7 +180,9 @@ class File:
             db = sqlite3.connect(self.path, timeout=LOCKED_SECONDS, isolation_level=None)
             try:
                 self._prepare(db)
-                self._identity = _identity(self.path)
+                self._identity = self._identity or _identity(self.path)
+                self._check_identity()
+                self._version = 0
             except sqlite3.OperationalError as error:
                 db.close()
                 if monotonic() > until or not isinstance(explained(error, self.path), Locked):
@@ -151,27 +193,24 @@ class File:
             else:
                 return db
 
-    def _work(self, db: Connection) -> None:
-        is_sound = True
+    def _work(self, db: Connection) -> _Pause | None:
+        """Do what is asked for, until it is to be closed, or to be closed for a while."""
         while not self._is_closed:
             try:
-                job = self._jobs.get(timeout=LOOK_SECONDS if is_sound else None)
+                job = self._jobs.get(timeout=LOOK_SECONDS)
             except Empty:
                 job = None
+            if isinstance(job, _Pause):
+                return job
             if job is not None:
                 self._do(db, job)
-            if is_sound and not self._is_closed and (job is None or monotonic() > self._look_at):
+            if not self._is_closed and (job is None or monotonic() > self._look_at):
                 try:
                     self._look(db)
-                except Exception as error:
-                    trouble = explained(error, self.path)
-                    if not isinstance(trouble, Locked):
-                        is_sound = False
-                        self.post(self._failed, trouble)
-        with suppress(Empty):
-            while True:
-                if (job := self._jobs.get_nowait()) is not None:
-                    self.post(_settle, job.done, None, ConnectionResetError(f"{self.path} is closed"))
+                except sqlite3.OperationalError as error:
+                    if not isinstance(explained(error, self.path), Locked):
+                        raise
+        return None
 
     def _do(self, db: Connection, job: _Job) -> None:
         try:
@@ -182,7 +221,7 @@ class File:
         self.post(_settle, job.done, result, None)
         if job.writes:
             with suppress(sqlite3.Error):  # looking finds out
-                self._changed(db)
+                self._tidy_by = self._changed(db)
 
     def _transact(self, db: Connection, work: Work[V]) -> V:
         db.execute("begin immediate")
@@ -207,17 +246,46 @@ class File:
         (version,) = db.execute("pragma data_version").fetchone()
         if version != self._version:
             self._version = version
-            self._changed(db)
-        if now > self._upkeep_at:
-            self._upkeep_at = now + UPKEEP_SECONDS
+            self._tidy_by = self._changed(db)
+        if now > self._upkeep_at or (self._tidy_by is not None and time() > self._tidy_by):
+            self._upkeep_at, self._tidy_by = now + UPKEEP_SECONDS, None
             self._check_identity()
             with suppress(sqlite3.OperationalError):
                 self._transact(db, self._tidy)
+                self._tidy_by = self._changed(db)
 
     def _check_identity(self) -> None:
         """See to it that others see what is written: a file that was deleted or replaced is nobody else's."""
         if _identity(self.path) != self._identity:
             raise ConnectionResetError(f"{self.path} was deleted, moved or replaced while it was open")
+
+
+# SQLite remembers by process which locks it holds. A child would take those of its parent for its own, and go on
+# writing into what its parent has deleted: so nothing is open while a process forks.
+_FILES: WeakSet[File] = WeakSet()
+_PAUSES: list[_Pause] = []
+
+
+def _before_fork() -> None:
+    _PAUSES.extend(pause for file in list(_FILES) if (pause := file.pause()) is not None)
+    until = monotonic() + FORK_SECONDS
+    for pause in _PAUSES:
+        pause.is_closed.wait(max(0.0, until - monotonic()))
+
+
+def _after_fork() -> None:
+    for pause in _PAUSES:
+        pause.is_over.set()
+    _PAUSES.clear()
+
+
+def _after_fork_in_child() -> None:
+    _PAUSES.clear()
+    _FILES.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)
 
 
 def _settle(done: asyncio.Future[Any], result: Any, error: Exception | None) -> None:

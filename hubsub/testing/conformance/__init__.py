@@ -8,14 +8,14 @@ Each check is called with a function that makes adapters; all of these must reac
 that the adapter's `Features` do not make is skipped, by `unittest.SkipTest`, which pytest shows with its reason.
 """
 
-from . import carrying, connection, control, durable, faults, groups, interest, letters
+from . import carrying, connection, control, delays, durable, faults, groups, interest, letters
 from .broker import Broker, Line, Raw
 from .proxy import Proxy
 from .sites import TIMEOUT, Site, Sites, sites, until
 from .table import CHECKS, FAULTS, Check, Fault, Make, features_of, run
 
 # Importing the modules has filled the tables.
-_ROOMS = (carrying, interest, control, connection, durable, letters, groups, faults)
+_ROOMS = (carrying, interest, control, connection, durable, delays, letters, groups, faults)
 
 __all__ = [
     "Broker",
