@@ -114,9 +114,8 @@ class DiskLine:
         sleep(self._seconds)
 
     def answer(self) -> None:
-        """Come back likewise."""
+        """Come back, as soon as that is possible."""
         self._may_answer.wait()
-        sleep(self._seconds)
         if self._left is not None:
             self._left -= 1
             if self._left < 0:

@@ -1,15 +1,20 @@
 """Delayed messages over a bridge: what is sent of them, and what comes back."""
 
+import asyncio
 import json
+import sqlite3
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hubsub import DeliveryError, Event, Hub, Key, Meta, Unsupported
 from hubsub.bridges import Bridge, DelayedRecord, Record
+from hubsub.bridges.sqlite import SQLiteAdapter
+from hubsub.testing.conformance.bare import bare
 
 from .scripted import Scripted
 from .sites import ALL, Quick, record, until
@@ -119,3 +124,43 @@ def test_a_delayed_record_is_a_record_that_keeps_its_time() -> None:
     assert delayed._replace(sequence=8).due == DUE
     assert delayed._replace(sequence=8).sequence == 8
     assert plain.due is None
+
+
+# In a file of SQLite
+
+
+async def test_what_is_due_takes_its_place_once_however_many_look(tmp_path: Path) -> None:
+    """And in the order of its times; what was sent twice is there once."""
+    path = tmp_path / "log.db"
+    async with bare(lambda: SQLiteAdapter(path), "shop") as one, bare(lambda: SQLiteAdapter(path), "shop") as two:
+        await one.adapter.send([Record(Key("k"), b"now", {}, 1)])
+        due = time.time() + 0.3
+        records = [
+            DelayedRecord.at(due + 0.1 * (number % 2), Record(Key("k"), b"%d" % number, {}, number + 2))
+            for number in range(1200)
+        ]
+        for _ in range(2):
+            assert await one.adapter.send(records) == {}
+        for reader in (one, two):
+            await until(lambda reader=reader: len(reader.received) >= 1201)  # type: ignore[misc]
+            assert reader.payloads[0] == b"now"
+            assert reader.payloads[1:] == [b"%d" % number for odd in (0, 1) for number in range(odd, 1200, 2)]
+            assert not reader.losses
+            positions = [str(each.position) for each in reader.received]
+            assert [int(each.rpartition("-")[2]) for each in positions] == list(range(1, 1202))
+
+
+async def test_what_became_due_while_nobody_was_there_is_delivered_to_who_comes(tmp_path: Path) -> None:
+    path = tmp_path / "log.db"
+    async with bare(lambda: SQLiteAdapter(path), "shop", reads=False) as one:
+        await one.send(DelayedRecord.at(time.time() + 0.2, Record(Key("k"), b"due")))
+        await one.send(DelayedRecord.at(DUE, Record(Key("k"), b"later")))
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("select count(*) from message").fetchone() == (0,)
+        assert db.execute("select count(*) from delayed").fetchone() == (2,)
+    await asyncio.sleep(0.3)
+    async with bare(lambda: SQLiteAdapter(path), "other") as other:
+        async with bare(lambda: SQLiteAdapter(path), "shop", start="earliest") as two:
+            await two.see(b"due")
+            assert two.payloads == [b"due"]
+        assert other.payloads == []

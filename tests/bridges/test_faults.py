@@ -80,12 +80,14 @@ def trials() -> list[Any]:
             is_slow = fault.__name__ in SLOW or name.startswith(("kafka", "postgres-log"))
             is_long = fault.is_long or (name.startswith("kafka") and fault.__name__ in LONG_WITH_KAFKA)
             if is_long or (is_slow and name not in ONE_OF_EACH):
+                # Not on the function: its marks come first.
                 marks += [pytest.mark.long, pytest.mark.timeout(1800)]
+            else:
+                marks.append(pytest.mark.timeout(180))
             found.append(pytest.param(fault, name, id=f"{fault.__name__}-{name}", marks=marks))
     return found
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize(("fault", "name"), trials())
 async def test_what_happens_to_it_is_survived(fault: conformance.Fault, name: str, expendable: Expendable) -> None:
     kind = KINDS[name]
@@ -107,6 +109,11 @@ async def test_what_happens_within_the_process_is_survived(fault: conformance.Fa
     await fault(HarmedMemory(os.urandom(4).hex()))
 
 
+# What waits for a silence of seconds to be noticed.
+SLOW_IN_A_FILE = {
+    "a_broker_that_freezes",
+    "a_broker_that_does_what_it_is_told_and_cannot_answer",
+}
 IN_A_FILE: dict[str, dict[str, Any]] = {"sqlite": {}, "sqlite name": {"name": "reader"}, "sqlite group": {"group": "g"}}
 
 
@@ -118,7 +125,11 @@ IN_A_FILE: dict[str, dict[str, Any]] = {"sqlite": {}, "sqlite name": {"name": "r
             fault,
             name,
             id=f"{fault.__name__}-{name}",
-            marks=[pytest.mark.long] if fault.is_long or (fault.__name__ in SLOW and name != "sqlite group") else [],
+            marks=[pytest.mark.long]
+            if fault.is_long
+            or fault.__name__ in ("a_line_that_stalls", "a_long_line_is_not_a_dead_one")
+            or (fault.__name__ in SLOW | SLOW_IN_A_FILE and name != "sqlite group")
+            else [],
         )
         for name in IN_A_FILE
         for fault in conformance.FAULTS

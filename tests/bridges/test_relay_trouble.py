@@ -181,6 +181,36 @@ async def test_what_failed_with_a_listener_that_is_gone_is_for_those_who_are_the
     await until(lambda: adapter.acked == [1])
 
 
+def test_what_failed_is_tried_again_though_its_listener_left_while_no_loop_ran() -> None:
+    adapter = Scripted()
+    messages: list[Any] = []
+    with asyncio.Runner() as runner:
+
+        async def begin() -> Bridge:
+            hub = Hub()
+            await hub.start()
+            bridge = Bridge(hub, adapter, incoming=ALL, unclaimed="hold", retry_pause=0.01)
+            await bridge.start()
+            adapter.put("k", b"1")
+            await until(lambda: bridge.health().unclaimed == 1)
+            return bridge
+
+        async def end(bridge: Bridge) -> None:
+            bridge.hub.add_listener("k", lambda key, message: messages.append(message))
+            await until(lambda: adapter.acked == [1])
+            await bridge.hub.close()
+
+        bridge = runner.run(begin())
+
+        async def never(key: Key[Any], message: Any) -> None:
+            messages.append("never")
+
+        # What is held is published to it, and its queue is dropped with it.
+        bridge.hub.add_listener("k", never).remove()
+        runner.run(end(bridge))
+    assert messages == [1]
+
+
 async def test_what_one_listener_has_handled_is_done_when_the_one_that_failed_is_gone(stack: AsyncExitStack) -> None:
     adapter = Scripted()
     bridge = await bridged(stack, adapter, incoming=ALL, unclaimed="hold", retry_pause=0.01)

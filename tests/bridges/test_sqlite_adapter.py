@@ -18,6 +18,7 @@ import pytest
 
 from hubsub import Bridge, BridgeError, BrokerBusy, Hub, Key, NameTaken, NoSuchLetter
 from hubsub.bridges import Received, Record, SentBack
+from hubsub.bridges.adapter import DelayedRecord
 from hubsub.bridges.sqlite import SQLiteAdapter, file, sql
 from hubsub.testing.conformance.bare import Bare, bare
 
@@ -140,7 +141,9 @@ async def test_a_log_that_was_made_anew_is_told_of_and_read_from_its_beginning(
 
 
 @pytest.mark.parametrize("options", [{}, {"name": "reader"}, {"group": "workers"}], ids=["plain", "name", "group"])
-@pytest.mark.parametrize("table", ["message", "log", "control", "sender", "name", "shared", "in_hand", "dead"])
+@pytest.mark.parametrize(
+    "table", ["message", "log", "control", "sender", "name", "shared", "in_hand", "dead", "delayed"]
+)
 async def test_a_table_that_is_dropped_while_it_is_read_is_made_again_and_silent_about_nothing(
     place: Place, table: str, options: dict[str, Any]
 ) -> None:
@@ -375,6 +378,37 @@ async def test_dead_letters_are_those_of_the_namespace_and_no_more_than_maxlen(p
         sent_back = await member.see(b"1")
         assert isinstance(sent_back, SentBack)
         assert (sent_back.reader, sent_back.attempts) == ("group:g", 0)
+
+
+# Delays
+
+
+async def test_a_delayed_message_is_stored_once_and_outlives_whoever_sent_it(place: Place) -> None:
+    due = now() + 0.3
+    async with place.bare(reads=False) as writer:
+        later = DelayedRecord.at(due, Record(K, b"later", sequence=1))
+        for _ in range(2):
+            await writer.adapter.send([later, Record(K, b"at once", sequence=2)])
+        last = DelayedRecord.at(due + 3600, Record(K, b"much later", sequence=3))
+        await writer.adapter.send([last])
+        assert place.do("select data from message") == [(b"at once",)]
+    await asyncio.sleep(0.5)
+    assert place.do("select count(*) from delayed") == [(2,)]
+    async with place.bare(start="earliest") as reader:
+        await reader.see(b"later")
+        assert reader.payloads == [b"at once", b"later"]
+    assert place.do("select data from delayed") == [(b"much later",)]
+
+
+async def test_what_is_due_at_different_times_comes_in_that_order(place: Place) -> None:
+    async with place.bare(reads=False) as writer, place.bare() as reader:
+        start = now()
+        for index, offset in enumerate((0.6, 0.2, 0.4, 0.2), 1):
+            delayed = DelayedRecord.at(start + offset, Record(K, b"%d" % index, sequence=index))
+            await writer.adapter.send([delayed])
+        await reader.see(b"1")
+        assert reader.payloads == numbered(2, 4, 3, 1)
+        assert now() >= start + 0.6
 
 
 # What others write

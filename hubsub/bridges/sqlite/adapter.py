@@ -48,7 +48,7 @@ class SQLiteAdapter(LogAdapter):
         ValueError: The URL or a figure makes no sense.
     """
 
-    features = replace(LogAdapter.features, max_payload=512 << 20, dead_letters=True)
+    features = replace(LogAdapter.features, max_payload=512 << 20, dead_letters=True, delays=True)
 
     def __init__(self, url: str | os.PathLike[str], **options: Any) -> None:
         path, in_url = _read(url) if isinstance(url, str) else (os.fspath(url), ())
@@ -78,13 +78,15 @@ class SQLiteAdapter(LogAdapter):
         """The file, not open yet; for tests, which can have it misbehave."""
         space, inbox = link.namespace, self.inbox
 
-        def changed(db: sqlite3.Connection) -> None:
+        def changed(db: sqlite3.Connection) -> float | None:
             file.post(self._came, inbox, self._hear(db, space))
+            return sql.next_due(db, space)
 
         def prepare(db: sqlite3.Connection) -> None:
             sql.prepare(db, self.path, space, self._synchronous)
 
         def tidy(db: sqlite3.Connection) -> None:
+            sql.release(db, space, self._maxlen)
             sql.tidy(db, space, self._max_age)
 
         file = File(self.path, prepare, changed, tidy, inbox.fail)
@@ -119,7 +121,7 @@ class SQLiteAdapter(LogAdapter):
 
     async def send(self, records: Sequence[Record]) -> Mapping[int, Exception]:
         link, address = self.link, self.addresses.address
-        stored = [(each.sequence, address(each.key), each.payload) for each in records if not each.is_control]
+        stored = [(each.sequence, address(each.key), each.payload, each.due) for each in records if not each.is_control]
         control = [(address(each.key), each.payload) for each in records if each.is_control]
 
         def store(db: sqlite3.Connection) -> None:

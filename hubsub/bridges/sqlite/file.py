@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from threading import Event, Thread
-from time import monotonic
+from time import monotonic, time
 from typing import Any, NamedTuple, TypeVar
 from weakref import WeakSet
 
@@ -54,8 +54,9 @@ class File:
     Args:
         path: Where it is.
         prepare: Called with the new connection, in the thread.
-        changed: Called in the thread whenever something was committed, by whomever.
-        tidy: Called in the thread about once a second.
+        changed: Called in the thread whenever something was committed, by whomever; returns when `tidy` is to be
+            called at the latest, in seconds since the epoch.
+        tidy: Called in the thread about once a second, within a transaction.
         failed: Called on the loop when looking for changes fails: the connection is of no use any more.
     """
 
@@ -63,7 +64,7 @@ class File:
         self,
         path: str,
         prepare: Work[None],
-        changed: Work[None],
+        changed: Work[float | None],
         tidy: Work[None],
         failed: Callable[[Exception], None],
     ) -> None:
@@ -79,6 +80,7 @@ class File:
         self._is_closed = False
         self._identity: tuple[int, int] | None = None
         self._upkeep_at = self._look_at = 0.0
+        self._tidy_by: float | None = None
         self._version = 0
 
     # On the loop
@@ -219,7 +221,7 @@ class File:
         self.post(_settle, job.done, result, None)
         if job.writes:
             with suppress(sqlite3.Error):  # looking finds out
-                self._changed(db)
+                self._tidy_by = self._changed(db)
 
     def _transact(self, db: Connection, work: Work[V]) -> V:
         db.execute("begin immediate")
@@ -244,12 +246,13 @@ class File:
         (version,) = db.execute("pragma data_version").fetchone()
         if version != self._version:
             self._version = version
-            self._changed(db)
-        if now > self._upkeep_at:
-            self._upkeep_at = now + UPKEEP_SECONDS
+            self._tidy_by = self._changed(db)
+        if now > self._upkeep_at or (self._tidy_by is not None and time() > self._tidy_by):
+            self._upkeep_at, self._tidy_by = now + UPKEEP_SECONDS, None
             self._check_identity()
             with suppress(sqlite3.OperationalError):
                 self._transact(db, self._tidy)
+                self._tidy_by = self._changed(db)
 
     def _check_identity(self) -> None:
         """See to it that others see what is written: a file that was deleted or replaced is nobody else's."""

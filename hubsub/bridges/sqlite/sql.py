@@ -47,6 +47,9 @@ create table if not exists in_hand (space text, name text, number integer, owner
 create index if not exists in_hand_until on in_hand (space, name, until);
 create table if not exists control (number integer primary key autoincrement, space text, key text, data blob,
     time real);
+create table if not exists delayed (number integer primary key autoincrement, space text, key text, data blob,
+    due real);
+create index if not exists delayed_due on delayed (space, due);
 create table if not exists dead (number integer primary key autoincrement, space text, key text, data blob, stored real,
     position text, attempts integer, reason text, reader text, time real);
 """
@@ -190,17 +193,39 @@ def last_control(db: Connection) -> int:
 # Writing
 
 
-def append(db: Connection, space: str, sender: str, rows: Sequence[tuple[int, str, bytes]], maxlen: int | None) -> None:
-    """Store what is not stored yet of these: sequence, address and payload of each."""
+def append(
+    db: Connection, space: str, sender: str, rows: Sequence[tuple[int, str, bytes, float | None]], maxlen: int | None
+) -> None:
+    """Store what is not stored yet of these: sequence, address and payload of each, and when it is due, if later."""
     found = db.execute("select last from sender where space = ? and sender = ?", (space, sender)).fetchone()
     new = [row for row in rows if found is None or row[0] > found[0]]
-    if new:
-        _store(db, space, [(address, data, None) for _, address, data in new], maxlen)
-        db.execute("insert or replace into sender values (?, ?, ?, ?)", (space, sender, new[-1][0], now()))
+    if not new:
+        return
+    _store(db, space, [(address, data, None) for _, address, data, due in new if due is None], maxlen)
+    later = [(space, address, data, due) for _, address, data, due in new if due is not None]
+    db.executemany("insert into delayed (space, key, data, due) values (?, ?, ?, ?)", later)
+    db.execute("insert or replace into sender values (?, ?, ?, ?)", (space, sender, new[-1][0], now()))
+
+
+def next_due(db: Connection, space: str) -> float | None:
+    """When the first of the delayed messages is due; None if there are none."""
+    (due,) = db.execute("select min(due) from delayed where space = ?", (space,)).fetchone()
+    return None if due is None else float(due)
+
+
+def release(db: Connection, space: str, maxlen: int | None) -> None:
+    """Give the delayed messages that are due their places among the others."""
+    query = "select number, key, data from delayed where space = ? and due <= ? order by due, number limit 1000"
+    found = db.execute(query, (space, now())).fetchall()
+    if found:
+        _store(db, space, [(key, data, None) for _, key, data in found], maxlen)
+        db.executemany("delete from delayed where number = ?", [(number,) for number, _, _ in found])
 
 
 def _store(db: Connection, space: str, rows: Sequence[tuple[Any, Any, str | None]], maxlen: int | None) -> None:
     """Add messages: address, payload and reader of each."""
+    if not rows:
+        return
     _, last, time = _log(db, space)
     time = max(time, now())  # a clock that is set back does not disturb their order
     db.executemany(

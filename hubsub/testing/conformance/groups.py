@@ -129,7 +129,9 @@ async def a_member_that_closes_hands_back_what_it_has_not_finished(make: Make, *
         await leaving.bridge.ready(TIMEOUT)
         for number in range(40):
             await one.hub.publish_confirmed(("job", str(number % 2)), number, timeout=TIMEOUT)
-        await until(lambda: hanging, "the first job")
+        # What it has not got yet, the other one would get before what is handed back.
+        await leaving.until(lambda: leaving.bridge.health().in_flight == 40, "all jobs to be in hand")
+        assert hanging
         staying = await those.add(("job", "+"), incoming=ALL, **options)
         left = await leaving.close(0.2)
         assert left.unfinished, "it said that it had finished everything"
