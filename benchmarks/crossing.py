@@ -127,6 +127,11 @@ def file() -> tuple[Way, Way]:
     )
 
 
+def postgres_log() -> tuple[Way, Way]:
+    url = brokers.shared("Postgres").url
+    return partial(hubs, url.replace("postgres:", "postgres-log:"), group="group"), partial(drivers.postgres_table, url)
+
+
 def kafka() -> tuple[Way, Way]:
     broker = brokers.shared("Kafka")
     return partial(hubs, broker.url, group="group"), partial(drivers.kafka, broker.address())
@@ -188,6 +193,14 @@ def bulk_through_postgres_notify_broadcaster() -> tuple[Side, Side]:
 def bulk_through_postgres_notify() -> tuple[Side, Side]:
     """The same by LISTEN and NOTIFY against asyncpg: `pg_notify` of 500 in one prepared statement, `add_listener`."""
     ours, theirs = postgres()
+    return bulk(ours), bulk(theirs)
+
+
+@compare(at_least=0.35)
+def bulk_through_postgres_log() -> tuple[Side, Side]:
+    """The same by a log in Postgres and a group, at least once, against asyncpg with a table by hand: `insert` of 500,
+    NOTIFY, an `update` of 500 `for update skip locked`, and one `delete` for them."""
+    ours, theirs = postgres_log()
     return bulk(ours), bulk(theirs)
 
 

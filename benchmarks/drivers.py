@@ -168,6 +168,54 @@ async def sqlite(path: str, arrived: Arrived) -> AsyncIterator[Ends]:
 
 
 @asynccontextmanager
+async def postgres_table(url: str, arrived: Arrived) -> AsyncIterator[Ends]:
+    import asyncpg
+
+    table = f"job_{uuid4().hex}"
+    producer, consumer = await asyncpg.connect(url), await asyncpg.connect(url)
+    await producer.execute(
+        f"create table {table} (number bigint generated always as identity primary key, data bytea, owner text,"
+        f" until timestamptz); create index on {table} (number) where owner is null"
+    )
+    insert = await producer.prepare(
+        f"with stored as (insert into {table} (data) select data from unnest($1::bytea[]) as t (data) returning 1)"
+        f" select pg_notify('{table}', count(*)::text) from stored"
+    )
+    take = await consumer.prepare(
+        f"with taken as (select number from {table} where owner is null order by number limit {LOT}"
+        f" for update skip locked) update {table} t set owner = 'me', until = now() + interval '30 s'"
+        " from taken where t.number = taken.number returning t.number, t.data"
+    )
+    done = await consumer.prepare(f"delete from {table} where number = any($1)")
+    news = asyncio.Event()
+
+    async def many(messages: Sequence[Any]) -> None:
+        for lot in _lots(messages):
+            await insert.fetch([json.dumps(message).encode() for message in lot])
+
+    async def one(message: Any) -> None:
+        await insert.fetch([json.dumps(message).encode()])
+
+    async def receive() -> None:
+        while True:
+            news.clear()
+            while rows := await take.fetch():
+                for _, data in sorted(rows):
+                    arrived(json.loads(data))
+                await done.fetch([number for number, _ in rows])
+            await news.wait()
+
+    try:
+        await consumer.add_listener(table, lambda *_: news.set())
+        async with _running(receive()):
+            yield Ends(many, one)
+    finally:
+        consumer.terminate()
+        await producer.execute(f"drop table {table}")
+        await producer.close()
+
+
+@asynccontextmanager
 async def kafka(servers: str, arrived: Arrived) -> AsyncIterator[Ends]:
     from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 

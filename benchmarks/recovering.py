@@ -85,6 +85,12 @@ def recovery_of_postgres_notify_after_2_s() -> Side:
     return _recovery("Postgres", "postgres", 2)
 
 
+@measure("s", at_most=1, rounds=5)
+def recovery_of_postgres_log_after_2_s() -> Side:
+    """The same by a log in Postgres and a group."""
+    return _recovery("Postgres", "postgres-log", 2, group="group")
+
+
 @measure("s", at_most=1, rounds=3)
 def recovery_of_redis_pubsub_after_15_s() -> Side:
     """The same by Redis Pub/Sub, started again 15 s later."""

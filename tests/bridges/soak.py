@@ -19,10 +19,12 @@ import psutil
 
 from brokers.broker import Broker
 from brokers.kafka_server import Kafka
+from brokers.postgres_server import Postgres
 from brokers.redis_server import Redis
 from hubsub import Bridge, Event, Hub, Key, Undelivered
 from hubsub.bridges import Adapter
 from hubsub.bridges.kafka import KafkaAdapter
+from hubsub.bridges.postgres import PostgresLogAdapter
 from hubsub.bridges.redis import RedisStreamAdapter
 from hubsub.bridges.sqlite import SQLiteAdapter
 
@@ -76,6 +78,11 @@ KINDS = {
         3.0,
     ),
     "kafka": Kind(Kafka, KafkaAdapter, 5.0),
+    "postgres-log": Kind(
+        Postgres,
+        lambda url: PostgresLogAdapter(url.replace("postgres:", "postgres-log:"), maxlen=100_000),
+        5.0,
+    ),
     "sqlite": Kind(Disk, lambda url: SQLiteAdapter(url, maxlen=100_000), 3.0),
 }
 

@@ -142,7 +142,7 @@ async def test_what_happens_to_a_file_is_survived(fault: conformance.Fault, name
 # What only some of them tell
 
 
-@pytest.mark.parametrize("name", ["redis-stream", "kafka"])
+@pytest.mark.parametrize("name", ["redis-stream", "kafka", "postgres-log"])
 async def test_how_far_a_reader_is_behind_is_told(name: str, expendable: Expendable) -> None:
     kind = KINDS[name]
     broker = kind.harmed(expendable(kind.process), kind.scheme)

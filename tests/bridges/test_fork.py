@@ -65,6 +65,14 @@ async def test_forked_processes_hear_everything_over_redis_streams(redis: Redis,
 
 
 @WHEN
+async def test_forked_processes_hear_everything_over_the_log_in_postgres(
+    postgres: Postgres, namespace: str, when: str
+) -> None:
+    url = postgres.url.replace("postgres:", "postgres-log:")
+    assert_all_was_heard(await fork_and_talk(url, namespace, when), when)
+
+
+@WHEN
 async def test_forked_processes_hear_everything_over_kafka(kafka: Kafka, namespace: str, when: str) -> None:
     assert_all_was_heard(await fork_and_talk(kafka.url, namespace, when), when)
 

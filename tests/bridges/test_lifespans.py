@@ -76,6 +76,11 @@ def test_a_bridge_by_postgres_carries_in_each_run(how: str, postgres: Postgres, 
 
 
 @HOW
+def test_a_bridge_by_the_log_in_postgres_carries_in_each_run(how: str, postgres: Postgres, namespace: str) -> None:
+    check(postgres.url.replace("postgres:", "postgres-log:"), namespace, how)
+
+
+@HOW
 def test_a_bridge_by_redis_streams_carries_in_each_run(how: str, redis: Redis, namespace: str) -> None:
     check(redis.url.replace("redis:", "redis-stream:"), namespace, how)
 

@@ -243,6 +243,76 @@ async def test_hostile_rows_hurt_nobody(postgres: Postgres, namespace: str) -> N
         assert not one.bridge.health().reconnects
 
 
+# Failover
+
+
+async def pair(private: Private, port: int, primary: Postgres) -> tuple[Postgres, Callable[[], PostgresLogAdapter]]:
+    """A replica that follows its primary by a port, and what makes adapters that know both."""
+    replica = await private(Postgres(replica_of=port))
+    hosts = ",".join(f"127.0.0.1:{each.port}" for each in (primary, replica))
+    return replica, lambda: PostgresLogAdapter(f"postgres-log://hubsub@{hosts}/hubsub")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({}, id="plain", marks=pytest.mark.long),
+        pytest.param({"name": "reader"}, id="name", marks=pytest.mark.long),
+        # Two servers, and a switch between them, take seconds; one way to read is enough for `make test`.
+        pytest.param({"group": "readers"}, id="group"),
+    ],
+)
+async def test_a_replica_that_has_all_takes_over_and_nothing_confirmed_is_lost(
+    private: Private, options: dict[str, Any]
+) -> None:
+    primary = await private(Postgres())
+    replica, adapter = await pair(private, primary.port, primary)
+    async with sites(adapter) as those:
+        one, two = await those.add(outgoing=ALL), await those.add(ALL, incoming=ALL, **options)
+        await one.hub.publish_confirmed("k", -1)
+        await primary.execute("alter system set synchronous_standby_names = '*'", "select pg_reload_conf()")
+        confirmed: list[int] = []
+
+        async def publish() -> None:
+            for number in range(10_000):
+                await one.hub.publish_confirmed("k", number, timeout=60)
+                confirmed.append(number)
+
+        publishing = asyncio.create_task(publish())
+        await until(lambda: len(confirmed) > 20)
+        primary.kill()
+        await replica.promote()
+        there = len(confirmed)
+        await until(lambda: len(confirmed) > there + 20, seconds=60)
+        publishing.cancel()
+        await asyncio.wait([publishing])
+        await two.see(confirmed[-1])
+        assert two.messages[: len(confirmed) + 1] == [-1, *confirmed]
+        assert not two.gaps
+
+
+async def test_a_replica_that_lacks_the_end_is_a_gap_to_who_was_ahead(private: Private) -> None:
+    primary = await private(Postgres())
+    async with primary.proxy() as line:
+        replica, adapter = await pair(private, int(line.url.rpartition(":")[2].partition("/")[0]), primary)
+        async with sites(adapter) as those:
+            one, two = await those.add(outgoing=ALL), await those.add(ALL, incoming=ALL)
+            await one.hub.publish_confirmed("k", 1)
+            client = await replica.client()
+            while await client.fetchval("select last from hubsub.log where namespace = $1", those.namespace) != 1:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+            await client.close()
+            line.stall()
+            await one.hub.publish_confirmed("k", 2)
+            await two.see(2)
+            primary.kill()
+            line.cut()
+            await replica.promote()
+            await two.until(lambda: [gap.reason for gap in two.gaps] == ["rolled back"], "the gap", 60)
+            await one.hub.publish_confirmed("k", 3, timeout=60)
+            await two.see(3)
+
+
 # The transactional outbox
 
 

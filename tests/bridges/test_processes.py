@@ -18,6 +18,7 @@ import pytest
 
 from brokers.fixtures import Private
 from brokers.kafka_server import Kafka
+from brokers.postgres_server import Postgres
 from brokers.redis_server import Redis
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -198,6 +199,12 @@ async def test_names_on_kafka_get_every_confirmed_message(
     await names_balance(new_company(kafka.url), namespace=namespace)
 
 
+async def test_names_on_the_log_in_postgres_get_every_confirmed_message(
+    new_company: Callable[..., Company], postgres: Postgres, namespace: str
+) -> None:
+    await names_balance(new_company(postgres.url.replace("postgres:", "postgres-log:")), namespace=namespace)
+
+
 async def test_names_in_a_file_of_sqlite_get_every_confirmed_message(
     new_company: Callable[..., Company], tmp_path: Path
 ) -> None:
@@ -260,6 +267,13 @@ async def test_a_group_on_redis_streams_shares_every_confirmed_message(
     new_company: Callable[..., Company], redis: Redis, namespace: str
 ) -> None:
     url = redis.url.replace("redis:", "redis-stream:")
+    await group_balances(new_company(url, lease=LEASE), namespace=namespace)
+
+
+async def test_a_group_on_the_log_in_postgres_shares_every_confirmed_message(
+    new_company: Callable[..., Company], postgres: Postgres, namespace: str
+) -> None:
+    url = postgres.url.replace("postgres:", "postgres-log:")
     await group_balances(new_company(url, lease=LEASE), namespace=namespace)
 
 

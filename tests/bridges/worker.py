@@ -18,10 +18,17 @@ from typing import Any
 
 from hubsub import Bridge, Gap, Hub, HubsubError, Key
 from hubsub.bridges.kafka import KafkaAdapter
+from hubsub.bridges.postgres import PostgresLogAdapter
 from hubsub.bridges.redis import RedisAdapter, RedisStreamAdapter
 from hubsub.bridges.sqlite import SQLiteAdapter
 
-ADAPTERS = {"redis": RedisAdapter, "redis-stream": RedisStreamAdapter, "kafka": KafkaAdapter, "sqlite": SQLiteAdapter}
+ADAPTERS: dict[str, Any] = {
+    "redis": RedisAdapter,
+    "redis-stream": RedisStreamAdapter,
+    "kafka": KafkaAdapter,
+    "sqlite": SQLiteAdapter,
+    "postgres-log": PostgresLogAdapter,
+}
 WORK = Key("work", "*")
 AT_ONCE = 10
 

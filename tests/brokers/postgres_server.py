@@ -29,6 +29,7 @@ class Postgres(Broker):
         tls: Speak TLS only, with the certificate of `certificates()`.
         password: Demanded of every client.
         user: The role, which is not a superuser, and its database.
+        replica_of: The port of another one, which runs when this one is prepared: it follows that one, until `promote`.
         settings: More settings of postgresql.conf, such as `max_connections=5`.
     """
 
@@ -37,12 +38,19 @@ class Postgres(Broker):
     run_as = "postgres" if os.geteuid() == 0 else None
 
     def __init__(
-        self, *, tls: bool = False, password: str | None = None, user: str = "hubsub", **settings: object
+        self,
+        *,
+        tls: bool = False,
+        password: str | None = None,
+        user: str = "hubsub",
+        replica_of: int | None = None,
+        **settings: object,
     ) -> None:
         super().__init__()
         self.tls = tls
         self.password = password
         self.user = user
+        self._replica_of = replica_of
         # A kill loses nothing that was written: only a power cut would, and without waiting for the disk it is faster.
         self._settings: dict[str, object] = {"fsync": "off", "shared_buffers": "32MB"} | settings
 
@@ -73,6 +81,10 @@ class Postgres(Broker):
         finally:
             await client.close()
 
+    async def promote(self) -> None:
+        """Make a replica the one that takes writes; return when it does."""
+        await self.execute("select pg_promote(wait => true, wait_seconds => 30)")
+
     @property
     def _data(self) -> Path:
         return self.folder / "data"
@@ -87,6 +99,10 @@ class Postgres(Broker):
             # To get there, its user has to pass the folder of all brokers.
             reaper().folder.chmod(0o711)
             shutil.chown(self.folder, self.run_as, self.run_as)
+        if self._replica_of is not None:
+            source = ["-d", f"host=127.0.0.1 port={self._replica_of} user=postgres"]
+            self._run(self._program("pg_basebackup"), *source, "-D", self._data, "-R", "-c", "fast", "--no-sync")
+            return
         options = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync", "--no-instructions"]
         self._run(self._program("initdb"), "-D", self._data, *options)
         secret = "" if self.password is None else self.password.replace("'", "''")

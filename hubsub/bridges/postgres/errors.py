@@ -8,7 +8,7 @@ REMEDIES = {
     "28P01": "correct user and password in the URL, in PGPASSWORD or in ~/.pgpass",
     "28": "create the role (CREATE ROLE name LOGIN PASSWORD '...'), or allow it to connect in pg_hba.conf",
     "3D": "create the database (CREATE DATABASE name), or name another one in the URL",
-    "25006": "it is a standby: name the primary, or all hosts with commas between them",
+    "25006": "the server takes no writes: name the primary, or all hosts with commas between them",
     "42501": "GRANT it to the role; the documentation of the bridge lists the rights",
     "42704": "correct the name in server_settings or options",
     "22023": "correct the value in server_settings or options",

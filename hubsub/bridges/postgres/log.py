@@ -203,31 +203,39 @@ class PostgresLogAdapter(LogAdapter):
     # Sending
 
     async def send(self, records: Sequence[Record]) -> Mapping[int, Exception]:
-        lines, refused = self._connected(), dict[int, Exception]()
+        refused: dict[int, Exception] = {}
         stored: list[tuple[int, int, str, bytes]] = []
-        texts: list[str] = []
+        control: list[tuple[int, str]] = []
         for index, record in enumerate(records):
             try:
                 if record.is_control:
-                    texts += self._frames.pack(record)
+                    control += [(index, text) for text in self._frames.pack(record)]
                 else:
                     stored.append((index, record.sequence, self.addresses.address(record.key), bytes(record.payload)))
             except Exception as error:
                 refused[index] = EncodeError(record.key, f"it cannot be stored: {error}")
                 refused[index].__cause__ = error
-        indices = [index for index, record in enumerate(records) if record.is_control]
-        try:
-            if texts:
-                await lines.write(TELL, self._control, texts)
-            indices = [each[0] for each in stored]
-            if stored:
-                _, *columns = zip(*stored, strict=True)
-                rows = await lines.write(APPEND, self.link.namespace, self.link.sender, *columns, self._maxlen)
-                if not rows[0][0]:
-                    raise ConnectionResetError(f"the log of {self.link.namespace!r} was deleted")
-        except Exception as error:
-            refused |= dict.fromkeys(indices, refusal(error))
+        if stored:
+            indices, *columns = zip(*stored, strict=True)
+            refused |= await self._append(indices, *columns)
+        if control:
+            indices, texts = zip(*control, strict=True)
+            try:
+                await self._connected().write(TELL, self._control, texts)
+            except Exception as error:
+                refused |= dict.fromkeys(indices, refusal(error))
         return refused
+
+    async def _append(self, indices: Sequence[int], *columns: Sequence[Any]) -> dict[int, Exception]:
+        """Store messages: their sequences, addresses and payloads; return the errors, by their indices."""
+        link = self.link
+        try:
+            rows = await self._connected().write(APPEND, link.namespace, link.sender, *columns, self._maxlen)
+        except Exception as error:
+            return dict.fromkeys(indices, refusal(error))
+        if not rows[0][0]:
+            raise ConnectionResetError(f"the log of {link.namespace!r} was deleted")
+        return {}
 
     async def publish_in(self, connection: Any, key: KeyLike[Any], message: Any) -> None:
         """Publish within a transaction of yours: the message is sent when that is committed, and else it never was.
@@ -248,12 +256,12 @@ class PostgresLogAdapter(LogAdapter):
         """
         text = message.decode() if isinstance(message, bytes) else json.dumps(message)
         arguments = (self.addresses.address(publishable(key)), text, self._namespace)
-        module = type(connection).__module__.partition(".")[0]
-        if module == "asyncpg":
+        modules = {each.__module__.partition(".")[0] for each in type(connection).__mro__}
+        if "asyncpg" in modules:
             done = connection.execute(PUBLISH.format("$1", "$2", "$3"), *arguments)
-        elif module == "psycopg":
+        elif "psycopg" in modules:
             done = connection.execute(PUBLISH.format("%s", "%s", "%s"), arguments)
-        elif module == "sqlalchemy":
+        elif "sqlalchemy" in modules:
             sql = import_module("sqlalchemy").text(PUBLISH.format(":key", ":message", ":namespace"))
             done = connection.execute(sql, dict(zip(("key", "message", "namespace"), arguments, strict=True)))
         else:

@@ -10,6 +10,8 @@ VERSION = 1
 # `log` says of each namespace how far it is: whoever appends has its row until the transaction ends, so numbers have no
 # holes and are seen in their order. `shared` is a group: what nobody has got yet begins with `next`. What was handed
 # back is in hand of nobody. What a dead letter becomes that is sent back is for its `reader` alone.
+# The index of `in_hand` begins with the time. As long as nothing is known of the table, one that began like the primary
+# key would be used in place of that, and gone through as a whole for each number.
 TABLES = """
 create schema hubsub;
 create table hubsub.version (version integer not null);
@@ -24,7 +26,7 @@ create table hubsub.name (namespace text, name text, place text, owner text, unt
 create table hubsub.shared (namespace text, name text, next bigint not null, primary key (namespace, name));
 create table hubsub.in_hand (namespace text, name text, number bigint, owner text, until timestamptz not null,
     attempts integer not null, primary key (namespace, name, number));
-create index in_hand_until on hubsub.in_hand (namespace, name, until);
+create index in_hand_until on hubsub.in_hand (until, namespace, name);
 create table hubsub.dead (number bigint generated always as identity primary key, namespace text not null,
     reader text not null, key text not null, data bytea, reason text not null, attempts integer not null, position text,
     time timestamptz not null default clock_timestamp());
