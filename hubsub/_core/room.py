@@ -62,7 +62,10 @@ async def publish_with_room(
 
 def _are_granted(queues: Sequence[Bounded]) -> bool:
     """True if a publisher was granted room in one of these, and has not run yet."""
-    return any(queue.line is not None and queue.line.granted for queue in queues)
+    for queue in queues:  # noqa: SIM110 - `any` takes more than twice as long, for the one or two that there are
+        if queue.line is not None and queue.line.granted:
+            return True
+    return False
 
 
 class Claim:

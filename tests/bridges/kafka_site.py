@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import LeaderNotAvailableError, NotLeaderForPartitionError, UnknownTopicOrPartitionError
 from aiokafka.protocol.admin import CreateAclsRequest, DeleteAclsRequest, DescribeAclsRequest
 from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
@@ -212,6 +213,9 @@ def slow(broker: Kafka, rate: float, late: float) -> Proxy:
     return line
 
 
+NOT_YET = (LeaderNotAvailableError, NotLeaderForPartitionError, UnknownTopicOrPartitionError)
+
+
 class NoText(str):
     """A name of a header that is these bytes."""
 
@@ -235,7 +239,11 @@ async def write_bytes(broker: Kafka, topic: str, batch: bytes) -> None:
     await client.add_topic(topic)
     topics = [(topic, [(0, batch)])]
     request = ProduceRequest(required_acks=-1, timeout=5000, topics=topics, transactional_id=None)
-    answer = await client.send(client.get_random_node(), request)
+    # A broker that has just made a topic does not know it everywhere yet.
+    not_yet = [each.errno for each in NOT_YET]
+    error = not_yet[0]
+    while error in not_yet:
+        answer: Any = await client.send(client.get_random_node(), request)
+        ((_, ((_, error, *_),)),) = answer.topics
     await client.close()
-    ((_, ((_, error, *_),)),) = answer.topics
     assert error == 0

@@ -739,6 +739,31 @@ async def test_a_member_that_closes_hands_back_what_it_has_in_hand(stack: AsyncE
     assert adapter.handed_back == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.parametrize("options", [{"group": "g"}, {"name": "n"}, {}], ids=["group", "name", "plain"])
+@pytest.mark.parametrize("acks", ["each", "prefix"])
+async def test_what_is_finished_is_acknowledged_also_when_closing_runs_out_of_time(
+    stack: AsyncExitStack, monkeypatch: pytest.MonkeyPatch, acks: Any, options: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(Bridge, "ACK_EVERY", 1000)
+    adapter = Scripted(acks=acks)
+    bridge = await bridged(stack, adapter, incoming=ALL, **options)
+    seen: list[Any] = []
+
+    async def work(key: Key[Any], message: Any) -> None:
+        seen.append(message)
+        if message == 3:
+            await asyncio.sleep(1000)
+
+    bridge.hub.add_listener("k", work)
+    for number in range(1, 6):
+        adapter.put("k", b"%d" % number)
+    await until(lambda: 3 in seen)
+    left = await bridge.close(0)
+    assert left.unfinished == 3
+    assert adapter.acked[-1] == 2
+    assert adapter.handed_back == ([3, 4, 5] if "group" in options else [])
+
+
 async def test_what_is_read_while_closing_is_handed_back_too(stack: AsyncExitStack) -> None:
     class LastMoment(Scripted):
         async def receive(self) -> Any:

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from ..._core.registration import Registration
+from ..._core.routes import Target
 from ...confirm import Confirmed
 from ...describe import describe_error
 from ...errors import HubClosed, Undelivered
@@ -28,7 +29,12 @@ class Relay(Protocol):
     """Brings an event into the hub, for those who have not handled it yet."""
 
     def __call__(
-        self, event: Event[Any], *, confirmed: Confirmed | None, only: Collection[Registration] | None
+        self,
+        event: Event[Any],
+        *,
+        exclude: Target | None,
+        confirmed: Confirmed | None,
+        only: Collection[Registration] | None,
     ) -> object: ...
 
 
@@ -89,6 +95,7 @@ class Durable:
         features: What the broker can do.
         seen: What the hub has seen.
         relay: Brings an event into the hub.
+        exclude: Who does not get it there.
         interrupted: Hears of what a listener raised that is no failure of a listener.
         is_open: Tells whether the hub is open.
         log: Where to complain.
@@ -100,6 +107,7 @@ class Durable:
         features: Features,
         seen: SeenWindow,
         relay: Relay,
+        exclude: Target | None,
         interrupted: Callable[[Event[Any], BaseException], None],
         is_open: Callable[[], bool],
         log: Logger,
@@ -108,6 +116,8 @@ class Durable:
         self._features = features
         self._seen = seen
         self._relay = relay
+        self._exclude = exclude
+        self._acks_in_order = features.acks == "prefix"
         self._interrupted = interrupted
         self._is_open = is_open
         self._log = log
@@ -243,7 +253,8 @@ class Durable:
             return
         delivery.inline = True
         try:
-            self._relay(event, confirmed=partial(self._confirmed, delivery), only=delivery.only)
+            confirmed = partial(self._confirmed, delivery)
+            self._relay(event, exclude=self._exclude, confirmed=confirmed, only=delivery.only)
         except HubClosed:
             pass  # it comes again
         except Exception as error:
@@ -426,8 +437,12 @@ class Durable:
     def _owe(self, received: Received) -> PendingAck:
         """A message has to be finished before it is acknowledged."""
         lane, token = received.lane, received.token
-        in_order = self._features.acks == "prefix" and token is not None
-        return PendingAck(token, lane, self._lanes.setdefault(lane, deque()) if in_order else None)
+        if token is None or not self._acks_in_order:
+            return PendingAck(token, lane, None)
+        queue = self._lanes.get(lane)
+        if queue is None:
+            queue = self._lanes[lane] = deque()
+        return PendingAck(token, lane, queue)
 
     def skip(self, received: Received) -> None:
         """A message is none of ours: as good as finished."""
@@ -455,10 +470,10 @@ class Durable:
             self._due(first.lane, first.token)
 
     def _due(self, lane: Hashable, token: Any) -> None:
-        if self._features.acks == "each":
-            self._acks.append(token)
-        else:
+        if self._acks_in_order:
             self._last_acks[lane] = token
+        else:
+            self._acks.append(token)
 
     @property
     def to_ack(self) -> int:

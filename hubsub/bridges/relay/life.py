@@ -454,15 +454,22 @@ class Life:
                 self._log.error("%r goes on in spite of being cancelled", task)
 
     async def _hand_back(self, timeout: float) -> None:
-        """Give the others of the group at once what this member will not finish."""
-        tokens = self._parts.receiver.durable.tokens
-        if tokens and self.group is not None and self._state == "up":
-            try:
-                await asyncio.wait_for(self.adapter.hand_back(tokens), timeout)
-            except Exception as error:
-                self._log.warning(
-                    "%d messages could not be handed back; others get them later", len(tokens), error=error
-                )
+        """Acknowledge what is finished; what is not, give the others of the group at once."""
+        durable = self._parts.receiver.durable
+        if self._state != "up" or not (durable.to_ack or durable.tokens):
+            return
+        try:
+            async with asyncio.timeout(timeout):
+                # Else it is finished, and comes again.
+                await durable.acknowledge(self.adapter)
+                if self.group is not None and (tokens := durable.tokens):
+                    await self.adapter.hand_back(tokens)
+        except Exception as error:
+            self._log.warning(
+                "%d messages could not be acknowledged or handed back; they come again later",
+                durable.to_ack + len(durable.tokens),
+                error=error,
+            )
 
 
 _OF_PARENT: list[object] = []

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Hashable, Sequence
-from functools import partial
 from time import time as now
 from typing import Any
 
@@ -85,8 +84,10 @@ class Receiver:
         self._is_live = not (features.durable or features.resumes) and features.acks == "none"
         self._full_key = cached(self._with_prefix) if plan.prefix else None
         self._entry = cached(self._entry_of)
-        relay = partial(hub.border.relay, exclude=sender.outbox)
-        self.durable = Durable(plan, features, shared.seen, relay, self._report_interrupt, lambda: hub.is_open, log)
+        relay, out = hub.border.relay, sender.outbox
+        self.durable = Durable(
+            plan, features, shared.seen, relay, out, self._report_interrupt, lambda: hub.is_open, log
+        )
         self._has_replayed = False
         self.received = 0
         self.echoes = 0
