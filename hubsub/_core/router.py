@@ -157,12 +157,14 @@ class Router(Generic[R]):
         """Have queues next to each other share an index; put the guard before listeners beside whom one may refuse."""
         targets = route.targets
         steps = joined(targets) if len(targets) >= Run.LEAST else None
-        may_refuse = list(map(_may_refuse, targets))
-        if self.guard is not None and any(may_refuse) and not all(may_refuse):
-            steps = [self.guard, *(steps or targets)]
         if steps is not None:
             route.steps = steps
             route[:] = map(_deliver_of, steps)
+        if self.guard is not None:
+            may_refuse = list(map(_may_refuse, targets))
+            if any(may_refuse) and not all(may_refuse):
+                route.steps = [self.guard, *route.steps]
+                route.insert(0, self.guard.deliver)
 
     def _add_observers(self, route: Route) -> None:
         """Put the observers of a route first in it; one that diverts its key replaces everybody else."""

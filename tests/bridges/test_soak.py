@@ -11,7 +11,12 @@ MEGABYTE = 1 << 20
 @pytest.mark.once
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.xdist_group(f"soak of {name}")) for name in KINDS]
+    "name",
+    [
+        # With a Kafka, whose kills a fault has too, it takes a minute.
+        pytest.param(name, marks=[pytest.mark.xdist_group(f"soak of {name}"), *[pytest.mark.long] * (name == "kafka")])
+        for name in KINDS
+    ],
 )
 async def test_nothing_confirmed_is_lost_by_a_broker_that_is_killed_every_few_seconds(
     name: str, namespace: str

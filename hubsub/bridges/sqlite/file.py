@@ -27,6 +27,8 @@ FORK_SECONDS = 2.0
 """How long a fork waits until the file is closed: one that hangs is left open."""
 LOOK_SECONDS = 0.004
 """Between two looks whether another connection has changed something, while there is nothing to do."""
+QUICK_SECONDS, QUICK_FOR = 0.001, 0.1
+"""The same, for so long after something was changed: what changes often is soon changed again."""
 UPKEEP_SECONDS = 1.0
 """Between two looks whether the file is still the one that was opened, and whether there is something to tidy up."""
 
@@ -79,7 +81,7 @@ class File:
         self._ended = asyncio.Event()
         self._is_closed = False
         self._identity: tuple[int, int] | None = None
-        self._upkeep_at = self._look_at = 0.0
+        self._upkeep_at = self._look_at = self._quick_until = 0.0
         self._tidy_by: float | None = None
         self._version = 0
 
@@ -197,7 +199,7 @@ class File:
         """Do what is asked for, until it is to be closed, or to be closed for a while."""
         while not self._is_closed:
             try:
-                job = self._jobs.get(timeout=LOOK_SECONDS)
+                job = self._jobs.get(timeout=QUICK_SECONDS if monotonic() < self._quick_until else LOOK_SECONDS)
             except Empty:
                 job = None
             if isinstance(job, _Pause):
@@ -246,6 +248,7 @@ class File:
         (version,) = db.execute("pragma data_version").fetchone()
         if version != self._version:
             self._version = version
+            self._quick_until = now + QUICK_FOR
             self._tidy_by = self._changed(db)
         if now > self._upkeep_at or (self._tidy_by is not None and time() > self._tidy_by):
             self._upkeep_at, self._tidy_by = now + UPKEEP_SECONDS, None
