@@ -79,3 +79,8 @@ def test_every_picture_is_what_the_script_draws() -> None:
 @pytest.mark.once
 def test_the_schema_of_the_protocol_is_that_of_the_code() -> None:
     subprocess.run([sys.executable, ROOT / "tools" / "schema.py", "--check"], check=True)
+
+
+@pytest.mark.once
+def test_the_table_of_brokers_is_what_their_adapters_say() -> None:
+    subprocess.run([sys.executable, ROOT / "tools" / "features.py", "--check"], check=True)

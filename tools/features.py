@@ -1,0 +1,75 @@
+"""Write the table of docs/bridges/index.md from what each adapter says of its broker; with `--check` only compare."""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from hubsub.bridges.adapter import Features  # noqa: E402
+from hubsub.bridges.schemes import adapter_for  # noqa: E402
+
+PAGE = ROOT / "docs" / "bridges" / "index.md"
+BEGIN, END = "<!-- features -->\n", "<!-- /features -->\n"
+
+BROKERS = {
+    "[SQLite](sqlite.md)": "sqlite:///tmp/features.db",
+    "[Redis Pub/Sub](redis.md)": "redis://localhost",
+    "[Redis Streams](redis-stream.md)": "redis-stream://localhost",
+    "[Postgres log](postgres-log.md)": "postgres-log://localhost/x",
+    "[Postgres NOTIFY](postgres.md)": "postgres://localhost/x",
+    "[Kafka](kafka.md)": "kafka://localhost:9092",
+    "memory": "memory://features",
+}
+ORDER = {"all": "all of a sender", "key": "of each key", "none": "none"}
+CONFIRMS = {"none": "it was sent", "received": "the broker has it", "stored": "it is stored"}
+
+
+def mark(is_so: bool) -> str:
+    return "yes" if is_so else "–"
+
+
+def size(number: int | None) -> str:
+    if number is None:
+        return "no limit"
+    return f"{number // 2**20} MiB" if number >= 2**20 else f"{number:,} bytes".replace(",", " ")
+
+
+ROWS = {
+    "Delivers confirmed messages to readers that were away": lambda each: mark(each.durable),
+    "Keeps the order": lambda each: ORDER[each.order],
+    "`publish_confirmed` returns when": lambda each: CONFIRMS[each.confirms],
+    "Groups: `group=`": lambda each: mark(each.groups),
+    "Named positions: `name=`": lambda each: mark(each.names),
+    "Earlier messages: `start=`": lambda each: mark(each.replay),
+    "`history=`, `bridge.history`": lambda each: mark(each.history),
+    "Dead letters: list, send back": lambda each: mark(each.dead_letters),
+    "Delayed messages: `due=`": lambda each: mark(each.delays),
+    "Matches patterns itself": lambda each: mark(each.patterns),
+    "Largest message": lambda each: size(each.max_payload),
+}
+
+
+def table() -> str:
+    features: dict[str, Features] = {name: adapter_for(url).features for name, url in BROKERS.items()}
+    lines = [" | ".join(["| ", *features]) + " |", "|---" * (len(features) + 1) + "|"]
+    for row, of in ROWS.items():
+        lines.append("| " + " | ".join([row, *(of(each) for each in features.values())]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    written = f"{before}{BEGIN}\n{table()}\n{END}{after}"
+    if "--check" not in sys.argv[1:]:
+        PAGE.write_text(written, encoding="utf-8")
+    elif written != text:
+        sys.exit(f"out of date, run `python tools/features.py`: {PAGE.name}")
+
+
+if __name__ == "__main__":
+    main()
