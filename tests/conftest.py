@@ -19,6 +19,29 @@ settings.load_profile("patient")
 LOOP = os.environ.get("HUBSUB_TEST_LOOP", "asyncio")
 
 
+# Modules whose tests `make matrix` leaves out: what waits for real time, files and processes, what brings a loop of its
+# own, and pure rules.
+ONCE = {
+    "test_address",
+    "test_api_surface",
+    "test_fakes",
+    "test_faults",
+    "test_processes",
+    "test_relay_model",
+    "test_resp",
+    "test_signing",
+    "test_sqlite_adapter",
+    "test_third_party",
+    "test_wire",
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.stem in ONCE or "pytester" in getattr(item, "fixturenames", ()):
+            item.add_marker("once")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     if LOOP == "debug":
         # pytest-asyncio sets the debug flag of every loop itself, over what a loop factory or the environment says.

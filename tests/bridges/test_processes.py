@@ -199,6 +199,7 @@ async def test_names_on_kafka_get_every_confirmed_message(
     await names_balance(new_company(kafka.url), namespace=namespace)
 
 
+@pytest.mark.long  # a group does the same over the same connections, and takes less
 async def test_names_on_the_log_in_postgres_get_every_confirmed_message(
     new_company: Callable[..., Company], postgres: Postgres, namespace: str
 ) -> None:

@@ -403,7 +403,12 @@ class Durable(Model):
         return [life for life in self.lives if life not in self.named]
 
     def _check_order(self) -> None:
-        """Whoever reads by a name gets the messages of a key in order; again, perhaps, if a process died."""
+        """Whoever reads by a name gets the messages of a key in order; again, perhaps, if a process died.
+
+        What was in hand at so many deaths as there are attempts is tried alone, after all others.
+        """
+        if self.interruptions["the name"] >= ATTEMPTS:
+            return
         first: dict[str, list[int]] = {}
         seen: set[int] = set()
         for life in self.named:

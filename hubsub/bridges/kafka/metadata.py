@@ -39,8 +39,8 @@ _TAGS = ("tags", TaggedFields)
 
 
 class _Answer(Response):  # type: ignore[misc]
-    API_KEY = 3
-    API_VERSION = 10
+    API_KEY = 3  # pyright: ignore[reportAssignmentType, reportIncompatibleMethodOverride]
+    API_VERSION = 10  # pyright: ignore[reportAssignmentType, reportIncompatibleMethodOverride]
     SCHEMA = Schema(
         ("throttle_time_ms", Int32),
         ("brokers", CompactArray(("node_id", Int32), ("host", _TEXT), ("port", Int32), ("rack", _TEXT), _TAGS)),

@@ -148,7 +148,9 @@ class Reader:
         settings = dict(self._options.consumer)
         if self.link.name is not None and self.link.group is None:
             # Not `self.consumer`: one that is being closed still assigns.
-            self._assignor = ExclusiveAssignor(lambda: consumer._coordinator.generation)
+            self._assignor = ExclusiveAssignor(
+                lambda: consumer._coordinator.generation  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
+            )
             settings["partition_assignment_strategy"] = [self._assignor]
         consumer = AIOKafkaConsumer(group_id=self._group, **settings)
         client = Client.adopt(consumer._client, self.line)
