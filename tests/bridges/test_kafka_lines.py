@@ -127,7 +127,10 @@ LINES = {
 
 @pytest.mark.parametrize(
     ("rate", "late", "size"),
-    [pytest.param(*line, id=name, marks=[] if "MB" in name else pytest.mark.long) for name, line in LINES.items()],
+    [
+        pytest.param(*line, id=name, marks=[] if name == "0.1 MB/s" else pytest.mark.long)
+        for name, line in LINES.items()
+    ],
 )
 @pytest.mark.timeout(150)
 async def test_over_a_slow_line_everything_comes_without_an_interruption(
@@ -501,6 +504,7 @@ async def test_a_broker_that_is_away_is_worth_one_line_of_the_driver(
     assert len(all_lines(caplog)) <= 2, "\n".join(all_lines(caplog))
 
 
+@pytest.mark.long
 async def test_a_topic_that_is_deleted_is_worth_one_line_of_the_driver(
     strict: Kafka, connected: Open, topic: str, caplog: pytest.LogCaptureFixture
 ) -> None:
