@@ -328,6 +328,8 @@ class UnknownScheme(BridgeError, ValueError):
 
     def __init__(self, scheme: str, known: Sequence[str]) -> None:
         given = f"no adapter for {scheme}://" if scheme else "a bridge needs a URL with a scheme, or an adapter"
+        if scheme == "unix":
+            given += ": Redis at a socket is redis://?path=/run/redis.sock"
         super().__init__(f"{given}; known schemes are {', '.join(f'{each}://' for each in known)}")
         self.scheme = scheme
         self.known = known

@@ -605,6 +605,8 @@ async def test_connect_gives_a_hub_with_a_bridge_both_ways(sites: Sites) -> None
 async def test_an_unknown_scheme_says_which_are_known(url: str, hub: Hub) -> None:
     with pytest.raises(hubsub.UnknownScheme, match="memory://"):
         Bridge(hub, url, both=ALL)
+    with pytest.raises(hubsub.UnknownScheme, match=r"redis://\?path=/run/redis.sock"):
+        Bridge(hub, "unix:///run/redis.sock", both=ALL)
 
 
 @pytest.mark.parametrize(
