@@ -151,7 +151,7 @@ def deliver_to_999_beside_a_stuck_one_close() -> tuple[Side, Side]:
 
 
 def _growth(overflow: Overflow) -> float:
-    """Bytes that a stuck subscription takes for a million messages beyond those of the first sixty thousand."""
+    """Bytes that a stuck subscription takes for a million messages beyond those of the first six hundred thousand."""
 
     async def growth() -> float:
         hub = hubsub.Hub(maxsize=100, overflow=overflow)
@@ -159,7 +159,7 @@ def _growth(overflow: Overflow) -> float:
         hub.add_listener(PATTERN, _ignore)
         message = object()
         tracemalloc.start()
-        for _ in range(300):  # until no figure is a small number, which weighs nothing
+        for _ in range(3_000):  # until no figure is a small number, which weighs nothing
             for key in KEYS:
                 hub.publish(key, message)
         gc.collect()

@@ -46,6 +46,7 @@ class Border:
 
     def __init__(self, core: Registry, requests: Requests, declarations: Declarations) -> None:
         self._core = core
+        self._tally = core._router.tally
         self._requests = requests
         self._attached: list[Attachment] = []
         self._late_gaps: list[LateGap] = []
@@ -98,8 +99,9 @@ class Border:
             targets, sole = route.others[exclude]
         except (AttributeError, KeyError):
             targets, sole = _others(route, exclude)
-        for late in self._late_gaps:
-            late.report_to(targets)
+        if self._late_gaps:
+            for late in self._late_gaps:
+                late.report_to(targets)
         if only is not None:
             targets = [target for target in targets if target in only]
             sole = targets[0] if len(targets) == 1 and targets[0].is_subscription else None
@@ -109,7 +111,7 @@ class Border:
             return core._deliver_confirmed(targets, event, Confirmation(confirmed))
         # The route would count a message for every target.
         sole.counted += 1
-        tally = core._router.tally
+        tally = self._tally
         tally.published += 1
         tally.routed += 1
         if confirmed is not None:
