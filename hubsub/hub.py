@@ -205,7 +205,7 @@ class Hub(Publishing, Subscribing, Asking):
     def declare(self, pattern: KeyLike[Any], type: Any) -> Key[Any]: ...
 
     def declare(self, pattern: KeyLike[Any], type: Any) -> Key[Any]:
-        """Declare of what type the messages of matching keys are; return the pattern, which tells checkers so.
+        """Declare of what type the messages of matching keys are; return the pattern, from which type checkers know it.
 
         Bridges decode to it. While the hub's loop is in debug mode, what is published and is not of it is logged, with
         the line that published it. Of several patterns that match a key, the most specific one counts: a literal part
@@ -305,7 +305,7 @@ class Hub(Publishing, Subscribing, Asking):
     def explain(self, key: KeyLike[Any]) -> Explanation:
         """Tell who a key leads to, by which pattern, and how they fare; for a pattern, whom it has keys in common with.
 
-        To be read: `print(hub.explain(key))`. Where nobody is subscribed, or nothing was published, it tells what comes
+        To be read: `print(hub.explain(key))`. Where nobody is subscribed, or nothing was published, it says what comes
         nearest; that, and explaining a pattern, costs a look at all patterns and at all keys that are remembered.
 
         Raises:
@@ -392,7 +392,7 @@ class Hub(Publishing, Subscribing, Asking):
         self._router.observers.remove(tap._observer)
         self._observe(tap._patterns, -1)
 
-    # What its life tells
+    # What its life says
 
     def _bound(self, loop: asyncio.AbstractEventLoop) -> None:
         # In debug mode nothing is cached, so that every publish passes the checks of a new key.

@@ -47,7 +47,7 @@ class Replies(WaitHandle["ManyReplies"], Handle, AsyncIterator[Any]):
     def errors(self) -> list[Exception]:
         """The failures so far, in the order in which they came.
 
-        Each is a `RemoteError`, or tells why somebody could not be asked or understood: an `EncodeError`, a
+        Each is a `RemoteError`, or says why somebody could not be asked or understood: an `EncodeError`, a
         `DecodeError`, `WaitingForItself`.
         """
         return self._wait.errors

@@ -72,7 +72,7 @@ class Exchange:
 
         Never waits. A listener that raises is logged and counted and hurts no one else. What a listener publishes is
         delivered whole before this delivery goes on; what it subscribes does not get this message any more, what it
-        removes is called no more.
+        removes is no longer called.
 
         Raises:
             InvalidKey: Nothing can be published to `key`.
@@ -147,7 +147,7 @@ class Exchange:
 
         For what came from elsewhere and is published here; otherwise as `publish`. With a `meta.due` that is still to
         come, it is only handed to the bridges that carry its key: nobody gets it before it is due. A bridge whose
-        broker cannot delay it tells `on_error`.
+        broker cannot delay it calls `on_error`.
 
         Raises:
             Unsupported: It is due later, and no bridge carries its key.
@@ -162,7 +162,7 @@ class Exchange:
         except (KeyError, TypeError):
             route = self._route(key)
         if type(key) is not Key or registration is not None:
-            # It came from a confirmed publish: what is told of it concerns that one.
+            # It came from a confirmed publish: reports on it belong to that one.
             event = Event(route.key, event[1], event.meta)
         if event.meta is not None and event.meta.due is not None:
             if is_delayed(event.meta):
@@ -290,7 +290,7 @@ class Exchange:
         return delivered
 
     def _deliver_confirmed(self, targets: Sequence[Target], event: Event[Any], confirmation: Confirmation) -> int:
-        """Deliver an event, and have everybody tell when it has finished with it."""
+        """Deliver an event, and have everybody report when it has finished with it."""
         try:
             return self._deliver(targets, event, confirmation)
         finally:
@@ -351,7 +351,7 @@ class Exchange:
         elif caused_by_circle(error) or (isinstance(error, RecursionError) and self._circles.report(self, key)):
             pass  # logged once for all
         elif isinstance(error, RecursionError):
-            # A traceback of a thousand frames tells less than this line.
+            # A traceback of a thousand frames says less than this line.
             listener_logger.error("listener %r failed on %r: %s", listener.function, key, error)
         else:
             listener_logger.error("listener %r failed on %r", listener.function, key, error=error)

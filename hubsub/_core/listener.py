@@ -277,7 +277,7 @@ class AsyncListener(Listener):
     def _spawn(
         self, loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, None], context: Context
     ) -> asyncio.Task[None]:
-        """A task for its calls, whose end it is told of."""
+        """A task for its calls; its end calls back."""
         if self._name is None:
             self._name = f"hubsub listener {name_of_callable(self.function)}"
         task = loop.create_task(coroutine, name=self._name, context=context)
@@ -288,7 +288,7 @@ class AsyncListener(Listener):
         return task
 
     def _variables_of(self, context: Context) -> object:
-        """As `variables_of`; where each call runs in the context of its publish, this one tells nothing."""
+        """As `variables_of`; where each call runs in the context of its publish, this one says nothing."""
         return None if isinstance(self._mailbox, CapturingMailbox) else variables_of(context)
 
     async def _run(self, calls: Calls) -> None:

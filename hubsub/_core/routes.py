@@ -28,7 +28,7 @@ class Target(Protocol):
     diverts: Sequence[tuple[str, ...]]  # patterns of which it takes all that is published, from everybody else
     deliver: Any  # what a publish calls with key and message; pyright would take a `Deliver` for a method here
     mailbox: Any  # its queue, or None
-    counted: int  # messages routed to it, as far as routes have told
+    counted: int  # messages routed to it, as far as routes have been folded
     missed: int  # of these, the ones that never came
 
     @property

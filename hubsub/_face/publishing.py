@@ -37,7 +37,7 @@ class Publishing(Registry):
             message: What to publish.
             headers: Travel along.
             due: A time in seconds since the epoch: nobody gets it before, here or elsewhere. Its bridge needs a broker
-                that can delay messages; otherwise `on_error` is told.
+                that can delay messages; otherwise `on_error` is called.
 
         Raises:
             ValueError: A name or a value of a header is no string, or `due` is no time.

@@ -184,7 +184,7 @@ class Loss(NamedTuple):
     reason: str
     """In a few words: trimmed, expired, recreated."""
     count: int | None = None  # type: ignore[assignment]  # as in `Gap`
-    """How many; None if nobody can tell."""
+    """How many; None if that is unknown."""
     lane: Hashable = None
     since: float | None = None
     """When the last message before it came, in seconds since the epoch, if the adapter knows better than the relay."""
@@ -192,7 +192,7 @@ class Loss(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Link:
-    """What the relay tells an adapter when it connects."""
+    """What an adapter gets from the relay when it connects."""
 
     sender: str
     """Random, for one bridge in one process; with `Record.sequence` it names a record."""
@@ -382,7 +382,7 @@ def bytes_moved(transport: Any) -> int:
     """How many bytes have moved over a transport's connection, in both directions, as the kernel counts them.
 
     Of those which were sent, only what the other side's kernel has acknowledged counts: a line that is slow moves, and
-    one that is dead does not. 0 where the system does not tell: beyond Linux, and for other sockets than TCP.
+    one that is dead does not. 0 where the system does not say: beyond Linux, and for other sockets than TCP.
     """
     return sum(bytes_each_way(transport))
 

@@ -21,7 +21,7 @@ class LogAdapter(NumberedLog):
     """A durable broker's adapter, of a log that is read by numbers; a subclass says what `NumberedLog` lists.
 
     Readers without a name keep their place in memory, names have it kept at the broker, and groups share what comes.
-    What is missing is told where it is missing: trimmed, with its count; rolled back; or the log was made anew.
+    A `Loss` stands where messages are missing: trimmed, with its count; rolled back; or the log was made again.
     """
 
     NAME_SECONDS = 10.0

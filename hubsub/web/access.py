@@ -33,7 +33,7 @@ class Refused(Exception):
     Args:
         status: The HTTP status where the server can still send one: 401 by default. Where the socket is open already,
             401 is close code 4401, and every other one 4403.
-        reason: What the client is told, at most 100 characters.
+        reason: What the client reads, at most 100 characters.
     """
 
     def __init__(self, status: int = 401, reason: str = "") -> None:

@@ -14,7 +14,7 @@ _GENERATION = struct.Struct(">q")
 class ExclusiveAssignor:
     """Assigns everything to one member of a group: to the one that had it last, else to any.
 
-    So the broker itself tells which of those who have a name is alive. It numbers the assignments of a group, and each
+    So the broker itself decides which owner of a name is alive. It numbers the assignments of a group, and each
     member says by which number it had everything. One that stood still for so long that its name was given to another
     comes back with a smaller number than the other has by then.
 

@@ -132,7 +132,7 @@ async def _ends(consumer: Any, topics: Sequence[str]) -> tuple[dict[TopicPartiti
 async def _last(
     consumer: Any, partition: TopicPartition, limit: int, first: int, end: int, bound: tuple[Any, ...] | None
 ) -> list[Any]:
-    """The last letters of a partition that were not sent back: of that a record behind them tells."""
+    """The last letters of a partition that were not sent back: a record behind them says so."""
     gone: set[int] = set()
     found: list[Any] = []
     while first < end and len(found) < limit:

@@ -1,4 +1,4 @@
-"""Where a Kafka cluster is, and what its clients are told: a URL or options, sorted by who understands them."""
+"""Where a Kafka cluster is, and the settings of its clients: a URL or options, sorted by who understands them."""
 
 from __future__ import annotations
 

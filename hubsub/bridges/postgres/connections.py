@@ -86,12 +86,12 @@ class Connections:
 
     @property
     def receiving(self) -> int | None:
-        """Changes whenever bytes have come where notifications do; None where the system does not tell."""
+        """Changes whenever bytes have come where notifications do; None where the system does not say."""
         return moved(self._listening)[1] or None
 
     @property
     def sending(self) -> int | None:
-        """Changes whenever bytes have moved over the other one; None where the system does not tell."""
+        """Changes whenever bytes have moved over the other one; None where the system does not say."""
         return sum(moved(self._asking)) or None
 
     def _lost(self, connection: Any) -> None:

@@ -159,7 +159,7 @@ class Database:
 
 
 class _Watched:
-    """An event loop that tells which connections are made, so that one that moves can be told from one that is dead."""
+    """An event loop that notes which connections are made, so that a slow one is not taken for a dead one."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, transports: list[Any]) -> None:
         self._loop = loop

@@ -1,4 +1,4 @@
-"""What bridges tell each other of messages that an outbox dropped."""
+"""Notices by which bridges report to each other what an outbox dropped."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ MOST_KEYS = 64
 
 
 class Notice(NamedTuple):
-    """What one bridge tells the others of messages that its outbox dropped."""
+    """The report of one bridge to the others about messages that its outbox dropped."""
 
     gap: Gap
     patterns: tuple[Key[Any], ...]
-    """What it would have sent; tells whom it may concern where `gap.keys` is None."""
+    """The patterns that it sends: whom the gap may concern where `gap.keys` is None."""
 
 
 def notice_data(notice: Notice) -> dict[str, Any]:

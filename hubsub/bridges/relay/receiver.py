@@ -80,7 +80,7 @@ class Receiver:
         self._is_durable = features.durable
         # A log that is read whole has the notices of gaps in their places.
         self._reads_log = features.durable and not features.patterns and not self._shares
-        # What may be old or come twice, the broker decides; a signature then cannot tell a replay.
+        # The broker decides what may be old or come twice; then a signature does not reveal a replay.
         self._is_live = not (features.durable or features.resumes) and features.acks == "none"
         self._full_key = cached(self._with_prefix) if plan.prefix else None
         self._entry = cached(self._entry_of)

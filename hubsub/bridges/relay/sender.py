@@ -265,7 +265,7 @@ class Sender:
     # Bounds
 
     def _shed(self) -> Callable[[], object] | None:
-        """Drop the oldest message that is not just being sent; return what tells whoever waits for it.
+        """Drop the oldest message that is not just being sent; return what notifies its publisher.
 
         Returns None if there is no such message.
         """
@@ -355,7 +355,7 @@ class Sender:
         if self._plan.secret is not None:
             self._sign_again(batch)
         if first.blame > 1:
-            # Twice it was alone when the connection was lost. Whether that is its doing, a third time tells: but only
+            # Twice it was alone when the connection was lost. A third time shows whether that is its doing: but only
             # if the connection carries something else just before.
             await self._hand_over(adapter, [self._control_record(Key(NAMESPACE, "beat", "probe"), BEAT, None)])
         self._in_hand = len(batch)
@@ -442,7 +442,7 @@ class Sender:
             self._refuse(alone.key, alone.record.payload, alone.event, why)
 
     async def _send_omission(self, adapter: Adapter, omission: Omission) -> None:
-        """Have the receivers told of what was dropped, in its place."""
+        """Send the receivers a notice of what was dropped, in its place."""
         assert self.outbox is not None
         gap, at_broker = omission.gap(), self._plan.at_broker
         gap = gap._replace(keys=None if gap.keys is None else tuple(map(at_broker, gap.keys)))

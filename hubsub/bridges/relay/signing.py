@@ -133,7 +133,7 @@ class Signer:
             live: Whether its age and number count.
 
         Raises:
-            SignatureError: It was not; the error tells why.
+            SignatureError: It was not; the error says why.
         """
         head = signature[:HEAD]
         try:

@@ -290,7 +290,7 @@ class Wire:
     # Unpacking
 
     def is_own(self, payload: bytes | None, headers: Mapping[str, str]) -> bool:
-        """True if something says that it was sent by this very source; tells without decoding or verifying it.
+        """True if something says that it was sent by this very source; it is neither decoded nor verified.
 
         What was sent without its metadata cannot be recognized.
         """

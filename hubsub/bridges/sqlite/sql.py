@@ -91,7 +91,7 @@ def prepare(db: Connection, path: str, space: str, synchronous: str) -> None:
         db.execute("begin immediate")
         try:
             if not _is_ready(db, path, space):
-                # Also of a log of which somebody has dropped a table: what was in it is told as missing.
+                # Also of a log of which somebody has dropped a table: what was in it is reported as missing.
                 for statement in TABLES.strip().split(";\n"):
                     db.execute(statement)
                 db.execute(f"pragma user_version = {VERSION}")
