@@ -11,12 +11,13 @@ except ImportError:
     raise MissingDriver("hubsub.web", "msgspec", "web") from None
 
 from .access import Connection, Refused
+from .application import Connections
 from .bare import plain
 from .limits import Limits
 from .module import script
 from .posting import Publishing, publishing
 from .serving import lifespan, listen
-from .sockets import Connections, Endpoint, endpoint, serve
+from .sockets import Endpoint, endpoint, serve
 from .streams import Events, events
 
 __all__ = [

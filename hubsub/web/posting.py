@@ -19,10 +19,10 @@ from ..errors import ConfirmationTimeout, DecodeError, DeliveryError, HubClosed,
 from ..hub import Hub
 from ..key import NAMESPACE, PLUS, STAR, Key, Patterns
 from .access import Access, Authorize, Connection, Identify, Refused, covered
+from .application import applications_of, pass_lifespan
 from .commands import MOST_SECONDS
 from .limits import Bucket, Limits
 from .protocol import encode, is_deeper
-from .sockets import endpoints_of
 from .stream import Receive, Send
 from .streams import answer
 
@@ -57,11 +57,8 @@ class Publishing:
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         """Serve one request, as ASGI says."""
         if scope["type"] == "lifespan":
-            while True:
-                message = await receive()
-                await send({"type": f"{message['type']}.complete"})
-                if message["type"] == "lifespan.shutdown":
-                    return
+            await pass_lifespan(receive, send)
+            return
         if scope["type"] != "http":
             await receive()
             await send({"type": "websocket.close", "code": 4403, "reason": "this address takes POST"})
@@ -99,7 +96,7 @@ class Publishing:
                 reached = self.hub.publish_with_headers(key, message, headers)
             else:
                 reached = self.hub.publish(key, message)
-            sockets: int = sum(each.feed.dispatch(message) for each in endpoints_of(self.hub))
+            sockets: int = sum(each.feed.dispatch(message) for each in applications_of(self.hub))
             return reached + sockets
         except InvalidKey as error:
             raise Refused(400, str(error)) from None

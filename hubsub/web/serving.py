@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from typing import Any
 
 from ..hub import Hub
-from .sockets import endpoints_of
+from .application import applications_of
 
 # Seconds that sent bytes may stay without an answer before the kernel ends a connection.
 UNANSWERED = 4.0
@@ -66,7 +66,7 @@ def lifespan(hub: Hub, *parts: AbstractAsyncContextManager[Any]) -> Callable[[An
             await stack.enter_async_context(hub)
             for part in parts:
                 await stack.enter_async_context(part)
-            for each in endpoints_of(hub):
+            for each in applications_of(hub):
                 each.start()
             stack.enter_context(_stopped_by_signals(hub))
             try:
@@ -78,7 +78,7 @@ def lifespan(hub: Hub, *parts: AbstractAsyncContextManager[Any]) -> Callable[[An
 
 
 def _stop(hub: Hub) -> None:
-    for each in endpoints_of(hub):
+    for each in applications_of(hub):
         each.stop()
 
 

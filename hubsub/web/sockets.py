@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import time
-from collections import Counter
-from collections.abc import Collection, Coroutine, Iterator, Mapping
+from collections.abc import Collection, Coroutine, Mapping
 from typing import Any
-from weakref import WeakKeyDictionary, WeakSet
 
 from .._core.message_queue import Overflow
 from ..codec import Codec
@@ -16,51 +13,18 @@ from ..describe import describe
 from ..hub import Hub
 from ..key import Patterns
 from . import protocol
-from .access import Access, Authorize, Connection, Hook, Identify, Refused, called, logger
+from .access import Access, Authorize, Connection, Hook, Identify, Refused, called
+from .application import Application, checked, pass_lifespan
 from .feed import Feed
 from .limits import Limits
 from .module import NAME, script
 from .session import Session
 from .stream import Receive, Send
 
-# Seconds between two looks at the connections.
-TICK = 1.0
-
 _NO_PATTERNS: list[Any] = []
 
-_endpoints: WeakKeyDictionary[Hub, WeakSet[Any]] = WeakKeyDictionary()
 
-
-def endpoints_of(hub: Hub) -> list[Any]:
-    """The endpoints and streams of a hub that are not gone."""
-    return list(_endpoints.get(hub, ()))
-
-
-def enlist(hub: Hub, endpoint: Any) -> None:
-    """Have an endpoint stopped when the server of its hub stops, see `lifespan`."""
-    _endpoints.setdefault(hub, WeakSet()).add(endpoint)
-
-
-class Connections(Collection[Connection]):
-    """The clients that are connected, in the order in which they came."""
-
-    def __init__(self, sessions: Mapping[Connection, Any]) -> None:
-        self._sessions = sessions
-
-    def __len__(self) -> int:
-        return len(self._sessions)
-
-    def __iter__(self) -> Iterator[Connection]:
-        return iter(list(self._sessions))
-
-    def __contains__(self, connection: object) -> bool:
-        return connection in self._sessions
-
-    def __repr__(self) -> str:
-        return f"<{len(self)} connections>"
-
-
-class Endpoint:
+class Endpoint(Application[Session]):
     """What `endpoint` returns: an ASGI application for WebSockets that speak `hubsub.v1`."""
 
     def __init__(
@@ -77,38 +41,19 @@ class Endpoint:
         on_connect: Hook | None,
         on_disconnect: Hook | None,
     ) -> None:
-        if overflow is Overflow.GROW:
-            raise ValueError("overflow: a queue that grows would let a client fill the memory; choose another policy")
-        if not isinstance(limits, Limits):
-            raise TypeError(f"limits is a hubsub.web.Limits, not {describe(limits)}")
         for name, hook in (("on_connect", on_connect), ("on_disconnect", on_disconnect)):
             if hook is not None and not callable(hook):
                 raise TypeError(f"{name} is a function, not {describe(hook)}")
-        self.hub = hub
-        self.limits = limits
-        self.overflow = Overflow(overflow)
-        self.access = Access(outgoing, incoming, authorize, identify, origins)
-        self.feed = Feed(hub, self.access.everything, codec, limits)
+        policy = checked(overflow, limits)
+        access = Access(outgoing, incoming, authorize, identify, origins)
+        super().__init__(hub, access, Feed(hub, access.everything, codec, limits), policy, limits)
         self._on_connect = on_connect
         self._on_disconnect = on_disconnect
-        self._sessions: dict[Connection, Session] = {}
-        self._addresses: Counter[str] = Counter()
-        self._clock: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[Any]] = set()
-        self._is_stopped = False
-        enlist(hub, self)
-
-    def __repr__(self) -> str:
-        return f"<Endpoint {self.hub!r} {len(self._sessions)} connections>"
-
-    @property
-    def connections(self) -> Connections:
-        """The clients that are connected now; a live collection."""
-        return Connections(self._sessions)
 
     def disconnect(self, identity: str) -> asyncio.Task[None]:
         """Disconnect all clients of an identity, with code 4401. Awaiting what it returns is optional."""
-        sessions = [session for session in self._sessions.values() if session.connection.identity == identity]
+        sessions = [each for each in self._clients.values() if each.connection.identity == identity]
         return self._soon(self._end_all(sessions, protocol.IDENTITY, "disconnected"))
 
     def recheck(self, identity: str | None = None) -> asyncio.Task[None]:
@@ -116,29 +61,13 @@ class Endpoint:
 
         A subscription that is refused now ends with an `error` frame. Awaiting what it returns is optional.
         """
-        sessions = [each for each in self._sessions.values() if identity in (None, each.connection.identity)]
+        sessions = [each for each in self._clients.values() if identity in (None, each.connection.identity)]
 
         async def recheck() -> None:
             for session in sessions:
                 await session.commands.recheck()
 
         return self._soon(recheck())
-
-    def stop(self) -> None:
-        """Disconnect everybody with code 1012, and let nobody in any more: the server is about to end."""
-        self._is_stopped = True
-        for session in list(self._sessions.values()):
-            session.end(protocol.RESTART, "the server restarts")
-
-    def start(self) -> None:
-        """Let clients in again."""
-        self._is_stopped = False
-
-    async def close(self) -> None:
-        """Disconnect everybody, and take nothing more from the hub. Closing twice is safe."""
-        self.stop()
-        await self._end_all(list(self._sessions.values()), protocol.RESTART, "the server restarts")
-        self.feed.close()
 
     def _soon(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(coroutine)
@@ -158,7 +87,7 @@ class Endpoint:
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         """Serve one WebSocket, as ASGI says; mounted, it serves `hubsub.js`, too. Anything else is answered by 426."""
         if scope["type"] == "lifespan":
-            await _pass_lifespan(receive, send)
+            await pass_lifespan(receive, send)
         elif scope["type"] == "websocket":
             message = await receive()
             if message["type"] == "websocket.connect":
@@ -187,14 +116,8 @@ class Endpoint:
             opened: The socket is accepted already.
         """
         connection = Connection(secrets.token_hex(8), scope)
-        limit = self.limits.connections_per_address
         try:
-            if self._is_stopped:
-                raise Refused(503, "the server restarts")
-            if limit and connection.address and self._addresses[connection.address] >= limit:
-                raise Refused(429, "too many connections from this address")
-            if self.access.is_foreign(connection, scope.get("scheme", "")):
-                raise Refused(403, "this page may not connect")
+            self._check(connection, scope.get("scheme", ""))
             wants_token = False
             if identity is not None:
                 connection.identity = identity
@@ -218,19 +141,10 @@ class Endpoint:
         session = Session(
             self.feed, self.access, self.overflow, self.limits, connection, self._admit_late, receive, send
         )
-        self._sessions[connection] = session
-        self._addresses[connection.address] += 1
-        if self._clock is None or self._clock.done() or self._clock.get_loop() is not asyncio.get_running_loop():
-            self._clock = asyncio.get_running_loop().create_task(self._watch())
         try:
-            await session.run(wants_token)
+            with self._connected(session):
+                await session.run(wants_token)
         finally:
-            del self._sessions[connection]
-            self._addresses[connection.address] -= 1
-            if not self._addresses[connection.address]:
-                del self._addresses[connection.address]
-            if not self._sessions and self._clock is not None:
-                self._clock.cancel()
             if session.was_admitted:
                 await called(self._on_disconnect, "on_disconnect", connection)
 
@@ -255,13 +169,6 @@ class Endpoint:
         else:
             # Before it is accepted most servers make a plain 403 of it.
             await send({"type": "websocket.close", "code": code, "reason": refused.reason})
-
-    async def _watch(self) -> None:
-        while True:
-            await asyncio.sleep(TICK)
-            now = time.monotonic()
-            for session in list(self._sessions.values()):
-                session.look(now)
 
 
 def endpoint(
@@ -313,15 +220,6 @@ def endpoint(
     )
 
 
-async def _pass_lifespan(receive: Receive, send: Send) -> None:
-    """An endpoint that is served by itself has nothing to do when the server starts and ends."""
-    while True:
-        message = await receive()
-        await send({"type": f"{message['type']}.complete"})
-        if message["type"] == "lifespan.shutdown":
-            return
-
-
 async def _respond(send: Send, status: int, body: bytes, headers: list[tuple[bytes, bytes]]) -> None:
     headers = [(b"content-type", b"text/plain"), (b"content-length", str(len(body)).encode()), *headers]
     await send({"type": "http.response.start", "status": status, "headers": headers})
@@ -342,6 +240,3 @@ async def serve(websocket: Any, endpoint: Endpoint, *, identity: str | None = No
     if websocket.client_state.name == "CONNECTING":
         await websocket.receive()
     await endpoint.handle(websocket.scope, websocket.receive, websocket.send, identity=identity, opened=opened)
-
-
-__all__ = ["Connections", "Endpoint", "endpoint", "logger", "serve"]

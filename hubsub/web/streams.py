@@ -6,7 +6,6 @@ import asyncio
 import random
 import secrets
 import time
-from collections import Counter
 from collections.abc import Collection, Coroutine, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qsl
@@ -18,18 +17,17 @@ from ..hub import Hub
 from ..key import Key, Patterns
 from . import protocol
 from .access import Access, Authorize, Connection, Identify, Refused, covered, logger
+from .application import Application, checked, pass_lifespan
 from .feed import Feed
 from .limits import Limits
 from .protocol import Position
 from .queues import Item
 from .session import GOODBYE
-from .sockets import Connections, enlist
 from .stream import Message, Receive, Send, Stream, ended
 from .subscriptions import Subscription, Subscriptions
 
 # Seconds without a message after which a comment is sent, so that whoever stands between does not cut the line.
 COMMENT = 15.0
-TICK = 1.0
 # Milliseconds that a browser waits before it comes back, at random.
 RETRY = (1000, 3000)
 
@@ -189,7 +187,7 @@ class EventStream(Stream):
             self.reply(b":\n\n")
 
 
-class Events:
+class Events(Application[EventStream]):
     """What `events` returns: an ASGI application for server-sent events."""
 
     def __init__(
@@ -203,52 +201,15 @@ class Events:
         overflow: Overflow,
         limits: Limits,
     ) -> None:
-        if overflow is Overflow.GROW:
-            raise ValueError("overflow: a queue that grows would let a client fill the memory; choose another policy")
-        self.hub = hub
-        self.limits = limits
-        self.overflow = Overflow(overflow)
-        self.access = Access(outgoing, [], authorize, identify, origins)
-        self.feed = EventFeed(hub, self.access.everything, codec, limits)
-        self._streams: dict[Connection, EventStream] = {}
-        self._addresses: Counter[str] = Counter()
-        self._clock: asyncio.Task[None] | None = None
-        self._is_stopped = False
-        enlist(hub, self)
-
-    def __repr__(self) -> str:
-        return f"<Events {self.hub!r} {len(self._streams)} streams>"
-
-    @property
-    def connections(self) -> Connections:
-        """The clients that are connected now; a live collection."""
-        return Connections(self._streams)
-
-    def stop(self) -> None:
-        """End all responses, and begin no new one: the server is about to end."""
-        self._is_stopped = True
-        for stream in list(self._streams.values()):
-            stream.end(protocol.RESTART, "the server restarts")
-
-    def start(self) -> None:
-        """Let clients in again."""
-        self._is_stopped = False
-
-    async def close(self) -> None:
-        """End all responses, and take nothing more from the hub. Closing twice is safe."""
-        self.stop()
-        for stream in list(self._streams.values()):
-            await stream.close(protocol.RESTART, "the server restarts")
-        self.feed.close()
+        policy = checked(overflow, limits)
+        access = Access(outgoing, [], authorize, identify, origins)
+        super().__init__(hub, access, EventFeed(hub, access.everything, codec, limits), policy, limits)
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         """Serve one request, as ASGI says."""
         if scope["type"] == "lifespan":
-            while True:
-                message = await receive()
-                await send({"type": f"{message['type']}.complete"})
-                if message["type"] == "lifespan.shutdown":
-                    return
+            await pass_lifespan(receive, send)
+            return
         if scope["type"] != "http":
             await receive()
             await send({"type": "websocket.close", "code": protocol.FORBIDDEN, "reason": "this address takes GET"})
@@ -260,19 +221,8 @@ class Events:
             await answer(send, refused.status, refused.reason)
             return
         stream = EventStream(self, connection, patterns, receive, send)
-        self._streams[connection] = stream
-        self._addresses[connection.address] += 1
-        if self._clock is None or self._clock.done() or self._clock.get_loop() is not asyncio.get_running_loop():
-            self._clock = asyncio.get_running_loop().create_task(self._watch())
-        try:
+        with self._connected(stream):
             await stream.run(connection.headers.get("last-event-id") or connection.query.get("last-event-id"))
-        finally:
-            del self._streams[connection]
-            self._addresses[connection.address] -= 1
-            if not self._addresses[connection.address]:
-                del self._addresses[connection.address]
-            if not self._streams and self._clock is not None:
-                self._clock.cancel()
 
     async def _admit(self, scope: Mapping[str, Any], connection: Connection) -> list[Key[Any]]:
         """Return the patterns that a client gets.
@@ -280,15 +230,9 @@ class Events:
         Raises:
             Refused: It gets nothing.
         """
-        limit = self.limits.connections_per_address
         if scope["method"] != "GET":
             raise Refused(405, "GET only")
-        if self._is_stopped:
-            raise Refused(503, "the server restarts")
-        if limit and connection.address and self._addresses[connection.address] >= limit:
-            raise Refused(429, "too many connections from this address")
-        if self.access.is_foreign(connection, scope.get("scheme", "")):
-            raise Refused(403, "this page may not connect")
+        self._check(connection, scope.get("scheme", ""))
         await self.access.identify(connection)
         outgoing = self.access.of(self.access.outgoing, connection.identity)
         patterns = list(dict.fromkeys(_patterns_of(scope, self.limits))) or outgoing
@@ -298,13 +242,6 @@ class Events:
             if not covered(pattern, outgoing) or not await self.access.allows(connection, "subscribe", pattern):
                 raise Refused(403, "this pattern may not be subscribed to")
         return patterns
-
-    async def _watch(self) -> None:
-        while True:
-            await asyncio.sleep(TICK)
-            now = time.monotonic()
-            for stream in list(self._streams.values()):
-                stream.look(now)
 
 
 def _patterns_of(scope: Mapping[str, Any], limits: Limits) -> Iterator[Key[Any]]:

@@ -654,7 +654,7 @@ def test_a_queue_that_grows_is_refused(hub: Hub) -> None:
 
 
 async def test_a_client_that_never_reads_is_disconnected(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hubsub.web.sockets.TICK", 0.01)
+    monkeypatch.setattr("hubsub.web.application.TICK", 0.01)
     app = endpoint(hub, outgoing=["*"], limits=Limits(not_reading_seconds=0.05))
     async with connected(app) as client:
         await client.ask("subscribe", patterns=[["a"]])
@@ -664,7 +664,7 @@ async def test_a_client_that_never_reads_is_disconnected(hub: Hub, monkeypatch: 
 
 
 async def test_a_silent_client_is_pinged_and_then_disconnected(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hubsub.web.sockets.TICK", 0.01)
+    monkeypatch.setattr("hubsub.web.application.TICK", 0.01)
     app = endpoint(hub, limits=Limits(ping_seconds=0.05, silent_seconds=0.3))
     async with connected(app) as client:
         for _ in range(3):
@@ -680,7 +680,7 @@ async def test_a_ping_is_answered(hub: Hub) -> None:
 
 
 async def test_a_connection_expires(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hubsub.web.sockets.TICK", 0.01)
+    monkeypatch.setattr("hubsub.web.application.TICK", 0.01)
 
     def identify(connection: Connection) -> str:
         connection.expires = 1.0

@@ -68,7 +68,7 @@ async def test_what_cannot_be_resumed_is_a_gap(hub: Hub, last: str) -> None:
 
 
 async def test_a_quiet_stream_has_comments(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hubsub.web.streams.TICK", 0.01)
+    monkeypatch.setattr("hubsub.web.application.TICK", 0.01)
     monkeypatch.setattr("hubsub.web.streams.COMMENT", 0.02)
     stream = await request(events(hub, ["a"])).begun()
     await stream.events(1)
