@@ -58,6 +58,8 @@ dist: ## build wheel and source distribution into dist/
 	$(SETUP) test
 	rm -rf build dist
 	$(RUN) build --no-isolation
+	@# Left here, its entry points would be believed before those that are installed.
+	rm -rf *.egg-info
 
 clean: ## remove everything that these targets made
 	rm -rf .venv .venv-* build dist site *.egg-info .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -141,7 +141,7 @@ class Access:
             found.append(pattern)
         return found
 
-    def is_foreign(self, connection: Connection, scheme: str) -> bool:
+    def is_foreign(self, connection: Connection) -> bool:
         """True if the page that connects is of another origin, and not of one that may."""
         origin = connection.headers.get("origin")
         if origin is None or "*" in self._origins or origin in self._origins:

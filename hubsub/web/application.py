@@ -16,7 +16,7 @@ from ..hub import Hub
 from .access import Access, Connection, Refused
 from .feed import Feed
 from .limits import Limits
-from .protocol import RESTART
+from .protocol import FORBIDDEN, RESTART
 from .stream import Receive, Send
 
 # Seconds between two looks at the connections.
@@ -113,7 +113,7 @@ class Application(Generic[C]):
             await client.close(RESTART, "the server restarts")
         self.feed.close()
 
-    def _check(self, connection: Connection, scheme: str) -> None:
+    def _check(self, connection: Connection) -> None:
         """Let nobody in where nobody may come, before it is asked who it is.
 
         Raises:
@@ -124,7 +124,7 @@ class Application(Generic[C]):
             raise Refused(503, "the server restarts")
         if limit and connection.address and self._addresses[connection.address] >= limit:
             raise Refused(429, "too many connections from this address")
-        if self.access.is_foreign(connection, scheme):
+        if self.access.is_foreign(connection):
             raise Refused(403, "this page may not connect")
 
     @contextmanager
@@ -166,6 +166,16 @@ def checked(overflow: Overflow, limits: Limits) -> Overflow:
     if not isinstance(limits, Limits):
         raise TypeError(f"limits is a hubsub.web.Limits, not {describe(limits)}")
     return Overflow(overflow)
+
+
+async def is_request(scope: Mapping[str, Any], receive: Receive, send: Send, takes: str) -> bool:
+    """True for an ordinary request. Anything else is answered here: a WebSocket is closed, `takes` is the reason."""
+    if scope["type"] == "lifespan":
+        await pass_lifespan(receive, send)
+    elif scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.close", "code": FORBIDDEN, "reason": takes})
+    return bool(scope["type"] == "http")
 
 
 async def pass_lifespan(receive: Receive, send: Send) -> None:

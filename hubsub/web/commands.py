@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from itertools import count
 from typing import Any, ClassVar
@@ -25,11 +24,11 @@ from ..errors import (
     RemoteError,
     RequestTimeout,
 )
-from ..event import Gap
 from ..key import NAMESPACE, PLUS, STAR, Key
 from . import protocol
 from .access import Access, Action, Connection, Refused, covered, logger
 from .feed import Feed
+from .journal import not_resumed
 from .limits import Bucket
 from .protocol import ClientFrame, ProtocolError
 from .stream import Stream
@@ -91,15 +90,14 @@ class Commands:
             task.cancel()
 
     async def follow_all(self, text: str) -> None:
+        """Follow all that a text frame holds, in order."""
         for frame in protocol.frames_of(text, self._limits.depth):
             if self._stream.over.done():
                 return
-            if isinstance(frame, ProtocolError):
-                self.refuse(frame)
-            else:
-                await self.follow(frame)
+            await self.follow(frame)
 
     async def follow(self, frame: ClientFrame | ProtocolError) -> None:
+        """Do what a frame says, or answer why not."""
         try:
             if isinstance(frame, ProtocolError):
                 raise frame
@@ -110,6 +108,7 @@ class Commands:
             self.refuse(ProtocolError("closing", "the hub is closing"), getattr(frame, "id", None))
 
     def refuse(self, error: ProtocolError, id: int | None = None) -> None:
+        """Answer with an error; the third malformed frame ends the connection."""
         self._stream.reply(protocol.error_frame(error.id if error.id is not None else id, error.code, error.message))
         if error.code == "malformed":
             self._malformed += 1
@@ -117,11 +116,8 @@ class Commands:
                 self._stream.end(protocol.MALFORMED, "too many malformed frames")
 
     def _key(self, parts: list[str]) -> Key[Any]:
-        limits = self._limits
-        if not 0 < len(parts) <= limits.key_parts:
-            raise ProtocolError("invalid-key", f"a key has 1 to {limits.key_parts} parts")
-        if any(len(part) > limits.part_characters for part in parts):
-            raise ProtocolError("invalid-key", f"a part of a key has at most {limits.part_characters} characters")
+        if (fault := self._limits.fault_of_key(parts)) is not None:
+            raise ProtocolError("invalid-key", fault)
         return Key.create_from(parts)
 
     def _exact(self, parts: list[str], of: Sequence[Key[Any]]) -> Key[Any]:
@@ -176,25 +172,14 @@ class Commands:
             else:
                 wanted.append((each, patterns))
                 self.subscriptions[each.id] = Subscription(patterns, each.gaps, False)
-        at, named = frame.resume.at, [pattern for _, patterns in wanted for pattern in patterns]
-        await self.subscriptions.learn_all(lambda: journal.keys_since(at, named))
-        # From here to `listen` nothing is awaited: nothing comes in between, missed or twice.
-        self._feed.dispatch()
-        missed = journal.since(at, named)
-        if missed is None:
+        named = [pattern for _, patterns in wanted for pattern in patterns]
+        frames = await self.subscriptions.missed(frame.resume.at, named)
+        # From here to `listen` nothing is awaited.
+        if frames is None:
             self._stream.reply(protocol.ok(0, journal.position, resumed=False, replayed=0))
-            now = time.time()
-            gap = Gap("not resumed", None, now, now, None)
-            for each, _ in wanted:
-                if each.gaps:
-                    self._stream.reply(protocol.gap_frame(gap, each.id))
+            gap = not_resumed()
+            self._stream.reply(*(protocol.gap_frame(gap, each.id) for each, _ in wanted if each.gaps))
         else:
-            frames: list[bytes] = []
-            for entry in missed:
-                if entry.gap is not None:
-                    frames += self.subscriptions.gap_frames(entry.gap)
-                elif entry.key is not None and self.subscriptions.may_have(entry.key):
-                    frames.append(entry.frame)
             self._stream.reply(protocol.ok(0, journal.position, resumed=True, replayed=len(frames)))
             self._stream.reply(*frames)
         self.subscriptions.listen()
@@ -260,9 +245,8 @@ class Commands:
             raise ProtocolError("rate", f"too fast: wait {wait:.2f} s")
 
     def _check_headers(self, headers: dict[str, str] | None) -> None:
-        size = sum(len(name) + len(value) for name, value in (headers or {}).items())
-        if size > self._limits.headers_bytes:
-            raise ProtocolError("too-large", f"headers have at most {self._limits.headers_bytes} bytes")
+        if (fault := self._limits.fault_of_headers(headers or {})) is not None:
+            raise ProtocolError("too-large", fault)
 
     async def _publish(self, frame: protocol.Publish) -> None:
         self._check_id(frame.id)

@@ -8,13 +8,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
+from .._core.ids import COUNTED, is_unguessable
 from ..event import Gap, Meta
 from ..key import Key, is_subset
 from .protocol import Position
-
-# Digits of an id that count; see `_core.ids`.
-_COUNTING = 10
-_DIGITS = 26
 
 # Origins that are remembered; of more, the one that was silent longest is forgotten.
 MOST_ORIGINS = 256
@@ -38,12 +35,15 @@ class Entry(NamedTuple):
 
 def place_of(meta: Meta | None) -> tuple[str, int] | None:
     """The origin of a message, and its number there; None for a name that does not count."""
-    if meta is None or meta.id is None or meta.source is None or len(meta.id) != _DIGITS:
+    if meta is None or meta.id is None or meta.source is None or not is_unguessable(meta.id):
         return None
-    try:
-        return meta.source, int(meta.id[:_COUNTING], 16) + 1
-    except ValueError:
-        return None
+    return meta.source, int(meta.id[: 2 * COUNTED], 16) + 1
+
+
+def not_resumed() -> Gap:
+    """What a client gets instead of what it missed, where nobody can know that."""
+    now = time.time()
+    return Gap("not resumed", None, now, now, None)
 
 
 class Journal:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 from .._core.checks import count, seconds
@@ -75,6 +76,20 @@ class Limits:
                 count(value, field.name, of, least=least)
             else:
                 seconds(value, field.name, zero=False)
+
+    def fault_of_key(self, parts: Sequence[str]) -> str | None:
+        """Say what is too much about a key or a pattern; None if nothing is."""
+        if not 0 < len(parts) <= self.key_parts:
+            return f"a key has 1 to {self.key_parts} parts"
+        if any(len(part) > self.part_characters for part in parts):
+            return f"a part of a key has at most {self.part_characters} characters"
+        return None
+
+    def fault_of_headers(self, headers: Mapping[str, str]) -> str | None:
+        """Say what is too much about headers; None if nothing is."""
+        if sum(len(name) + len(value) for name, value in headers.items()) > self.headers_bytes:
+            return f"headers have at most {self.headers_bytes} bytes"
+        return None
 
 
 class Bucket:

@@ -19,7 +19,7 @@ from ..errors import ConfirmationTimeout, DecodeError, DeliveryError, HubClosed,
 from ..hub import Hub
 from ..key import NAMESPACE, PLUS, STAR, Key, Patterns
 from .access import Access, Authorize, Connection, Identify, Refused, covered
-from .application import applications_of, pass_lifespan
+from .application import applications_of, is_request
 from .commands import MOST_SECONDS
 from .limits import Bucket, Limits
 from .protocol import encode, is_deeper
@@ -56,12 +56,7 @@ class Publishing:
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         """Serve one request, as ASGI says."""
-        if scope["type"] == "lifespan":
-            await pass_lifespan(receive, send)
-            return
-        if scope["type"] != "http":
-            await receive()
-            await send({"type": "websocket.close", "code": 4403, "reason": "this address takes POST"})
+        if not await is_request(scope, receive, send, "this address takes POST"):
             return
         connection = Connection(secrets.token_hex(8), scope)
         try:
@@ -79,7 +74,7 @@ class Publishing:
     async def _publish(self, scope: Mapping[str, Any], connection: Connection, receive: Receive) -> int:
         if scope["method"] != "POST":
             raise Refused(405, "POST only")
-        if self.access.is_foreign(connection, scope.get("scheme", "")):
+        if self.access.is_foreign(connection):
             raise Refused(403, "this page may not publish")
         key = self._key(scope)
         await self.access.identify(connection)
@@ -119,10 +114,10 @@ class Publishing:
             parts = [unquote(part, errors="strict") for part in path.strip("/").split("/")]
         except UnicodeDecodeError:
             raise Refused(400, "the path is not UTF-8") from None
-        if "" in parts or len(parts) > self.limits.key_parts:
-            raise Refused(400, f"the path is a key of 1 to {self.limits.key_parts} parts, none of them empty")
-        if any(len(part) > self.limits.part_characters for part in parts):
-            raise Refused(400, f"a part of a key has at most {self.limits.part_characters} characters")
+        if "" in parts:
+            raise Refused(400, "the path is a key, and no part of it is empty")
+        if (fault := self.limits.fault_of_key(parts)) is not None:
+            raise Refused(400, fault)
         if STAR in parts or PLUS in parts:
             raise Refused(400, "a key that is published to has no wildcards")
         if parts[0] == NAMESPACE:
@@ -210,14 +205,20 @@ class Publishing:
         if is_deeper(text, self.limits.depth):
             raise Refused(400, f"JSON may be nested {self.limits.depth} deep")
         try:
-            msgspec.json.decode(body, type=msgspec.Raw)
-            self._codec.decode(body, None)
-        except (ValueError, RecursionError, msgspec.MsgspecError, DecodeError):
-            raise Refused(400, "this is not JSON") from None
-        try:
+            msgspec.json.decode(body, type=msgspec.Raw)  # stricter: no NaN, for one
             return self._codec.decode(body, self.hub.border.type_of(key))
         except (ValueError, TypeError, RecursionError, DecodeError) as error:
-            raise Refused(422, str(error)) from None
+            if self._is_json(body):
+                raise Refused(422, str(error)) from None
+            raise Refused(400, "this is not JSON") from None
+
+    def _is_json(self, body: bytes) -> bool:
+        try:
+            msgspec.json.decode(body, type=msgspec.Raw)
+            self._codec.decode(body, None)
+        except (ValueError, RecursionError, DecodeError):
+            return False
+        return True
 
     def _event(self, key: Key[Any], body: bytes) -> tuple[Any, dict[str, str] | None]:
         """A CloudEvent 1.0 in its structured form."""
@@ -250,8 +251,8 @@ class Publishing:
         return self._data(key, kind, {}, text.encode("utf-8", "surrogatepass")), headers or None
 
     def _check_headers(self, headers: Mapping[str, str]) -> None:
-        if sum(len(name) + len(value) for name, value in headers.items()) > self.limits.headers_bytes:
-            raise Refused(413, f"headers have at most {self.limits.headers_bytes} bytes")
+        if (fault := self.limits.fault_of_headers(headers)) is not None:
+            raise Refused(413, fault)
 
 
 class _TooFast(Refused):

@@ -78,25 +78,25 @@ class Unsubscribe(_Frame, tag="unsubscribe"):
     of: Id
 
 
-class Publish(_Frame, tag="publish"):
-    """Publishes a message."""
+class _Message(_Frame):
+    """What is published and what is asked have in common."""
 
     id: Id
     key: KeyParts
     data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     data_base64: str | None = None
     headers: dict[str, str] | None = None
+
+
+class Publish(_Message, tag="publish"):
+    """Publishes a message."""
+
     confirm: float | None = None
 
 
-class Request(_Frame, tag="request"):
+class Request(_Message, tag="request"):
     """Asks whoever responds to a key."""
 
-    id: Id
-    key: KeyParts
-    data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    data_base64: str | None = None
-    headers: dict[str, str] | None = None
     timeout: float | None = None
 
 
@@ -255,10 +255,7 @@ def message_frame(
         time: When it was published, seconds since the epoch.
         replayed: It comes from a history.
     """
-    if is_json:
-        parts = [b'{"key":', encode(key), b',"data":', data]
-    else:
-        parts = [b'{"key":', encode(key), b',"data_base64":', encode(data)]
+    parts = [b'{"key":', encode(key), b",", *_data(data, is_json)]
     if at is not None:
         parts += (b',"at":', encode(at))
     if headers:
@@ -267,6 +264,11 @@ def message_frame(
         parts += (b',"time":', encode(round(time, 3)))
     parts.append(b',"replayed":true}' if replayed else b"}")
     return b"".join(parts)
+
+
+def _data(data: bytes, is_json: bool) -> tuple[bytes, bytes]:
+    """The name under which data travel, and what they are there."""
+    return (b'"data":', data) if is_json else (b'"data_base64":', encode(data))
 
 
 def welcome(connection: str, at: Position, ping: float, limits: Mapping[str, Any]) -> bytes:
@@ -290,15 +292,12 @@ def ok(id: int, at: Position, **more: Any) -> bytes:
 
 def ok_with_data(id: int, data: bytes, is_json: bool) -> bytes:
     """The answer to a request, with the reply that somebody gave."""
-    if is_json:
-        return b'{"type":"ok","id":%d,"data":%b}' % (id, data)
-    return b'{"type":"ok","id":%d,"data_base64":%b}' % (id, encode(data))
+    return b'{"type":"ok","id":%d,%b%b}' % (id, *_data(data, is_json))
 
 
 def request_frame(id: int, key: Key[Any], data: bytes, is_json: bool) -> bytes:
     """A request to a client that responds."""
-    name = b"data" if is_json else b"data_base64"
-    return b'{"type":"request","id":%d,"key":%b,"%b":%b}' % (id, encode(key), name, data if is_json else encode(data))
+    return b'{"type":"request","id":%d,"key":%b,%b%b}' % (id, encode(key), *_data(data, is_json))
 
 
 def error_frame(id: int | None, code: str, message: str) -> bytes:

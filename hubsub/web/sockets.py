@@ -117,7 +117,7 @@ class Endpoint(Application[Session]):
         """
         connection = Connection(secrets.token_hex(8), scope)
         try:
-            self._check(connection, scope.get("scheme", ""))
+            self._check(connection)
             wants_token = False
             if identity is not None:
                 connection.identity = identity

@@ -17,8 +17,9 @@ from ..hub import Hub
 from ..key import Key, Patterns
 from . import protocol
 from .access import Access, Authorize, Connection, Identify, Refused, covered, logger
-from .application import Application, checked, pass_lifespan
+from .application import Application, checked, is_request
 from .feed import Feed
+from .journal import not_resumed
 from .limits import Limits
 from .protocol import Position
 from .queues import Item
@@ -113,29 +114,16 @@ class EventStream(Stream):
             self._ended.set()
 
     async def _begin(self, last: str | None) -> None:
-        journal, subscriptions = self.feed.journal, self._subscriptions
+        subscriptions = self._subscriptions
         seen = None if last is None else position_of(last)
-        patterns = subscriptions.patterns
-        if seen is not None:
-            known = seen
-            await subscriptions.learn_all(lambda: journal.keys_since(known, patterns))
-        # From here on nothing is awaited: nothing comes in between, missed or twice.
-        self.feed.dispatch()
+        missed = await subscriptions.missed(seen, subscriptions.patterns)
+        # From here to `listen` nothing is awaited.
         self.reply(b"retry: %d\n\n" % random.randint(*RETRY))
         if last is None:
             # Whoever has received nothing can come back, too.
-            self.reply(event_of(b"{}", journal.position, "open"))
+            self.reply(event_of(b"{}", self.feed.journal.position, "open"))
         else:
-            missed = None if seen is None else journal.since(seen, patterns)
-            if missed is None:
-                now = time.time()
-                self.reply(*self.gap_frames(Gap("not resumed", None, now, now, None)))
-            else:
-                for entry in missed:
-                    if entry.gap is not None:
-                        self.reply(*self.gap_frames(entry.gap))
-                    elif entry.key is not None and subscriptions.may_have(entry.key):
-                        self.reply(entry.frame)
+            self.reply(*(self.gap_frames(not_resumed()) if missed is None else missed))
         subscriptions.listen()
 
     async def _wait_for_the_end(self) -> None:
@@ -207,12 +195,7 @@ class Events(Application[EventStream]):
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         """Serve one request, as ASGI says."""
-        if scope["type"] == "lifespan":
-            await pass_lifespan(receive, send)
-            return
-        if scope["type"] != "http":
-            await receive()
-            await send({"type": "websocket.close", "code": protocol.FORBIDDEN, "reason": "this address takes GET"})
+        if not await is_request(scope, receive, send, "this address takes GET"):
             return
         connection = Connection(secrets.token_hex(8), scope)
         try:
@@ -232,7 +215,7 @@ class Events(Application[EventStream]):
         """
         if scope["method"] != "GET":
             raise Refused(405, "GET only")
-        self._check(connection, scope.get("scheme", ""))
+        self._check(connection)
         await self.access.identify(connection)
         outgoing = self.access.of(self.access.outgoing, connection.identity)
         patterns = list(dict.fromkeys(_patterns_of(scope, self.limits))) or outgoing
@@ -254,8 +237,8 @@ def _patterns_of(scope: Mapping[str, Any], limits: Limits) -> Iterator[Key[Any]]
             pattern: Key[Any] = Key.parse(text)
         except ValueError:
             raise Refused(400, "a pattern cannot be read") from None
-        if len(pattern) > limits.key_parts or any(len(part) > limits.part_characters for part in pattern):
-            raise Refused(400, "a pattern is too long")
+        if (fault := limits.fault_of_key(pattern)) is not None:
+            raise Refused(400, fault)
         yield pattern
 
 

@@ -14,6 +14,7 @@ from ..key import NAMESPACE, PLUS, STAR, Key
 from . import protocol
 from .access import Access, Answers, Connection, covered, logger
 from .feed import Feed
+from .protocol import Position
 from .stream import Stream
 
 # How often keys that came meanwhile are asked about before a replay begins.
@@ -180,6 +181,28 @@ class Subscriptions(dict[int, Subscription]):
                     frames.append(feed.replay_frame(event))
                 except EncodeError as error:
                     logger.debug("a retained message cannot be sent to web clients", error=error)
+        return frames
+
+    async def missed(self, seen: Position | None, patterns: list[Key[Any]]) -> list[bytes] | None:
+        """What a client that has seen so much missed of some patterns, as frames; None if nobody can know.
+
+        All that was published is handed over by then. After its last question to `authorize` nothing is awaited: who
+        listens right after it misses nothing, and gets nothing twice.
+        """
+        journal = self._feed.journal
+        if seen is not None:
+            known = seen
+            await self.learn_all(lambda: journal.keys_since(known, patterns))
+        self._feed.dispatch()
+        entries = None if seen is None else journal.since(seen, patterns)
+        if entries is None:
+            return None
+        frames: list[bytes] = []
+        for entry in entries:
+            if entry.gap is not None:
+                frames += self._stream.gap_frames(entry.gap)
+            elif entry.key is not None and self.may_have(entry.key):
+                frames.append(entry.frame)
         return frames
 
     def concerns(self, gap: Gap) -> bool:
