@@ -28,7 +28,7 @@ logger = Logger("hubsub.web")
 
 
 class Refused(Exception):
-    """Raised by `identify` or `on_connect`: this client does not come in.
+    """Raise it in `identify` or `on_connect` to refuse a client.
 
     Args:
         status: The HTTP status where the server can still send one: 401 by default. Where the socket is open already,

@@ -1,4 +1,4 @@
-"""What the applications whose connections last have in common: who is connected, how many, and for how long."""
+"""What sockets and streams have in common: who is connected, how many, and for how long."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ class Application(Generic[C]):
         self.feed.close()
 
     def _check(self, connection: Connection) -> None:
-        """Let nobody in where nobody may come, before it is asked who it is.
+        """Refuse a client that may not come in, whoever it is.
 
         Raises:
             Refused: The server ends, there are too many of its address, or its page is of another host.

@@ -71,7 +71,7 @@ class Commands:
         self._numbers = count(1)
 
     def admitted(self) -> None:
-        """It is known who the client is, and so what it may do."""
+        """Find out what the client may do, now that its identity is known."""
         identity = self._connection.identity
         self._outgoing = self._access.of(self._access.outgoing, identity)
         self._incoming = self._access.of(self._access.incoming, identity)

@@ -74,7 +74,7 @@ class Journal:
         self._next = 1
         # The highest number of each origin, the one silent longest first.
         self._last: OrderedDict[str, int] = OrderedDict()
-        # Of each origin, the number of the entry from which on all its messages are here, by its last one before that.
+        # Of each origin, the number behind which all its messages are here.
         self._begins: dict[str, int] = {}
         # Origins whose messages came out of order, by the number of the last entry that did.
         self._unordered: dict[str, int] = {}
@@ -95,7 +95,7 @@ class Journal:
         return dict(self._last)
 
     def know(self, origin: str, number: int = 0) -> None:
-        """This origin has published nothing that is not known of, up to that number."""
+        """Note an origin; everything that it published up to that number is known."""
         if origin not in self._last:
             self._last[origin] = number
             self._begins[origin] = number
@@ -197,7 +197,7 @@ class Journal:
         return [entry.key for entry in self.since(seen, patterns) or () if entry.key is not None]
 
     def _known(self, seen: Position) -> Position | None:
-        """Those of the numbers from which on everything is here; None if something is not, or if there are none."""
+        """The numbers behind which the journal has everything; None if it lacks something, or if there are none."""
         known = {}
         for origin, number in seen.items():
             begins = self._begins.get(origin)
@@ -208,9 +208,9 @@ class Journal:
         return known or None
 
     def _bounds(self, known: Position) -> tuple[int, int]:
-        """The number of the first entry that is behind what was seen of its origin, and that of the last that is not.
+        """The number of the first entry that the client has not seen, and of the last one that it has.
 
-        Where there is no first one, it is the next; where there is no last one, it is 0.
+        Without a first one, it is the next number; without a last one, 0.
         """
         start, left = self._next, 0
         behind = {origin for origin, number in known.items() if self._last[origin] > number}

@@ -62,7 +62,7 @@ class FrameQueue:
         items.append(frame)
         self.bytes += len(frame)
         if len(items) > self._most or (self.bytes > self._most_bytes and len(items) > 1):
-            # Who asks without reading the answers.
+            # A client that asks, and does not read the answers.
             self._owner.too_slow()
         elif not self.is_marked:
             self._owner.has_something()

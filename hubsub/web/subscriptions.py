@@ -186,8 +186,8 @@ class Subscriptions(dict[int, Subscription]):
     async def missed(self, seen: Position | None, patterns: list[Key[Any]]) -> list[bytes] | None:
         """What a client that has seen so much missed of some patterns, as frames; None if nobody can know.
 
-        All that was published is handed over by then. After its last question to `authorize` nothing is awaited: who
-        listens right after it misses nothing, and gets nothing twice.
+        The feed has handed over everything by then, and nothing is awaited after the last question to `authorize`: a
+        caller that listens at once misses nothing, and gets nothing twice.
         """
         journal = self._feed.journal
         if seen is not None:

@@ -20,7 +20,7 @@ class StoredLetter(NamedTuple):
     message: Any
     """The message; if it cannot be decoded, its bytes, or None if it has none."""
     reason: str
-    """Why it was given up: the error of the last attempt, say. Empty if nobody has written that."""
+    """Why it was given up, for example the error of the last attempt. Empty if that was not written."""
     attempts: int
     """How often listeners were called with it by the process that gave it up."""
     position: str
@@ -58,7 +58,7 @@ def letter_of(buried: Buried, wire: Wire, key_of: Callable[[Key[Any]], Key[Any]]
             error, meta = trouble, getattr(trouble, "meta", None)
     if meta is None:
         meta = Meta(time=received.time, hops=1)
-    # Whoever asked waits for no reply any more.
+    # The asker no longer waits for a reply.
     meta = meta._replace(position=received.position, reply_to=None, correlation=None)
     kind, _, reader = (buried.reader or "").partition(":")
     return StoredLetter(
