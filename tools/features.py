@@ -21,6 +21,7 @@ BROKERS = {
     "[Postgres log](postgres-log.md)": "postgres-log://localhost/x",
     "[Postgres NOTIFY](postgres.md)": "postgres://localhost/x",
     "[Kafka](kafka.md)": "kafka://localhost:9092",
+    "[WebSocket](../web/python.md)": "ws://localhost/ws",
     "memory": "memory://features",
 }
 ORDER = {"all": "all of a sender", "key": "of each key", "none": "none"}
@@ -33,12 +34,13 @@ def mark(is_so: bool) -> str:
 
 def size(number: int | None) -> str:
     if number is None:
-        return "no limit"
+        return "no limit of its own"
     return f"{number // 2**20} MiB" if number >= 2**20 else f"{number:,} bytes".replace(",", " ")
 
 
 ROWS = {
     "Delivers confirmed messages to readers that were away": lambda each: mark(each.durable),
+    "Goes on after an interruption, or reports a gap": lambda each: mark(each.durable or each.resumes),
     "Keeps the order": lambda each: ORDER[each.order],
     "`publish_confirmed` returns when": lambda each: CONFIRMS[each.confirms],
     "Groups: `group=`": lambda each: mark(each.groups),

@@ -9,6 +9,7 @@ import pytest
 from brokers.kafka_server import Kafka
 from brokers.postgres_server import Postgres
 from brokers.redis_server import Redis
+from brokers.web_server import WebServer
 from hubsub.bridges import adapter_for
 from hubsub.bridges.sqlite import SQLiteAdapter
 from hubsub.testing import conformance
@@ -61,3 +62,8 @@ async def test_the_adapter_of_sqlite_conforms(check: conformance.Check, tmp_path
 @checks("postgres-log")
 async def test_the_adapter_of_the_log_in_postgres_conforms(check: conformance.Check, postgres: Postgres) -> None:
     await check(lambda: adapter_for(postgres.url.replace("postgres:", "postgres-log:")))
+
+
+@checks("ws")
+async def test_the_client_of_an_endpoint_conforms(check: conformance.Check, web: WebServer) -> None:
+    await check(lambda: adapter_for(web.url))

@@ -14,12 +14,13 @@ from brokers.fixtures import Expendable
 from brokers.kafka_server import Kafka
 from brokers.postgres_server import Postgres
 from brokers.redis_server import Redis
+from brokers.web_server import WebServer
 from hubsub import Gap, Key
 from hubsub.testing import conformance
 from hubsub.testing.conformance import sites
 from hubsub.testing.conformance.scene import PATIENCE
 
-from .harmed import Harmed, HarmedKafka, HarmedMemory, HarmedPostgres, HarmedPostgresLog, HarmedRedis
+from .harmed import Harmed, HarmedEndpoint, HarmedKafka, HarmedMemory, HarmedPostgres, HarmedPostgresLog, HarmedRedis
 from .harmed_file import HarmedSQLite
 from .pending import pending
 
@@ -44,6 +45,7 @@ KINDS = {
     "postgres-log": Kind(Postgres, HarmedPostgresLog, "postgres-log"),
     "postgres-log name": Kind(Postgres, HarmedPostgresLog, "postgres-log", {"name": "reader"}),
     "postgres-log group": Kind(Postgres, HarmedPostgresLog, "postgres-log", {"group": "readers"}),
+    "ws": Kind(WebServer, HarmedEndpoint, "ws"),
     "kafka": Kind(Kafka, HarmedKafka, "kafka"),
     "kafka name": Kind(Kafka, HarmedKafka, "kafka", {"name": "reader"}),
     "kafka group": Kind(Kafka, HarmedKafka, "kafka", {"group": "readers"}),

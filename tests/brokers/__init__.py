@@ -9,5 +9,6 @@ from .kafka_server import Kafka
 from .postgres_server import Postgres
 from .proxy import Proxy
 from .redis_server import Redis, Sentinel
+from .web_server import WebServer
 
-__all__ = ["Broker", "Certificates", "Kafka", "Postgres", "Proxy", "Redis", "Sentinel", "certificates"]
+__all__ = ["Broker", "Certificates", "Kafka", "Postgres", "Proxy", "Redis", "Sentinel", "WebServer", "certificates"]

@@ -18,10 +18,11 @@ from .broker import Broker
 from .kafka_server import Kafka
 from .postgres_server import Postgres
 from .redis_server import Redis
+from .web_server import WebServer
 
 B = TypeVar("B", bound=Broker)
 
-SHARED: dict[str, type[Broker]] = {"redis": Redis, "kafka": Kafka, "postgres": Postgres}
+SHARED: dict[str, type[Broker]] = {"redis": Redis, "kafka": Kafka, "postgres": Postgres, "web": WebServer}
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
@@ -75,6 +76,12 @@ def kafka() -> Iterator[Kafka]:
 def postgres() -> Iterator[Postgres]:
     """A PostgreSQL for all tests of this worker."""
     yield from _shared(Postgres)
+
+
+@pytest.fixture(scope="session")
+def web() -> Iterator[WebServer]:
+    """An endpoint for all tests of this worker: whatever they publish, they find there."""
+    yield from _shared(WebServer)
 
 
 @pytest.fixture

@@ -117,6 +117,8 @@ class Connection:
         self._held: deque[Received | Loss] = deque()
         self._overran = False
         self._subscribed: dict[Key[Any], None] = {}
+        self._responding: dict[Key[Any], None] = {}
+        self._refused: set[Key[Any]] = set()
         self._stale = asyncio.Event()
         self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._last_heard = time.time()
@@ -203,7 +205,11 @@ class Connection:
 
     def _link(self, sender: str) -> Link:
         parts = self._parts
-        return parts.plan.link(sender, parts.features, self._control, self._room, self._release)
+        return parts.plan.link(sender, parts.features, self._control, self._room, self._release, self._wanted)
+
+    def _wanted(self) -> list[Key[Any]]:
+        parts = self._parts
+        return list(dict.fromkeys(map(parts.plan.at_broker, parts.interest.wanted())))
 
     @property
     def _listens(self) -> bool:
@@ -317,7 +323,8 @@ class Connection:
                     await asyncio.sleep(0)
             elif self.is_stopping:
                 await self._turn_away(batch)
-            elif self.is_up:
+            elif self.is_up or self._parts.features.resumes:
+                # No gap has to be reported before it; held, it would be lost with the connection.
                 receiver.receive(batch)
             else:
                 self._hold(batch)
@@ -449,12 +456,12 @@ class Connection:
 
     async def sync(self) -> None:
         """Have the broker send what is wanted, and no more."""
-        adapter, interest, at_broker = self._adapter, self._parts.interest, self._parts.plan.at_broker
+        adapter, interest = self._adapter, self._parts.interest
         while True:
             self.is_stale = False
             if not self._parts.features.patterns:
                 return
-            wanted = dict.fromkeys(map(at_broker, interest.wanted()))
+            wanted = dict.fromkeys(self._wanted())
             added = [key for key in wanted if key not in self._subscribed]
             removed = [key for key in self._subscribed if key not in wanted and not interest.is_lasting]
             # First what is new, then what is old: what moves from one to the other is not missed meanwhile.
@@ -466,11 +473,30 @@ class Connection:
                     await adapter.unsubscribe(removed)
                     for key in removed:
                         del self._subscribed[key]
+                if self._parts.features.responders:
+                    await self._sync_responders()
             except BaseException:
                 self.is_stale = True
                 raise
+            self._log_refused()
             if not self.is_stale:
                 return
+
+    async def _sync_responders(self) -> None:
+        """Have the broker pass on the requests that somebody here responds to, and no others."""
+        parts = self._parts
+        wanted = dict.fromkeys(map(parts.plan.at_broker, parts.interest.responding()))
+        if added := [key for key in wanted if key not in self._responding]:
+            await self._adapter.respond(added)
+        if removed := [key for key in self._responding if key not in wanted]:
+            await self._adapter.unrespond(removed)
+        self._responding = wanted
+
+    def _log_refused(self) -> None:
+        refused = self._adapter.refused
+        for key in refused.keys() - self._refused:
+            self._parts.log.error("nothing comes of %r: %s", key, refused[key])
+        self._refused = set(refused)
 
     async def _reconcile(self) -> None:
         while True:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..._core.life import outlast
 from ...codec import Codec
-from ...errors import BridgeClosed, BridgeNotReady, BrokerBusy
+from ...errors import AccessRefused, BridgeClosed, BridgeNotReady, BrokerBusy
 from ...event import ListenerFailure
 from ...hub import Hub
 from ...key import NAMESPACE, Key, overlaps
@@ -331,6 +331,9 @@ class Life:
                     down_since = connection.last_heard
                     self._become("down")
             reason = self._last_error
+            if isinstance(reason, AccessRefused):
+                self._refuse(reason)
+                return
             bugs = bugs + 1 if isinstance(reason, _BUGS) and not connection.has_worked else 0
             if isinstance(reason, _CERTAIN_BUGS) or bugs >= self.MOST_BUGS:
                 self._fail(reason)
@@ -349,6 +352,12 @@ class Life:
         else:
             self._last_error = error
             self._refusal.failed(error)
+
+    def _refuse(self, error: AccessRefused) -> None:
+        """End for good: whoever is there does not want it."""
+        self._log.error("the bridge has ended, since it is not let in: %s", error)
+        self._parts.sender.give_up("the bridge has ended, since it is not let in")
+        self._become("failed")
 
     def _fail(self, error: BaseException | None) -> None:
         """End for good: the adapter has a bug, and trying again would only show it again."""
