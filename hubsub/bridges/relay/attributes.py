@@ -78,12 +78,12 @@ def attributes_of(
         attributes["time"] = time_text(meta.time)
     if meta.hops != 1:
         if not isinstance(meta.hops, int) or not 0 <= meta.hops <= MOST_HOPS:
-            raise ValueError(f"its hops are {describe(meta.hops)}, and have to be a number from 0 to {MOST_HOPS}")
+            raise ValueError(f"its hops must be a number from 0 to {MOST_HOPS}, not {describe(meta.hops)}")
         attributes["hops"] = int(meta.hops)
     if meta.reply_to is not None:
         text = meta.reply_to.text
         if meta.reply_to.is_wildcard:
-            raise ValueError(f"it cannot be replied to a pattern, {describe(meta.reply_to)}")
+            raise ValueError(f"its reply_to must be an exact key, not the pattern {describe(meta.reply_to)}")
         check_length("reply_to", text, LONGEST_KEY)
         attributes["replyto"] = text
     if correlation is not None:
@@ -213,7 +213,7 @@ def exact_key(text: Any) -> Key[Any]:
         TypeError: It is not a str.
     """
     if not isinstance(text, str):
-        raise TypeError(f"{describe(text)} is no text")
+        raise TypeError(f"{describe(text)} is not a str")
     check_length("key", text, LONGEST_KEY)
     key: Key[Any] = Key.parse(text)
     if key.is_wildcard:
@@ -265,7 +265,7 @@ def cached_seconds_of(text: str) -> float | None:
 def check_length(name: str, text: str, most: int) -> None:
     """Raise ValueError if a text is too long."""
     if len(text) > most:
-        raise ValueError(f"its {name} has {len(text)} characters, and at most {most} cross a bridge")
+        raise ValueError(f"its {name} has {len(text)} characters; at most {most} cross a bridge")
 
 
 def are_names(id: Any, source: Any, correlation: Any) -> bool:
@@ -283,7 +283,7 @@ def check_names(id: Any, source: Any, correlation: Any) -> None:
     for name, value in (("id", id), ("source", source), ("correlation", correlation)):
         if value is not None:
             if not isinstance(value, str):
-                raise TypeError(f"its {name} is {describe(value)}, and has to be a str")
+                raise TypeError(f"its {name} must be a str, not {describe(value)}")
             check_length(name, value, LONGEST_NAME)
 
 
@@ -291,7 +291,7 @@ def check_headers(headers: Mapping[str, str]) -> None:
     """Raise ValueError if they are too long; TypeError if one is not a str."""
     length = len("".join((*headers, *headers.values())))
     if length > MOST_IN_HEADERS:
-        raise ValueError(f"its headers have {length} characters, and at most {MOST_IN_HEADERS} cross a bridge")
+        raise ValueError(f"its headers have {length} characters; at most {MOST_IN_HEADERS} cross a bridge")
 
 
 def check_sendable(headers: Mapping[str, str]) -> None:

@@ -263,7 +263,7 @@ class Connection:
             self._lost.set_exception(ConnectionError("the connection has ended"))
         self._lost.exception()
         if not closing.cancelled() and (error := closing.exception()) is not None:
-            self._parts.log.warning("letting go of %r failed: %s", adapter, error)
+            self._parts.log.warning("disconnecting %r failed: %s", adapter, error)
 
     async def call(self, coroutine: Coroutine[Any, Any, V]) -> V:
         """Wait for a call of the adapter on behalf of a caller, whose cancellation affects nothing else.

@@ -325,7 +325,7 @@ class Durable:
             if not self._says_held:
                 self._says_held = True
                 self._log.warning(
-                    "nobody is subscribed to %r: it is held, and nothing behind it is read; subscribe to it, or choose"
+                    "nobody is subscribed to %r: it is held, and reading pauses; subscribe to it, or choose"
                     " unclaimed='ack' or 'dead-letter'",
                     delivery.received.key,
                 )
@@ -392,16 +392,16 @@ class Durable:
             except Exception as error:
                 if not is_logged:
                     is_logged = True
-                    self._episode.warning("a dead letter of %r waits to be written", received.key, error=error)
+                    self._episode.warning("a dead letter of %r waits to be stored", received.key, error=error)
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, 5.0)
                 continue
             if refusal is None:
-                self._episode.error("gave up a message of %r, now among the dead letters: %s", received.key, why)
+                self._episode.error("gave up a message of %r, which is now a dead letter: %s", received.key, why)
             else:
                 self.lost_letters += 1
                 self._episode.error(
-                    "gave up a message of %r, which the broker refuses among the dead letters, too (%s): %s",
+                    "gave up a message of %r, and the broker refuses it as a dead letter (%s): %s",
                     received.key,
                     refusal,
                     why,
@@ -513,7 +513,7 @@ class Durable:
         try:
             await asyncio.wait_for(finish(), timeout)
         except TimeoutError:
-            self._log.warning("%d messages are unfinished of what was given to others", self.unfinished)
+            self._log.warning("%d messages that went to other members are unfinished", self.unfinished)
         await self.acknowledge(adapter)
         for lane in lanes:
             self._blocked -= sum(ack.is_due for ack in self._lanes.pop(lane, ()))

@@ -35,7 +35,7 @@ def in_json(key: Key[Any], data: bytes, form: str) -> tuple[str, bytes]:
     try:
         return "data", json.dumps(data.decode()).encode()
     except UnicodeDecodeError as error:
-        raise EncodeError(key, f"its payload is no text in UTF-8: {error}") from error
+        raise EncodeError(key, f"its payload is not text in UTF-8: {error}") from error
 
 
 def out_of_json(data: Any, base64: Any, form: str) -> bytes | None:

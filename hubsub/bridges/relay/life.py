@@ -352,7 +352,11 @@ class Life:
 
     def _fail(self, error: BaseException | None) -> None:
         """End for good: the adapter has a bug that a retry would only repeat."""
-        self._log.error("%r has a bug, and the bridge has ended: mend it, and start anew", self.adapter, error=error)
+        self._log.error(
+            "%r has a bug, so the bridge has ended: fix the adapter, then start the bridge again",
+            self.adapter,
+            error=error,
+        )
         self._parts.sender.give_up("the bridge has ended, since its adapter has a bug")
         self._become("failed")
 
@@ -361,7 +365,7 @@ class Life:
     def _refused(self, key: Key[Any], message: Any, error: Exception) -> None:
         """The only place that handles a message which cannot be sent."""
         self._refused_count += 1
-        self._refusals.error("%r cannot be sent, and what follows is", key, error=error)
+        self._refusals.error("%r cannot be sent; the next ones are", key, error=error)
         self.hub.border.report_error(ListenerFailure(key, message, self, error))
 
     # Closing
@@ -451,7 +455,7 @@ class Life:
             left = max(self.AT_LEAST, until - loop.time())
             _, stuck = await asyncio.wait([self._living], timeout=left + min(0.1, left))
             for task in stuck:
-                self._log.error("%r goes on in spite of being cancelled", task)
+                self._log.error("%r ignores its cancellation", task)
 
     async def _hand_back(self, timeout: float) -> None:
         """Acknowledge what is finished, and give the rest to the other members of the group at once."""
@@ -466,7 +470,7 @@ class Life:
                     await self.adapter.hand_back(tokens)
         except Exception as error:
             self._log.warning(
-                "%d messages could not be acknowledged or handed back; they come again later",
+                "%d messages could not be acknowledged or given back; they are delivered again later",
                 durable.to_ack + len(durable.tokens),
                 error=error,
             )

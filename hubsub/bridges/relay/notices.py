@@ -37,9 +37,9 @@ def notice_of(data: Any) -> Notice:
     reason, count, keys, patterns = data["reason"], data["count"], data["keys"], data["patterns"]
     since, until = float(data["since"]), float(data["until"])
     if not isinstance(reason, str) or not isinstance(patterns, list) or not isinstance(keys, (list, type(None))):
-        raise TypeError("it is no notice of a gap")
+        raise TypeError("it is not the notice of a gap")
     if not (isfinite(since) and isfinite(until)) or not (count is None or (type(count) is int and count >= 0)):
-        raise ValueError("it is a notice of a gap whose figures cannot be")
+        raise ValueError("it is the notice of a gap with impossible figures")
     check_length("reason", reason, LONGEST_NAME)
     if len(keys or ()) > MOST_KEYS or len(patterns) > 16 * MOST_KEYS:
         raise ValueError("it is a notice of a gap in too many keys")

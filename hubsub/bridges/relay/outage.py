@@ -50,7 +50,7 @@ class Refusal(Outage):
     """A period in which the broker accepts no messages over a sound connection."""
 
     def _log_begin(self, error: BaseException | None) -> None:
-        self._log.warning("the broker takes nothing just now, and the outbox waits: %s", error)
+        self._log.warning("the broker accepts no messages, so the outbox waits: %s", error)
 
     def _log_end(self) -> None:
-        self._log.info("the broker takes messages again after %.1f s", self.seconds)
+        self._log.info("the broker accepts messages again after %.1f s", self.seconds)

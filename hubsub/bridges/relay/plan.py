@@ -126,12 +126,12 @@ class Plan:
         """
         self._check_values()
         if not self.outgoing and not self.incoming:
-            raise ValueError("a bridge carries something: name outgoing, incoming or both")
+            raise ValueError("a bridge needs patterns of what it carries: give outgoing, incoming or both")
         for pattern in (*self.outgoing, *self.incoming):
             if pattern[0] == NAMESPACE:
                 raise ValueError(f"{pattern!r}: the hub's own namespace does not cross bridges")
             if self.prefix and (pattern[: len(self.prefix)] != self.prefix or len(pattern) == len(self.prefix)):
-                raise ValueError(f"{pattern!r} does not begin with the prefix {self.prefix!r}, and go on after it")
+                raise ValueError(f"{pattern!r} must begin with the prefix {self.prefix!r}, and have more parts")
         if self.group is not None and self.name is not None:
             raise ValueError("a group keeps its own position: choose group or name")
         for wanted, can, what in (

@@ -220,7 +220,7 @@ class Receiver:
             self.durable.skip(received)
             return
         self.undecodable += 1
-        if self._trouble.error("a message of %r is refused, and what follows goes on", received.key, error=error):
+        if self._trouble.error("a message of %r is refused; the next ones are delivered", received.key, error=error):
             self._border.report_error(ListenerFailure(received.key, received.payload, self._owner, error))
         meta = getattr(error, "meta", None)
         if isinstance(error, DecodeError) and meta is not None and meta.reply_to is not None:
@@ -238,7 +238,9 @@ class Receiver:
         self.durable.skip(received)
 
     def _report_interrupt(self, event: Event[Any], error: BaseException) -> None:
-        self._log.error("%r: a listener raised what ends programs, and the bridge goes on", event[0], error=error)
+        self._log.error(
+            "%r: a listener raised an exception that ends programs; the bridge goes on", event[0], error=error
+        )
         if isinstance(error, KeyboardInterrupt | SystemExit):
             # These end the loop.
             asyncio.get_running_loop().call_soon(_raise, error)

@@ -494,7 +494,7 @@ class _ShortKeys(dict[Key[Any], Hash]):
         """Return why a key is refused; if it is not, cache it and return an empty text."""
         length = sum(map(len, key)) + len(key)
         if length > LONGEST_KEY:
-            return f"the key has {length} characters, and at most {LONGEST_KEY} cross a bridge"
+            return f"the key has {length} characters; at most {LONGEST_KEY} cross a bridge"
         self._characters += length
         if len(self) >= self.MOST or self._characters > self.MOST_CHARACTERS:
             self.clear()
@@ -507,7 +507,7 @@ def _as_bytes(codec: Codec, key: Key[Any], data: Any) -> bytes:
     if isinstance(data, (bytes, bytearray, memoryview)):
         return bytes(data)
     discard(data)  # a coroutine, say
-    raise EncodeError(key, f"the codec {describe(codec.name)} returned {describe(data)}, and no bytes")
+    raise EncodeError(key, f"the codec {describe(codec.name)} returned {describe(data)} instead of bytes")
 
 
 def _text_of(error: Exception) -> str:
