@@ -37,6 +37,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="exchange figures with every other demo at a broker, such as sqlite://demo.db, a file, or "
         "redis://localhost:6379",
     )
+    demo.add_argument(
+        "--web",
+        type=_port,
+        metavar="PORT",
+        help="show them in the browser, too, at this port of this machine; 0 takes a free one",
+    )
     demo.set_defaults(run=_demo)
     _add_dead_letters(commands)
 
@@ -116,8 +122,20 @@ def _demo(arguments: argparse.Namespace) -> int:
         except (MissingDriver, TypeError, UnknownScheme, ValueError) as error:
             print(f"--bridge: {error}", file=sys.stderr)
             return 2
+    page = None
+    if arguments.web is not None:
+        try:
+            from .cli import demo_web
+
+            page = demo_web.Page(arguments.web)
+        except (MissingDriver, ModuleNotFoundError):
+            print("--web needs uvicorn, websockets and msgspec: pip install 'hubsub[demo]'", file=sys.stderr)
+            return 1
+        except OSError as error:
+            print(f"--web: port {arguments.web}: {error.strerror}; --web 0 takes a free one", file=sys.stderr)
+            return 2
     try:
-        demo.main(arguments.seconds, arguments.plain, bridge)
+        demo.main(arguments.seconds, arguments.plain, bridge, page)
     except* OSError as errors:
         others = errors.split(_is_reader_gone)[1]
         if others is not None:
@@ -145,6 +163,14 @@ def _seconds(text: str) -> float:
         if 0 < seconds < math.inf:
             return seconds
     raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+
+
+def _port(text: str) -> int:
+    with suppress(ValueError):
+        port = int(text)
+        if 0 <= port < 65536:
+            return port
+    raise argparse.ArgumentTypeError(f"{text!r} is not a port, 0 to 65535")
 
 
 def _number(text: str) -> int:

@@ -50,7 +50,7 @@ ROOMS: dict[str, set[str]] = {
     "__init__": {"ground", "_core", "face", "bridges"},
     # Like any user: only what is public.
     "testing": PUBLIC,
-    "cli": PUBLIC | {"bridges.relay"},
+    "cli": PUBLIC | {"bridges.relay", "web"},
     "__main__": PUBLIC | {"cli", "bridges.postgres"},
 }
 
