@@ -70,8 +70,7 @@ def test_a_module_level_hub_works_under_two_runs_that_close_it() -> None:
 
 def test_a_run_that_ends_in_the_middle_of_a_call_leaves_the_rest_for_the_next() -> None:
     hub = Hub()
-    seconds = 60.0
-    recorder = Recorder(before=lambda: asyncio.sleep(seconds))
+    recorder = Recorder(before=lambda: asyncio.sleep(0.01))
     hub.add_listener("a", recorder)
 
     async def program() -> None:
@@ -81,7 +80,6 @@ def test_a_run_that_ends_in_the_middle_of_a_call_leaves_the_rest_for_the_next() 
 
     asyncio.run(program())
     assert recorder.seen == []
-    seconds = 0
 
     async def again() -> None:
         await hub.start()
@@ -633,7 +631,7 @@ async def test_a_listener_that_ignores_its_cancellation_cannot_hold_the_close_fo
     await settled()
     async with asyncio.timeout(10):
         await hub.close()
-    assert "ignores its cancellation" in caplog.text
+    assert "in spite of being cancelled" in caplog.text
     end.set()
     await settled()
 
