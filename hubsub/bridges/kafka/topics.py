@@ -73,6 +73,6 @@ class Topics:
             else:
                 self._gone[topic] = self._gone.get(topic, 0) + 1
                 if self._gone[topic] == GONE:
-                    self._trouble.error("the topic %r is gone, and is read again when there is one", topic)
+                    self._trouble.error("the topic %r is gone; it is read again once it exists", topic)
         if self._trouble.is_on and not self._gone and not self._denied:
             self._trouble.end()
