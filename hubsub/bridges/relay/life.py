@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 from ..._core.life import outlast
-from ...codec import Codec
+from ...codec import Codec, codec_of
 from ...errors import BridgeClosed, BridgeNotReady, BrokerBusy
 from ...event import ListenerFailure
 from ...hub import Hub
@@ -59,7 +59,7 @@ class Life:
         self.hub = hub
         self.adapter = adapter
         self._plan = plan
-        self._codec = codec
+        self._codec = codec_of(codec)
         self._silence = silence
         self._log = Logger(f"hubsub.bridge.{plan.name or plan.group or type(self.adapter).__name__}")
         self._shared = HubBridges.of(hub)
@@ -132,7 +132,8 @@ class Life:
         return f"{self.hub.border.origin}-{self._number}"
 
     def _features_now(self) -> Features:
-        return self.adapter.features_for(self._plan.link(self._sender_name, self.adapter.features))
+        link = self._plan.link(self._sender_name, self.adapter.features, encode=self._codec.encode)
+        return self.adapter.features_for(link)
 
     @property
     def _timing(self) -> Timing:

@@ -98,6 +98,7 @@ class Plan:
         control: tuple[Key[Any], ...] = (),
         room: Callable[[], int] | None = None,
         release: Callable[[Collection[Hashable]], Awaitable[None]] | None = None,
+        encode: Callable[[Any], bytes] | None = None,
     ) -> Link:
         """The options that an adapter gets; `features` are the most that it has."""
         start = self.start
@@ -116,6 +117,7 @@ class Plan:
             window=self.window,
             room=room or (lambda: self.window),
             release=release,
+            encode=encode,
         )
 
     def check(self, adapter: str, features: Features) -> None:
