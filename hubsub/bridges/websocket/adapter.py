@@ -112,8 +112,11 @@ class WebSocketAdapter(Adapter):
 
     @property
     def sending(self) -> int | None:  # type: ignore[override]
-        """Changes whenever bytes have left, or wait since the endpoint allows no more just now."""
-        return None if self._line is None else self._line.moved[0] + self._line.turns
+        """Changes whenever bytes have moved, or wait since the endpoint allows no more just now.
+
+        An answer stands behind all that comes before it, which over a slow line takes its time.
+        """
+        return None if self._line is None else sum(self._line.moved) + self._line.turns
 
     # Carrying
 

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -371,38 +372,44 @@ class Line(Sending):
             if len(self._subscribed) + len(new) > most:
                 await self._widen()
             else:
-                for pattern in new:
-                    await self._subscribe(pattern)
+                await self._subscribe(new, self.endpoint.snapshot)
         if not self._pruned and not self._is_wide:
             # Resumed, and wanted no longer.
             self._pruned = True
             await self._unsubscribe([each for each in self._subscribed if each not in self._asked])
 
-    async def _subscribe(self, pattern: Key[Any], *, snapshot: bool | None = None) -> bool:
-        snapshot = self.endpoint.snapshot if snapshot is None else snapshot
-        id = next(self.ids)
-        frame = {"type": "subscribe", "id": id, "patterns": [pattern], "snapshot": snapshot}
+    async def _subscribe(self, patterns: Sequence[Key[Any]], snapshot: bool) -> None:
+        unkept: list[Key[Any]] = []
 
-        def answered(answer: Frame) -> None:
+        def answered(pattern: Key[Any], id: int, answer: Frame) -> None:
             if answer.type == "ok":
                 self._subscribed[pattern] = id
-            elif answer.code != "no-history":
+            elif answer.code == "no-history":
+                unkept.append(pattern)
+            elif answer.code != "closing":
                 self._refuse(pattern, answer)
 
-        answer = await self.ask(frame, answered)
-        if answer.code == "no-history":
-            return await self._subscribe(pattern, snapshot=False)
-        if answer.code == "closing":
-            raise ConnectionError(f"{self.endpoint!r} is closing")
-        return answer.type == "ok"
+        await self._ask_for("subscribe", patterns, answered, snapshot=snapshot)
+        if unkept:
+            await self._subscribe(unkept, False)
+
+    async def _ask_for(
+        self, kind: str, patterns: Sequence[Key[Any]], answered: Callable[[Key[Any], int, Frame], None], **more: Any
+    ) -> None:
+        asked = []
+        for pattern in patterns:
+            id = next(self.ids)
+            asked.append(({"type": kind, "id": id, "patterns": [pattern], **more}, partial(answered, pattern, id)))
+        for answer in await self.ask_all(asked):
+            if answer.code == "closing":
+                raise ConnectionError(f"{self.endpoint!r} is closing")
 
     async def _widen(self) -> None:
         """Subscribe to all that may come in, instead of more patterns than the endpoint allows."""
         before = list(self._subscribed)
         self._is_wide = True
-        for pattern in self.link.incoming:
-            if pattern not in self._subscribed and pattern not in self.refused:
-                await self._subscribe(pattern)
+        new = [each for each in self.link.incoming if each not in self._subscribed and each not in self.refused]
+        await self._subscribe(new, self.endpoint.snapshot)
         await self._unsubscribe([each for each in before if each not in self.link.incoming])
 
     async def unsubscribe(self, patterns: Sequence[Key[Any]]) -> None:
@@ -414,30 +421,36 @@ class Line(Sending):
             await self._unsubscribe([pattern for pattern in patterns if pattern in self._subscribed])
 
     async def _unsubscribe(self, patterns: Sequence[Key[Any]]) -> None:
-        for pattern in patterns:
-            of = self._subscribed.pop(pattern, None)
-            if of is not None:
-                await self.ask({"type": "unsubscribe", "id": next(self.ids), "of": of})
+        held = [self._subscribed.pop(pattern, None) for pattern in patterns]
+        await self._end([(of, _nothing) for of in held if of is not None])
+
+    async def _end(self, ended: Sequence[tuple[int, Callable[[Frame], object]]]) -> None:
+        await self.ask_all([({"type": "unsubscribe", "id": next(self.ids), "of": of}, then) for of, then in ended])
 
     async def respond(self, patterns: Sequence[Key[Any]]) -> None:
         """Have requests of these passed on; what is refused stands in `refused`."""
-        for pattern in patterns:
-            id = next(self.ids)
 
-            def answered(answer: Frame, pattern: Key[Any] = pattern, id: int = id) -> None:
-                if answer.type == "ok":
-                    self._responding[pattern] = id
-                else:
-                    self._refuse(pattern, answer)
+        def answered(pattern: Key[Any], id: int, answer: Frame) -> None:
+            if answer.type == "ok":
+                self._responding[pattern] = id
+            elif answer.code != "closing":
+                self._refuse(pattern, answer)
 
-            await self.ask({"type": "respond", "id": id, "patterns": [pattern]}, answered)
+        await self._ask_for("respond", patterns, answered)
 
     async def unrespond(self, patterns: Sequence[Key[Any]]) -> None:
         """Undo `respond`."""
+        ended: list[tuple[int, Callable[[Frame], object]]] = []
         for pattern in patterns:
-            of = self._responding.get(pattern)
             if pattern not in self._asked:
                 self.refused.pop(pattern, None)
-            if of is not None:
-                frame = {"type": "unsubscribe", "id": next(self.ids), "of": of}
-                await self.ask(frame, lambda answer, pattern=pattern: self._responding.pop(pattern, None))  # type: ignore[misc]
+            if (of := self._responding.get(pattern)) is not None:
+                ended.append((of, partial(self._no_longer, pattern)))
+        await self._end(ended)
+
+    def _no_longer(self, pattern: Key[Any], answer: Frame) -> None:
+        self._responding.pop(pattern, None)
+
+
+def _nothing(answer: Frame) -> None:
+    """Nobody waits for it."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -106,20 +107,28 @@ class Talk:
             self.saying.add(task)
             task.add_done_callback(self.saying.discard)
 
-    async def ask(self, frame: dict[str, Any], answered: Callable[[Frame], object] | None = None) -> Frame:
-        """Send a request; return the answer. `answered` is called with it at once, before what follows is read."""
-        future: asyncio.Future[Frame] = self.loop.create_future()
+    async def ask_all(self, asked: Sequence[tuple[dict[str, Any], Callable[[Frame], object]]]) -> list[Frame]:
+        """Send requests at once, and return the answers.
 
-        def answer(frame: Frame) -> None:
-            if answered is not None:
-                answered(frame)
-            if not future.done():
-                future.set_result(frame)
-
-        self.answers[frame["id"]] = answer
-        await self.send_text(encode([frame]).decode())
-        result: Frame = await self.until(future)
-        return result
+        Args:
+            asked: Each with a function that is called with its answer at once, before what follows is read.
+        """
+        futures: list[asyncio.Future[Frame]] = []
+        texts: list[bytes] = []
+        for frame, answered in asked:
+            future: asyncio.Future[Frame] = self.loop.create_future()
+            futures.append(future)
+            self.answers[frame["id"]] = partial(_answer, future, answered)
+            texts.append(encode(frame))
+        while texts:
+            size = 2
+            number = 0
+            while number < len(texts) and (not number or size + len(texts[number]) < self.limits["frame_bytes"]):
+                size += len(texts[number]) + 1
+                number += 1
+            await self.send_text((b"[" + b",".join(texts[:number]) + b"]").decode())
+            del texts[:number]
+        return [await self.until(future) for future in futures]
 
     async def ping(self) -> None:
         """Return when the endpoint has answered."""
@@ -127,3 +136,9 @@ class Talk:
         self.pongs.append(future)
         await self.send_text('[{"type":"ping"}]')
         await self.until(future)
+
+
+def _answer(future: asyncio.Future[Frame], answered: Callable[[Frame], object], frame: Frame) -> None:
+    answered(frame)
+    if not future.done():
+        future.set_result(frame)
