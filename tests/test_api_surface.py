@@ -42,6 +42,7 @@ ROOMS: dict[str, set[str]] = {
     "bridges.kafka": {"ground", "contract"},
     "bridges.postgres": {"ground", "contract"},
     "bridges.sqlite": {"ground", "contract"},
+    "bridges.mqtt": {"ground", "contract"},
     # The relay knows the contract and no adapter.
     "bridges.relay": {"ground", "_core", "face", "contract", "codec"},
     "bridges": {"contract", "codec", "bridges.relay"},
