@@ -57,6 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     schema.add_argument(
         "--grant-publish", metavar="ROLE", action="append", default=[], help="and the right to use hubsub.publish only"
     )
+    schema.add_argument(
+        "--from", dest="version", type=_number, metavar="VERSION", help="upgrade tables of this version instead"
+    )
     schema.set_defaults(run=_postgres_schema)
 
     arguments = parser.parse_args(argv)
@@ -148,7 +151,11 @@ def _demo(arguments: argparse.Namespace) -> int:
 def _postgres_schema(arguments: argparse.Namespace) -> int:
     from .bridges.postgres import schema
 
-    print(schema.script(arguments.grant, arguments.grant_publish), end="")
+    try:
+        print(schema.script(arguments.grant, arguments.grant_publish, arguments.version), end="")
+    except ValueError as error:
+        print(f"--from: {error}", file=sys.stderr)
+        return 2
     return 0
 
 
