@@ -45,6 +45,7 @@ ROOMS: dict[str, set[str]] = {
     "bridges.postgres": {"ground", "contract", "codec"},
     "bridges.sqlite": {"ground", "contract"},
     "bridges.websocket": {"ground", "contract"},
+    "bridges.mqtt": {"ground", "contract"},
     # The relay knows the contract and no adapter.
     "bridges.relay": {"ground", "_core", "face", "contract", "codec"},
     "bridges": {"contract", "codec", "bridges.relay"},
