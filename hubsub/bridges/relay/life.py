@@ -19,6 +19,7 @@ from ...key import NAMESPACE, Key, overlaps
 from ...log import Episode, Logger
 from ..adapter import Adapter, Features
 from .connection import Connection, Parts, Timing
+from .durable import patiently
 from .health import Leftover, State
 from .interest import Interest
 from .outage import Outage, Refusal
@@ -463,7 +464,7 @@ class Life:
                 # Else it is finished, and comes again.
                 await durable.acknowledge(self.adapter)
                 if self.group is not None and (tokens := durable.tokens):
-                    await self.adapter.hand_back(tokens)
+                    await patiently(lambda: self.adapter.hand_back(tokens))
         except Exception as error:
             self._log.warning(
                 "%d messages could not be acknowledged or handed back; they come again later",
