@@ -37,6 +37,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="exchange figures with every other demo at a broker, such as sqlite://demo.db, a file, or "
         "redis://localhost:6379",
     )
+    demo.add_argument(
+        "--web",
+        type=_port,
+        metavar="PORT",
+        help="show them in the browser, too, at this port of this machine; 0 takes a free one",
+    )
     demo.set_defaults(run=_demo)
     _add_dead_letters(commands)
 
@@ -50,6 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     schema.add_argument(
         "--grant-publish", metavar="ROLE", action="append", default=[], help="and the right to use hubsub.publish only"
+    )
+    schema.add_argument(
+        "--from", dest="version", type=_number, metavar="VERSION", help="upgrade tables of this version instead"
     )
     schema.set_defaults(run=_postgres_schema)
 
@@ -116,8 +125,20 @@ def _demo(arguments: argparse.Namespace) -> int:
         except (MissingDriver, TypeError, UnknownScheme, ValueError) as error:
             print(f"--bridge: {error}", file=sys.stderr)
             return 2
+    page = None
+    if arguments.web is not None:
+        try:
+            from .cli import demo_web
+
+            page = demo_web.Page(arguments.web)
+        except (MissingDriver, ModuleNotFoundError):
+            print("--web needs uvicorn, websockets and msgspec: pip install 'hubsub[demo]'", file=sys.stderr)
+            return 1
+        except OSError as error:
+            print(f"--web: port {arguments.web}: {error.strerror}; --web 0 takes a free one", file=sys.stderr)
+            return 2
     try:
-        demo.main(arguments.seconds, arguments.plain, bridge)
+        demo.main(arguments.seconds, arguments.plain, bridge, page)
     except* OSError as errors:
         others = errors.split(_is_reader_gone)[1]
         if others is not None:
@@ -130,7 +151,11 @@ def _demo(arguments: argparse.Namespace) -> int:
 def _postgres_schema(arguments: argparse.Namespace) -> int:
     from .bridges.postgres import schema
 
-    print(schema.script(arguments.grant, arguments.grant_publish), end="")
+    try:
+        print(schema.script(arguments.grant, arguments.grant_publish, arguments.version), end="")
+    except ValueError as error:
+        print(f"--from: {error}", file=sys.stderr)
+        return 2
     return 0
 
 
@@ -145,6 +170,14 @@ def _seconds(text: str) -> float:
         if 0 < seconds < math.inf:
             return seconds
     raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+
+
+def _port(text: str) -> int:
+    with suppress(ValueError):
+        port = int(text)
+        if 0 <= port < 65536:
+            return port
+    raise argparse.ArgumentTypeError(f"{text!r} is not a port, 0 to 65535")
 
 
 def _number(text: str) -> int:

@@ -19,8 +19,8 @@ logger = Logger("hubsub.hub")
 class Confirmation:
     """Counts who still has to finish with one message, and calls back when everybody has.
 
-    No task, no timer, no future: whoever finishes last calls back. The publish itself counts as one, until everybody
-    has the message.
+    It needs no task, timer or future: the last one to finish calls back. The publish itself counts as one, until
+    everybody has the message.
     """
 
     __slots__ = ("_confirmed", "_events", "_left", "failures", "finished")

@@ -1,4 +1,4 @@
-"""The hub: routes each message to whoever subscribed to its key."""
+"""The hub: routes each message to everyone that has subscribed to its key."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ logger = Logger("hubsub.hub")
 
 
 class Stats(NamedTuple):
-    """Totals of a hub at a moment. Figures of single subscriptions are on them."""
+    """Totals of a hub at a moment. Each subscription and listener has counters of its own."""
 
     time: float
-    """When it was taken, in seconds since the epoch."""
+    """When they were taken, in seconds since the epoch."""
     published: int
     """Messages published so far."""
     routed: int
@@ -54,30 +54,30 @@ class Stats(NamedTuple):
     patterns: int
     """Different patterns among them."""
     cached_routes: int
-    """Keys whose route is remembered."""
+    """Keys whose route is cached."""
     cache_hits: int
-    """Messages published along a remembered route."""
+    """Messages published along a cached route."""
     cache_misses: int
     """Routes made."""
     retained_keys: int
-    """Keys of which messages are kept."""
+    """Keys of which messages are retained."""
 
 
 class Hub(Publishing, Subscribing, Asking):
     """Routes messages from publishers to subscribers by key.
 
-    May be made before an event loop runs, at module level say. Publishing to sync listeners never needs a loop; async
-    listeners and consumers bind the hub to the loop they run on. When that loop is closed, or the hub was closed and
-    is started again, it binds anew and keeps its listeners. A hub belongs to the thread of its loop; other threads use
-    `publish_threadsafe`.
+    A hub may be made before an event loop runs, such as at module level. Publishing to sync listeners never needs a
+    loop; async listeners and consumers bind the hub to the loop that they run on. When that loop is closed, or the hub
+    is closed and started again, the hub binds to the next loop and keeps its listeners. A hub belongs to the thread of
+    its loop; other threads use `publish_threadsafe`.
 
     Args:
         name: Shown in logs and errors.
         drain: Seconds that `close` gives async listeners to finish what is queued.
-        maxsize: The bound of each subscription's and async listener's queue, in messages, unless it says otherwise.
-        overflow: What becomes of messages beyond it, unless it says otherwise.
+        maxsize: The default bound of the queue of a subscription or async listener, in messages.
+        overflow: What happens by default to a message that finds its queue full.
         on_error: Called with a `ListenerFailure` when a listener raises.
-        route_cache: Keys whose routes are remembered; 0 for none.
+        route_cache: Keys whose routes are cached; 0 for none.
     """
 
     @named_options("Hub")
@@ -108,13 +108,13 @@ class Hub(Publishing, Subscribing, Asking):
         self._direct = DirectSubscribers()
         self._declarations = Declarations()
         self.border = Border(self, self._requests, self._declarations)
-        """For bridges, and whatever else connects the hub to others; users need none of it."""
+        """For bridges and anything else that connects the hub to others; users do not need it."""
         self._hint(life.is_debug)
 
     def __repr__(self) -> str:
         return f"<Hub {self.name!r}>"
 
-    # Remembering
+    # Retaining
 
     @named_options("retain")
     def retain(
@@ -125,23 +125,23 @@ class Hub(Publishing, Subscribing, Asking):
         max_age: float | None = None,
         max_keys: int | None = None,
     ) -> Retention:
-        """Keep the last messages of every key that matches one of `patterns`, for whoever subscribes later.
+        """Keep the last messages of every key that matches one of `patterns`, for those who subscribe later.
 
-        A message is kept before it is delivered. What several retentions want of a key, the largest `limit` and the
-        longest `max_age` give. Messages in the hub's own namespace are not kept.
+        A message is kept before it is delivered. If several retentions cover a key, the largest `limit` and the longest
+        `max_age` count. Messages in the hub's own namespace are not kept.
 
         Args:
             patterns: One pattern, or a list, set or frozenset of them.
             limit: Messages kept of each key.
-            max_age: Seconds that a message is kept; by default without end.
-            max_keys: Keys kept; beyond it the one that was not published for the longest time goes.
+            max_age: Seconds that a message is kept; None for no limit.
+            max_keys: Keys kept; beyond it, the key that has been silent longest is dropped. None for no limit.
 
         Returns:
-            A handle; closing it forgets what nothing else retains.
+            A handle; closing it drops what no other retention keeps.
 
         Raises:
             InvalidKey: A pattern cannot be subscribed to.
-            ValueError: A bound is less than one, or no time at all.
+            ValueError: A bound is less than one, or `max_age` is not positive.
         """
         self._life.check_thread()
         named = as_patterns(patterns)
@@ -153,7 +153,7 @@ class Hub(Publishing, Subscribing, Asking):
         return self._history.retain(named, limit, max_age, max_keys)
 
     def last(self, key: KeyLike[T]) -> Event[T] | None:
-        """The last message of a key that is retained; None if there is none yet, or none any more.
+        """The last retained message of a key; None if there is none yet, or it has expired.
 
         Raises:
             HistoryUnavailable: Nothing retains that key.
@@ -165,18 +165,18 @@ class Hub(Publishing, Subscribing, Asking):
     def history(self, patterns: Patterns, limit: int | None = None, after: int = 0) -> list[Event[Any]]:
         """The retained messages that match, the oldest first.
 
-        The `meta` of each names it (`id` and `source`), says when it was published, and has its `position`, a number
-        that grows with each message that this hub retains, whatever its key. That of a message which a broker brought
-        gives way to it.
+        The `meta` of each has its `id` and `source`, the time when it was published, and its `position`: a number that
+        grows with each message that this hub retains, whatever its key. It replaces the position that a message from a
+        broker had there.
 
         Args:
             patterns: One pattern, or a list, set or frozenset of them.
-            limit: Of each key at most the last so many.
-            after: Only messages behind this position. What the bounds of `retain` have pushed out since is missing.
+            limit: The most messages of each key; the last ones count.
+            after: Return only messages after this position. Those that the bounds of `retain` have dropped are missing.
 
         Raises:
             HistoryUnavailable: Nothing retains a key that matches.
-            ValueError: An option makes no sense.
+            ValueError: An option is invalid.
         """
         named = as_patterns(patterns)
         self._history.check(named)
@@ -184,9 +184,9 @@ class Hub(Publishing, Subscribing, Asking):
         return self._history.select(named, count_or_none(limit, "limit"), after=after)
 
     def forget(self, patterns: Patterns) -> int:
-        """Forget the retained messages of every key that matches; return how many these were.
+        """Forget the retained messages of every key that matches; return how many there were.
 
-        What is published from then on is retained as before. Forgetting what is not there is no error.
+        Later messages are retained as before. It is no error if there are none to forget.
 
         Raises:
             InvalidKey: A pattern cannot be subscribed to.
@@ -205,43 +205,43 @@ class Hub(Publishing, Subscribing, Asking):
     def declare(self, pattern: KeyLike[Any], type: Any) -> Key[Any]: ...
 
     def declare(self, pattern: KeyLike[Any], type: Any) -> Key[Any]:
-        """Declare of what type the messages of matching keys are; return the pattern, from which type checkers know it.
+        """Declare the type of the messages of matching keys; return the pattern, which tells type checkers that type.
 
-        Bridges decode to it. While the hub's loop is in debug mode, what is published and is not of it is logged, with
-        the line that published it. Of several patterns that match a key, the most specific one counts: a literal part
-        before a wildcard, from the left.
+        Bridges decode to it. While the hub's loop is in debug mode, a message of another type is logged, with the line
+        that published it. If several patterns match a key, the most specific one counts: a literal part precedes a
+        wildcard, from the left.
 
         Args:
             pattern: A key, exact or with wildcards.
             type: A class, a `TypedDict`, or any other annotation.
 
         Raises:
-            InvalidKey: It is no pattern.
-            ValueError: Another type is declared for the very same keys.
+            InvalidKey: It is not a pattern.
+            ValueError: Another type is declared for exactly the same keys.
         """
         self._life.check_thread()
         return self._declarations.declare(pattern, type)
 
     def declared(self, key: KeyLike[Any]) -> Any:
-        """The type that is declared for an exact key; None if none is.
+        """The type that is declared for an exact key; None if there is none.
 
         Raises:
             InvalidKey: Nothing can be published to `key`.
         """
         return self._declarations.type_of(publishable(key))
 
-    # What is there
+    # Looking inside
 
     @named_options("tap")
     def tap(self, patterns: Patterns, limit: int = 10_000) -> Tap:
         """Record every message that matches one of `patterns`, from now on, without being a subscription.
 
-        Delivery stays as it is: what `publish` returns, `has_subscribers` and the figures do not know of it. It costs
-        nothing to a publish that it does not match.
+        It does not affect delivery: neither what `publish` returns, nor `has_subscribers`, nor the counters. It costs
+        nothing to publish a message that it does not match.
 
         Args:
             patterns: One pattern, or a list, set or frozenset of them.
-            limit: Messages recorded; beyond it the oldest goes.
+            limit: Messages kept; beyond it, the oldest is dropped.
 
         Raises:
             InvalidKey: A pattern cannot be subscribed to.
@@ -254,10 +254,11 @@ class Hub(Publishing, Subscribing, Asking):
         return tap
 
     def has_subscribers(self, patterns: Patterns = STAR, local: bool = True) -> bool:
-        """True exactly if some publishable key matches both a pattern and a subscription; by default: any at all.
+        """True exactly if some publishable key matches both a pattern and a subscription; by default, if there is any.
 
-        For a key without wildcards this costs a look-up; for a pattern, a look at those subscribed that begin like it
-        or share its rarest part. With `local=False` also if a bridge carries such a key away, to whoever may be there.
+        For an exact key this costs a look-up; for a pattern, a look at the subscribed patterns that begin like it or
+        share its rarest part. With `local=False` it is also true if a bridge carries such a key, since somebody may be
+        subscribed beyond it.
         """
         named = as_patterns(patterns)
         if any(self._router.matcher.overlaps(pattern) for pattern in named):
@@ -269,19 +270,19 @@ class Hub(Publishing, Subscribing, Asking):
         return {Key.create_from(pattern): number for pattern, number in self._router.matcher.counts()}
 
     def get_subscriber_queue_sizes(self, key: KeyLike[Any]) -> tuple[int, ...]:
-        """The messages pending in each queue that `key` is delivered to, in order of subscription."""
+        """The number of messages pending in each queue that `key` is delivered to, in order of subscription."""
         sizes = map(self._queue_size, self._router.targets(publishable(key)))
         return tuple(size for size in sizes if size is not None)
 
     def _queue_size(self, target: Target) -> int | None:
-        """The messages that a target has not handled; None if it keeps none."""
+        """The number of messages that a target has not handled; None if it has no queue."""
         if target.mailbox is not None:
             return int(target.mailbox.pending)
         unread = self._direct.unread(target)
         return None if unread is None else unread()
 
     def get_all_subscriber_queue_sizes(self) -> dict[Key[Any], tuple[int, ...]]:
-        """For each pattern that has queues, the messages pending in each of them."""
+        """For each pattern with queues, the number of messages pending in each queue."""
         sizes: dict[tuple[str, ...], list[int]] = {}
         for registration in self._registered:
             size = self._queue_size(registration)
@@ -303,13 +304,13 @@ class Hub(Publishing, Subscribing, Asking):
         return self.border.attached
 
     def explain(self, key: KeyLike[Any]) -> Explanation:
-        """Tell who a key leads to, by which pattern, and how they fare; for a pattern, whom it has keys in common with.
+        """Report where a key leads, by which pattern, with counters; for a pattern, what overlaps it.
 
-        To be read: `print(hub.explain(key))`. Where nobody is subscribed, or nothing was published, it says what comes
-        nearest; that, and explaining a pattern, costs a look at all patterns and at all keys that are remembered.
+        It is text to read: `print(hub.explain(key))`. If nobody is subscribed, or nothing was published, it names the
+        nearest patterns and keys. That, and explaining a pattern, costs a look at all patterns and all cached keys.
 
         Raises:
-            InvalidKey: It can neither be published nor subscribed to.
+            InvalidKey: It can be neither published nor subscribed to.
         """
         border, life = self.border, self._life
         is_bound = life.loop is not None and not life.loop.is_closed()
@@ -318,18 +319,18 @@ class Hub(Publishing, Subscribing, Asking):
         )
 
     def busy(self) -> tuple[Listener | Subscription[Any] | GapSubscription[Any], ...]:
-        """Who has something to do: async listeners with a call or a message, and subscriptions that are read with one.
+        """The async listeners with a running call or a queued message, and the subscriptions with an unread message.
 
-        A subscription is read once somebody waited for a message of it, or took one.
+        A subscription that nobody has ever read, or waited for, is not busy.
         """
         life = self._life
-        # Those that were removed, and finish what they have, are registered no more.
+        # Listeners that were removed and still handle their queues are no longer registered.
         left = [each for each in (*life.running, *life.unstarted) if isinstance(each, AsyncListener)]
         everybody: Any = dict.fromkeys([*self._registered, *left])
         return tuple(each for each in everybody if each.is_busy or (each in life.unstarted and each.pending))
 
     def stats(self) -> Stats:
-        """Totals as of now. Costs an addition a remembered route, whatever the number of subscriptions."""
+        """Totals as of now. The cost grows with the number of cached routes, not of subscriptions."""
         self._router.fold_all()
         published, routed = self._router.tally.published, self._router.tally.routed
         return Stats(
@@ -353,10 +354,10 @@ class Hub(Publishing, Subscribing, Asking):
         return self._life.state == "open"
 
     async def start(self) -> None:
-        """Bind the hub to the running loop and start what waits for one; opens a closed hub again.
+        """Bind the hub to the running loop and start the listeners that wait for one; open a closed hub again.
 
         Raises:
-            HubClosed: It is just being closed.
+            HubClosed: It is being closed at the moment.
             WrongLoop: It is bound to another loop that is still open.
             WrongThread: That loop is in another thread.
         """
@@ -367,11 +368,11 @@ class Hub(Publishing, Subscribing, Asking):
     async def close(self) -> None:
         """Drain the async listeners for at most `drain` seconds, then end every task and every subscription.
 
-        New subscriptions are refused at once. Async listeners finish what is queued and may publish onward. What is
-        left then is counted as dropped and logged; calls in progress are cancelled, and have failed. Bridges send what
-        waits. Consumers may still read what is queued for them; nobody waits for that. All of it takes 4 s more than
-        `drain` at most. Cancelled once, it drains all the same; cancelled again, it stops draining. Closing twice is
-        safe; from inside a listener's own call that call is neither cancelled nor waited for.
+        New subscriptions are refused at once. Async listeners handle their queues, and may publish onward. After
+        `drain` seconds, the rest is counted as dropped and logged; calls in progress are cancelled and count as failed.
+        Bridges send what is queued. Consumers may still read their queues; closing does not wait for them. It takes at
+        most 4 s more than `drain`. If it is cancelled once, it drains all the same; cancelled again, it stops draining.
+        Closing twice is safe. A listener's call that closes its own hub is neither cancelled nor waited for.
         """
         await self._life.close(cancelled=False)
 
@@ -392,7 +393,7 @@ class Hub(Publishing, Subscribing, Asking):
         self._router.observers.remove(tap._observer)
         self._observe(tap._patterns, -1)
 
-    # What its life says
+    # Called by its life
 
     def _bound(self, loop: asyncio.AbstractEventLoop) -> None:
         # In debug mode nothing is cached, so that every publish passes the checks of a new key.
@@ -407,7 +408,7 @@ class Hub(Publishing, Subscribing, Asking):
             part.opened()
 
     def _hint(self, debug: bool) -> None:
-        """In debug mode, log what is most likely a mistake."""
+        """In debug mode, log likely mistakes."""
         if not debug:
             if self._hints is not None:
                 self._followers.remove(self._hints.on_patterns)
@@ -425,7 +426,7 @@ class Hub(Publishing, Subscribing, Asking):
         return 0.1 if loop is None else loop.slow_callback_duration
 
     def _forked(self) -> None:
-        """Begin anew in a forked process, with what is registered."""
+        """In a forked process, start over with what is registered."""
         self._router.forked()
         self._requests.forked()
         for registration in dict.fromkeys([*self._registered, *self.border.outboxes]):
@@ -438,7 +439,7 @@ class Hub(Publishing, Subscribing, Asking):
             part.closing()
 
     async def _drained(self) -> None:
-        """End what is attached, all of it at once."""
+        """Close everything that is attached, concurrently."""
         closing = {asyncio.ensure_future(part.close()): part for part in self.border.attached}
         if closing:
             loop = asyncio.get_running_loop()
@@ -458,14 +459,14 @@ class Hub(Publishing, Subscribing, Asking):
         for registration in list(self._registered):
             if not registration.lasting:
                 self._remove(registration)
-        # Those that handle what is queued and then end are registered no more, but still run.
+        # Listeners that are winding up are no longer registered, but still run.
         for listener in dict.fromkeys([*self._registered, *self._life.running, *self._life.unstarted]):
             if isinstance(listener, AsyncListener):
                 abandoned += listener.drop(notices)
         notify(notices)
         if abandoned:
             logger.warning("%r was closed with %d messages that its async listeners had not handled", self, abandoned)
-        self._router.swap()  # a closed hub remembers no route: so nobody publishes along one
+        self._router.swap()  # a closed hub has no cached routes: so nobody publishes along one
 
     async def _cleared(self) -> None:
         await self._router.clear()

@@ -17,7 +17,7 @@ class Publisher(Generic[T]):
     """Publishes under a prefix: `Publisher(hub, "host").publish(("cpu", "0"), 12.5)` publishes `("host", "cpu", "0")`.
 
     Args:
-        hub: Where to publish.
+        hub: The hub to publish on.
         prefix: A key, a tuple, or a string for one part; prepended to every key. It may be the empty key.
     """
 
@@ -105,7 +105,7 @@ class Publisher(Generic[T]):
         return self.hub.request_many(self._full_key(key), message, timeout, limit, local, headers=headers)
 
     def has_subscribers(self, patterns: Patterns = STAR) -> bool:
-        """True if anybody is subscribed under the prefix to a key that a pattern matches; by default, to any key.
+        """True if anybody is subscribed to a key under the prefix that a pattern matches; by default, to any of them.
 
         As `Hub.has_subscribers`.
         """

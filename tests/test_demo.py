@@ -2,19 +2,26 @@
 
 import asyncio
 import fcntl
+import json
 import os
 import re
 import select
 import signal
+import socket
 import struct
 import subprocess
 import sys
 import termios
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
+import websockets
 
 import hubsub
 from brokers.fixtures import Private
@@ -395,6 +402,90 @@ def test_no_command_is_an_error_that_names_the_usage(capsys: pytest.CaptureFixtu
         main([])
     assert ended.value.code == 2
     assert "usage: hubsub" in capsys.readouterr().err
+
+
+# In the browser
+
+
+def fetch(address: str, **headers: str) -> str:
+    with urllib.request.urlopen(urllib.request.Request(address, headers=headers), timeout=PATIENCE) as response:
+        return str(response.read().decode())
+
+
+async def messages(client: websockets.ClientConnection) -> list[Any]:
+    """The next messages that a client gets."""
+    while not (found := [frame for frame in json.loads(await client.recv()) if "type" not in frame]):
+        pass
+    return found
+
+
+async def test_demo_shows_its_figures_in_the_browser_and_says_goodbye(start: Start) -> None:
+    running = start("--plain", "--web", "0")
+    address = running.until(r"http://\S+/")
+    assert '<script type="module">' in fetch(address)
+    assert "export class Hub" in fetch(f"{address}hubsub.js")
+    running.until("host/cpu/percent")
+    async with (
+        asyncio.timeout(PATIENCE),
+        websockets.connect(f"{address.replace('http', 'ws')}ws", origin=address.rstrip("/")) as client,
+    ):
+        subscribe = {"type": "subscribe", "id": 1, "patterns": [["host", "cpu", "percent"]], "history": 300}
+        await client.send(json.dumps(subscribe))
+        first = await messages(client)
+        assert (first[0]["key"], first[0]["replayed"]) == (["host", "cpu", "percent"], True)
+        while all("replayed" in each for each in await messages(client)):
+            pass
+        running.process.terminate()
+        with suppress(websockets.ConnectionClosed):
+            while True:
+                await client.recv()
+        assert client.close_code == 1012
+    assert running.summary()["failures"] == 0
+
+
+def test_demo_on_a_terminal_shows_the_address_of_its_page(start: Start) -> None:
+    running = start("--web", "0", terminal=(40, 120))
+    address = running.until(r"http://127\.0\.0\.1:\d+/")
+    assert "hubsub demo" in fetch(address)
+    os.write(running.ours, b"\x03")
+    assert running.summary()["failures"] == 0
+
+
+def test_page_of_another_host_gets_nothing_of_the_demo(start: Start) -> None:
+    address = start("--plain", "--web", "0").until(r"http://\S+/")
+    for path in ("", "hubsub.js", "ws"):
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            fetch(f"{address}{path}", Host="rebound.example:80")
+        with refused.value as answer:
+            assert answer.code == 403
+
+
+@pytest.mark.parametrize("missing", ["uvicorn", "websockets", "msgspec"])
+def test_page_without_what_it_needs_says_what_to_install(missing: str) -> None:
+    program = (
+        f"import sys; sys.modules[{missing!r}] = None; from hubsub.__main__ import main; "
+        "sys.exit(main(['demo', '--web', '0']))"
+    )
+    done = subprocess.run([*PYTHON, "-c", program], capture_output=True, text=True, cwd=ROOT, timeout=PATIENCE)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "--web needs uvicorn, websockets and msgspec: pip install 'hubsub[demo]'\n"
+
+
+def test_page_at_a_port_that_is_taken_is_one_line_of_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main(["demo", "--seconds", "1", "--web", str(port)]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == f"--web: port {port}: Address already in use; --web 0 takes a free one\n"
+
+
+@pytest.mark.parametrize("port", ["-1", "65536", "http"])
+def test_port_of_the_page_has_to_be_one(port: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["demo", f"--web={port}"])
+    assert ended.value.code == 2
+    assert "is not a port, 0 to 65535" in capsys.readouterr().err
 
 
 # Bridges

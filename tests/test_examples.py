@@ -1,14 +1,20 @@
 """Each example runs by itself and prints what its last comment says."""
 
 import ast
+import asyncio
+import os
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 
 import pytest
 
+from brokers.postgres_server import Postgres
+
 FOLDER = Path(__file__).resolve().parent.parent / "examples"
 EXAMPLES = sorted(path.name for path in FOLDER.glob("*.py"))
+OF_POSTGRES = "fastapi_outbox.py"
 
 
 def promised(source: str) -> list[str]:
@@ -17,12 +23,25 @@ def promised(source: str) -> list[str]:
     return [line.removeprefix("# ") for line in block.splitlines()]
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.parametrize("name", [name for name in EXAMPLES if name != OF_POSTGRES])
 def test_example_prints_what_it_says(name: str) -> None:
+    check_output(name)
+
+
+async def test_example_of_postgres_prints_what_it_says(postgres: Postgres) -> None:
+    database = f"db{uuid.uuid4().hex[:12]}"
+    await postgres.execute(f"create database {database} owner hubsub")
+    await asyncio.to_thread(check_output, OF_POSTGRES, DATABASE_URL=postgres.url.removesuffix("hubsub") + database)
+    await postgres.execute(f"drop database {database} with (force)")
+
+
+def check_output(name: str, **environment: str) -> None:
     expected = promised((FOLDER / name).read_text(encoding="utf-8"))
     assert expected, f"{name} does not end with its output"
     command = [sys.executable, "-X", "utf8", "-W", "error", str(FOLDER / name)]
-    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=50)
+    done = subprocess.run(
+        command, capture_output=True, text=True, encoding="utf-8", timeout=50, env=os.environ | environment
+    )
     assert done.stderr == ""
     assert done.stdout.splitlines() == expected
     assert done.returncode == 0

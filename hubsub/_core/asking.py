@@ -1,4 +1,4 @@
-"""Asking: a request, who is asked, and the replies that come back."""
+"""Requests: how they are made, and the replies that come back."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .waiting import NextMessage, WaitHandle, Waiting, fail_future
 
 
 class AskingCore(Core, Protocol):
-    """What asking needs of its hub."""
+    """What requests need of their hub."""
 
     _requests: Requests
 
@@ -33,9 +33,9 @@ class AskingCore(Core, Protocol):
 class Replies(WaitHandle["ManyReplies"], Handle, AsyncIterator[Any]):
     """The replies to a `request_many`, as they come: `async for reply in replies`.
 
-    It ends when everyone has answered who got the request, at the limit, or at the timeout. What failed is in
-    `errors`. Cancelling a step loses nothing. The request ends with the last reference to this, with
-    `close()`, or when it is left as a context manager.
+    Iteration ends when everyone that got the request has answered, at the limit, or at the timeout. Failures are in
+    `errors`. Cancelling a step loses nothing. The request ends with the last reference to this object, with `close()`,
+    or when it is left as a context manager.
     """
 
     __slots__ = ()
@@ -47,13 +47,13 @@ class Replies(WaitHandle["ManyReplies"], Handle, AsyncIterator[Any]):
     def errors(self) -> list[Exception]:
         """The failures so far, in the order in which they came.
 
-        Each is a `RemoteError`, or says why somebody could not be asked or understood: an `EncodeError`, a
+        Each is a `RemoteError`, or says why a request could not be sent or a reply not be read: an `EncodeError`, a
         `DecodeError`, `WaitingForItself`.
         """
         return self._wait.errors
 
     def close(self) -> None:
-        """End the request: what comes later is ignored, what has come can still be read."""
+        """End the request: later replies are ignored; those that have come can still be read."""
         self._wait.end()
 
     def _end(self) -> Removal:
@@ -73,7 +73,7 @@ class Replies(WaitHandle["ManyReplies"], Handle, AsyncIterator[Any]):
 
 
 class Question(Protocol):
-    """A request, as whoever answers it sees it."""
+    """A request, as its responders see it."""
 
     @property
     def is_over(self) -> bool:
@@ -81,34 +81,34 @@ class Question(Protocol):
         ...
 
     def expect(self) -> None:
-        """A responder has got it: it replies, fails or loses it."""
+        """Count a responder that has got it: it will `reply`, `fail` or `lose` it."""
 
     def reply(self, reply: Any) -> None: ...
     def fail(self, error: BaseException) -> None: ...
     def lose(self, error: Exception | None = None) -> None:
-        """A responder that has got it will not answer; for that reason, if there is one that the asker should know."""
+        """Count a responder that will not answer; `reason` is for the caller, if there is one to give."""
 
     def take(self, reply: Any) -> None:
-        """A reply has come from elsewhere, perhaps one of several."""
+        """Accept a reply from elsewhere, perhaps one of several."""
 
     def take_error(self, error: Exception) -> None:
-        """An error has come from elsewhere, perhaps one of several."""
+        """Accept an error from elsewhere, perhaps one of several."""
 
 
 class ReplyAddress(Key[Any]):
-    """Where the reply to a request goes: whoever answers finds the request itself here.
+    """The reply address of a request, which holds the request itself.
 
-    Only the hub and its bridges make them. A key of the same parts that came from elsewhere leads nowhere, so nobody
-    can have a reply published where he likes, or answer what he was not asked.
+    Only the hub and its bridges make them. A key of the same parts that came from elsewhere addresses nothing. So a
+    sender can neither direct a reply to a key of its choice nor answer a request that it did not get.
     """
 
     request: Question
     is_local: bool
-    """The request is for this process: bridges carry it as a message that nobody answers."""
+    """The request stays in this process: bridges carry it as a message without a reply address."""
 
     @classmethod
     def of(cls, parts: tuple[str, ...], request: Question, *, is_local: bool = False) -> ReplyAddress:
-        """The address of a request."""
+        """Return the reply address of a request."""
         address = tuple.__new__(cls, parts)
         address.request = request
         address.is_local = is_local
@@ -119,7 +119,7 @@ class ReplyAddress(Key[Any]):
 
 
 def question_of(event: Event[Any]) -> Question | None:
-    """What there is to answer, if an event is a request that somebody waits for."""
+    """Return the request that an event carries, if somebody waits for its reply."""
     address = None if event.meta is None else event.meta.reply_to
     if type(address) is not ReplyAddress or address.request.is_over:
         return None
@@ -127,7 +127,7 @@ def question_of(event: Event[Any]) -> Question | None:
 
 
 class OpenRequest:
-    """A request of this hub while it is open."""
+    """An open request of this hub."""
 
     __slots__ = ("_requests", "_owed", "_timer", "correlation", "key", "loop", "reached", "reason")
 
@@ -138,8 +138,8 @@ class OpenRequest:
         self.key = key
         self.loop = loop
         self.reached = 0
-        self.reason: Exception | None = None  # why somebody whom it reached will not answer
-        self._owed = 1  # answers that are still to come; one stands for the delivery itself
+        self.reason: Exception | None = None  # why a responder that got it will not answer
+        self._owed = 1  # answers still to come; the delivery itself counts as one
         self._timer = None if timeout is None else loop.call_later(timeout, self.time_out, timeout)
         self.correlation = requests.register(self)
 
@@ -179,31 +179,31 @@ class OpenRequest:
         self._requests.open.pop(self.correlation, None)
 
     def take(self, reply: Any) -> None:
-        """A reply has come."""
+        """Accept a reply."""
         raise NotImplementedError
 
     def take_error(self, error: Exception) -> None:
-        """An error has come."""
+        """Accept an error."""
         raise NotImplementedError
 
     def learn(self, error: Exception) -> None:
-        """Somebody whom it reached cannot answer, but others may."""
+        """Note that one responder cannot answer; others may."""
 
     def all_answered(self) -> None:
-        """No other answer can come."""
+        """Called when no further answer can come."""
         raise NotImplementedError
 
     def time_out(self, timeout: float) -> None:
-        """Nobody waits any longer."""
+        """Called when nobody waits any longer."""
         raise NotImplementedError
 
     def close(self, error: HubClosed) -> None:
-        """The hub is closed."""
+        """Called when the hub is closed."""
         raise NotImplementedError
 
 
 class OneReply(OpenRequest):
-    """Asks for one reply; an error is one too."""
+    """A request for one answer: a reply or an error."""
 
     __slots__ = ("future",)
 
@@ -233,7 +233,7 @@ class OneReply(OpenRequest):
 
 
 class ManyReplies(OpenRequest):
-    """Asks for the replies of all."""
+    """A request for the replies of all responders."""
 
     __slots__ = ("closed", "errors", "limit", "news", "replies")
 
@@ -286,7 +286,7 @@ class ManyReplies(OpenRequest):
 
 
 class Requests:
-    """The open requests of a hub, and how they are made."""
+    """Makes the requests of a hub, and keeps those that are open."""
 
     __slots__ = ("_hub", "_name", "_numbers", "_process", "open")
 
@@ -299,7 +299,7 @@ class Requests:
 
     @property
     def name(self) -> str:
-        """Random, for this hub in this process: no other hub that bridges connect has it, a fork neither."""
+        """A random name of this hub in this process, shared with no other hub, nor with a fork."""
         if self._process != os.getpid():
             self._process = os.getpid()
             self._name = os.urandom(12).hex()
@@ -344,7 +344,7 @@ class Requests:
         return Replies(request)
 
     def _answerable(self, key: KeyLike[Any], local: bool) -> Key[Any]:
-        """Return an exact key that somebody responds to, or may do so where it leads by a bridge."""
+        """Return `key` as an exact key, if there is a responder or a bridge that may lead to one."""
         route = self._hub._route_of(key)
         leaves = self._leaves(route)
         if not any(target.responds for target in route.targets) and (local or not leaves):
@@ -370,7 +370,7 @@ class Requests:
         if not local:
             for target in self._hub._route_of(request.key).targets:
                 if target.may_respond:
-                    request.expect()  # of nobody knows whom: it ends by its timeout
+                    request.expect()  # their number is unknown: only the timeout ends it
         try:
             meta = Meta(headers=headers, correlation=request.correlation, reply_to=address)
             self._hub.publish_event(Event(request.key, message, meta))
@@ -380,16 +380,16 @@ class Requests:
         request.lose()
 
     def register(self, request: OpenRequest) -> str:
-        """Keep a request, until it ends, under the name that is returned."""
+        """Keep a request until it ends; return the name that it is kept under."""
         correlation = f"{self.name}-{next(self._numbers)}"
         self.open[correlation] = request
         return correlation
 
     def forked(self) -> None:
-        """Forget the requests of the parent of this process."""
+        """In a forked process, forget the requests of the parent."""
         self.open.clear()
 
     def close(self) -> None:
-        """Let nobody wait any more."""
+        """End every request."""
         for request in list(self.open.values()):
             request.close(HubClosed(self._hub))

@@ -35,10 +35,10 @@ def caused_by_circle(error: BaseException | None) -> bool:
 class Circles:
     """Refuses publishes that go round in circles, once the stack was full several times.
 
-    A failure hurts only itself: so each level of a cascade that has filled the stack would go on with its next
-    listener, which fills it again; with two listeners a level, that takes for ever. The code that finds the stack full
-    cannot call anything; it counts in `overruns`, sets `key`, and makes publishes look for routes in `NOWHERE`. So all
-    further ones go through `check`, until the outermost publish has returned.
+    A failing listener does not stop the others. So after a cascade has filled the stack, each of its levels would go on
+    with its next listener, which fills the stack again; with two listeners a level, that takes for ever. Code that
+    finds the stack full cannot call anything: it counts in `overruns`, sets `key`, and makes publishes look for routes
+    in `NOWHERE`. So all further publishes go through `check`, until the outermost one has returned.
 
     Circles are found by walking the stack, which happens after an overrun only. This is a protection and not a promise:
     in a compiled core it would find nothing, and refuse nothing.
@@ -49,20 +49,20 @@ class Circles:
 
     __slots__ = ("_crowded", "_delivering", "_is_logged", "key", "overruns", "refused")
 
-    # Overruns before anything is refused: a listener that recurses by itself hurts nobody else.
+    # Overruns before anything is refused: a single listener that recurses must not affect the others.
     FORGIVEN = 8
     # After so many overruns, or publishes refused in a circle, every publish that is nested `SHALLOW` deep is refused:
     # the keys may be new each time.
     MOST_OVERRUNS = 16
     MOST_REFUSED = 10_000
     SHALLOW = 4
-    # Nested publishes beyond which it is no coincidence.
+    # Nested publishes beyond which it must be a circle.
     DEEP = 10
 
     def __init__(self, delivering: Collection[CodeType]) -> None:
         self._delivering = delivering
         self._is_logged = False
-        self._crowded = 0  # looks in a row at which there was little room
+        self._crowded = 0  # consecutive checks that found little room
         self.overruns = 0
         self.refused = 0
         self.key: object = None
@@ -70,8 +70,8 @@ class Circles:
     def look(self, hub: object, key: Key[Any]) -> bool:
         """Return whether the nested publishes, `key` the innermost, are a circle that fills the stack unnoticed.
 
-        Listeners may swallow the error, and it may always be raised as they call `publish`, before that can notice it.
-        Then every publish has to go through `check`, too.
+        Listeners may swallow the error, and it may be raised each time in their call of `publish`, before `publish` can
+        notice it. Then, too, every publish has to go through `check`.
         """
         try:
             publishing = list(self._publishing(hub))

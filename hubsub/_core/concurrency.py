@@ -47,7 +47,7 @@ class ConcurrentListener(AsyncListener):
     def _wake(self) -> None:
         loop = self._hub._life.bind_for(self)
         if loop is None or len(self._workers) >= self._concurrency:
-            return  # the hub starts it once a loop runs, or has just done so
+            return  # the hub starts it as soon as a loop runs, or has just done so
         calls = Calls()
         # A copy of the context: variables that one call sets must not reach the others.
         context = self._context.copy()
@@ -81,7 +81,7 @@ class ConcurrentListener(AsyncListener):
                     item = popleft()
                 else:
                     break
-                if getrefcount(variables) != alone:  # the call before has started something that goes on
+                if getrefcount(variables) != alone:  # the previous call has started something that is still running
                     calls.running = call = object()
                     set_call(call)
                     variables = self._variables_of(context)

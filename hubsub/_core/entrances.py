@@ -1,7 +1,7 @@
-"""How a message gets into a queue: a closure for each, by its policy.
+"""How a message gets into a queue: a closure for each queue, by its policy.
 
-Closures and not methods: a quarter less for every message through a queue. In each, waking is first: it refuses the
-wrong thread, and then nothing is half-done.
+Closures and not methods, which saves a quarter of the time of every message through a queue. Each begins by waking the
+consumer: that refuses the wrong thread before anything is changed.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from ..event import Event
 from ..key import Deliver, Key
 from .items import Item, Latest
 
-# A `Mailbox`, which is above this.
+# A `Mailbox`, whose module imports this one.
 Box: TypeAlias = Any
-# What is done with an item for which there is no room.
+# What happens to an item for which there is no room.
 WhenFull: TypeAlias = Callable[[Box, Item], None]
 
 
@@ -115,7 +115,7 @@ ENTRANCES: dict[str, Callable[[Box, WhenFull], Deliver]] = {
     "CLOSE": _bounded,
 }
 
-# The same for pairs that other queues get as well. Under `LATEST` an item may be replaced: it stays one's own.
+# The same for pairs that other queues get as well. Under `LATEST` an item may be replaced, so each has its own.
 ENTRANCES_FOR_PAIRS: dict[str, Callable[[Box, WhenFull], Callable[[Item], None]]] = {
     "GROW": _growing_by_pairs,
     "DROP_OLDEST": _bounded_by_pairs,

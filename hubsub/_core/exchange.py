@@ -1,4 +1,4 @@
-"""The whole path of a message: publishing it, delivering it, what failed, and removing in the middle of it."""
+"""The whole path of a message: publish, route, deliver, handle failures; and removals during a delivery."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ listener_logger = Logger("hubsub.listener")
 class Exchange:
     """Delivers what is published along the routes of its router.
 
-    The first of the floors of a hub. They are base classes and not parts of it, since to hand a call on costs a
-    publish as much as a quarter of all it does.
+    The lowest of the classes that a hub is built on. They are base classes and not members of it, because delegating
+    a call would cost each publish a quarter of its time.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Exchange:
         self._on_error: Callable[[ListenerFailure], object] | None = None
         self.on_error = on_error
         self._router = router
-        # The very dictionary of the router's cache: one step less on the way to it.
+        # The dictionary of the router's cache itself, which saves a publish one attribute.
         self._routes: Mapping[Any, Route] = router.routes
         router.swapped = self._swapped
         self._life = life
@@ -70,15 +70,15 @@ class Exchange:
     def publish(self, key: Any, message: Any = None) -> int:
         """Deliver to every matching subscription, in order of subscription; return how many there are.
 
-        Never waits. A listener that raises is logged and counted and hurts no one else. What a listener publishes is
-        delivered whole before this delivery goes on; what it subscribes does not get this message any more, what it
-        removes is no longer called.
+        Never waits. If a listener raises, the error is logged and counted, and the others get the message all the
+        same. What a listener publishes is delivered completely before this delivery goes on. What a listener adds does
+        not get this message; what it removes is no longer called.
 
         Raises:
             InvalidKey: Nothing can be published to `key`.
             HubClosed: The hub is closed.
-            WrongThread: The hub's loop runs in another thread; no listener was called. Where all subscriptions are
-                plain listeners, they are called, and this is not raised.
+            WrongThread: The hub's loop runs in another thread; no listener was called. If all subscriptions are plain
+                listeners, they are called instead.
         """
         try:
             route = self._routes[key]
@@ -91,7 +91,7 @@ class Exchange:
                 tick = self._turn(route)
             route.tick = tick
             key = route.key
-            if deliver is not None:  # as so often; without a loop it takes a sixth less
+            if deliver is not None:  # the usual case; without a loop it takes a sixth less
                 try:
                     deliver(key, message)
                 except BaseException as error:
@@ -115,20 +115,20 @@ class Exchange:
             raise
 
     def _turn(self, route: Route) -> Tick:
-        """Count a whole turn of publishes along a route, and look whether they go round in a circle; begin the next."""
+        """Count a full turn of publishes along a route, check for a circle, and begin the next turn."""
         if self._circles.look(self, route.key):
             self._routes = {}
         route.published += Tick.TURN
         return FIRST
 
     def _publish_first(self, route: Route, message: Any) -> int:
-        """Publish as the first of a route, and look at what plain listeners return.
+        """Publish for the first time along a route, and check what plain listeners return.
 
-        To look each time would cost every publish: see `callables`.
+        Checking it every time would slow down every publish: see `callables`.
         """
         key = route.key
         if route.is_judged and key in self._routes:
-            return self.publish(key, message)  # everything in it but one or two was called before
+            return self.publish(key, message)  # all but one or two of its callables were called before
         route.published += 1
         for index, deliver in enumerate(route):
             try:
@@ -145,9 +145,9 @@ class Exchange:
     def publish_event(self, event: Event[T]) -> int:
         """Deliver an event with its metadata to every matching subscription; return how many there are.
 
-        For what came from elsewhere and is published here; otherwise as `publish`. With a `meta.due` that is still to
-        come, it is only handed to the bridges that carry its key: nobody gets it before it is due. A bridge whose
-        broker cannot delay it calls `on_error`.
+        For messages with metadata, such as one received from elsewhere; otherwise as `publish`. If `meta.due` lies in
+        the future, only the bridges that carry its key get it, and nobody else before it is due. If the broker of a
+        bridge cannot delay messages, the hub's `on_error` is called.
 
         Raises:
             Unsupported: It is due later, and no bridge carries its key.
@@ -189,14 +189,14 @@ class Exchange:
             self._router.misses += 1
             self._deliver(targets, Event(key, message))
 
-    # Finding the way, where it is not remembered
+    # Routes that are not cached
 
     def _swapped(self, routes: Mapping[Any, Route]) -> None:
-        """The router has another cache now."""
+        """Use the router's new cache from now on."""
         self._routes = routes
 
     def _route_of(self, key: KeyLike[Any]) -> Route:
-        """The route of a key, for whoever is in no hurry."""
+        """The route of a key, for callers off the hot path."""
         try:
             return self._routes[key]
         except (KeyError, TypeError):
@@ -214,7 +214,7 @@ class Exchange:
             if self._routes is not self._router.routes:
                 self._check_circle(exact)
         except (HubsubError, Overrun) as error:
-            raise error from None  # nobody wants to read of the look-up that failed first
+            raise error from None  # the failed look-up would only clutter the traceback
         route = self._router.routes.get(exact)
         if route is not None:
             return route
@@ -222,7 +222,7 @@ class Exchange:
         return route if self._hints is None else self._hints.time(route)
 
     def _check_circle(self, key: Key[Any]) -> None:
-        """Refuse a publish of `key` in a circle, after the stack was full; otherwise all is well again."""
+        """Refuse a publish of `key` in a circle after the stack was full; otherwise return to normal."""
         circles = self._circles
         if self._routes is NOWHERE:
             circles.overruns += 1
@@ -230,12 +230,12 @@ class Exchange:
         if circles.check(self, key):
             self._routes = self._router.routes
 
-    # Delivering with what travels along: to one, and to everybody else
+    # Delivering with metadata: to a single target, and to any number of them
 
     def _deliver_to_one(
         self, target: Target, event: Event[Any], confirmed: Confirmed | None = None, bounded: bool = False
     ) -> int:
-        """Deliver an event to the only one who gets it: it needs no copy, and nothing can change before that."""
+        """Deliver an event to the only target: it needs no copy, and nothing can change before that."""
         if confirmed is not None:
             event.confirmed = confirmed
             event.registration = target
@@ -259,19 +259,19 @@ class Exchange:
         confirmation: Confirmation | None = None,
         bounded: bool = False,
     ) -> int:
-        """Deliver an event without a route of its own; for a confirmation, a copy to each."""
+        """Deliver an event to any number of targets, to each a copy if it is confirmed."""
         interrupt: BaseException | None = None
         delivered = 0
         newest = targets[-1].order if targets else 0
         changes = self._router.changes
         for target in targets:
-            # Closed meanwhile, or taken off what matches, or closed and subscribed anew.
+            # Closed meanwhile, removed from the patterns that match, or closed and registered again.
             if self._router.changes != changes and (target.order > newest or not target.is_on(event.key)):
                 continue
             delivered += target.is_subscription
             target.counted += 1
             try:
-                # Those who are handed it before everybody, to keep or record it, have nothing to finish.
+                # Observers only keep or record it: they have nothing to finish.
                 if confirmation is not None and (target.is_subscription or target.remote):
                     _deliver_copy(target, event, confirmation)
                 else:
@@ -290,18 +290,18 @@ class Exchange:
         return delivered
 
     def _deliver_confirmed(self, targets: Sequence[Target], event: Event[Any], confirmation: Confirmation) -> int:
-        """Deliver an event, and have everybody report when it has finished with it."""
+        """Deliver an event, and have each target report when it has finished with it."""
         try:
             return self._deliver(targets, event, confirmation)
         finally:
             confirmation.settle(0, [])
 
-    # What failed
+    # Failures
 
     def _deliver_failed(self, route: Route, deliver: Any, message: Any, error: BaseException) -> None:
         """Find out which callable of a route has failed, and handle that as `_failed_at` does."""
         if type(deliver) is Probe:
-            raise error  # it has done the rest
+            raise error  # that has finished the delivery
         if deliver is self._guard.deliver:
             route.published -= 1  # nobody was called
             raise error
@@ -312,7 +312,7 @@ class Exchange:
             Probe.set(route, indices, error, self._failed_at)
 
     def _failed_at(self, route: Route, index: int, message: Any, error: BaseException) -> None:
-        """Report the failure at one index of a route; if it must pass, serve the rest of the route first."""
+        """Report the failure at one index of a route; if it must propagate, deliver to the rest of the route first."""
         interrupt = self._failure(route.steps[index], route.key, message, error)
         if interrupt is None:
             return
@@ -324,7 +324,7 @@ class Exchange:
         raise interrupt
 
     def _failure(self, target: Target, key: Key[Any], message: Any, error: BaseException) -> BaseException | None:
-        """Report what a target raised; return it if it is none of its failures but has to pass."""
+        """Report what a target raised; return it if it is not a failure of the target and must propagate."""
         if isinstance(error, WrongThread):
             target.missed += 1  # it refused the message
             return error
@@ -358,7 +358,7 @@ class Exchange:
         self._report_error(ListenerFailure(key, message, listener, error))
 
     def _report_error(self, failure: ListenerFailure) -> None:
-        """Tell `on_error` of a failure, if there is one; what it raises is logged."""
+        """Call `on_error` with a failure, if it is set; an error that it raises is logged."""
         on_error = self._on_error
         if on_error is not None:
             try:

@@ -12,17 +12,17 @@ from .life import Life
 
 
 class ThreadGuard:
-    """Stands first in routes to plain listeners and to somebody who may refuse the thread.
+    """Comes first in routes to plain listeners and to a target that may refuse the calling thread.
 
-    Else listeners were called, and then the publish raised. To ask each publish for its thread would cost too much;
-    here it takes as long as to call one more listener.
+    Without it, listeners would be called before the publish raises. Checking the thread in every publish would cost too
+    much; here it takes as long as calling one more listener.
     """
 
     __slots__ = ("deliver", "missed", "order")
 
     def __init__(self, life: Life) -> None:
         self.deliver: Deliver = _checking(life)
-        self.order = 0  # before everybody
+        self.order = 0  # before all others
         self.missed = 0
 
     def returned(self, event: Event[Any], result: object, /) -> None:

@@ -19,9 +19,9 @@ def as_event(item: Item) -> Event[Any]:
 
 
 class Latest(OrderedDict[Key[Any], Item]):
-    """The newest item of each key, taken in the order in which the keys began to wait.
+    """The newest item of each key, in the order in which the keys were queued.
 
-    Ordered, because taking the first of a plain dict passes over the places of all that were taken before.
+    An OrderedDict, because popping the first item of a plain dict skips the slots of all that were popped before.
     """
 
     def popleft(self) -> Item:

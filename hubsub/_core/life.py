@@ -375,7 +375,7 @@ class Life:
         if waited_for:
             _, stuck = await asyncio.wait(waited_for, timeout=UNTIL_ENDED)
             for task in stuck & tasks.keys():
-                logger.error("%r was closed, but %r goes on in spite of being cancelled", who, task)
+                logger.error("%r was closed, but %r ignores its cancellation", who, task)
                 tasks[task].give_up(task)
 
 

@@ -1,4 +1,4 @@
-"""Listeners: called with each message, right in the publish or by a task of their own."""
+"""Listeners: called with each message, inside the publish or in a task of their own."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .retry import GivenUp, Retry, Retrying
 
 
 class Listener(Registration):
-    """A callable that is called with each message, right in the publish. `remove()` ends it."""
+    """A callable that is called with each message, inside the publish. `remove()` ends it."""
 
     __slots__ = ("_event", "_held", "_watched", "failed", "function", "last_error")
 
@@ -43,7 +43,7 @@ class Listener(Registration):
         """The callable."""
         super().__init__(hub, self._plain(), owner=owner, where=where, once=once)
         self._watched = False
-        self._held: deque[Event[Any]] | None = None  # what is published while it is called with a history
+        self._held: deque[Event[Any]] | None = None  # published while it is called with a history
         self.failed = 0
         """Calls that raised."""
         self.last_error: BaseException | None = None
@@ -60,10 +60,10 @@ class Listener(Registration):
             self.returned(event, result)
 
     def returned(self, event: Event[Any], result: object, /) -> None:
-        """Judge what the function returned to a call that was no async listener's.
+        """Check what the function has returned; not for async listeners.
 
         Raises:
-            InvalidListener: It would have to be awaited, which nobody does.
+            InvalidListener: It returned something that has to be awaited, which nobody does.
         """
         if is_awaitable(result):
             self._watch()
@@ -84,7 +84,7 @@ class Listener(Registration):
         if self._held is not None:
             self._held.append(event)
             return True
-        # As what it overrides: calling that would cost a plain listener a third of the delivery.
+        # As in the base class: calling `super()` would cost a plain listener a third of the delivery.
         if (self._where is not None or self._once) and not self._admits(*event):
             return False
         mailbox = self.mailbox
@@ -138,13 +138,13 @@ class Listener(Registration):
             event.done()
 
     def _plain(self) -> Deliver:
-        """What a publish calls where there is nothing to look at."""
+        """What a publish calls if there is no result to check."""
         return partial(_call_with_event, self.function) if self._event else self.function
 
-    # Watching
+    # Checking results
 
     def _watch(self) -> None:
-        """Look from now on at everything that the function returns, which doubles what a call costs."""
+        """Check from now on what each call returns, which doubles the cost of a call."""
         if not self._watched:
             self._watched = True
             self.deliver = self._gate(self._deliver_watched)
@@ -155,14 +155,14 @@ class Listener(Registration):
         self._take(Event(key, message))
 
     def _called_with(self, event: Event[Any]) -> Any:
-        """What calling the function with an event returns."""
+        """Call the function with an event, and return its result."""
         return self.function(event) if self._event else self.function(*event)
 
     def remove(self) -> Removal:
-        """Remove it at once: it is called no more, what it had queued is dropped, a call in progress is cancelled.
+        """Remove it at once: it is no longer called, its queue is dropped, and a call in progress is cancelled.
 
-        Returns an awaitable that ends when its task has. From inside its own call neither is that call cancelled nor
-        waited for. Removing twice is safe.
+        Returns an awaitable that ends when its task has ended. A call that removes its own listener is neither
+        cancelled nor waited for. Removing twice is safe.
         """
         if not self.closed:
             self._hub._remove(self)
@@ -181,7 +181,7 @@ def _call_with_event(function: Callable[[Event[Any]], object], key: Key[Any], me
 
 
 class AsyncListener(Listener):
-    """An async callable with a queue and one task, which calls it in order, one message at a time.
+    """An async callable with a queue and a task, which calls it with one message after the other, in order.
 
     The task starts with the first message and runs in a copy of the context of the registration.
     """
@@ -236,7 +236,7 @@ class AsyncListener(Listener):
         self._winding_up = False  # it is removed, but handles what is queued
         self._out_of_time = False  # the task was cancelled because there was no more time for it
         self.deadline: float | None = None
-        """When by the loop's clock the winding up ends; None for whenever it is done."""
+        """When winding up ends at the latest, by the loop's clock; None for no limit."""
 
     def remove(self) -> Removal:
         tasks = self.tasks
@@ -254,13 +254,13 @@ class AsyncListener(Listener):
         return " winding up" if self._winding_up else super()._state
 
     def wind_up(self) -> None:
-        """Remove it at once, but have it handle what is queued."""
+        """Remove it at once, but let it handle what is queued."""
         if not self.closed:
             self._winding_up = True
             self._hub._remove(self)
 
     def is_caller(self) -> bool:
-        """True inside a call of its that is running, and in the tasks that this call has started."""
+        """True inside its running call, and in the tasks that this call has started."""
         return self._calls is not None and self._calls.is_caller()
 
     # The task
@@ -269,7 +269,7 @@ class AsyncListener(Listener):
         """Start the task, if there is a loop to start it on."""
         loop = self._hub._life.bind_for(self)
         if loop is None or self._task is not None:
-            return  # the hub starts it once a loop runs, or has just done so
+            return  # the hub starts it as soon as a loop runs, or has just done so
         self._mailbox.wake = None
         self._calls = calls = Calls()
         self._task = self._spawn(loop, self._run(calls), self._context)
@@ -277,18 +277,18 @@ class AsyncListener(Listener):
     def _spawn(
         self, loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, None], context: Context
     ) -> asyncio.Task[None]:
-        """A task for its calls; its end calls back."""
+        """Return a task for its calls, with a callback for its end."""
         if self._name is None:
             self._name = f"hubsub listener {name_of_callable(self.function)}"
         task = loop.create_task(coroutine, name=self._name, context=context)
-        # The hub knows its tasks: one that is left behind, by a loop that never runs again, needs no complaint.
+        # The hub knows its tasks: if a loop never runs again and leaves one behind, asyncio need not warn.
         task._log_destroy_pending = False  # type: ignore[attr-defined]
-        # Not a clause in the task itself: cancelled before its first step, a task runs nothing of it.
+        # Not a `finally` in the task: a task that is cancelled before its first step runs none of its function.
         task.add_done_callback(self._ended)
         return task
 
     def _variables_of(self, context: Context) -> object:
-        """As `variables_of`; where each call runs in the context of its publish, this one says nothing."""
+        """As `variables_of`; None if each call runs in the context of its publish, where this one shows nothing."""
         return None if isinstance(self._mailbox, CapturingMailbox) else variables_of(context)
 
     async def _run(self, calls: Calls) -> None:
@@ -304,8 +304,8 @@ class AsyncListener(Listener):
         context, set_call = self._context, current_call.set
         call = variables = None
         alone = -1
-        done = Event.done  # looking it up in each event costs as much as half of it
-        # What is queued was dropped when it was removed, unless it is winding up.
+        done = Event.done  # looking this up in each event would cost half as much as the call
+        # Its removal has dropped what was queued, unless it is winding up.
         while items or not (self.closed or self._stopped) or mailbox.is_replaying:
             calls.running = call
             for _ in calls.BURST:
@@ -317,7 +317,7 @@ class AsyncListener(Listener):
                     item = popleft()
                 else:
                     break
-                if getrefcount(variables) != alone:  # the call before has started something that goes on
+                if getrefcount(variables) != alone:  # the previous call has started something that is still running
                     calls.running = call = object()
                     set_call(call)
                     variables = self._variables_of(context)
@@ -337,13 +337,13 @@ class AsyncListener(Listener):
                         done(item)
             calls.running = None
             if task.cancelling():
-                return  # which the call has kept to itself
+                return  # the call has swallowed the cancellation
             if mailbox.alert:
                 mailbox.take_gap()
             if items or mailbox.is_replaying:
                 await asyncio.sleep(0)
             elif not (self.closed or self._stopped):
-                # Not in a coroutine of its own: to make that, and to go through it, costs as much as to wait.
+                # Not in a coroutine of its own: making it, and passing through it, would cost as much as the wait.
                 idle = self._idle = loop.create_future()
                 mailbox.wake = self._wake
                 if self._quiet:
@@ -351,12 +351,12 @@ class AsyncListener(Listener):
                 try:
                     await idle
                 finally:
-                    # What a closed loop has left behind is collected some day: by then another task sleeps.
+                    # A task that a closed loop has left behind ends when it is collected: by then another task sleeps.
                     if self._idle is idle:
                         self._idle = None
 
     def _handled(self, item: Item, result: object) -> None:
-        """A call has returned something: what it returned may have to be awaited, and then it has done nothing yet."""
+        """Check the result of a call: if it has to be awaited, the call has not done anything yet."""
         given_up = isinstance(result, BaseException) and isinstance(self._call, Retrying)
         try:
             refuse_awaitable(result, self.function)
@@ -373,11 +373,11 @@ class AsyncListener(Listener):
                 item.done()
 
     def _failed(self, item: Item, error: BaseException, task: asyncio.Task[None]) -> None:
-        """A call has raised: report it, and raise it again if the task is being ended."""
+        """Report what a call has raised; raise it again if the task is being ended."""
         if isinstance(error, GeneratorExit):
-            raise error  # its loop was closed long ago, and it is being collected
+            raise error  # its loop was closed long ago, and the task is being collected
         is_cut = isinstance(error, asyncio.CancelledError) and task.cancelling() > 0
-        # A cancellation may leak out of something that the listener awaited: that is a failure like any other.
+        # A cancellation that leaks out of something the listener awaited is a failure like any other.
         is_failure = isinstance(error, Exception | asyncio.CancelledError) and not is_cut
         if type(item) is Event:
             if isinstance(error, GivenUp):
@@ -392,17 +392,17 @@ class AsyncListener(Listener):
         raise error
 
     def _cut_short(self, item: Item, error: BaseException | None) -> None:
-        """A call was cancelled: a failure, unless it was removal that cancelled it."""
+        """Report a cancelled call as a failure, unless a removal has cancelled it."""
         if self._out_of_time:
             late = TimeoutError(f"cut off by closing, which waits {self._hub._life.drain:g} s at most")
             late.__cause__ = error
             self._hub._report(self, item[0], item[1], late)
         elif error is not None and not (self.closed and not self._winding_up):
-            # By somebody else. When a program ends, its loop does so: no reason to complain.
+            # Cancelled from outside. The loop does so when a program ends: that is no reason for a warning.
             self._hub._report(self, item[0], item[1], error, quietly=True)
 
     def _callee(self) -> tuple[Callable[..., Any], bool]:
-        """What the task calls, and whether with an event."""
+        """The function that the task calls, and whether with an event."""
         return self._call, self._event
 
     def _called_with(self, event: Event[Any]) -> Any:
@@ -430,7 +430,7 @@ class AsyncListener(Listener):
         if self.closed and (was_told or not (self._winding_up and self._mailbox.pending)):
             notify(self._let_go())
         elif life.state == "closing" or (was_told and life.state == "open"):
-            self.reset()  # in the latter case the hub was opened again during the last call
+            self.reset()  # in the latter case, the hub was opened again during the last call
         elif was_told:
             self._mailbox.wake = self.start
         else:
@@ -442,18 +442,18 @@ class AsyncListener(Listener):
         self._hub._life.rest(self)
 
     def _stir(self) -> None:
-        """A message comes while it rests: no reason to go on before its time, unless its loop is no more."""
+        """Called for a message while it rests: it rests on, unless its loop is closed."""
         life = self._hub._life
         life.check_thread()
         if life.loop is None or life.loop.is_closed():
             self.start()
 
     def reset(self) -> None:
-        """Forget the task of a loop that was closed under it, and start anew if something is queued."""
+        """Forget the task of a closed loop, and start another one if something is queued."""
         self._stopped = self._out_of_time = False
         life = self._hub._life
         if self._task is not None and self._task.get_loop() is life.loop:
-            # The hub was opened again during the last call: after that it goes on, in order.
+            # The hub was opened again during the last call: the task goes on after that call, in order.
             life.running[self] = None
             return
         if self._task is not None:
@@ -473,7 +473,7 @@ class AsyncListener(Listener):
     forked.__doc__ = Listener.forked.__doc__
 
     def stop(self) -> list[asyncio.Task[None]]:
-        """End the task, since there is no more time, but not from inside its own call; return what to wait for."""
+        """Cancel the task since time is up, unless this is its own call; return the tasks to wait for."""
         task = self._task
         if task is None:
             return []
@@ -489,20 +489,20 @@ class AsyncListener(Listener):
         return self._mailbox.drop_all(notices)
 
     def give_up(self, task: asyncio.Task[None]) -> None:
-        """The call that this task is in does not end: it has failed."""
+        """Count the call that this task is in as failed, since it does not end."""
         item = self._in_hand(task)
         if item is not None:
             self._cut_short(item, None)
 
     def _left_behind(self, task: asyncio.Task[None]) -> None:
-        """The loop of this task was closed: a call that it was in does not end."""
+        """Count the call that this task was in as failed, since the loop was closed during it."""
         item = self._in_hand(task)
         if item is not None:
             error = RuntimeError("its event loop was closed in the middle of the call")
             self._hub._report(self, item[0], item[1], error, quietly=True)
 
     def _in_hand(self, task: asyncio.Task[None]) -> Item | None:
-        """The message of the call that this task is in, if it is in one."""
+        """The event of the call that this task is in, if it is in one."""
         calls = self._calls_of(task)
         frame = getattr(task.get_coro(), "cr_frame", None)
         if calls is None or calls.running is None or frame is None:
@@ -514,7 +514,7 @@ class AsyncListener(Listener):
 
     @property
     def tasks(self) -> tuple[asyncio.Task[None], ...]:
-        """Those that it has."""
+        """Its tasks."""
         return () if self._task is None else (self._task,)
 
     def _too_slow(self) -> None:
@@ -542,7 +542,7 @@ class AsyncListener(Listener):
         return notices
 
     def _end_calls(self) -> None:
-        """End the task, at once unless this is its own call."""
+        """Cancel the task, unless this is its own call: then the task ends after that."""
         task = self._task
         if task is None:
             return
@@ -551,10 +551,10 @@ class AsyncListener(Listener):
         elif not self.is_caller():
             task.cancel()
 
-    # Trying again
+    # Retrying
 
     def hasten(self) -> None:
-        """There is less time than before: have those who wait for another attempt look how much."""
+        """Let calls that wait for another attempt check how much time is left, since it has become less."""
         if isinstance(self._call, Retrying):
             self._call.hasten()
 
@@ -574,16 +574,16 @@ class AsyncListener(Listener):
 
     @property
     def is_working(self) -> bool:
-        """True while a call runs or messages are queued for it."""
+        """True while a call runs or messages are queued."""
         return self._task is not None and (self._idle is None or bool(self._mailbox.pending))
 
     @property
     def is_busy(self) -> bool:
-        """True while a call runs or messages are queued for it, but inside of its own call."""
+        """As `is_busy`, but False inside its own call."""
         return self.is_working and not self.is_caller()
 
     def quiet(self) -> asyncio.Future[None]:
-        """A future that is done when it has handled everything for now, or has ended."""
+        """A future that is done when its queue is empty and no call runs, or it has ended."""
         assert self._task is not None
         future = self._task.get_loop().create_future()
         self._quiet.append(future)

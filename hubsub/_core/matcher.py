@@ -22,7 +22,7 @@ class Node(Generic[S]):
     __slots__ = ("here", "one", "parts", "rest")
 
     def __init__(self) -> None:
-        # Most nodes have one or two of these four. None for the rest saves the match an access to other memory.
+        # Most nodes have one or two of these four. A None for each of the others saves the match a memory access.
         self.parts: dict[str, Node[S]] = _NO_PARTS
         self.one: Node[S] | None = None
         # The number counts the spellings (`*`, `+`) by which a subscription is held here.
@@ -111,7 +111,7 @@ class Matcher(Generic[S]):
         return count
 
     def match(self, key: Pattern) -> list[S]:
-        """Return the subscriptions that match an exact key, in no particular order; one of several patterns repeats."""
+        """Return the subscriptions that match an exact key, unordered; one with several such patterns repeats."""
         found: list[S] = []
         if key in self._exact:
             held = self._exact[key]

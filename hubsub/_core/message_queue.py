@@ -22,7 +22,7 @@ from .items import as_tuple as as_tuple
 from .notices import Notices, notify
 from .room import Line
 
-# Stands for a list or deque that nobody has put anything in: most queues never need them.
+# Stands for a list or deque that is still empty: most queues never need them.
 _NONE: Any = ()
 
 
@@ -30,30 +30,30 @@ class Overflow(Enum):
     """What a queue does with a message for which it has no room."""
 
     GROW = "grow"
-    """Take it all the same, and complain: memory is then the consumer's problem."""
+    """Queue it all the same, and log a warning: nothing bounds the memory."""
     DROP_OLDEST = "drop oldest"
-    """Drop the message that waits longest."""
+    """Drop the oldest message in the queue."""
     DROP_NEWEST = "drop newest"
-    """Drop this one."""
+    """Drop the new message."""
     LATEST = "latest"
-    """Keep the newest of each key only, always: a newer message takes the place of the waiting one. The bound counts
-    keys; beyond it the key that waits longest is dropped."""
+    """Always keep only the newest message of each key: it replaces the one that is queued. The bound counts keys;
+    beyond it, the key that has been queued longest is dropped."""
     CLOSE = "close"
-    """Drop it and close the subscription: the consumer reads what is queued, then gets `SubscriberTooSlow`."""
+    """Drop the new message and close the subscription: its consumer reads on, then gets `SubscriberTooSlow`."""
 
 
-# Reading them from the class takes a multiple of the time.
+# Looking them up on the enumeration takes several times as long.
 _GROW, _LATEST = Overflow.GROW, Overflow.LATEST
 
 
 class QueueOwner(Protocol):
-    """Whoever has a mailbox. Notified when the mailbox is whole, so it may do anything to it."""
+    """The owner of a mailbox. It is called only while the mailbox is consistent, so it may do anything to it."""
 
     def _overflowing(self, key: Key[Any]) -> None:
         """An episode of overflow has begun with a message of this key."""
 
     def _gap_passed(self, gap: Gap) -> None:
-        """The consumer has come to a gap that it does not want to see."""
+        """The consumer has reached a gap that it does not get."""
 
     def _too_slow(self) -> None:
         """It is full, and is to be closed."""
@@ -66,9 +66,9 @@ class Mailbox:
 
     Args:
         maxsize: The bound; `publish_wait` waits for room below it.
-        overflow: What becomes of a message beyond it.
+        overflow: What happens to a message beyond it.
         owner: Notified of overflow.
-        gaps: Give the consumer a `Gap` where messages are missing; else the owner is notified.
+        gaps: Give the consumer a `Gap` where messages are missing; otherwise notify the owner.
     """
 
     __slots__ = (
@@ -102,24 +102,24 @@ class Mailbox:
         self.maxsize = maxsize
         self.overflow = overflow
         self.gaps = gaps
-        # Called by whoever puts while somebody sleeps; None while nobody does.
+        # Called by a put while a consumer sleeps; None while none does.
         self.wake: Callable[[], None] | None = None
-        self.awaited = False  # somebody has waited for an item
+        self.awaited = False  # a consumer has waited for an item
         self.dropped = 0
         self.superseded = 0
         self.closed = False
-        self.line: Line | None = None  # of those who wait for room
-        # Below so many items there is room for publish_wait: none while others wait, so that nobody overtakes.
+        self.line: Line | None = None  # of publishers that wait for room
+        # The number of items below which publish_wait has room: 0 while others wait, so that nobody overtakes them.
         self.room = maxsize
-        # True while there is more to taking than popping the first item: then the consumer calls `take`.
+        # True while popping the first item is not enough: then the consumer calls `take`.
         self.alert = True
         self._owner = owner
-        # The length from which on a put has to say so: a new peak, or the bound. One comparison for both.
+        # The length from which a put has more to do: a new peak, or the bound. One comparison serves both.
         self._watermark = maxsize
-        self._peak = 0  # as far as `take` has seen it
+        self._peak = 0  # as of the last `take`
         self._overfull = False
         self.has_events = False  # there may be events among the items, not only plain pairs
-        self._replay: deque[Event[Any]] = _NONE  # of history: read before everything else, outside of the bound
+        self._replay: deque[Event[Any]] = _NONE  # of history: read before everything else, and not counted by the bound
         self._open_gaps: deque[OpenGap] = _NONE
         self._spanned = 0  # items before the last of them
         self._waiters: list[asyncio.Future[None]] = _NONE
@@ -130,18 +130,18 @@ class Mailbox:
 
     @property
     def takes_pairs(self) -> bool:
-        """True if it may share what it holds with other queues."""
+        """True if it may hold the same objects as other queues."""
         return self.overflow.name in ENTRANCES_FOR_PAIRS
 
     @property
     def put_pair(self) -> Callable[[Item], None]:
-        """As `put`, of a pair that other queues get as well."""
+        """As `put`, for a pair that other queues get as well."""
         if self._put_pair is None:
             self._put_pair = ENTRANCES_FOR_PAIRS[self.overflow.name](self, _WHEN_FULL[self.overflow])
         return self._put_pair
 
     def put_event(self, event: Event[Any], bounded: bool = False) -> None:
-        """Put an event with what travels with it; `bounded` says that there must be room for it under `GROW`, too."""
+        """Put an event with its metadata; with `bounded`, `GROW` drops the oldest to make room for it."""
         if self.wake is not None:
             self.wake()
         self.has_events = True
@@ -154,7 +154,7 @@ class Mailbox:
             self._put_specially(event, bounded)
 
     def _put_specially(self, item: Item, bounded: bool = True) -> None:
-        """Put an item that may replace another one, or have to find room."""
+        """Put an item that may replace another one, or may need room made for it."""
         key, items = item[0], self.items
         if isinstance(items, Latest) and key in items:
             replaced, items[key] = items[key], item
@@ -169,7 +169,7 @@ class Mailbox:
             self._put_full(item)
 
     def _put_full(self, item: Item) -> None:
-        """The queue is full: do with an item what the policy says."""
+        """The queue is full: apply the policy to an item."""
         _WHEN_FULL[self.overflow](self, item)
 
     def _drop_oldest(self, item: Item) -> None:
@@ -202,13 +202,13 @@ class Mailbox:
         self._overflow(item[0], item, self._owner._too_slow)
 
     def _overflow(self, key: Key[Any], dropped: Item, *first: Callable[[], object]) -> None:
-        """A message of this key found the queue full, and something was dropped: notify whoever it concerns."""
+        """Count an overflow by a message of this key, and notify the owner if an episode begins with it."""
         notices: Notices = [*first]
         if isinstance(dropped, Event):
             notices.append(partial(dropped.fail, why=FULL))
         self._begin_episode(key, notices)
         if self.line is not None and self.overflow is _LATEST:
-            self._offer(len(self.line), len(self.line))  # whoever publishes the same needs no room now
+            self._offer(len(self.line), len(self.line))  # publishers of the same key need no room now
         notify(notices)
 
     def _append(self, item: Item) -> None:
@@ -219,7 +219,7 @@ class Mailbox:
             items.append(item)
 
     def replay(self, events: list[Event[Any]]) -> None:
-        """Have these read before everything else."""
+        """Queue these before everything else."""
         if not events:
             return
         if not self._replay:
@@ -234,12 +234,12 @@ class Mailbox:
 
     @property
     def pending(self) -> int:
-        """Messages that wait to be taken."""
+        """Messages that are queued."""
         return len(self.items) + len(self._replay)
 
     @property
     def is_replaying(self) -> bool:
-        """True while messages of a history wait to be taken."""
+        """True while replayed messages of a history are queued."""
         return bool(self._replay)
 
     @property
@@ -249,12 +249,12 @@ class Mailbox:
 
     @property
     def is_empty(self) -> bool:
-        """True if there is nothing to take, not even a gap."""
+        """True if nothing is queued, not even a gap."""
         return not (self.items or self._replay or (self._open_gaps and self.gaps))
 
     def _grown(self) -> None:
-        """There is a new peak, or the bound is exceeded."""
-        # How high the peak is, `take` notes: it is the last to see it.
+        """Handle a new peak, or a queue beyond its bound."""
+        # `take` records how high the peak is, once it is reached.
         self.alert = True
         if len(self.items) <= self.maxsize:
             self._watermark = self.maxsize
@@ -265,15 +265,15 @@ class Mailbox:
         notify(notices)
 
     def _begin_episode(self, key: Key[Any], notices: Notices) -> None:
-        # It ends when the queue is half empty. Ending it at the first free place would notify the owner of every other
-        # message of a consumer that keeps up just not quite.
+        # It ends when the queue is half empty. If it ended at the first free place, a consumer that is just too slow
+        # would cause a notice for every other message.
         self.alert = True
         if not self._overfull:
             self._overfull = True
             notices.append(partial(self._owner._overflowing, key))
 
     def _gap_in_front(self) -> OpenGap:
-        """The open gap in front of the first item, after the one before that was dropped."""
+        """The open gap in front of the first item, where an item was just dropped."""
         open_gaps = self._open_gaps
         if open_gaps:
             first = open_gaps[0]
@@ -306,9 +306,9 @@ class Mailbox:
     # Taking
 
     def take(self) -> Item | Gap | None:
-        """Take what is first, a gap included; None if there is nothing after all.
+        """Pop the first item or gap; None if there is none.
 
-        For when `alert` is set; else popping the first of `items` will do.
+        For use while `alert` is set; otherwise popping the first of `items` does the same.
         """
         while True:
             if self._replay:
@@ -321,7 +321,7 @@ class Mailbox:
                 gap = self._take_hole()
                 if self.gaps:
                     return gap
-                # Whoever is notified of it may change everything: look again.
+                # The owner may have changed anything: look again.
                 self._owner._gap_passed(gap)
                 continue
             items = self.items
@@ -337,7 +337,7 @@ class Mailbox:
             return item
 
     def take_gap(self) -> None:
-        """Notify the owner of gaps that are first; there is nobody to give them to."""
+        """Notify the owner of the gaps at the front, since the consumer does not get them."""
         while not self._replay and self._open_gaps and not self._open_gaps[0].before:
             self._owner._gap_passed(self._take_hole())
 
@@ -349,7 +349,7 @@ class Mailbox:
         return gap
 
     def take_many(self, most: int) -> list[Any]:
-        """Take up to so many at once, gaps included."""
+        """Pop at most that many at once, gaps included."""
         taken: list[Any] = []
         while len(taken) < most and self.alert and (self._replay or self._open_gaps):
             first = self.take()
@@ -382,7 +382,7 @@ class Mailbox:
         return bool(self._open_gaps)
 
     def miss(self, gap: Gap) -> None:
-        """Let the consumer know, once it comes there, that messages are missing behind the last one."""
+        """Mark that messages are missing behind the last item; the consumer learns it there."""
         number = len(self._open_gaps)
         open_gap = self._gap_behind()
         if len(self._open_gaps) == number:
@@ -394,13 +394,13 @@ class Mailbox:
             self.wake()
 
     def forget_gaps(self) -> None:
-        """Forget the gaps so far: whoever consumes makes up for them."""
+        """Forget the gaps so far: the consumer has made up for them."""
         self._open_gaps = _NONE
         self._spanned = 0
         self._changed()
 
     def _eased(self, number: int) -> None:
-        """So many items have been taken or dropped."""
+        """Account for items that were popped or dropped."""
         if self._overfull and self._is_half_empty():
             self._overfull = False
         self._changed()
@@ -411,7 +411,7 @@ class Mailbox:
         return len(self.items) <= self.maxsize // 2
 
     def _changed(self) -> None:
-        """Work out anew what the fast paths read."""
+        """Recompute what the fast paths read."""
         self.room = self.maxsize if self.line is None else 0
         self.alert = self._overfull or bool(self._open_gaps or self._replay or self.line)
         if not self._overfull:
@@ -426,7 +426,7 @@ class Mailbox:
         return [as_event(item) for item in (items.values() if isinstance(items, Latest) else items)]
 
     def give_up(self, why: str, notices: Notices) -> None:
-        """Nobody will finish with what is queued: whoever waits for that is notified."""
+        """Report that nobody will finish with what is queued."""
         if self.has_events:
             notices += [partial(event.fail, why=why) for event in self.queued() if event.confirmed is not None]
 
@@ -443,7 +443,7 @@ class Mailbox:
         return count
 
     def forget(self) -> None:
-        """Forget what is queued and who waits, of which nobody is notified: in a forked process it is the parent's."""
+        """Forget what is queued and who waits, without notifying anyone: in a forked process both are the parent's."""
         self.drop_all([])
         self._waiters = _NONE
         self.wake = self.line = None
@@ -453,7 +453,7 @@ class Mailbox:
     async def wait(self, loop: asyncio.AbstractEventLoop, check: Callable[[], None]) -> None:
         """Wait until something may be there to take, or the mailbox is closed.
 
-        Cancelled, it passes a wake-up that it got on to the next who waits.
+        If cancelled, it passes its wake-up, if it got one, to the next waiting consumer.
         """
         self.awaited = True
         waiter = loop.create_future()
@@ -489,28 +489,28 @@ class Mailbox:
             self.wake = None
 
     def close(self) -> None:
-        """Let nobody wait any more; what is queued can still be taken."""
+        """Wake everybody for good; what is queued can still be read."""
         self.closed = True
         while self._waiters:
             self._wake_one()
         if self.line is not None:
             self._offer(len(self.line), len(self.line))
 
-    # Room, for whoever waits to publish
+    # Room, for publishers that wait
 
     def has_room(self, key: Key[Any], ahead: int) -> bool:
-        """True if a message of this key would drop nothing, once so many others are in the queue."""
+        """True if a message of this key would drop nothing, once `ahead` others are in the queue."""
         items = self.items
         return len(items) + ahead < self.maxsize or self.closed or (type(items) is Latest and key in items)
 
     def line_changed(self) -> None:
-        """Somebody has joined the line or left it."""
+        """Called when a publisher has joined or left the line."""
         self._changed()
         if self.line is not None:
             self._offer(1, self.maxsize - len(self.items))
 
     def _offer(self, number: int, free: int) -> None:
-        """Of so many free places the last ones are new: grant them to those who wait for them."""
+        """Grant the places that have just become free to publishers that wait."""
         assert self.line is not None
         self.line.offer(free - number, free)
 
@@ -519,7 +519,7 @@ FULL = "dropped, its queue was full"
 
 
 _WHEN_FULL: dict[Overflow, Callable[[Mailbox, Item], None]] = {
-    Overflow.GROW: Mailbox._drop_oldest,  # of what has to be bounded even so
+    Overflow.GROW: Mailbox._drop_oldest,  # the bound for relayed messages under `GROW`
     Overflow.DROP_OLDEST: Mailbox._drop_oldest,
     Overflow.DROP_NEWEST: Mailbox._drop_newest,
     Overflow.LATEST: Mailbox._drop_oldest,

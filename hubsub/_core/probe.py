@@ -13,11 +13,11 @@ Failed = Callable[[Route, int, Any, BaseException], None]
 
 
 class Probe:
-    """Stands in for the callable after each that may have failed: the probe that is called shows which one it was.
+    """Replaces the callable after each index that may have failed: which probe is called shows which index it was.
 
     The loop of a publish knows what it called but not at which index, and counting would cost a step for every call.
-    But it goes on with the next index of this very list. So the failure is reported there, just before that callable
-    is delivered to.
+    But it goes on with the next index of the same list. So the failure is reported there, just before that callable is
+    called.
     """
 
     __slots__ = ("_error", "_failed", "_index", "_instead", "_probes", "_route")
@@ -40,13 +40,13 @@ class Probe:
 
     @classmethod
     def set(cls, route: Route, indices: Sequence[int], error: BaseException, failed: Failed) -> None:
-        """Have `failed` called, at the next step of a publish along `route`, for that of `indices` that has failed."""
+        """Have `failed` called, at the next step of the publish along `route`, for the index that has failed."""
         probes: list[Probe] = []
         for index in indices:
             after = index + 1
             probe = cls(route, after, route[after] if after < len(route) else None, error, failed, probes)
             probes.append(probe)
-        # All at once: an index may be both in question and after one.
+        # All at once: an index may both be a candidate and follow one.
         for probe in probes:
             route[probe._index : probe._index + 1] = [probe]
 

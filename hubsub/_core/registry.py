@@ -74,7 +74,7 @@ class Registry(Exchange):
         self._registered: dict[Registration, None] = {}
         self._order = count(1)
         self._watchers = 0  # patterns that may match the hub's own namespace
-        # Called with the patterns whose registrations came or went.
+        # Called with the patterns of registrations that were added or removed.
         self._followers: list[Callable[[Iterable[tuple[str, ...]]], None]] = []
 
     # Making listeners
@@ -253,7 +253,7 @@ class Registry(Exchange):
         notify(notices)
 
     def _observe(self, patterns: Sequence[tuple[str, ...]], more: int) -> None:
-        """Drop the routes of these patterns, since observers of them came or went."""
+        """Drop the routes of these patterns, since an observer of them was added or removed."""
         self._watchers += more * sum(map(_may_be_meta, patterns))
         for pattern in patterns:
             self._router.forget(pattern)
@@ -276,7 +276,7 @@ class Registry(Exchange):
             self._announce(Key(NAMESPACE, what, *escaped(pattern)), message, but=registration)
 
     def _bury(self, letter: DeadLetter) -> None:
-        """Publish a message that a listener has given up on; never a meta-event, since that might go on for ever."""
+        """Publish a message that a listener has given up on; but not a meta-event, which could repeat for ever."""
         if self._watchers and letter.key[0] != NAMESPACE and self._life.state != "closed":
             self._announce(Key(NAMESPACE, "deadLetter", *letter.key), letter)
 

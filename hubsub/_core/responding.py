@@ -1,4 +1,4 @@
-"""Responding: listeners whose return value is the reply to a request."""
+"""Responders: listeners whose return value is the reply to a request."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ V = TypeVar("V")
 
 
 class Responder(Listener):
-    """A plain function whose return value is the reply; if that has to be awaited, a task of its own awaits it."""
+    """A plain function whose return value is the reply; an awaitable is awaited in a task of its own."""
 
     __slots__ = ("_awaited",)
 
@@ -45,7 +45,7 @@ class Responder(Listener):
 
     @property
     def is_busy(self) -> bool:
-        """True while something that it returned is being awaited, other than by the call that asks."""
+        """True while a result is being awaited, other than by the caller of this."""
         return self._awaited.is_busy
 
     def forked(self) -> None:
@@ -55,7 +55,7 @@ class Responder(Listener):
     forked.__doc__ = Listener.forked.__doc__
 
     def returned(self, event: Event[Any], result: object, /) -> None:
-        """What it returned to a message that is no request has to run, too, if it is a coroutine."""
+        """Run what it returned for a message that is not a request, if that is a coroutine."""
         if is_awaitable(result) and not isinstance(result, Waiting | asyncio.Future):
             self._watch()
             self._awaited.start_task(result).add_done_callback(partial(self._ended, event))
@@ -95,7 +95,7 @@ class Responder(Listener):
     def _reply_later(self, question: Question, reply: Waiting[Any] | asyncio.Future[Any], event: Event[Any]) -> None:
         def done(future: asyncio.Future[Any]) -> None:
             nonlocal reply
-            reply = future  # what was waited for is let go of
+            reply = future  # the awaited result is dropped
             error = asyncio.CancelledError() if future.cancelled() else future.exception()
             if error is None:
                 question.reply(future.result())
@@ -103,7 +103,7 @@ class Responder(Listener):
                 question.lose()
             else:
                 question.fail(error)
-                # Somebody else failed, who reports it: this one only passes on what that answered.
+                # Another responder failed, which reports it: this one only passes the answer on.
                 if not isinstance(error, RemoteError):
                     self._hub._report(self, *event, error)
 
@@ -111,9 +111,9 @@ class Responder(Listener):
 
 
 class Awaited:
-    """What a plain responder returned and what has to be awaited, each in a task.
+    """The tasks that await what a plain responder has returned.
 
-    The hub waits for them when it is closed, as for those of async listeners, and then cancels them.
+    When the hub is closed it waits for them, as for those of async listeners, and then cancels them.
     """
 
     __slots__ = ("_hub", "_quiet", "_responder", "_tasks", "deadline")
@@ -126,11 +126,11 @@ class Awaited:
         self.deadline: float | None = None
 
     def start_task(self, result: Any) -> asyncio.Task[Any]:
-        """Await something in a task.
+        """Await a result in a task.
 
         Raises:
-            InvalidListener: Nothing comes of awaiting it: it is a generator.
-            NoRunningLoop: There is no loop to do that.
+            InvalidListener: It is a generator, which cannot be awaited.
+            NoRunningLoop: There is no loop for the task.
         """
         if not isinstance(result, Awaitable):
             refuse_awaitable(result, self._responder.function)
@@ -158,28 +158,28 @@ class Awaited:
         self._quiet.clear()
 
     def others(self) -> list[asyncio.Task[Any]]:
-        """The tasks, but not one in which this is called."""
+        """The tasks, without the one that calls this."""
         try:
             own = asyncio.current_task()
         except RuntimeError:
             own = None
         return [task for task in self._tasks if task is not own and not task.get_loop().is_closed()]
 
-    # What the life of the hub asks
+    # As a runner of the hub
 
     @property
     def tasks(self) -> tuple[asyncio.Task[Any], ...]:
-        """Those that run."""
+        """The running tasks."""
         return tuple(self._tasks)
 
     @property
     def is_working(self) -> bool:
-        """True while something is being awaited."""
+        """True while a result is being awaited."""
         return bool(self._tasks)
 
     @property
     def is_busy(self) -> bool:
-        """True while something is being awaited, other than by the call that asks."""
+        """True while a result is being awaited, other than by the caller of this."""
         return bool(self.others())
 
     def is_caller(self) -> bool:
@@ -187,32 +187,32 @@ class Awaited:
         return len(self.others()) < len(self._tasks)
 
     def start(self) -> None:
-        """A task starts by itself."""
+        """Do nothing: each task is started when it is made."""
 
     def hasten(self) -> None:
-        """No task waits to try again."""
+        """Do nothing: there are no retries."""
 
     def stop(self) -> list[asyncio.Task[Any]]:
-        """Cancel the tasks, but not one in which this is called; return them."""
+        """Cancel the tasks, without the one that calls this; return them."""
         others = self.others()
         for task in others:
             task.cancel()
         return others
 
     def forked(self) -> None:
-        """Forget the tasks, which are those of the parent of this process."""
+        """In a forked process, forget the tasks of the parent."""
         self._tasks.clear()
         self._quiet.clear()
 
     def drop(self, notices: Notices) -> int:
-        """Nothing is queued."""
+        """Return 0: nothing is queued."""
         return 0
 
     def give_up(self, task: asyncio.Task[Any]) -> None:
-        """It goes on in spite of being cancelled; should it fail then, that is reported."""
+        """Do nothing: if the task fails after all, that is reported."""
 
     def reset(self) -> None:
-        """Forget the tasks of a loop that was closed under them."""
+        """Forget the tasks of a closed loop."""
         self._tasks = {task: None for task in self._tasks if not task.get_loop().is_closed()}
         if self._tasks:
             self._hub._life.running[self] = None
@@ -242,7 +242,7 @@ class AsyncResponder(AsyncListener):
             return super().deliver_event(event, bounded)
         question.expect()
         if self.is_caller():
-            # It waits for the reply within the very call behind which the request would wait.
+            # The caller waits inside the call that the request would be queued behind.
             question.lose(WaitingForItself(self, event.key))
             meta = event.meta and event.meta._replace(reply_to=None)
             return super().deliver_event(Event(event[0], event[1], meta), bounded)
@@ -281,5 +281,5 @@ class AsyncResponder(AsyncListener):
         return notices + [question.lose for question in questions if question is not None]
 
 
-# These drop what is being put: then it is known at once that nobody will answer.
+# Under these policies the request itself may be dropped: then it is known at once that nobody answers.
 REFUSING = (Overflow.DROP_NEWEST, Overflow.CLOSE)

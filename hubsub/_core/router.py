@@ -37,7 +37,7 @@ class Router(Generic[R]):
     def __init__(self, limit: int) -> None:
         self.matcher: Matcher[R] = Matcher()
         self.misses = 0
-        self.changes = 0  # grows whenever a key may lead elsewhere than before
+        self.changes = 0  # grows whenever the route of a key may have changed
         self.tally = Tally()
         self.caching = limit > 0
         self.cache = RouteCache(limit, self.tally)
@@ -54,9 +54,9 @@ class Router(Generic[R]):
         self.observers: list[Callable[[Key[Any], int], R | None]] = []
         # Set once any target is on several patterns: only then can a key lead to one more than once.
         self.several = False
-        # Stands first in routes of several of which one may refuse to be called.
+        # Comes first in routes to several targets of which one may refuse the calling thread.
         self.guard: Any = None
-        # Set once the order of a target has changed: routes that are in use may have it where it stood before.
+        # Set once a target has been registered again: routes in use may still have it at its old index.
         self.reordered = False
 
     @property
@@ -154,7 +154,7 @@ class Router(Generic[R]):
         return route
 
     def _arrange(self, route: Route) -> None:
-        """Have queues next to each other share an index; put the guard before listeners beside whom one may refuse."""
+        """Join adjacent queues to runs, and put the guard in front if one of the targets may refuse the thread."""
         targets = route.targets
         steps = joined(targets) if len(targets) >= Run.LEAST else None
         if steps is not None:

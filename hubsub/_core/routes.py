@@ -1,4 +1,4 @@
-"""Where a key leads, remembered: the cache that makes publishing as cheap as a loop over the listeners."""
+"""Routes and their cache, which makes publishing as cheap as a loop over the listeners."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class Target(Protocol):
 
     order: int  # of subscription
     is_subscription: bool  # counted in what `publish` returns
-    responds: bool  # requests are for it
+    responds: bool  # it answers requests
     remote: bool  # it takes messages out of the process
     may_respond: bool  # somebody beyond it may answer requests
-    diverts: Sequence[tuple[str, ...]]  # patterns of which it takes all that is published, from everybody else
+    diverts: Sequence[tuple[str, ...]]  # patterns whose messages a plain publish delivers to it alone
     deliver: Any  # what a publish calls with key and message; pyright would take a `Deliver` for a method here
     mailbox: Any  # its queue, or None
     counted: int  # messages routed to it, as far as routes have been folded
-    missed: int  # of these, the ones that never came
+    missed: int  # of these, the ones that never arrived
 
     @property
     def may_refuse(self) -> bool:
@@ -56,13 +56,13 @@ class Target(Protocol):
 class Tick:
     """A step in counting the publishes along a route.
 
-    To go on to the next one is quicker than to add one, since no number is made. The last one has none: then somebody
-    looks around (`Exchange._turn`), without having asked each time whether it is time to.
+    Following a link is quicker than adding one, since no number is made. The last step of a turn has no link, so the
+    publish gets to `Exchange._turn` without having compared a counter each time.
     """
 
     __slots__ = ("next", "number")
 
-    # So many make a turn.
+    # Steps in a turn.
     TURN = 1024
 
     def __init__(self, number: int, next: Tick | None) -> None:
@@ -71,7 +71,7 @@ class Tick:
 
     @classmethod
     def make_first(cls) -> Tick:
-        """The first of a turn, which all routes share."""
+        """The first step of a turn, which all routes share."""
         tick: Tick | None = None
         for number in reversed(range(cls.TURN)):
             tick = cls(number, tick)
@@ -85,9 +85,9 @@ FIRST = Tick.make_first()
 class Route(list[Deliver]):
     """The callables that a message of one key is delivered to, in order of subscription.
 
-    Once it is made, it is never changed but for one thing: what was removed is overwritten.
-    Counting each listener's messages would cost every publish a step per listener; so a route counts its own
-    publishes, and `fold` adds them to its targets when somebody asks or when the route is given up.
+    Once made, it changes in one way only: the callable of a removed target is overwritten. Counting each listener's
+    messages would cost every publish a step per listener. So a route counts its own publishes, and `fold` adds them to
+    its targets when the counters are read or the route is dropped.
     """
 
     __slots__ = (
@@ -107,35 +107,37 @@ class Route(list[Deliver]):
         "width",
     )
 
-    # No __init__: without one it is made in C, in half the time. Who makes a route sets the first nine.
+    # No __init__: without one, an instance is made in C, in half the time. Its maker sets the first nine attributes.
     key: Key[Any]
     targets: list[Any]  # of `Target`, in order
     steps: list[Any]  # what stands at each index: the very list of targets, unless some share an index (`Run`)
-    published: int  # but for what `tick` counts
+    published: int  # without what `tick` counts
     tick: Tick
     width: int  # how many of the targets are subscriptions
     sole: Target | None  # the only target, if that is a subscription
     only: Deliver | None  # the only callable, if there is one
-    is_judged: bool  # what each of them returns has been looked at once: see `Exchange._publish_first`
+    is_judged: bool  # what each of them returns was checked once: see `Exchange._publish_first`
     _indices: dict[int, list[int]]  # set by the first failure: where each callable stands, by its id
     mailboxes: Sequence[Any]  # set by the first publish_wait
-    diverted: Sequence[Target]  # set where a bridge takes all: the registrations that get what it brings back
-    others: dict[Any, tuple[Sequence[Target], Target | None]]  # set by what is relayed: who gets it, by who does not
+    diverted: Sequence[Target]  # set where a bridge diverts the key: the registrations that get what it brings back
+    others: dict[
+        Any, tuple[Sequence[Target], Target | None]
+    ]  # set by relayed messages: the targets that get them, by the outbox that is left out
 
     def indices_of(self, deliver: object) -> Sequence[int]:
-        """The indices at which a callable stands, or stood before it was overwritten; all if that is unknown."""
+        """The indices of a callable, also those where it has been overwritten; all indices if that is unknown."""
         try:
             indices = self._indices
         except AttributeError:
             indices = self._indices = {}
             for index, (step, each) in enumerate(zip(self.steps, self, strict=False)):
-                # What a step delivers to may have changed since: then the route still holds what it was.
+                # The target may have another callable by now; the route still holds the one that it had.
                 for callable in {id(step.deliver), id(each)}:
                     indices.setdefault(callable, []).append(index)
         return indices.get(id(deliver)) or range(len(self))
 
     def find(self, target: Target, reordered: bool = False) -> int | None:
-        """The index of a target that has one of its own; `reordered` says that some may not stand in order any more."""
+        """The index of a target that shares it with no other; `reordered`: the targets may not be in order any more."""
         steps = self.steps
         index = bisect_left(steps, target.order, key=_by_order)
         while index < len(steps) and steps[index].order == target.order:
@@ -145,7 +147,7 @@ class Route(list[Deliver]):
         return next((index for index, each in enumerate(steps) if each is target), None) if reordered else None
 
     def withdraw(self, target: Target, reordered: bool = False) -> None:
-        """Have the publishes that run along here come to a target no more."""
+        """Make the publishes that run along this route skip a target."""
         index = self.find(target, reordered)
         if index is not None:
             self[index] = target._miss
@@ -158,9 +160,9 @@ class Route(list[Deliver]):
             any(step.withdraw(target, True) for step in steps if type(step) is Run)
 
     def update(self, target: Target) -> None:
-        """Bring a route up to date that nobody runs along, after a target has come to a pattern or gone from it.
+        """Update a route that no publish runs along, after a target was added to a pattern or removed from it.
 
-        No targets share an index of it.
+        No two of its targets share an index.
         """
         index, wanted = self.find(target), target.is_on(self.key)
         if index is not None and not wanted:
@@ -173,7 +175,7 @@ class Route(list[Deliver]):
 
 
 class Observer:
-    """Stands first in routes: it is handed each message before that is delivered, and is no subscription."""
+    """Comes first in routes: it gets each message before the delivery, and is not a subscription."""
 
     __slots__ = ("_observe", "counted", "deliver", "mailbox", "missed", "order")
 
@@ -196,10 +198,10 @@ class Observer:
         self._observe(event)
 
     def returned(self, event: Event[Any], result: object, /) -> None:
-        """It is none of a user's functions."""
+        """It is not a user's function: there is nothing to check."""
 
     def is_on(self, key: tuple[str, ...]) -> bool:
-        """It is on whatever leads to it."""
+        """It is on every key whose route has it."""
         return True
 
     def _miss(self, key: Key[Any], message: Any) -> None:
@@ -207,7 +209,7 @@ class Observer:
 
 
 class Tally:
-    """Totals of routes that are no more."""
+    """Totals of dropped routes."""
 
     __slots__ = ("published", "routed")
 
@@ -216,7 +218,7 @@ class Tally:
         self.routed = 0
 
     def fold(self, route: Route) -> None:
-        """Add what `route` counted to its targets and to the totals, and start it at nought."""
+        """Add what `route` counted to its targets and to the totals, and reset its count to zero."""
         published = route.published + route.tick.number
         if published:
             route.published = 0
@@ -231,20 +233,20 @@ _NONE: list[Key[Any]] = []
 
 
 class RouteCache:
-    """Routes by key; finds those that a pattern touches without looking at the others.
+    """Routes by key; finds those that a pattern matches without looking at the others.
 
-    When `size` has reached `limit` its owner is to start another one: it is full, or most of its index is stale.
+    When `size` has reached `limit` its owner must start another one: it is full, or most of its index is stale.
 
     Args:
         limit: Routes kept.
-        tally: Where routes that are given up are counted.
-        indexed: Keep the index from the start. Else it is made when it is first needed: most programs subscribe
-            first and publish then, and never need it.
+        tally: Counts for dropped routes.
+        indexed: Keep the index from the start; otherwise it is made when it is first needed. Most programs subscribe
+            first and publish afterwards, and never need it.
     """
 
     __slots__ = ("_index", "_limit", "_stale", "_tally", "indexed", "is_searched", "limit", "routes", "size")
 
-    # Beyond this many candidates, finding the touched routes costs more than making all of them anew bit by bit.
+    # With more candidates than this, finding the affected routes costs more than making all routes again over time.
     MOST_SEARCHED = 5000
 
     def __init__(self, limit: int, tally: Tally, *, indexed: bool = False) -> None:
@@ -254,14 +256,14 @@ class RouteCache:
         # By length of key, then position, then part: the keys that have this part at this position.
         self._index: dict[int, list[dict[str, list[Key[Any]]]]] = {}
         self.indexed = indexed
-        self.is_searched = False  # for the routes that somebody runs along
-        # Keys that are in the index but have no route now. Taking them out would cost more than to pass over them.
+        self.is_searched = False  # holds the routes that publishes are running along
+        # Keys that are in the index but have no route now. Removing them would cost more than skipping them.
         self._stale: dict[Key[Any], None] = {}
         self.limit = self._limit = limit
         self._tally = tally
 
     def add(self, route: Route) -> None:
-        """Remember a route."""
+        """Cache a route."""
         key = route.key
         self.size += 1
         self.routes[key] = route
@@ -281,7 +283,7 @@ class RouteCache:
             keys[part].append(key)
 
     def drop(self, route: Route) -> None:
-        """Give a route up, having added what it counted; a publish that runs on it runs on."""
+        """Drop a route and fold its counts; a publish that is running along it goes on."""
         key = route.key
         del self.routes[key]
         if len(key) == 1:
@@ -302,7 +304,7 @@ class RouteCache:
     def touched(self, pattern: tuple[str, ...], most: int = sys.maxsize) -> list[Route] | None:
         """Return the routes whose key matches `pattern`.
 
-        None if they are more than `most`, or if finding that out would cost more than to make them all anew.
+        None if they are more than `most`, or if finding them would cost more than making them all again.
         """
         routes = self.routes
         if STAR not in pattern and PLUS not in pattern:
@@ -342,7 +344,7 @@ class RouteCache:
             self._tally.fold(route)
 
     def dismantle(self, most: int) -> list[Route]:
-        """Give up to `most` routes up, and as much of the index; return these routes."""
+        """Drop up to `most` routes and as many entries of the index; return these routes."""
         routes = self.routes
         given_up = [routes.popitem()[1] for _ in range(min(most, len(routes)))]
         for route in given_up:
@@ -354,7 +356,7 @@ class RouteCache:
                 while position and left > 0:
                     part, keys = position.popitem()
                     if len(keys) > left:
-                        # Dropped whole, a long list would take its time to give everything in it back.
+                        # Freeing a long list at once would stall the loop.
                         del keys[-left:]
                         position[part] = keys
                     left -= len(keys) + 1
@@ -363,5 +365,5 @@ class RouteCache:
         return given_up
 
     def is_empty(self) -> bool:
-        """True if nothing is left of it."""
+        """True if neither a route nor an entry of the index is left."""
         return not (self.routes or self._index)

@@ -35,7 +35,7 @@ class Running:
         self.noted += [ref(route) for route in used if len(route.key) > 1 or getrefcount(route) > _HELD + 2]
 
     def alive(self) -> list[Route]:
-        """Return the routes that publishes are running along, and perhaps a few that something else has kept alive."""
+        """Return the routes that publishes are running along, and perhaps a few that something else keeps alive."""
         alive = [route for each in self.noted if (route := each()) is not None]
         self.noted = list(map(ref, alive))
         self._most = 2 * len(alive) + 64

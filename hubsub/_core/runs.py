@@ -1,4 +1,4 @@
-"""Several queues next to each other in a route, at one index of it: they share what a message is queued as."""
+"""Adjacent queues of a route that share one index of it, and one queued object for each message."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _by_order: Any = attrgetter("order")
 
 
 class Run(list[Callable[[Item], None]]):
-    """Puts one and the same pair into each of several queues: without it each would make a pair of its own.
+    """Puts the same pair into each of several queues, which would otherwise make a pair each.
 
     Its items put a pair into the queue of the target at the same index.
     """
 
     __slots__ = ("missed", "order", "targets")
 
-    # So many queues next to each other are worth it.
+    # From this many adjacent queues on, a run pays off.
     LEAST = 4
 
     def __init__(self, targets: list[Any]) -> None:
@@ -54,16 +54,16 @@ class Run(list[Callable[[Item], None]]):
 
     @property
     def deliver(self) -> Run:
-        """What stands for it in a route."""
+        """Its callable in a route."""
         return self
 
     def returned(self, event: Event[Any], result: object, /) -> None:
         """None of its targets returns anything."""
 
     def withdraw(self, target: Any, reordered: bool = False) -> bool:
-        """Have the publishes that run along here come to a target no more; return whether it is one of these.
+        """Make running publishes skip a target; return whether it is one of this run.
 
-        `reordered` says that some may not stand in order any more.
+        `reordered`: the targets may not be in order any more.
         """
         index = bisect_left(self.targets, target.order, key=_by_order)
         if index == len(self.targets) or self.targets[index] is not target:
@@ -82,7 +82,7 @@ def _miss(target: Any, pair: Item) -> None:
 
 
 def joined(targets: Sequence[Any]) -> list[Any] | None:
-    """Return the targets with the queues among them joined to runs; None if there are not enough for one."""
+    """Return the targets with adjacent queues joined to runs; None if there are too few queues for a run."""
     if sum(map(_is_shared, targets)) < Run.LEAST:
         return None
     steps = list(_steps(targets))
@@ -99,6 +99,6 @@ def _steps(targets: Sequence[Any]) -> Iterator[Any]:
 
 
 def _is_shared(target: Any) -> bool:
-    """True if a target takes every message into a queue that looks at nothing else."""
+    """True if a target queues every message unconditionally."""
     mailbox = target.mailbox
     return type(mailbox) is Mailbox and target.deliver is mailbox.put and mailbox.takes_pairs

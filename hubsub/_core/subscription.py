@@ -1,4 +1,4 @@
-"""Subscriptions: queues of messages, for whoever reads them."""
+"""Subscriptions: queues of messages for consumers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Read = TypeVar("Read")  # what a consumer reads: events, and gaps if it wants th
 
 
 class Queue(Registration, Generic[Read]):
-    """The reading of messages, which all kinds of subscription share."""
+    """Reading messages, which all kinds of subscription have in common."""
 
     __slots__ = ("_unfinished", "_mailbox", "_was_too_slow", "ack")
 
@@ -136,7 +136,7 @@ class Queue(Registration, Generic[Read]):
 
     @property
     def is_busy(self) -> bool:
-        """True while messages are queued, if somebody has ever read or waited for one."""
+        """True while messages are queued and a consumer has ever read or waited for one."""
         return self.pending > 0 and (self._mailbox.awaited or self.delivered > 0)
 
     def add(self, patterns: Patterns, history: int = 0) -> None:
@@ -350,7 +350,7 @@ class SnapshotSubscription(Queue[Event[T] | Snapshot[V]], Generic[T, V]):
                     break
                 self._pause = first if self._pause is None else min(2 * self._pause, longest)
                 if is_last:
-                    break  # it would never end: what is missing behind this one is loaded when that is reached
+                    break  # loading now would never end; what is missing later is loaded when the consumer gets there
                 notices: Notices = []
                 mailbox.drop_all(notices)
                 notify(notices)

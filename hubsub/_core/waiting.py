@@ -1,4 +1,4 @@
-"""Waiting for one message, and what is returned to whoever waits for anything."""
+"""Waiting for one message, and the awaitables that `next` and `request` return."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ V = TypeVar("V")
 
 
 class Wait(Protocol):
-    """What somebody waits for."""
+    """Something that a caller waits for."""
 
     loop: asyncio.AbstractEventLoop
 
     @property
     def is_over(self) -> bool: ...
     def end(self) -> None:
-        """Leave nothing behind; nobody waits any more."""
+        """End it and clean up; nobody waits any longer."""
 
 
 S = TypeVar("S", bound=Wait)
 
 
 class WaitHandle(Generic[S]):
-    """Keeps what is waited for as long as somebody has the handle: let go of, it ends it."""
+    """Owns what is waited for, and ends it when the last reference to the handle is dropped."""
 
     __slots__ = ("_wait",)
 
@@ -41,7 +41,7 @@ class WaitHandle(Generic[S]):
         wait = self._wait
         if wait.is_over:
             return
-        # The garbage collector may run us in any thread, and in the middle of anything.
+        # The garbage collector may call this in any thread, in the middle of anything.
         try:
             wait.loop.call_soon_threadsafe(wait.end)
         except RuntimeError:  # the loop is closed
@@ -49,9 +49,9 @@ class WaitHandle(Generic[S]):
 
 
 class Waiting(WaitHandle[Wait], Coroutine[Any, Any, V]):
-    """What `next` and `request` return: await it once, or let go of it.
+    """What `next` and `request` return: await it once, or drop it.
 
-    It acts like a coroutine where one is wanted, by `asyncio.create_task` say, but for not having to be awaited.
+    It is accepted wherever a coroutine is, such as by `asyncio.create_task`, but need not be awaited.
     """
 
     __slots__ = ("_future", "_steps")
@@ -77,18 +77,18 @@ class Waiting(WaitHandle[Wait], Coroutine[Any, Any, V]):
         """As of a coroutine."""
         if self._steps is None:
             self._steps = self.__await__()
-            next(self._steps, None)  # so that the error is raised where somebody waits
+            next(self._steps, None)  # so that the error is raised in the caller that waits
         return self._steps.throw(*error)
 
     def close(self) -> None:
-        """Wait no more."""
+        """Stop waiting."""
         if self._steps is not None:
             self._steps.close()
         self._wait.end()
 
 
 class NextMessage(Registration):
-    """Registered until the first message that matches, and `where` it is so."""
+    """A registration until the first message that matches and that `where` admits."""
 
     __slots__ = ("_adding", "_timer", "_where", "future", "loop")
 
@@ -120,7 +120,7 @@ class NextMessage(Registration):
 
     def deliver_event(self, event: Event[Any], bounded: bool = False, /) -> bool:
         self._hub._life.check_thread()
-        # Nobody who waits for anything at all means the announcement of the waiting.
+        # Waiting for any message does not mean the meta-event that announces the wait.
         if self.future.done() or (self._adding and event.key[0] == NAMESPACE):
             return False
         try:
@@ -153,7 +153,7 @@ class NextMessage(Registration):
         return []
 
     def forked(self) -> None:
-        # Nobody is woken: whoever waits, waits in the parent.
+        # Nobody is woken: the caller that waits is in the parent process.
         self.future = self.loop.create_future()
         self.future.cancel()
         self._timer = None
@@ -173,4 +173,4 @@ def fail_future(future: asyncio.Future[Any], error: Exception) -> None:
         another = RuntimeError("StopIteration was raised where it says nothing")
         another.__cause__, error = error, another
     future.set_exception(error)
-    future.exception()  # looked at: who lets go of it need not be warned
+    future.exception()  # retrieved: asyncio need not warn a caller that drops it

@@ -1,1 +1,1 @@
-"""The promises of a hub, by what they are about; `Hub` has them all."""
+"""The public methods of a hub, in groups; `Hub` inherits from all of them."""

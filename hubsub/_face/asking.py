@@ -1,4 +1,4 @@
-"""What a hub promises to whoever waits for one message, asks or answers."""
+"""The methods of a hub that wait for one message, make requests, or add responders."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .subscribing import Decorator
 
 
 class Asking(Registry):
-    """Waiting for the next message; requests, and responding to them."""
+    """Waiting for the next message; making requests, and responding to them."""
 
     _requests: Requests
 
@@ -44,20 +44,20 @@ class Asking(Registry):
     ) -> Coroutine[Any, Any, Event[Any]]:
         """Wait for the first message, from now on, that matches one of `patterns`: `event = await hub.next("tick")`.
 
-        It is subscribed when this returns: what is published before the `await` counts. Await it once, or let go of
-        it; either way nothing stays subscribed.
+        It is subscribed when this returns, so a message that is published before the `await` counts. Await the result
+        once, or drop it; either way nothing stays subscribed.
 
         Args:
             patterns: One pattern, or a list, set or frozenset of them.
             timeout: Seconds from now; None for no limit.
-            where: Called with key and message of each that matches, until it returns something true. What it raises
-                is raised to who awaits.
+            where: Called with key and message of each that matches, until it returns something true. An error that it
+                raises is raised by the `await`.
 
         Raises:
             InvalidKey: A pattern cannot be subscribed to.
-            NoRunningLoop: There is none to wait on.
-            HubClosed: The hub is closed or closing; awaited: it was closed meanwhile.
-            TimeoutError: Awaited: no message came in time.
+            NoRunningLoop: No event loop is running.
+            HubClosed: The hub is closed or closing; by the `await`: it was closed meanwhile.
+            TimeoutError: By the `await`: no message came in time.
         """
         return self._requests.next(patterns, timeout, where)
 
@@ -73,25 +73,25 @@ class Asking(Registry):
     ) -> Coroutine[Any, Any, Any]:
         """Publish a request and return an awaitable of its reply: `price = await hub.request("price", "tea")`.
 
-        It is published when this returns, to everyone as `publish_event` does: a subscriber or listener sees it as
-        any message. The first answer of those who `respond` to the key counts, be it a reply or an error. Await it
-        once, or let go of it.
+        It is published when this returns, as by `publish_event`: subscriptions and listeners get it like any message.
+        The first answer of a responder (see `respond`) counts, whether it is a reply or an error. Await the result
+        once, or drop it.
 
         Args:
-            key: What to ask.
-            message: Goes to the responders as it is.
+            key: The key to ask.
+            message: The request; responders get it unchanged.
             timeout: Seconds from now; None for no limit.
-            local: Ask within this process only; False also asks where bridges carry `key`, and there nobody knows
-                whether somebody responds.
-            headers: Travel along, see `publish_with_headers`.
+            local: Ask within this process only. With False, bridges that carry `key` ask other processes too; whether
+                anybody responds there is unknown.
+            headers: Sent with the message, see `publish_with_headers`.
 
         Raises:
-            NoResponders: Nobody responds to `key`; nothing is published. Awaited: who got it was removed.
+            NoResponders: Nobody responds to `key`; nothing is published. By the `await`: all that got it are gone.
             InvalidKey: Nothing can be published to `key`.
-            NoRunningLoop: There is none to wait on.
-            HubClosed: The hub is closed; awaited: it was closed meanwhile.
-            RequestTimeout: Awaited: nobody answered in time.
-            RemoteError: Awaited: the responder failed, by its `__cause__`.
+            NoRunningLoop: No event loop is running.
+            HubClosed: The hub is closed; by the `await`: it was closed meanwhile.
+            RequestTimeout: By the `await`: nobody answered in time.
+            RemoteError: By the `await`: the responder failed; its error is the `__cause__`.
         """
         return self._requests.request(key, message, timeout, local, headers_of(headers))
 
@@ -108,9 +108,10 @@ class Asking(Registry):
     ) -> Replies:
         """Publish a request and return its replies, to iterate: `async for reply in hub.request_many("who")`.
 
-        They come as they are given, until everyone has answered who got the request, or `limit` have come, or the
-        timeout is over, which is no error here; where bridges are asked too, nobody knows who got it. Responders that
-        fail end nothing: see `Replies.errors`. Otherwise as `request`.
+        They come in the order in which they are given, until everyone that got the request has answered, or `limit`
+        replies have come, or the timeout has passed, which is no error here. If bridges ask other processes, it is
+        unknown who got it, so only the limit and the timeout end it. Failures end nothing: see `Replies.errors`.
+        Otherwise as `request`.
         """
         return self._requests.request_many(key, message, timeout, limit, local, headers_of(headers))
 
@@ -124,9 +125,10 @@ class Asking(Registry):
     ) -> Listener:
         """Answer every request that matches one of `patterns` with what `function(key, message)` returns.
 
-        It is a listener, and called for other messages too; then its return value is ignored. What it raises reaches
-        who asked, and is a listener's failure like any other. An async one answers one request after the other; a
-        plain one may return a future or a task, or what `request` returned, whose result is then the reply.
+        It is a listener, and is called for other messages too; then its return value is ignored. An error that it
+        raises reaches the caller of `request`, and is also a listener's failure like any other. An async function
+        answers one request after the other. A plain one may return a future, a task or the result of `request`; then
+        that is awaited for the reply.
 
         Args, returns and raises as `add_listener`.
         """

@@ -1,4 +1,4 @@
-"""What a hub promises to whoever publishes and waits, or publishes from another thread."""
+"""The methods of a hub that publish with metadata, publish and wait, or publish from another thread."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..key import Key, KeyLike, PlainKey, T
 
 
 class Publishing(Registry):
-    """Publishing in every way but the plainest, which is `Exchange.publish`."""
+    """Every way of publishing except the plain one, which is `Exchange.publish`."""
 
     def publish_many(self, pairs: Iterable[tuple[KeyLike[T], T]]) -> int:
         """Publish each (key, message) in turn; return the sum of what `publish` returned."""
@@ -27,20 +27,20 @@ class Publishing(Registry):
     def publish_with_headers(
         self, key: KeyLike[T], message: T, headers: Mapping[str, str], *, due: float | None = None
     ) -> int:
-        """Publish as `publish` does, with headers that travel along, also across bridges; if it is due later, then.
+        """Publish as `publish` does, with headers, which cross bridges too; with `due`, not before that time.
 
-        Consumers and listeners of events find them in `event.meta.headers`. A method of its own, since another argument
-        would cost every plain `publish` up to a tenth.
+        Consumers and listeners of events find the headers in `event.meta.headers`. It is a method of its own because
+        another argument would cost every plain `publish` up to a tenth of its time.
 
         Args:
             key: What to publish to.
             message: What to publish.
-            headers: Travel along.
-            due: A time in seconds since the epoch: nobody gets it before, here or elsewhere. Its bridge needs a broker
-                that can delay messages; otherwise `on_error` is called.
+            headers: Sent with the message.
+            due: A time in seconds since the epoch, before which nobody gets it, here or elsewhere. A bridge must carry
+                its key to a broker that can delay messages; if the broker cannot, `on_error` is called.
 
         Raises:
-            ValueError: A name or a value of a header is no string, or `due` is no time.
+            ValueError: A name or a value of a header is not a string, or `due` is not a time.
             Unsupported: It is due later, and no bridge carries its key.
             InvalidKey: Nothing can be published to `key`.
             HubClosed: The hub is closed.
@@ -79,25 +79,25 @@ class Publishing(Registry):
     ) -> int:
         """Deliver as `publish` does, and wait until everybody has finished with it; return how many did.
 
-        Finished has: a sync listener that returned; an async one that returned, the call it is for; a consumer that
-        asked its own iterator (`async for`), or `consume`, for the next message, or left the block of its
-        subscription without an exception; under `ack="manual"` only one that called `event.done()`. What `where`
-        filters out or a newer message replaces is finished with. What they publish onward is not waited for.
+        A listener, sync or async, has finished when its call returns. A consumer has finished when it asks for the next
+        message, by its own iterator (`async for`) or by `consume`, or leaves the block of its subscription without an
+        exception; under `ack="manual"`, only when it calls `event.done()`. A message that `where` filters out, or that
+        a newer one replaces, is finished with. Messages that are published onward are not waited for.
 
         Args:
             key: What to publish to.
             message: What to publish.
-            timeout: Seconds to wait; None for no limit. Beyond it the message stays delivered.
-            headers: Travel along, see `publish_with_headers`.
-            due: A time in seconds since the epoch, see there. If it is still to come, only the brokers have finished
-                when this returns: they have stored the message.
+            timeout: Seconds to wait; None for no limit. After a timeout the message stays delivered.
+            headers: Sent with the message, see `publish_with_headers`.
+            due: A time in seconds since the epoch, see there. If it lies in the future, this returns when the brokers
+                have stored the message.
 
         Raises:
-            DeliveryError: Somebody failed, dropped it, was closed, or cannot delay it; a group that names each.
-            ConfirmationTimeout: Somebody has not finished in time.
+            DeliveryError: A target failed, dropped it, was closed, or cannot delay it; a group that names each.
+            ConfirmationTimeout: A target has not finished in time.
             WaitingForItself: Called inside an async listener that would have to handle the message itself.
             Unsupported: It is due later, and no bridge carries its key.
-            ValueError: `due` is no time.
+            ValueError: `due` is not a time.
             InvalidKey: Nothing can be published to `key`.
             HubClosed: The hub is closed.
         """
@@ -110,10 +110,10 @@ class Publishing(Registry):
     async def publish_wait(self, key: PlainKey | str, message: Any = ...) -> int: ...
 
     async def publish_wait(self, key: Any, message: Any = None) -> int:
-        """Deliver as `publish` does, when each full queue has a place: to everyone in one step, or to no one.
+        """Wait until each full queue has room, then deliver as `publish` does: to everyone in one step, or to no one.
 
-        First come, first served. With room it does not yield to the loop; cancelled, it has delivered nothing. A
-        listener that is called in that step, and itself publishes into a full queue, fares as with `publish`.
+        First come, first served. If there is room, it does not yield to the loop; if it is cancelled, it has delivered
+        nothing. If a listener that is called in that step publishes into a full queue, that queue's policy applies.
 
         Raises:
             InvalidKey: Nothing can be published to `key`.
@@ -151,9 +151,9 @@ class Publishing(Registry):
     def publish_threadsafe(self, key: PlainKey | str, message: Any = ...) -> concurrent.futures.Future[int]: ...
 
     def publish_threadsafe(self, key: Any, message: Any = None) -> concurrent.futures.Future[int]:
-        """Publish from any thread, through the hub's loop, in order for each thread.
+        """Publish from any thread, through the hub's loop; messages of one thread stay in order.
 
-        Returns a future of what `publish` returns or raises; cancelled in time, nothing is published.
+        Returns a future of what `publish` returns or raises. If it is cancelled in time, nothing is published.
 
         Raises:
             HubClosed: The hub is closed.
@@ -180,7 +180,7 @@ class Publishing(Registry):
 
 
 def _mailboxes(route: Route) -> Sequence[Mailbox]:
-    """The queues that a route leads to, remembered."""
+    """The queues that a route leads to, cached in the route."""
     try:
         return route.mailboxes
     except AttributeError:

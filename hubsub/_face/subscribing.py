@@ -1,4 +1,4 @@
-"""What a hub promises to whoever subscribes."""
+"""The methods of a hub that add and remove listeners and subscriptions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ R = TypeVar("R")
 
 logger = Logger("hubsub.hub")
 
-# What may be said of a subscription, by name.
+# The names of the options of a subscription.
 SUBSCRIBE_OPTIONS = ("gaps", "history", "snapshot", *SubscribeOptions.__annotations__)
 
 
@@ -118,45 +118,45 @@ class Subscribing(Registry):
     ) -> Listener:
         """Call `function(key, message)` for every message that matches one of `patterns`.
 
-        A plain function is called right in the publish. An async one gets a queue and one task: it is called in order,
-        one message at a time unless `concurrency` says otherwise, and slows nobody down.
+        A plain function is called inside the publish. An async one gets a queue and a task: it is called with one
+        message after the other, in order, unless `concurrency` says otherwise, and holds up nobody else.
 
         Args:
             patterns: One pattern, or a list, set or frozenset of them.
             function: A function, plain or async, or anything callable.
             event: Call `function(event)` instead, with the `Event`.
-            where: Called in the publish with key and message; only messages for which it is true are for the
-                listener. What it raises is a failure of the listener.
-            **options: `once=True` removes the listener with its first message, just before the call. `history`
-                begins with the last so many retained messages of each key, the oldest first; a plain function is called
-                with them before this returns, and what is published meanwhile comes after them. For async
+            where: Called inside the publish with key and message; the listener gets only messages for which it returns
+                something true. An error that it raises is a failure of the listener.
+            **options: `once=True` removes the listener with its first message, just before the call. `history` is the
+                number of retained messages of each key to begin with, the last ones, the oldest first; a plain function
+                is called with them before this returns, and with what is published meanwhile after them. For async
                 functions: `maxsize` and `overflow` of the queue, by default the hub's; `concurrency`, the number of
-                calls that may run at the same time, by default 1; `retry`, a `Retry`, by which failing calls are tried
-                again, and given up as a `DeadLetter`; `context="publisher"`, to see the context variables of each
-                publish, and not those of the registration.
+                calls that may run at the same time, by default 1; `retry`, a `Retry`, by which failed calls are retried
+                and in the end given up as a `DeadLetter`; `context="publisher"`, to run each call with the context
+                variables of its publish instead of those of the registration.
 
         Returns:
-            A handle with its figures and `remove()`.
+            A handle with counters and `remove()`.
 
         Raises:
             InvalidListener: It cannot be called, or options for async functions are given for a plain one.
-            ValueError: An option makes no sense.
+            ValueError: An option is invalid.
             InvalidKey: A pattern cannot be subscribed to.
             HubClosed: The hub is closed or closing.
         """
         return self._add_listener(patterns, function, None, event=event, where=where, **options)
 
     def remove_listener(self, function: Callable[..., object], patterns: Patterns | None = None) -> Removal:
-        """Remove what a function was added for, by `on`, `add_listener` or `respond` of this hub; as `Listener.remove`.
+        """Remove a function that was added by `on`, `add_listener` or `respond` of this hub; as `Listener.remove`.
 
-        What a `Subscriber` has added is not touched. It looks through all registrations; a handle needs not.
+        Listeners of a `Subscriber` stay. It searches all registrations; `Listener.remove` does not.
 
         Args:
             function: The function.
-            patterns: Take it off these only; by default off all.
+            patterns: Remove it from these only; by default from all.
 
         Returns:
-            An awaitable that ends when its tasks, if there were any, have.
+            An awaitable that ends when its tasks, if it had any, have ended.
 
         Raises:
             UnknownListener: It was not added, or not to one of the patterns; then nothing is changed.
@@ -227,23 +227,23 @@ class Subscribing(Registry):
         Args:
             patterns: One pattern, or a list, set or frozenset of them.
             gaps: Give consumers a `Gap` where messages were dropped.
-            history: Begin with the last so many retained messages of each key, the oldest first; see `retain`. They
-                are read before anything else, and take no room.
+            history: The number of retained messages of each key to begin with, the last ones, the oldest first; see
+                `retain`. They are read before anything else, and do not count towards `maxsize`.
             snapshot: An async function of no arguments; its result is read first, and in place of each gap. See
                 `SnapshotSubscription`.
-            where: Called in the publish with key and message; only messages for which it is true are queued. What it
-                raises is logged.
+            where: Called inside the publish with key and message; only messages for which it returns something true
+                are queued. An error that it raises is logged.
             ack: How a confirmed message counts as finished, see `publish_confirmed`: "auto", by asking for the next
                 one; "manual", by `event.done()` or `event.fail()`.
-            ready: A plain function of no arguments, called in the publish when the empty queue has got something: for
-                whoever reads with `take` and waits for nothing. What it raises is logged.
+            ready: A plain function of no arguments, called inside the publish when the queue was empty and now has
+                something to read: for consumers that use `take` and do not wait. An error that it raises is logged.
             **options: `maxsize` and `overflow` of the queue, by default the hub's.
 
         Raises:
             InvalidKey: A pattern cannot be subscribed to.
             HubClosed: The hub is closed or closing.
             HistoryUnavailable: `history` is asked for, and nothing retains a pattern.
-            ValueError: `snapshot` is given together with `history` or `gaps`, or an option makes no sense.
+            ValueError: `snapshot` is given together with `history` or `gaps`, or an option is invalid.
         """
         named = as_patterns(patterns)
         if snapshot is not None and history:
@@ -282,10 +282,10 @@ class Subscribing(Registry):
     def add_subscriber(
         self, key: KeyLike[Any], callback: Callable[..., object], unread: Callable[[], int] | None = None
     ) -> Listener:
-        """Call a plain function for every message that matches a pattern; added again, it stays one.
+        """Call a plain function for every message that matches a pattern; adding it again changes nothing.
 
-        As aiopubsub's; new programs use `add_listener`. `unread` is asked by `get_subscriber_queue_sizes` how many
-        messages the function has taken and not handled.
+        As in aiopubsub; new programs use `add_listener`. `get_subscriber_queue_sizes` calls `unread` for the number of
+        messages that the function has received and not handled.
         """
         [pattern] = as_patterns([key])
         if unread is not None:
@@ -302,7 +302,7 @@ class Subscribing(Registry):
     def remove_subscriber(
         self, key: KeyLike[Any], callback: Callable[..., object], unread: Callable[[], int] | None = None
     ) -> None:
-        """Undo `add_subscriber`; what was not added is logged. As aiopubsub's; new programs use the handle."""
+        """Undo `add_subscriber`; if it was not added, that is logged. As in aiopubsub; new programs use the handle."""
         [pattern] = as_patterns([key])
         listener = self._direct.find(pattern, callback)
         if listener is None:

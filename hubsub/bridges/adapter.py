@@ -219,6 +219,9 @@ class Link:
     """For how many messages there is room now. A read asks for no more, over all lanes together; what a group's member
     has no room for stays with the others. Where control messages come another way than the others, it may be 0: then
     `receive` waits for control messages only, and for no longer than a second."""
+    encode: Callable[[Any], bytes] | None = None
+    """Makes a payload of a message, as the codec of the bridge does; for what an adapter itself publishes. None if
+    nobody says."""
     release: Callable[[Collection[Hashable]], Awaitable[None]] | None = None
     """To be awaited when the broker takes lanes away: it finishes what is in hand of them, within a deadline, and has
     it acknowledged."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from ..key import Key, escaped, is_subset
+from ..key import PLUS, STAR, Key, escaped, is_subset
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -61,6 +61,17 @@ class Addresses:
         """The address of an exact key."""
         self.key = cached(self._key)
         """The key of an address; None if it does not begin with the prefix."""
+
+    def pattern(self, key: Key[Any], one: str = "*", rest: str = ">") -> str:
+        """Return what a broker calls a pattern: it matches the addresses of the keys that the pattern matches.
+
+        Args:
+            key: A pattern, or an exact key, whose address is returned.
+            one: What stands for exactly one part of an address; it must be among the characters that are escaped.
+            rest: What stands for one part or more, at the end: `*.#` where `#` alone matches nothing, too.
+        """
+        *parts, last = (one if part in (STAR, PLUS) else self.escape(part) for part in key)
+        return self.prefix + self.separator.join([*parts, rest if key[-1] == STAR else last])
 
     def escape(self, part: str) -> str:
         """Return a part of a key as it is written in an address."""

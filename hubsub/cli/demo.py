@@ -5,7 +5,8 @@
     alerts    publish alert/host/cpu/percent when a figure leaps up,
     a screen, or plain lines, show all of that,
     a slow reader misses most of it, and publishes host/hub/missed, the gaps that it reads,
-    other demos, if there is a bridge to them, publish peer/HOST/PID/host/cpu/percent and so on.
+    other demos, if there is a bridge to them, publish peer/HOST/PID/host/cpu/percent and so on,
+    browsers, if they are wanted, get all of it by a WebSocket: see `demo_web`.
 
 None of them knows the others; they share the hub and its keys. The message None means that what the key names is gone.
 """
@@ -19,9 +20,9 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import psutil
 from rich.columns import Columns
@@ -35,6 +36,9 @@ from rich.text import Text
 from hubsub import Gap, Hub, Key, Overflow, Publisher, Subscription
 from hubsub.bridges import Adapter
 from hubsub.cli.demo_bridge import Demos, printable
+
+if TYPE_CHECKING:
+    from hubsub.cli.demo_web import Page
 
 # Sensors: each yields keys, to which the publisher adds "host", and figures.
 
@@ -339,7 +343,8 @@ class Alerts:
 class Screen:
     """All of it on one screen."""
 
-    def __init__(self, hub: Hub, alerts: Alerts, peers: Peers | None) -> None:
+    def __init__(self, hub: Hub, alerts: Alerts, peers: Peers | None, remark: str) -> None:
+        self.remark = remark
         self.left = [Board(hub, "host", "cpu", "*"), Board(hub, "rate", "net", "*")]
         self.right = [Board(hub, "host", "memory", "*"), Board(hub, "rate", "disk", "*")]
         self.lists: list[RenderableType] = [Processes(hub, *PROCESS), alerts]
@@ -364,7 +369,7 @@ class Screen:
             Text.assemble((as_text(key, figure), "bold"), " " + "/".join(key[2:]) if key[0] == "host" else "")
             for key, figure in self.of_hub.items()
         ]
-        return panel(("host", "hub", "*"), Columns(figures, padding=(0, 3)), HOW_TO_END)
+        return panel(("host", "hub", "*"), Columns(figures, padding=(0, 3)), self.remark)
 
 
 def panel(pattern: Iterable[str], content: RenderableType, remark: str | None = None) -> Panel:
@@ -412,7 +417,7 @@ def set_by_signals(event: asyncio.Event) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-async def run(seconds: float | None, plain: bool, bridge: tuple[str, Adapter] | None) -> None:
+async def run(seconds: float | None, plain: bool, bridge: tuple[str, Adapter] | None, page: Page | None = None) -> None:
     """Show the figures for `seconds` seconds, or until Ctrl-C or SIGTERM; then print a summary.
 
     Without a terminal, and if `seconds` is None, it ends after ten seconds.
@@ -427,6 +432,8 @@ async def run(seconds: float | None, plain: bool, bridge: tuple[str, Adapter] | 
 
     with set_by_signals(end):
         if as_lines:
+            if page is not None:
+                print(f"in the browser: {page.address}")
             print(HOW_TO_END if seconds is None else f"{HOW_TO_END}, and {seconds:g} seconds", flush=True)
         async with Hub(name="demo") as hub, asyncio.TaskGroup() as group:
             demos = None if bridge is None else Demos(hub, *bridge)
@@ -439,15 +446,17 @@ async def run(seconds: float | None, plain: bool, bridge: tuple[str, Adapter] | 
                 news = hub.subscribe([Alerts.PATTERN, ("bridge", "*")])
                 showing = [print_lines(news, 0), print_lines(figures, 0.5)]
             else:
-                showing = [paint(Screen(hub, alerts, Peers(hub) if demos else None), console)]
+                remark = HOW_TO_END if page is None else f"in the browser: {page.address}  {HOW_TO_END}"
+                showing = [paint(Screen(hub, alerts, Peers(hub) if demos else None, remark), console)]
             host = Publisher(hub, "host")
             often = [measure(sensor, host, 0.2) for sensor in (read_cpu, read_memory, read_net, read_disks)]
             seldom = [measure(sensor, host, 1) for sensor in (read_processes, partial(read_hub, hub))]
             between = [] if demos is None else [demos.share(), demos.follow(), demos.watch()]
             tasks = [group.create_task(each) for each in (*showing, *often, *seldom, *between, dawdle(hub))]
 
-            with suppress(TimeoutError):
-                await asyncio.wait_for(end.wait(), seconds)
+            async with nullcontext() if page is None else page.served(hub):
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(end.wait(), seconds)
             stats = hub.stats()
             for task in tasks:
                 task.cancel()
@@ -462,9 +471,11 @@ async def run(seconds: float | None, plain: bool, bridge: tuple[str, Adapter] | 
             print(f"bridge: {carried}", flush=True)
 
 
-def main(seconds: float | None, plain: bool, bridge: tuple[str, Adapter] | None = None) -> None:
-    """Run the demo; `bridge` is the URL of a broker and the adapter for it."""
+def main(
+    seconds: float | None, plain: bool, bridge: tuple[str, Adapter] | None = None, page: Page | None = None
+) -> None:
+    """Run the demo; `bridge` is the URL of a broker and the adapter for it, `page` is where browsers find it."""
     # The screen shows already who is slow or not connected.
     for name in ("hubsub", "aiokafka"):
         logging.getLogger(name).setLevel(logging.CRITICAL if bridge else logging.ERROR)
-    asyncio.run(run(seconds, plain, bridge))
+    asyncio.run(run(seconds, plain, bridge, page))

@@ -171,17 +171,18 @@ class Commands:
                 self.refuse(error, each.id)
             else:
                 wanted.append((each, patterns))
-                self.subscriptions[each.id] = Subscription(patterns, each.gaps, False)
+                self.subscriptions[each.id] = Subscription(patterns, each.gaps, each.snapshot)
         named = [pattern for _, patterns in wanted for pattern in patterns]
+        snapshots = [pattern for each, patterns in wanted if each.snapshot for pattern in patterns]
+        await self.subscriptions.learn_all(lambda: self.subscriptions.retained_keys(snapshots))
         frames = await self.subscriptions.missed(frame.resume.at, named)
         # From here to `listen` nothing is awaited.
         if frames is None:
             self._stream.reply(protocol.ok(0, journal.position, resumed=False, replayed=0))
-            gap = not_resumed()
-            self._stream.reply(*(protocol.gap_frame(gap, each.id) for each, _ in wanted if each.gaps))
+            self._stream.replay(self.subscriptions.gap_frames(not_resumed(), [each.id for each, _ in wanted]))
         else:
             self._stream.reply(protocol.ok(0, journal.position, resumed=True, replayed=len(frames)))
-            self._stream.reply(*frames)
+            self._stream.replay(frames)
         self.subscriptions.listen()
 
     async def _subscribe(self, frame: protocol.Subscribe) -> None:
@@ -189,10 +190,10 @@ class Commands:
         if not 0 <= frame.history <= self._limits.history_messages:
             raise ProtocolError("too-many", f"history is at most {self._limits.history_messages}")
         patterns = await self._checked_patterns(frame.patterns, "subscribe")
-        hub, history = self._feed.hub, max(frame.history, int(frame.snapshot))
+        history = max(frame.history, int(frame.snapshot))
         try:
             if history:
-                await self.subscriptions.learn_all(lambda: [event[0] for event in hub.history(list(patterns), 1)])
+                await self.subscriptions.learn_all(lambda: self.subscriptions.retained_keys(patterns))
             # From here to `listen` nothing is awaited: nothing comes in between, missed or twice.
             self._feed.dispatch()
             frames = self.subscriptions.retained(patterns, history) if history else []
@@ -201,7 +202,7 @@ class Commands:
         self.subscriptions[frame.id] = Subscription(patterns, frame.gaps, frame.snapshot)
         more: dict[str, Any] = {"replayed": len(frames)} if history else {}
         self._stream.reply(protocol.ok(frame.id, self._feed.journal.position, **more))
-        self._stream.reply(*frames)
+        self._stream.replay(frames)
         self.subscriptions.listen()
 
     async def _unsubscribe(self, frame: protocol.Unsubscribe) -> None:

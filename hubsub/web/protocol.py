@@ -44,6 +44,7 @@ class SubscriptionOf(msgspec.Struct, forbid_unknown_fields=True):
 
     id: Id
     patterns: list[KeyParts]
+    snapshot: bool = False
     gaps: bool = True
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Collection
 from typing import Any, Protocol, TypeAlias
 
 from .._core.gaps import OpenGap
@@ -27,10 +28,11 @@ class Owner(Protocol):
 class FrameQueue:
     """Frames that wait for one connection, within two bounds: messages, and bytes.
 
-    Beyond a bound its owner is too slow: what would be put is dropped.
+    Beyond a bound its owner is too slow: what would be put is dropped. One replay at a time may exceed the bounds,
+    since a client that comes back may have missed more than that.
     """
 
-    __slots__ = ("_most", "_most_bytes", "_owner", "bytes", "is_marked", "items")
+    __slots__ = ("_most", "_most_bytes", "_owner", "_room", "_room_bytes", "bytes", "is_marked", "items")
 
     def __init__(self, limits: Limits, owner: Owner) -> None:
         self.items: deque[Any] = deque()
@@ -39,6 +41,9 @@ class FrameQueue:
         """The owner knows that there is something."""
         self._most = limits.queue_messages
         self._most_bytes = limits.queue_bytes
+        # The bounds, and what is left of a replay.
+        self._room = self._most
+        self._room_bytes = self._most_bytes
         self._owner = owner
 
     def __len__(self) -> int:
@@ -49,7 +54,7 @@ class FrameQueue:
         items = self.items
         items.append(frame)
         size = self.bytes = self.bytes + len(frame)
-        if len(items) > self._most or (size > self._most_bytes and len(items) > 1):
+        if len(items) > self._room or (size > self._room_bytes and len(items) > 1):
             items.pop()
             self.bytes -= len(frame)
             self._owner.too_slow()
@@ -61,11 +66,19 @@ class FrameQueue:
         items = self.items
         items.append(frame)
         self.bytes += len(frame)
-        if len(items) > self._most or (self.bytes > self._most_bytes and len(items) > 1):
+        if len(items) > self._room or (self.bytes > self._room_bytes and len(items) > 1):
             # A client that asks, and does not read the answers.
             self._owner.too_slow()
         elif not self.is_marked:
             self._owner.has_something()
+
+    def replay(self, frames: Collection[bytes]) -> None:
+        """Queue the frames of a replay, however many; while one waits, those of the next take room like answers."""
+        if self._room == self._most:
+            self._room += len(frames)
+            self._room_bytes += sum(map(len, frames))
+        for frame in frames:
+            self.reply(frame)
 
     def miss(self, gap: Gap) -> None:
         """Queue a gap, which takes no room."""
@@ -80,6 +93,7 @@ class FrameQueue:
             taken = list(items)
             items.clear()
             self.bytes = 0
+            self._shrink(len(taken), self._room_bytes)
             return taken
         taken = []
         size = 0
@@ -91,7 +105,14 @@ class FrameQueue:
             size += length
             taken.append(items.popleft())
         self.bytes -= size
+        self._shrink(len(taken), size)
         return taken
+
+    def _shrink(self, count: int, size: int) -> None:
+        """Give up the room of a replay as it is sent."""
+        if self._room > self._most:
+            self._room = max(self._room - count, self._most)
+            self._room_bytes = max(self._room_bytes - size, self._most_bytes)
 
     def clear(self) -> None:
         self.items.clear()
@@ -127,7 +148,7 @@ class DroppingQueue(FrameQueue):
             self._owner.has_something()
 
     def _is_full(self, frame: bytes) -> bool:
-        return self._count >= self._most or (self.bytes + len(frame) > self._most_bytes and self.bytes > 0)
+        return self._count >= self._most or (self.bytes + len(frame) > self._room_bytes and self.bytes > 0)
 
     def _replace(self, key: Key[Any], frame: bytes) -> None:
         for index, item in enumerate(self.items):
@@ -181,6 +202,7 @@ class DroppingQueue(FrameQueue):
                     self._keys.pop(key, None)
             self.items.popleft()
         self.bytes -= size
+        self._shrink(len(taken), size)
         return taken
 
     def clear(self) -> None:

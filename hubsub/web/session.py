@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -174,6 +174,10 @@ class Session(Stream):
     def reply(self, *frames: bytes) -> None:
         if not self.commands.subscriptions.put_behind(frames):
             super().reply(*frames)
+
+    def replay(self, frames: Collection[bytes]) -> None:
+        if not self.commands.subscriptions.put_behind(frames):
+            super().replay(frames)
 
     def missed(self, gap: Gap) -> None:
         if self.commands.subscriptions.concerns(gap):

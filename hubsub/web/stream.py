@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, MutableMapping, Sequence
 from typing import Any, TypeAlias
 
 from .._core.message_queue import Overflow
@@ -45,6 +45,10 @@ class Stream:
         """Send these behind the messages that wait."""
         for frame in frames:
             self.queue.reply(frame)
+
+    def replay(self, frames: Collection[bytes]) -> None:
+        """Send what a client missed or asked for of the past, behind the messages that wait."""
+        self.queue.replay(frames)
 
     def has_something(self) -> None:
         """There is a message: the queue calls this."""

@@ -123,7 +123,7 @@ class EventStream(Stream):
             # Whoever has received nothing can come back, too.
             self.reply(event_of(b"{}", self.feed.journal.position, "open"))
         else:
-            self.reply(*(self.gap_frames(not_resumed()) if missed is None else missed))
+            self.replay(self.gap_frames(not_resumed()) if missed is None else missed)
         subscriptions.listen()
 
     async def _wait_for_the_end(self) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 from .._core.listener import Listener
-from ..errors import EncodeError
+from ..errors import EncodeError, HistoryUnavailable
 from ..event import Gap
 from ..key import NAMESPACE, PLUS, STAR, Key
 from . import protocol
@@ -167,6 +168,13 @@ class Subscriptions(dict[int, Subscription]):
 
     # What is replayed, and what is missing
 
+    def retained_keys(self, patterns: list[Key[Any]]) -> list[Key[Any]]:
+        """The keys of what is retained; none if nothing is."""
+        try:
+            return [event[0] for event in self._feed.hub.history(patterns, 1)] if patterns else []
+        except HistoryUnavailable:
+            return []
+
     def retained(self, patterns: list[Key[Any]], history: int) -> list[bytes]:
         """The last messages of each key that the client is known to be allowed, as frames.
 
@@ -209,10 +217,15 @@ class Subscriptions(dict[int, Subscription]):
         """True if messages of what is subscribed may be missing."""
         return gap.keys is None or any(covered(key, self.patterns) for key in gap.keys)
 
-    def gap_frames(self, gap: Gap) -> list[bytes]:
-        """A gap as it concerns each subscription; nothing of keys that the client may not receive."""
+    def gap_frames(self, gap: Gap, ids: Collection[int] | None = None) -> list[bytes]:
+        """A gap as it concerns each subscription, or those of some ids.
+
+        Nothing of keys that the client may not receive is in it.
+        """
         frames: list[bytes] = []
         for id, subscription in self.items():
+            if ids is not None and id not in ids:
+                continue
             mine = gap
             if gap.keys is not None:
                 keys = tuple(key for key in gap.keys if covered(key, subscription.patterns) and self.may_have(key))
@@ -222,5 +235,7 @@ class Subscriptions(dict[int, Subscription]):
             if subscription.gaps:
                 frames.append(protocol.gap_frame(mine, id))
             if subscription.snapshot:
-                frames += self.retained(subscription.patterns, 1)
+                # Resumed here, and subscribed elsewhere: perhaps nothing is retained here.
+                with suppress(HistoryUnavailable):
+                    frames += self.retained(subscription.patterns, 1)
         return frames

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from test_key import naive
 
 from hubsub import Key
 from hubsub.bridges import Addresses, Copies
@@ -216,6 +217,42 @@ def test_what_is_remembered_is_bounded_in_number_length_and_sum() -> None:
     for text in (*texts, *texts):
         known(text)
     assert len(calls) > len(texts)
+
+
+# How brokers match: what stands for one part, what for any number of them at the end, and the least of that number.
+WILDCARDS = [
+    (Addresses(".", forbidden="*>", empty="%"), "*", ">", ">", 1),  # NATS
+    (Addresses("/", forbidden="+#", prefix="hubsub/"), "+", "+/#", "#", 0),  # MQTT
+    (Addresses(".", forbidden="*#", prefix="hubsub."), "*", "*.#", "#", 0),  # AMQP
+]
+TRICKY = st.sampled_from(["a", "b", "", "*", "+", "#", ">", "%2A", "a.b", "a/b", "*>"])
+
+
+def broker_matches(words: list[str], address: list[str], one: str, many: str, least: int) -> bool:
+    """What a broker does with the words of a pattern and of an address."""
+    if not words or words[0] == many:
+        return len(address) >= least if words else not address
+    return bool(address) and words[0] in (one, address[0]) and broker_matches(words[1:], address[1:], one, many, least)
+
+
+@given(
+    st.lists(TRICKY, min_size=1, max_size=4).map(lambda parts: Key(*parts)),
+    st.lists(TRICKY.filter(lambda part: part not in ("*", "+")), min_size=1, max_size=4).map(lambda parts: Key(*parts)),
+    st.sampled_from(WILDCARDS),
+)
+def test_the_pattern_of_a_broker_matches_what_the_pattern_of_the_hub_does(
+    pattern: Key[Any], key: Key[Any], wildcards: tuple[Addresses, str, str, str, int]
+) -> None:
+    addresses, one, rest, many, least = wildcards
+    words, address = (
+        text.split(addresses.separator) for text in (addresses.pattern(pattern, one, rest), addresses.address(key))
+    )
+    assert broker_matches(words, address, one, many, least) == naive(pattern, key)
+
+
+@given(EXACT.filter(lambda parts: not {"*", "+"} & {*parts}).map(lambda parts: Key(*parts)), st.sampled_from(SCHEMES))
+def test_the_pattern_of_an_exact_key_is_its_address(key: Key[Any], scheme: Addresses) -> None:
+    assert scheme.pattern(key) == scheme.address(key)
 
 
 class CopiesMachine(RuleBasedStateMachine):

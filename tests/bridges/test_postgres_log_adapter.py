@@ -4,9 +4,11 @@ import asyncio
 import json
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +17,25 @@ import pytest
 
 from brokers.fixtures import Private
 from brokers.postgres_server import Postgres
-from hubsub import BridgeError, BrokerBusy, InvalidKey, Key
-from hubsub.bridges.adapter import Record
+from hubsub import Bridge, BridgeError, BrokerBusy, EncodeError, Hub, InvalidKey, Key
+from hubsub.bridges.adapter import DelayedRecord, Record
+from hubsub.bridges.memory import MemoryBroker
 from hubsub.bridges.postgres import PostgresLogAdapter
 from hubsub.testing.conformance import Site, Sites, sites, until
 from hubsub.testing.conformance.bare import Bare, bare
 
 ALL: Key[Any] = Key("*")
 ROOT = Path(__file__).resolve().parents[2]
+EVERYTHING = """
+    select 'relation', c.relname, pg_get_indexdef(c.oid) from pg_class c where c.relnamespace = 'hubsub'::regnamespace
+    union all select 'column', table_name || '.' || column_name, data_type || is_nullable
+        from information_schema.columns where table_schema = 'hubsub'
+    union all select 'function', p.oid::regprocedure::text, pg_get_functiondef(p.oid) from pg_proc p
+        where p.pronamespace = 'hubsub'::regnamespace
+    union all select 'trigger', t.tgname, pg_get_triggerdef(t.oid) from pg_trigger t
+        where t.tgrelid = 'hubsub.staged'::regclass
+    order by 1, 2, 3"""
+"""What there is in the schema."""
 
 
 def log_url(url: str) -> str:
@@ -78,7 +91,7 @@ async def test_tables_of_another_version_are_told_with_the_remedy(database: str)
 
     async with bare(adapter, "n"), connection(database) as client:
         await client.execute("update hubsub.version set version = 99")
-    with pytest.raises(BridgeError, match="tables of version 99, and this hubsub knows version 1"):
+    with pytest.raises(BridgeError, match="tables of version 99, and this hubsub knows version 2: upgrade hubsub"):
         async with bare(adapter, "n"):
             pass
 
@@ -113,6 +126,74 @@ async def test_a_role_that_may_not_make_tables_is_told_and_the_command_line_prin
             await two.wait_for(2)
     finally:
         await postgres.execute(f"drop database {name} with (force)", "drop role teller")
+
+
+class Version1:
+    """Tables as the first version had them: made by what it printed."""
+
+    def __init__(self, database: str) -> None:
+        self.database = database
+
+    async def make(self, user: str = "hubsub") -> None:
+        script = (ROOT / "tests/bridges/postgres_schema_1.sql").read_text()
+        async with connection(self.database.replace("hubsub@", f"{user}@")) as client, client.transaction():
+            await client.execute(script)
+
+
+async def test_older_tables_are_upgraded_once_and_what_they_hold_is_read(database: str) -> None:
+    await Version1(database).make()
+    async with connection(database) as client:
+        await client.execute("select hubsub.start_log('n')")
+        append = await client.prepare("select hubsub.append('n', 'old', $1, '{k}', '{old}', null)")
+        assert await append.fetchval([1])
+
+        async def read() -> None:
+            async with bare(lambda: PostgresLogAdapter(log_url(database)), "n", start="earliest") as reader:
+                await reader.see(b"old")
+                later = DelayedRecord.at(time.time() + 0.2, Record(Key("k"), b"later"))
+                await reader.send(later)
+                await reader.see(b"later")
+
+        await asyncio.gather(*(read() for _ in range(5)))
+        assert await client.fetchval("select array_agg(version) from hubsub.version") == [2]
+        # A bridge of the older hubsub, which is connected still, goes on.
+        assert await append.fetchval([2])
+        # What the upgrade leaves is what a new schema has.
+        upgraded = await client.fetch(EVERYTHING)
+        await client.execute("drop schema hubsub cascade")
+        async with bare(lambda: PostgresLogAdapter(log_url(database)), "n"):
+            assert await client.fetch(EVERYTHING) == upgraded
+
+
+async def test_a_role_that_may_not_upgrade_older_tables_reads_what_to_run(postgres: Postgres) -> None:
+    name = f"db{uuid.uuid4().hex[:12]}"
+    await postgres.execute(f"create database {name}")
+    url = postgres.url.removesuffix("hubsub") + name
+    try:
+        await Version1(url).make(user="postgres")
+        async with connection(url.replace("hubsub@", "postgres@")) as admin:
+            await admin.execute(
+                "grant usage on schema hubsub to hubsub;"
+                "grant select, insert, update, delete on all tables in schema hubsub to hubsub"
+            )
+            with pytest.raises(BridgeError, match=r"have version 1, this hubsub needs 2.* postgres-schema --from 1"):
+                async with bare(lambda: PostgresLogAdapter(log_url(url)), "n"):
+                    pass
+            command = [sys.executable, "-m", "hubsub", "postgres-schema", "--from", "1"]
+            printed = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, cwd=ROOT)
+            await admin.execute(printed.stdout)
+        async with bare(lambda: PostgresLogAdapter(log_url(url)), "n") as one:
+            await one.send(DelayedRecord.at(time.time(), Record(Key("k"), b"1")))
+            await one.see(b"1")
+    finally:
+        await postgres.execute(f"drop database {name} with (force)")
+
+
+def test_tables_of_an_unknown_version_are_not_upgraded() -> None:
+    command = [sys.executable, "-m", "hubsub", "postgres-schema", "--from", "7"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "--from: the tables have a version from 1 to 2, not 7\n"
 
 
 # The log
@@ -243,6 +324,93 @@ async def test_hostile_rows_hurt_nobody(postgres: Postgres, namespace: str) -> N
         assert not one.bridge.health().reconnects
 
 
+# Delays
+
+
+def numbers_of(reader: Bare) -> list[int]:
+    return [int(str(each.position).rpartition("-")[2]) for each in reader.received]
+
+
+async def test_what_is_due_is_numbered_then_once_however_many_release_it(postgres: Postgres, namespace: str) -> None:
+    """In the order of its times; what was sent twice is there once, and only what is new of a batch is stored."""
+    async with (
+        bare(make(postgres), namespace) as one,
+        bare(make(postgres), namespace) as two,
+        bare(make(postgres), namespace, reads=False),
+    ):
+        due = time.time() + 0.5
+        records = [
+            DelayedRecord.at(due + 0.1 * (number % 2), Record(Key("k"), b"%d" % number, {}, number + 2))
+            for number in range(2200)
+        ]
+        now = Record(Key("k"), b"now", {}, 2202)
+        for sent in (records[:1000], records, [*records[-3:], now], [now]):
+            assert await one.adapter.send(sent) == {}
+        for reader in (one, two):
+            await until(lambda reader=reader: len(reader.received) >= 2201)  # type: ignore[misc]
+            assert reader.payloads[0] == b"now"
+            assert reader.payloads[1:] == [b"%d" % number for odd in (0, 1) for number in range(odd, 2200, 2)]
+            assert numbers_of(reader) == list(range(1, 2202))
+            assert not reader.losses
+
+
+async def test_messages_that_are_due_together_come_in_the_order_of_their_times(
+    postgres: Postgres, namespace: str
+) -> None:
+    async with bare(make(postgres), namespace) as one:
+        past = time.time() - 100
+        records = [DelayedRecord.at(past - number, Record(Key("k"), b"%d" % number)) for number in range(20)]
+        await one.send(*records)
+        await one.see(b"0")
+        assert one.payloads == [b"%d" % number for number in reversed(range(20))]
+
+
+async def test_what_became_due_while_no_bridge_was_there_is_in_the_log_when_one_connects(
+    postgres: Postgres, namespace: str
+) -> None:
+    client = await postgres.client("hubsub")
+    async with bare(make(postgres), namespace, reads=False) as writer:
+        await writer.send(DelayedRecord.at(time.time() + 0.3, Record(Key("k"), b"due")))
+        await writer.send(DelayedRecord.at(time.time() + 3600, Record(Key("k"), b"later")))
+    assert not await client.fetchval("select count(*) from hubsub.message where namespace = $1", namespace)
+    query = "select count(*) from hubsub.delayed where namespace = $1 and due <= clock_timestamp()"
+    while not await client.fetchval(query, namespace):  # noqa: ASYNC110 - nobody is there to notify of it
+        await asyncio.sleep(0.05)
+    async with bare(make(postgres), namespace, reads=False) as other:
+        assert [each.payload for each in await other.adapter.history(10)] == [b"due"]
+    assert await client.fetchval("select count(*) from hubsub.delayed where namespace = $1", namespace) == 1
+    await client.close()
+
+
+async def test_a_bridge_learns_of_what_another_delays_until_before_its_own(postgres: Postgres, namespace: str) -> None:
+    """The sender dies, and who is left knows when the message is due."""
+    async with bare(make(postgres), namespace) as reader:
+        await reader.send(DelayedRecord.at(time.time() + 3600, Record(Key("k"), b"much later")))
+        async with bare(make(postgres), namespace, reads=False) as writer:
+            due = time.time() + 0.4
+            await writer.send(DelayedRecord.at(due, Record(Key("k"), b"soon")))
+        await reader.see(b"soon")
+        assert reader.payloads == [b"soon"]
+        assert (reader.received[0].time or 0.0) >= due
+
+
+async def test_delayed_messages_that_are_released_trim_the_log_and_bound_each_batch(
+    postgres: Postgres, namespace: str
+) -> None:
+    async with bare(make(postgres, maxlen=4), namespace, room=lambda: 0) as writer:
+        due = time.time() + 0.3
+        for number in range(6):
+            await writer.send(DelayedRecord.at(due, Record(Key("k"), b"%d" % number * 700_000)))
+        client = await postgres.client("hubsub")
+        query = "select array_agg(number order by number) from hubsub.message where namespace = $1"
+        while await client.fetchval(query, namespace) != [3, 4, 5, 6]:  # noqa: ASYNC110 - it notifies nobody here
+            await asyncio.sleep(0.05)
+        # One batch has one time.
+        query = "select count(distinct time) from hubsub.message where namespace = $1"
+        assert await client.fetchval(query, namespace) > 1
+        await client.close()
+
+
 # Failover
 
 
@@ -371,6 +539,53 @@ async def test_a_long_transaction_holds_up_nobody(postgres: Postgres) -> None:
         assert not site.gaps
 
 
+async def test_a_message_may_be_published_in_a_transaction_for_later(postgres: Postgres) -> None:
+    """From SQL too; what is rolled back is not delivered, and what is due already comes at once."""
+    async with outbox(postgres) as (those, site, adapter), connection(postgres.url) as client:
+        due = time.time() + 0.5
+        async with client.transaction():
+            await adapter.publish_in(client, "a", "soon", due=due)
+            await adapter.publish_in(client, "a", "late already", due=1)
+            sql = "select hubsub.publish('a', '\"from SQL\"', namespace => $1, due => now() + interval '0.5 s')"
+            await client.execute(sql, those.namespace)
+            savepoint = client.transaction()
+            await savepoint.start()
+            await adapter.publish_in(client, "a", "rolled back", due=due)
+            await savepoint.rollback()
+            await adapter.publish_in(client, "a", "now")
+            await site.hub.publish_confirmed("other", "first")
+        await site.wait_for(5)
+        assert site.messages[:3] == ["first", "late already", "now"]
+        assert set(site.messages[3:]) == {"soon", "from SQL"}
+        (soon,) = (event.meta for event in site.events if event.message == "soon")
+        assert soon is not None
+        assert (soon.time or 0.0) >= due
+        for nonsense in ("tomorrow", True, float("nan"), 1e12):
+            with pytest.raises(ValueError, match="due is a time in seconds"):
+                await adapter.publish_in(client, "a", 1, due=nonsense)  # type: ignore[arg-type]
+        with pytest.raises(asyncpg.DatetimeFieldOverflowError, match="year 9999"):
+            await client.execute("select hubsub.publish('a', '1', due => 'infinity')")
+
+
+async def test_the_outbox_encodes_as_the_bridge_does_and_as_json_without_one(postgres: Postgres) -> None:
+    pytest.importorskip("msgspec")
+    moment = datetime(2024, 2, 29, 12, 30, tzinfo=UTC)
+    async with sites(make(postgres)) as those, connection(postgres.url) as client:
+        for codec, sent, came in (
+            ("msgpack", {1: b"\xff\0"}, {1: b"\xff\0"}),
+            ("json", {"at": moment}, {"at": "2024-02-29T12:30:00Z"}),
+        ):
+            site = await those.add(ALL, codec=codec, namespace=f"{those.namespace}{codec}")
+            adapter: Any = site.bridge.adapter
+            await adapter.publish_in(client, "a", sent)
+            await site.see(came)
+            with pytest.raises(EncodeError, match="cannot be encoded"):
+                await adapter.publish_in(client, "a", object())
+        site = await those.add(ALL, namespace="hubsub")
+        await make(postgres)().publish_in(client, ("json", those.namespace), {"at": moment})
+        await site.see({"at": "2024-02-29T12:30:00Z"})
+
+
 async def test_other_drivers_publish_in_their_transactions_too(postgres: Postgres) -> None:
     psycopg: Any = pytest.importorskip("psycopg")
     sqlalchemy: Any = pytest.importorskip("sqlalchemy")
@@ -389,11 +604,12 @@ async def test_other_drivers_publish_in_their_transactions_too(postgres: Postgre
         plain = sqlalchemy.create_engine(postgres.url.replace("postgres:", "postgresql+psycopg:"))
         with plain.begin() as sync:
             await adapter.publish_in(sync, "a", 5)
+            await adapter.publish_in(sync, "a", 6, due=time.time() + 0.1)
         plain.dispose()
-        await site.wait_for(5)
-        assert sorted(site.messages) == [1, 2, 3, 4, 5]
+        await site.wait_for(6)
+        assert sorted(site.messages) == [1, 2, 3, 4, 5, 6]
         with pytest.raises(TypeError, match="a connection of asyncpg, psycopg or SQLAlchemy"):
-            await adapter.publish_in(object(), "a", 6)
+            await adapter.publish_in(object(), "a", 7)
 
 
 async def test_the_outbox_works_without_a_bridge(postgres: Postgres, namespace: str) -> None:
@@ -403,6 +619,34 @@ async def test_the_outbox_works_without_a_bridge(postgres: Postgres, namespace: 
         async with connection(postgres.url) as client:
             await adapter.publish_in(client, ("no", "bridge"), namespace)
         await site.see(namespace)
+
+
+async def test_what_a_hub_carries_on_to_another_broker_is_finished_when_that_has_confirmed_it(
+    postgres: Postgres, namespace: str
+) -> None:
+    url = f"memory://{namespace}"
+    async with sites(make(postgres)) as those:
+        relay = await those.add(incoming=ALL, name="relay")
+        adapter: Any = relay.bridge.adapter
+        async with (
+            Hub() as far,
+            Bridge(relay.hub, url, outgoing=ALL) as there,
+            Bridge(far, url, incoming=ALL) as back,
+            connection(postgres.url) as client,
+        ):
+            messages = far.subscribe("a")
+            await there.ready()
+            await back.synced()
+            broker = MemoryBroker.named[url]
+            broker.thawed.clear()
+            await adapter.publish_in(client, "a", 1)
+            await until(lambda: relay.bridge.health().in_flight == 1)
+            await until(lambda: there.health().outbox_messages == 1)
+            broker.thawed.set()
+            event = await messages.consume()
+            assert event.message == 1
+            assert str(event.meta.id).endswith("-1")
+            await until(lambda: relay.bridge.health().in_flight == 0)
 
 
 async def test_triggers_publish_rows_by_whatever_type_they_have(postgres: Postgres) -> None:

@@ -277,9 +277,9 @@ async def test_a_prefix_is_of_this_side_only(sites: Sites) -> None:
     await until(lambda: len(keys) == 4)
     assert sorted(keys) == [("a", "b"), ("c",), ("far", "away", "a", "b"), ("far", "away", "c")]
     assert await near.hub.request(("far", "away", "a", "ask"), 1, timeout=5, local=False) == 2
-    with pytest.raises(ValueError, match="does not begin with the prefix"):
+    with pytest.raises(ValueError, match="must begin with the prefix"):
         Bridge(near.hub, sites.url, prefix="a", both=[("b", "*")])
-    with pytest.raises(ValueError, match="does not begin with the prefix"):
+    with pytest.raises(ValueError, match="must begin with the prefix"):
         Bridge(near.hub, sites.url, prefix="a", both="a")
 
 

@@ -67,6 +67,51 @@ async def test_a_client_goes_on_where_it_was(hub: Hub) -> None:
         assert await client.hear_all() == []
 
 
+async def test_more_is_replayed_than_may_wait_for_a_client(hub: Hub) -> None:
+    app = endpoint(hub, outgoing=[("room", "*")], limits=Limits(queue_messages=10, queue_bytes=500))
+    async with connected(app) as client:
+        at = client.welcome["at"]  # type: ignore[attr-defined]
+    for number in range(2000):
+        hub.publish(("room", "1"), number)
+    async with resumed(app, at) as (client, answer):
+        assert (answer["resumed"], answer["replayed"]) == (True, 2000)
+        assert await client.messages(2000) == [*range(2000)]
+        # The room that it had for that is gone.
+        client.reads.clear()
+        for number in range(20):
+            hub.publish(("room", "1"), number)
+        client.reads.set()
+        assert (await client.closed()).code == 4413
+
+
+async def test_only_one_replay_at_a_time_may_exceed_the_bounds(hub: Hub) -> None:
+    hub.retain(("room", "*"), limit=100)
+    for number in range(100):
+        hub.publish(("room", "1"), number)
+    app = endpoint(hub, outgoing=[("room", "*")], limits=Limits(queue_messages=10))
+    async with connected(app) as client:
+        client.reads.clear()
+        for id in range(1, 20):
+            client.say("subscribe", id=id, patterns=ROOM, history=100)
+        await until(lambda: not app.connections, "a client that asks and does not read to be disconnected")
+
+
+async def test_a_snapshot_is_one_still_when_it_was_resumed(hub: Hub) -> None:
+    hub.retain(("room", "*"))
+    app = endpoint(hub, outgoing=[("room", "*")])
+    hub.publish(("room", "1"), 1)
+    async with connected(app) as client:
+        at = client.welcome["at"]  # type: ignore[attr-defined]
+    for position, begin in ((at, []), ({"nobody": 1}, ["gap", 1])):
+        async with connected(app) as client:
+            subscriptions = [{"id": 1, "patterns": ROOM, "snapshot": True}]
+            client.say("hello", resume={"at": position, "subscriptions": subscriptions})
+            assert (await client.hear())["type"] == "ok"
+            hub.border.report_gap([("room", "*")], Gap("an outage", None, 0.0, 1.0, None))
+            frames = await client.hear_all()
+            assert [frame.get("type", frame.get("data")) for frame in frames] == [*begin, "gap", 1]
+
+
 async def test_who_has_received_nothing_can_come_back_too(hub: Hub) -> None:
     app = endpoint(hub, outgoing=[("room", "*")])
     async with connected(app) as client:

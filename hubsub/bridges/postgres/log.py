@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from importlib import import_module
-from inspect import isawaitable
-from typing import Any
+from typing import Any, TypeAlias
 
+from ...codec import codec_of
 from ...errors import BridgeError, EncodeError, NoSuchLetter
 from ...key import Key, KeyLike, publishable
 from ..adapter import Buried, Link, Received, Record
 from ..address import Addresses
 from ..log import LogAdapter, LogState, Row, letter_number
 from ..urls import count, or_none, seconds
-from . import schema
+from . import outbox, schema
+from .alarm import Alarm
 from .connections import Connections
 from .database import Database
 from .errors import refusal
@@ -27,7 +26,12 @@ from .frames import MOST_BYTES, Frames, channel_of
 LIKE = "postgres-log://user:password@host:5432/database"
 OWN = {"maxlen": or_none(count("messages")), "max_age": or_none(seconds(most=1e10)), "lease": seconds()}
 PAGE_BYTES = 1 << 20
-"""Bytes of payloads that are read at once; but one message at least."""
+"""Bytes of payloads that are read or released at once; but one message at least."""
+RETRY_SECONDS = 0.5
+"""After which a failed release of delayed messages is tried again."""
+RELEASE_SECONDS = 0.05
+"""Between two releases at least, so that messages due one after the other are released together."""
+Refused: TypeAlias = dict[int, Exception]
 
 # Read from the catalogue itself: what is known of names may be old.
 IS_MISSING = """select not exists (select from pg_catalog.pg_class c
@@ -44,8 +48,9 @@ READ = f"""with state as ({STATE})
     ) m on coalesce(m.size_before, 0) < {PAGE_BYTES} order by m.number"""
 BEFORE = "select hubsub.before($1, to_timestamp($2::double precision))"
 APPEND = "select hubsub.append($1, $2, $3, $4, $5, $6)"
+APPEND_LATER = "select hubsub.append($1, $2, $3, $4, $5, $6, $7)"
+RELEASE = f"select hubsub.release($1, $2, {PAGE_BYTES})"
 TELL = "select count(pg_notify($1, text)) from unnest($2::text[]) as t (text)"
-PUBLISH = "select hubsub.publish(cast({} as text), cast({} as text), cast({} as text))"
 # Whoever keeps a position for a name has to hold it already.
 HOLD = """insert into hubsub.name values ($1, $2, $5, $3, clock_timestamp() + $4 * interval '1 second')
     on conflict (namespace, name) do update
@@ -82,7 +87,7 @@ class PostgresLogAdapter(LogAdapter):
         ValueError: The URL or a figure makes no sense.
     """
 
-    features = replace(LogAdapter.features, max_payload=MOST_BYTES, dead_letters=True)
+    features = replace(LogAdapter.features, max_payload=MOST_BYTES, dead_letters=True, delays=True)
     UPKEEP_SECONDS = 60.0
 
     def __init__(self, url: str | None = None, **options: Any) -> None:
@@ -93,9 +98,11 @@ class PostgresLogAdapter(LogAdapter):
         self._maxlen: int | None = own.get("maxlen", 1_000_000)
         self._max_age: float | None = own.get("max_age")
         self._lines: Connections | None = None
-        self._upkeep: asyncio.Task[None] | None = None
+        self._upkeep: list[asyncio.Task[None]] = []
+        self._due = Alarm()
         self._is_unicode = True
         self._namespace = "hubsub"
+        self._encode: Callable[[Any], bytes] = codec_of("json").encode
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._database!r}>"
@@ -104,6 +111,7 @@ class PostgresLogAdapter(LogAdapter):
         if "\0" in link.namespace or not link.namespace.isprintable():
             raise ValueError(f"{link.namespace!r} cannot be a namespace here: Postgres has no such text")
         self._namespace = link.namespace
+        self._encode = link.encode or self._encode
         return super().features_for(link)
 
     # Connecting
@@ -112,45 +120,59 @@ class PostgresLogAdapter(LogAdapter):
         self._lines = Connections(self._database, self.inbox)
         self._frames, self._control_frames = Frames(), Frames(is_control=True)
         self._keys: set[Key[Any]] = set()
+        self._due = Alarm()
         await self._lines.open(self._listen, self._prepare)
-        self._upkeep = asyncio.create_task(self._keep_tidy())
+        self._upkeep = [asyncio.create_task(self._keep_tidy()), asyncio.create_task(self._keep_releasing())]
 
     async def _prepare(self, connection: Any) -> None:
-        """Make what is not there."""
+        """Make what is not there, and release what became due while no bridge was there."""
         self._is_unicode = connection.get_settings().server_encoding == "UTF8"
         if self._is_unicode:
             self.addresses = LogAdapter.addresses
         else:
             self.addresses = Addresses("/", allowed="!-.0-~")
+        if (version := await self._version(connection)) != schema.VERSION:
+            await self._make_tables(connection, version)
+        await connection.execute("select hubsub.start_log($1)", self.link.namespace)
+        await connection.fetchval(RELEASE, self.link.namespace, self._maxlen)
+
+    async def _make_tables(self, connection: Any, version: int | None) -> None:
+        """Make the tables, or upgrade those of a version; of several bridges that want it, one does."""
         try:
-            await self._make_tables(connection)
+            async with connection.transaction():
+                await connection.execute("select pg_advisory_xact_lock(7232, 1)")
+                version = await self._version(connection)  # still, now that no other bridge is at it
+                if version is None or version < schema.VERSION:
+                    await connection.execute(schema.making(version))
+                    version = schema.VERSION
         except Exception as error:
             if getattr(error, "sqlstate", None) != "42501":
                 raise
+            what = "are not there" if version is None else f"have version {version}, this hubsub needs {schema.VERSION}"
+            option = "" if version is None else f" --from {version}"
             raise BridgeError(
-                f"the tables of {self!r} are not there, and its role may not make them: {error}; as one who may, run"
-                " python -m hubsub postgres-schema --grant ROLE | psql DATABASE"
+                f"the tables of {self!r} {what}, and its role may not make them: {error}; as a role that may, run"
+                f" python -m hubsub postgres-schema{option} --grant ROLE | psql DATABASE"
             ) from error
-        version = await connection.fetchval("select version from hubsub.version")
         if version != schema.VERSION:
             raise BridgeError(
-                f"{self!r} has tables of version {version}, and this hubsub knows version {schema.VERSION}: use another"
-                " database, or the hubsub that made them"
+                f"{self!r} has tables of version {version}, and this hubsub knows version {schema.VERSION}: upgrade"
+                " hubsub, or use another database"
             )
-        await connection.execute("select hubsub.start_log($1)", self.link.namespace)
 
-    async def _make_tables(self, connection: Any) -> None:
+    async def _version(self, connection: Any) -> int | None:
+        """The version of the tables; None if there are none."""
         if await connection.fetchval(IS_MISSING):
-            async with connection.transaction():
-                await connection.execute("select pg_advisory_xact_lock(7232, 1)")
-                if await connection.fetchval(IS_MISSING):  # still, now that nobody else is at it
-                    await connection.execute(schema.SCRIPT)
+            return None
+        return int(await connection.fetchval("select version from hubsub.version"))
 
     async def _listen(self, connection: Any) -> None:
         bell = f"{channel_of(self.link.namespace)}:log"
         self._control = f"{bell}:control"
         if self.link.reads:
             await connection.add_listener(bell, lambda *_: self.inbox.ring())
+        due = self._due
+        await connection.add_listener(f"{bell}:due", lambda _1, _2, _3, seconds: due.set(float(seconds)))
 
     async def _keep_tidy(self) -> None:
         pause = min(self.UPKEEP_SECONDS, max(0.5, (self._max_age or math.inf) / 4))
@@ -160,16 +182,28 @@ class PostgresLogAdapter(LogAdapter):
                 await self._connected().write("select hubsub.tidy($1, $2)", self.link.namespace, self._max_age)
             await asyncio.sleep(pause)
 
+    async def _keep_releasing(self) -> None:
+        """Release delayed messages when they are due; every bridge does, so that it does not depend on the sender."""
+        while True:
+            self._due.clear()
+            seconds: float | None = RETRY_SECONDS
+            # As above; and any other bridge may do it meanwhile.
+            with suppress(Exception):
+                ((seconds,),) = await self._connected().write(RELEASE, self.link.namespace, self._maxlen)
+            self._due.set(self.UPKEEP_SECONDS if seconds is None else min(seconds, self.UPKEEP_SECONDS))
+            await asyncio.sleep(RELEASE_SECONDS)
+            await self._due.wait()
+
     async def shut(self) -> None:
-        if self._upkeep is not None:
-            self._upkeep.cancel()
-            await asyncio.gather(self._upkeep, return_exceptions=True)
-            self._upkeep = None
+        upkeep, self._upkeep = self._upkeep, []
+        for task in upkeep:
+            task.cancel()
+        await asyncio.gather(*upkeep, return_exceptions=True)
         if self._lines is not None:
             await self._lines.close()
 
     def forget(self) -> None:
-        self._lines = self._upkeep = None
+        self._lines, self._upkeep = None, []
 
     def _connected(self) -> Connections:
         if self._lines is None:
@@ -204,21 +238,22 @@ class PostgresLogAdapter(LogAdapter):
     # Sending
 
     async def send(self, records: Sequence[Record]) -> Mapping[int, Exception]:
-        refused: dict[int, Exception] = {}
-        stored: list[tuple[int, int, str, bytes]] = []
+        refused: Refused = {}
+        stored: list[tuple[int, int, str, bytes, float | None]] = []
         control: list[tuple[int, str]] = []
         for index, record in enumerate(records):
             try:
                 if record.is_control:
                     control += [(index, text) for text in self._frames.pack(record)]
                 else:
-                    stored.append((index, record.sequence, self.addresses.address(record.key), bytes(record.payload)))
+                    address = self.addresses.address(record.key)
+                    stored.append((index, record.sequence, address, bytes(record.payload), record.due))
             except Exception as error:
                 refused[index] = EncodeError(record.key, f"it cannot be stored: {error}")
                 refused[index].__cause__ = error
         if stored:
-            indices, *columns = zip(*stored, strict=True)
-            refused |= await self._append(indices, *columns)
+            indices, *columns, dues = zip(*stored, strict=True)
+            refused |= await self._append(indices, columns, dues)
         if control:
             indices, texts = zip(*control, strict=True)
             try:
@@ -227,18 +262,22 @@ class PostgresLogAdapter(LogAdapter):
                 refused |= dict.fromkeys(indices, refusal(error))
         return refused
 
-    async def _append(self, indices: Sequence[int], *columns: Sequence[Any]) -> dict[int, Exception]:
+    async def _append(self, indices: Sequence[int], columns: Sequence[Any], dues: Sequence[float | None]) -> Refused:
         """Store messages: their sequences, addresses and payloads; return the errors, by their indices."""
         link = self.link
+        arguments = (link.namespace, link.sender, *columns, self._maxlen)
         try:
-            rows = await self._connected().write(APPEND, link.namespace, link.sender, *columns, self._maxlen)
+            if any(due is not None for due in dues):
+                rows = await self._connected().write(APPEND_LATER, *arguments, dues)
+            else:
+                rows = await self._connected().write(APPEND, *arguments)
         except Exception as error:
             return dict.fromkeys(indices, refusal(error))
         if not rows[0][0]:
             raise ConnectionResetError(f"the log of {link.namespace!r} was deleted")
         return {}
 
-    async def publish_in(self, connection: Any, key: KeyLike[Any], message: Any) -> None:
+    async def publish_in(self, connection: Any, key: KeyLike[Any], message: Any, *, due: float | None = None) -> None:
         """Publish within a transaction of yours: the message is sent when that is committed, and else it never was.
 
         Everybody gets it as a message of another program, your own hub too. The bridge need not be connected, but the
@@ -248,27 +287,22 @@ class PostgresLogAdapter(LogAdapter):
         Args:
             connection: One of asyncpg, psycopg 3 or SQLAlchemy, or a cursor or session of theirs, in a transaction.
             key: An exact key.
-            message: What JSON can hold; or bytes, which are text, and sent as they are.
+            message: What the codec of the bridge can encode, or JSON without a bridge; bytes are sent as they are.
+            due: When it is delivered, in seconds since the epoch; None, or a time that has passed: at once.
 
         Raises:
             InvalidKey: It is a pattern, or no key.
-            TypeError: It is no such connection; or JSON cannot hold the message.
+            EncodeError: The codec cannot encode the message.
+            TypeError: It is no such connection.
+            ValueError: `due` is no time.
             Exception: Whatever the driver raises.
         """
-        text = message.decode() if isinstance(message, bytes) else json.dumps(message)
-        arguments = (self.addresses.address(publishable(key)), text, self._namespace)
-        modules = {each.__module__.partition(".")[0] for each in type(connection).__mro__}
-        if "asyncpg" in modules:
-            done = connection.execute(PUBLISH.format("$1", "$2", "$3"), *arguments)
-        elif "psycopg" in modules:
-            done = connection.execute(PUBLISH.format("%s", "%s", "%s"), arguments)
-        elif "sqlalchemy" in modules:
-            sql = import_module("sqlalchemy").text(PUBLISH.format(":key", ":message", ":namespace"))
-            done = connection.execute(sql, dict(zip(("key", "message", "namespace"), arguments, strict=True)))
-        else:
-            raise TypeError(f"publish_in needs a connection of asyncpg, psycopg or SQLAlchemy, not {type(connection)}")
-        if isawaitable(done):
-            await done
+        key = publishable(key)
+        try:
+            payload = message if isinstance(message, bytes) else self._encode(message)
+        except Exception as error:
+            raise EncodeError(key, f"cannot be encoded: {error}") from error
+        await outbox.publish(connection, self.addresses.address(key), payload, self._namespace, due)
 
     # Control messages
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-VERSION = 1
+VERSION = 2
 """Of the tables, as the table `version` says it."""
 
 # `log` says of each namespace how far it is: whoever appends has its row until the transaction ends, so numbers have no
@@ -35,15 +35,21 @@ create table hubsub.staged (number bigint generated always as identity primary k
     key text not null, data bytea);
 """
 
+DELAYED = """
+create table hubsub.delayed (number bigint generated always as identity primary key, namespace text not null,
+    key text not null, data bytea, due timestamptz not null);
+create index delayed_due on hubsub.delayed (namespace, due, number);
+"""
+
 FUNCTIONS = """
 -- The channel by which readers of a namespace are woken.
-create function hubsub.bell(space text) returns text language sql immutable as $$
+create or replace function hubsub.bell(space text) returns text language sql immutable as $$
     select case when space ~ '^[ -~]{1,48}$' and strpos(space, ':') = 0 then space
         else 'hubsub:' || left(encode(sha256(convert_to(space, 'UTF8')), 'hex'), 32) end || ':log'
 $$;
 
 -- Begins the log of a namespace, if there is none. What is left of an earlier one is of no use.
-create function hubsub.start_log(space text) returns void language plpgsql as $$
+create or replace function hubsub.start_log(space text) returns void language plpgsql as $$
 begin
     perform from hubsub.log where namespace = space;
     if found then
@@ -60,7 +66,7 @@ begin
 end $$;
 
 -- Stores messages behind the last one; the row of the log is locked.
-create function hubsub.store(head hubsub.log, keys text[], datas bytea[], whose text) returns void
+create or replace function hubsub.store(head hubsub.log, keys text[], datas bytea[], whose text) returns void
 language plpgsql as $$
 declare
     -- A clock that is set back does not disturb the order of times.
@@ -74,8 +80,24 @@ begin
     perform pg_notify(hubsub.bell(head.namespace), '');
 end $$;
 
+-- Keeps messages until they are due, in seconds since the epoch, and notifies the bridges of the first of them.
+create or replace function hubsub.delay(space text, keys text[], datas bytea[], dues double precision[]) returns void
+language plpgsql as $$
+declare
+    soonest double precision;
+begin
+    insert into hubsub.delayed (namespace, key, data, due)
+        select space, k, d, to_timestamp(t) from unnest(keys, datas, dues) with ordinality as u (k, d, t, i)
+        where t is not null order by i;
+    select min(t) - extract(epoch from clock_timestamp()) into soonest from unnest(dues) t;
+    if soonest is not null then
+        perform pg_notify(hubsub.bell(space) || ':due', soonest::text);
+    end if;
+end $$;
+
 -- Stores what is not stored yet of a sender's messages, and keeps no more than so many.
-create function hubsub.append(space text, who text, sequences bigint[], keys text[], datas bytea[], most bigint)
+create or replace function hubsub.append(space text, who text, sequences bigint[], keys text[], datas bytea[],
+    most bigint, dues double precision[] default null)
 returns boolean language plpgsql as $$
 declare
     head hubsub.log;
@@ -86,23 +108,69 @@ begin
         return false;
     end if;
     select last into known from hubsub.sender where namespace = space and sender = who;
-    if known >= sequences[1] then
-        select array_agg(k order by i), array_agg(d order by i) into keys, datas
-            from unnest(sequences, keys, datas) with ordinality as t (s, k, d, i) where s > known;
+    if known >= sequences[cardinality(sequences)] then
+        return true;
+    elsif known >= sequences[1] then
+        select array_agg(k order by i), array_agg(d order by i), array_agg(t order by i) into keys, datas, dues
+            from unnest(sequences, keys, datas, dues) with ordinality as u (s, k, d, t, i) where s > known;
+    end if;
+    if dues is not null then
+        perform hubsub.delay(space, keys, datas, dues);
+        select coalesce(array_agg(k order by i), '{}'), array_agg(d order by i) into keys, datas
+            from unnest(keys, datas, dues) with ordinality as u (k, d, t, i) where t is null;
     end if;
     if cardinality(keys) > 0 then
         perform hubsub.store(head, keys, datas, null);
-        insert into hubsub.sender values (space, who, sequences[cardinality(sequences)], clock_timestamp())
-            on conflict (namespace, sender) do update set last = excluded.last, time = excluded.time;
         if most is not null then
             delete from hubsub.message where namespace = space and number <= head.last + cardinality(keys) - most;
         end if;
     end if;
+    insert into hubsub.sender values (space, who, sequences[cardinality(sequences)], clock_timestamp())
+        on conflict (namespace, sender) do update set last = excluded.last, time = excluded.time;
     return true;
 end $$;
 
+-- Numbers and stores the first of the delayed messages that are due, in the order of their times. Returns after how
+-- many seconds the next one is due; null if there is none.
+create or replace function hubsub.release(space text, most bigint, bytes bigint) returns double precision
+language plpgsql as $$
+declare
+    head hubsub.log;
+    keys text[];
+    datas bytea[];
+    moment timestamptz := clock_timestamp();
+begin
+    perform from hubsub.delayed where namespace = space and due <= moment limit 1;
+    if found then
+        select * into head from hubsub.log where namespace = space for update;
+        if not found then
+            return null;
+        end if;
+        -- Of several bridges that come here at once, the first one has released them now.
+        with taken as (
+            delete from hubsub.delayed where number in (
+                select d.number from (
+                    select f.number, sum(octet_length(f.data)) over (order by f.due, f.number) - octet_length(f.data)
+                        as before from (
+                            select number, data, due from hubsub.delayed
+                            where namespace = space and due <= moment order by due, number limit 1000
+                        ) f
+                ) d where coalesce(d.before, 0) < bytes
+            ) returning number, key, data, due
+        ) select array_agg(t.key order by t.due, t.number), array_agg(t.data order by t.due, t.number)
+            into keys, datas from taken t;
+        if keys is not null then
+            perform hubsub.store(head, keys, datas, null);
+            if most is not null then
+                delete from hubsub.message where namespace = space and number <= head.last + cardinality(keys) - most;
+            end if;
+        end if;
+    end if;
+    return (select extract(epoch from min(due) - clock_timestamp()) from hubsub.delayed where namespace = space);
+end $$;
+
 -- The number of the last message that was stored before a time: times never fall.
-create function hubsub.before(space text, moment timestamptz) returns bigint language plpgsql stable as $$
+create or replace function hubsub.before(space text, moment timestamptz) returns bigint language plpgsql stable as $$
 declare
     low bigint;
     high bigint;
@@ -126,7 +194,7 @@ begin
 end $$;
 
 -- Deletes what is too old.
-create function hubsub.tidy(space text, age double precision) returns void language plpgsql as $$
+create or replace function hubsub.tidy(space text, age double precision) returns void language plpgsql as $$
 begin
     delete from hubsub.sender where namespace = space and time < clock_timestamp() - interval '1 day';
     if age is not null then
@@ -137,7 +205,8 @@ end $$;
 
 -- What of a group nobody has in hand. The last row says the epoch, and how many messages there are no more; it is
 -- missing if there is no such group.
-create function hubsub.take(space text, grp text, me text, most integer, bytes bigint, lease double precision)
+create or replace function hubsub.take(space text, grp text, me text, most integer, bytes bigint,
+    lease double precision)
 returns table (number bigint, key text, data bytea, at double precision, reader text, attempts integer)
 language plpgsql as $$
 #variable_conflict use_column
@@ -203,7 +272,7 @@ begin
 end $$;
 
 -- Sends a dead letter back to whoever gave it up.
-create function hubsub.redeliver(space text, which bigint) returns boolean language plpgsql as $$
+create or replace function hubsub.redeliver(space text, which bigint) returns boolean language plpgsql as $$
 declare
     head hubsub.log;
     letter hubsub.dead;
@@ -219,7 +288,7 @@ end $$;
 
 -- The transactional outbox. A message is staged, and gets its number when the transaction commits: so the row of the
 -- log is not locked before, and a long transaction holds up nobody. All this has the rights of whoever made the schema.
-create function hubsub.deliver_staged() returns trigger language plpgsql security definer
+create or replace function hubsub.deliver_staged() returns trigger language plpgsql security definer
 set search_path = pg_catalog, pg_temp as $$
 declare
     head hubsub.log;
@@ -239,36 +308,97 @@ begin
     return null;
 end $$;
 
-create constraint trigger deliver after insert on hubsub.staged deferrable initially deferred
-    for each row execute function hubsub.deliver_staged();
-
-create function hubsub.publish(key text, message text, namespace text default 'hubsub') returns void
-language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+-- One that is due later needs no number at commit.
+create or replace function hubsub.publish(key text, message bytea, namespace text default 'hubsub',
+    due timestamptz default null)
+returns void language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
     if key is null or namespace is null then
         raise exception 'a message needs a key and a namespace' using errcode = 'null_value_not_allowed';
     end if;
-    insert into hubsub.staged (namespace, key, data) values (namespace, key, convert_to(message, 'UTF8'));
+    if due > clock_timestamp() then
+        if due >= timestamptz '10000-01-01 00:00:00+00' then
+            raise exception 'due is later than the year 9999' using errcode = 'datetime_field_overflow';
+        end if;
+        perform hubsub.delay(namespace, array[key], array[message], array[extract(epoch from due)::double precision]);
+    else
+        insert into hubsub.staged (namespace, key, data) values (namespace, key, message);
+    end if;
 end $$;
 
-create function hubsub.publish(key text, message json, namespace text default 'hubsub') returns void
-language sql security definer set search_path = pg_catalog, pg_temp as $$
-    select hubsub.publish(key, message::text, namespace)
+create or replace function hubsub.publish(key text, message text, namespace text default 'hubsub',
+    due timestamptz default null)
+returns void language sql security definer set search_path = pg_catalog, pg_temp as $$
+    select hubsub.publish(key, convert_to(message, 'UTF8'), namespace, due)
 $$;
 
-create function hubsub.publish(key text, message jsonb, namespace text default 'hubsub') returns void
-language sql security definer set search_path = pg_catalog, pg_temp as $$
-    select hubsub.publish(key, message::text, namespace)
+create or replace function hubsub.publish(key text, message json, namespace text default 'hubsub',
+    due timestamptz default null)
+returns void language sql security definer set search_path = pg_catalog, pg_temp as $$
+    select hubsub.publish(key, message::text, namespace, due)
+$$;
+
+create or replace function hubsub.publish(key text, message jsonb, namespace text default 'hubsub',
+    due timestamptz default null)
+returns void language sql security definer set search_path = pg_catalog, pg_temp as $$
+    select hubsub.publish(key, message::text, namespace, due)
 $$;
 """
 
-SCRIPT = f"{TABLES}insert into hubsub.version values ({VERSION});\n{FUNCTIONS}"
-"""What makes all of it, in one transaction."""
+TRIGGER = """
+create constraint trigger deliver after insert on hubsub.staged deferrable initially deferred
+    for each row execute function hubsub.deliver_staged();
+"""
+
+# Functions whose parameters have changed are dropped. Who has the rights of a bridge has them on the new table, too.
+TO_2 = f"""{DELAYED}
+drop function hubsub.append(text, text, bigint[], text[], bytea[], bigint);
+drop function hubsub.publish(text, text, text);
+drop function hubsub.publish(text, json, text);
+drop function hubsub.publish(text, jsonb, text);
+do $$
+declare
+    role text;
+begin
+    for role in
+        select distinct case a.grantee when 0 then 'public' else a.grantee::regrole::text end
+        from pg_class c, aclexplode(c.relacl) a
+        where c.oid = 'hubsub.message'::regclass and a.privilege_type = 'INSERT' and a.grantee <> c.relowner
+    loop
+        execute format('grant select, insert, update, delete on hubsub.delayed to %s', role);
+    end loop;
+end $$;
+"""
+CHANGES = {1: TO_2}
+"""What makes tables of a version those of the next one, but for the functions."""
 
 
-def script(bridges: Iterable[str] = (), publishers: Iterable[str] = ()) -> str:
-    """Return what makes all of it, for psql, with the rights of roles that have bridges, or that only publish."""
-    lines = ["begin;", SCRIPT.strip()]
+def making(version: int | None = None) -> str:
+    """Return what makes all of it, in one transaction.
+
+    Args:
+        version: That of tables which are there already, at most `VERSION`; None if there are none.
+
+    Raises:
+        ValueError: There is no such version.
+    """
+    if version is None:
+        return f"{TABLES}{DELAYED}insert into hubsub.version values ({VERSION});\n{FUNCTIONS}{TRIGGER}"
+    if not 0 < version <= VERSION:
+        raise ValueError(f"the tables have a version from 1 to {VERSION}, not {version}")
+    changes = "".join(CHANGES[each] for each in range(version, VERSION))
+    return f"{changes}update hubsub.version set version = {VERSION};\n{FUNCTIONS}"
+
+
+def script(bridges: Iterable[str] = (), publishers: Iterable[str] = (), version: int | None = None) -> str:
+    """Return what makes all of it, for psql, with the rights of roles that have bridges, or that only publish.
+
+    Args:
+        bridges: Those roles.
+        publishers: And those.
+        version: As for `making`.
+    """
+    lines = ["begin;", making(version).strip()]
     lines += (f"grant usage on schema hubsub to {_quoted(role)};" for role in (*bridges, *publishers))
     rights = "grant select, insert, update, delete on all tables in schema hubsub to"
     lines += (f"{rights} {_quoted(role)};" for role in bridges)

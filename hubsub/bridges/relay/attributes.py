@@ -16,32 +16,32 @@ from ...event import Meta
 from ...key import Key
 
 MESSAGE = "hubsub.message"
-"""The type of what was published; any type that is not ours is a message too."""
+"""The type of a published message; foreign types are messages too."""
 GAP = "hubsub.gap"
 """The type of a `Notice`."""
 BEAT = "hubsub.beat"
-"""The type of a sign of life."""
+"""The type of a beat."""
 
-# What is longer neither leaves nor enters: all of it is remembered in one place or another.
+# Limits of what is sent and received: all of it is remembered somewhere.
 LONGEST_KEY = 1024
-"""Characters of a key: of its parts, and one more for each."""
+"""Characters of a key: of its parts, plus one for each."""
 LONGEST_NAME = 1024
 """Characters of `id`, `source` and `correlation`, each."""
 LONGEST_TIME = 64
 """Characters of a `time`."""
 MOST_IN_HEADERS = 65_536
-"""Characters of the names and values of all headers together, with attributes that `Meta` has no field for."""
+"""Characters of the names and values of all headers, including attributes that `Meta` has no field for."""
 MOST_HOPS = 2**31 - 1
-"""The largest `hops`: as the integers of CloudEvents."""
+"""The largest `hops`: the largest integer of CloudEvents."""
 
-as_tuple = tuple.__new__  # of a named one: in a third of the time
+as_tuple = tuple.__new__  # of the named tuple's, in a third of the time
 
 _SIGNATURE = re.compile("[0-9a-f]{16}-[0-9]{10}-[0-9]{12}-[0-9a-f]{32}")
 # Attributes that belong to a signature.
 OF_SIGNATURES = ("signature", "signedheaders")
 DUE = "hubsubdue"
-"""The attribute of a message that a broker was to keep until then; others may have a `due` of their own."""
-# Names of attributes that are not in `Meta`, or said otherwise.
+"""The attribute of a delayed message; foreign messages may have a `due` of another meaning."""
+# Names of attributes that `Meta` does not have, or has in another form.
 _IN_META = {"specversion", "datacontenttype", "id", "source", "time"}
 _FREE_NAME = re.compile(
     "(?!(?:specversion|source|id|time|datacontenttype|data|hops|replyto|correlation|headers|hubsubdue)$)[a-z0-9]+"
@@ -54,18 +54,18 @@ _FREE_NAME = re.compile(
 def attributes_of(
     kind: str, content_type: str, meta: Meta, source: str, *, is_signed: bool
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """The attributes of an event, those that all have first, and the headers that are none.
+    """Return the attributes of an event, those that all events have first, and the headers that are not attributes.
 
     Args:
         kind: `MESSAGE`, `GAP` or `BEAT`.
-        content_type: That of the data.
-        meta: What is to travel.
-        source: Who sends, unless `meta` says otherwise.
-        is_signed: The names that belong to a signature are not free.
+        content_type: The content type of the data.
+        meta: The metadata.
+        source: The sender, unless `meta` has one.
+        is_signed: The names of a signature's headers are reserved.
 
     Raises:
-        ValueError: Something is missing, too long, or cannot be.
-        TypeError: Something is of another type than it should.
+        ValueError: Something is missing, too long, or invalid.
+        TypeError: Something is of the wrong type.
     """
     id, source, correlation = meta.id, meta.source or source, meta.correlation
     if not id:
@@ -78,12 +78,12 @@ def attributes_of(
         attributes["time"] = time_text(meta.time)
     if meta.hops != 1:
         if not isinstance(meta.hops, int) or not 0 <= meta.hops <= MOST_HOPS:
-            raise ValueError(f"its hops are {describe(meta.hops)}, and have to be a number from 0 to {MOST_HOPS}")
+            raise ValueError(f"its hops must be a number from 0 to {MOST_HOPS}, not {describe(meta.hops)}")
         attributes["hops"] = int(meta.hops)
     if meta.reply_to is not None:
         text = meta.reply_to.text
         if meta.reply_to.is_wildcard:
-            raise ValueError(f"it cannot be replied to a pattern, {describe(meta.reply_to)}")
+            raise ValueError(f"its reply_to must be an exact key, not the pattern {describe(meta.reply_to)}")
         check_length("reply_to", text, LONGEST_KEY)
         attributes["replyto"] = text
     if correlation is not None:
@@ -106,7 +106,7 @@ def _is_ours(kind: str, type: str) -> bool:
 
 
 def beside(attributes: dict[str, Any], others: dict[str, str]) -> dict[str, str]:
-    """Attributes, and headers that are none, as headers."""
+    """Return attributes and other headers as headers."""
     hidden = {name: value for name, value in others.items() if name.startswith("ce_") or name == "content-type"}
     packed = {name: value for name, value in others.items() if name not in hidden}
     if hidden:
@@ -120,7 +120,7 @@ def beside(attributes: dict[str, Any], others: dict[str, str]) -> dict[str, str]
 
 
 def kind_of(attributes: dict[str, Any]) -> str:
-    """What kind of event it is; a type of ours is taken out of the attributes."""
+    """Return the kind of an event; a type of ours is removed from the attributes."""
     if attributes.get("type") in (MESSAGE, GAP, BEAT):
         kind: str = attributes.pop("type")
         return kind
@@ -128,7 +128,7 @@ def kind_of(attributes: dict[str, Any]) -> str:
 
 
 def from_http(headers: Mapping[str, str]) -> Mapping[str, str]:
-    """Headers of an event as HTTP spells them, in our spelling; others as they are."""
+    """Return the headers of an event with HTTP's names changed to ours; others unchanged."""
     if not any(name.lower() == "ce-specversion" for name in headers):
         return headers
     lower = {name.lower(): value for name, value in headers.items()}
@@ -137,7 +137,7 @@ def from_http(headers: Mapping[str, str]) -> Mapping[str, str]:
 
 
 def plain_meta(source: bytes, id: bytes, time: bytes, hops: bytes | None) -> Meta:
-    """The metadata of a message that has no more than this."""
+    """Return the metadata of a message that has only these attributes."""
     number = 1 if hops is None else int(hops)
     return as_tuple(
         Meta, (id.decode(), source.decode(), cached_seconds_of(time.decode()), NO_HEADERS, number, *NO_MORE_META)
@@ -145,19 +145,19 @@ def plain_meta(source: bytes, id: bytes, time: bytes, hops: bytes | None) -> Met
 
 
 NO_HEADERS: Mapping[str, str] = {}
-# What metadata has by default behind that.
+# The defaults of the fields after these.
 NO_MORE_META = tuple(Meta._field_defaults.values())[5:]
 
 
 def meta_of(attributes: dict[str, Any], headers: dict[str, str]) -> Meta:
-    """The metadata in attributes, and headers that are none; attributes that are not ours become headers.
+    """Return the metadata in attributes and other headers; foreign attributes become headers.
 
     Raises:
         ValueError: Something in it is too long.
     """
     headers = dict(headers)
     hops, reply_to, correlation = 1, None, None
-    # Whoever else has attributes of these names may mean something else by them.
+    # In foreign messages, attributes of these names may mean something else.
     if "hops" in attributes and (number := _hops_of(attributes["hops"])) is not None:
         hops = number
         del attributes["hops"]
@@ -176,7 +176,7 @@ def meta_of(attributes: dict[str, Any], headers: dict[str, str]) -> Meta:
     if DUE in attributes and (due := seconds_of(_as_text(attributes[DUE]))) is not None:
         del attributes[DUE]
     if "signature" in attributes and _SIGNATURE.fullmatch(_as_text(attributes["signature"])):
-        # Of a bridge with a secret, and this one has none.
+        # From a bridge with a secret; this one has none.
         for name in OF_SIGNATURES:
             attributes.pop(name, None)
     for name, value in attributes.items():
@@ -199,21 +199,21 @@ def _as_text(value: Any) -> str:
 
 
 def _hops_of(value: Any) -> int | None:
-    """The number of hops that an attribute says; None if it means something else."""
+    """Return the number of hops in an attribute; None if it means something else."""
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= len(str(MOST_HOPS)):
         value = int(value)
     return value if type(value) is int and 0 <= value <= MOST_HOPS else None
 
 
 def exact_key(text: Any) -> Key[Any]:
-    """The key that can be published to whose text form this is.
+    """Return the key that a text stands for.
 
     Raises:
-        ValueError: It is too long, no key, or one with wildcards.
-        TypeError: It is no text.
+        ValueError: It is too long, not a key, or has wildcards.
+        TypeError: It is not a str.
     """
     if not isinstance(text, str):
-        raise TypeError(f"{describe(text)} is no text")
+        raise TypeError(f"{describe(text)} is not a str")
     check_length("key", text, LONGEST_KEY)
     key: Key[Any] = Key.parse(text)
     if key.is_wildcard:
@@ -222,7 +222,7 @@ def exact_key(text: Any) -> Key[Any]:
 
 
 def parted(headers: Mapping[str, str], signed: str | None) -> tuple[dict[str, str], dict[str, str]]:
-    """The attributes among headers, with the content type, and the others: all of them, or those that are signed."""
+    """Return the attributes among headers, with the content type, and the others: all, or those that are signed."""
     attributes, others = {}, {}
     for name, value in headers.items():
         if name.startswith("ce_") or name == "content-type":
@@ -231,7 +231,7 @@ def parted(headers: Mapping[str, str], signed: str | None) -> tuple[dict[str, st
         elif signed is None:
             others[name] = value
     if signed:
-        # One that is missing makes the signature wrong, as one that was changed.
+        # If one is missing, the signature is wrong, as if it were changed.
         others = {name: headers[name] for name in map(unquote, signed.split(" ")) if name in headers}
     return attributes, others
 
@@ -245,13 +245,13 @@ def time_text(seconds: float) -> str:
 
 
 def seconds_of(text: str) -> float | None:
-    """Return the seconds since the epoch of a time as CloudEvents write it; None if it is none."""
+    """Return the seconds since the epoch of a time as CloudEvents write it; None if it is not one."""
     return cached_seconds_of(text) if len(text) <= LONGEST_TIME else None
 
 
-@lru_cache(1024)  # those of one batch have one
+@lru_cache(1024)  # a batch has one time
 def cached_seconds_of(text: str) -> float | None:
-    """As `seconds_of`, of a text that is not too long to be remembered."""
+    """As `seconds_of`, for a text that is short enough to be cached."""
     try:
         time = datetime.fromisoformat(text.upper())
         return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
@@ -265,7 +265,7 @@ def cached_seconds_of(text: str) -> float | None:
 def check_length(name: str, text: str, most: int) -> None:
     """Raise ValueError if a text is too long."""
     if len(text) > most:
-        raise ValueError(f"its {name} has {len(text)} characters, and at most {most} cross a bridge")
+        raise ValueError(f"its {name} has {len(text)} characters; at most {most} cross a bridge")
 
 
 def are_names(id: Any, source: Any, correlation: Any) -> bool:
@@ -279,23 +279,23 @@ def are_names(id: Any, source: Any, correlation: Any) -> bool:
 
 
 def check_names(id: Any, source: Any, correlation: Any) -> None:
-    """Raise what is wrong with one of them, if anything is."""
+    """Raise an error for the first one that is wrong, if any is."""
     for name, value in (("id", id), ("source", source), ("correlation", correlation)):
         if value is not None:
             if not isinstance(value, str):
-                raise TypeError(f"its {name} is {describe(value)}, and has to be a str")
+                raise TypeError(f"its {name} must be a str, not {describe(value)}")
             check_length(name, value, LONGEST_NAME)
 
 
 def check_headers(headers: Mapping[str, str]) -> None:
-    """Raise ValueError if they are too long; TypeError if one is no text."""
+    """Raise ValueError if they are too long; TypeError if one is not a str."""
     length = len("".join((*headers, *headers.values())))
     if length > MOST_IN_HEADERS:
-        raise ValueError(f"its headers have {length} characters, and at most {MOST_IN_HEADERS} cross a bridge")
+        raise ValueError(f"its headers have {length} characters; at most {MOST_IN_HEADERS} cross a bridge")
 
 
 def check_sendable(headers: Mapping[str, str]) -> None:
-    """Raise what is wrong with headers of a user, if anything is."""
+    """Raise an error if headers of a user are wrong."""
     try:
         check_headers(headers)
     except TypeError:
@@ -306,9 +306,9 @@ def check_sendable(headers: Mapping[str, str]) -> None:
 
 
 def bytes_of(headers: Mapping[str, str]) -> int:
-    """How many bytes the names and values have.
+    """Return the number of bytes of the names and values.
 
     Raises:
-        ValueError: Halves of surrogate pairs are among them.
+        ValueError: They contain a lone surrogate.
     """
     return len("".join((*headers, *headers.values())).encode())

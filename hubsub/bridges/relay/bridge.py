@@ -32,57 +32,58 @@ V = TypeVar("V")
 class Bridge(Life):
     """Carries messages between a hub and a broker: `async with Bridge(hub, "redis://localhost", both=[...])`.
 
-    It may be made before an event loop runs. It connects when it is entered or started, goes on by itself through
-    every interruption, and is closed with its hub at the latest. Closed with its hub, it is started again with it;
-    closed by itself, when it is entered or started again.
+    It may be made before an event loop runs. It connects when it is entered or started, reconnects by itself after
+    every interruption, and is closed with its hub at the latest. If it was closed with its hub, starting the hub starts
+    it again; if it was closed by itself, enter or start it again.
 
     Args:
         hub: The hub.
-        url_or_adapter: Where to: a URL, whose scheme names the adapter, or an adapter.
-        outgoing: Patterns of what is carried away: one, or a list, set or frozenset of them.
-        incoming: Patterns of what is brought.
-        both: Patterns of both.
+        url_or_adapter: The broker: a URL, whose scheme names the adapter, or an adapter.
+        outgoing: Patterns of the messages to send: one, or a list, set or frozenset of them.
+        incoming: Patterns of the messages to receive.
+        both: Patterns of the messages to send and to receive.
         codec: How messages become bytes: "json", "msgpack", "bytes", "str", "pickle", or a `Codec`.
-        envelope: Send the metadata along; else the payload alone, for readers that know no better.
-        encode: When a message becomes bytes: "soon", in the loop's next turn, until when it must not be changed; or
-            "now", within the publish, which takes the longer for it.
-        group: Share what comes in with the other members of this group, each message for one of them. What is both
-            outgoing and incoming is then carried away only, not delivered here, unless it comes back.
+        envelope: Send metadata with each message. If False, send the payload alone, for readers that expect just that.
+        encode: When a message is encoded: "soon", in the loop's next turn, until when it must not be changed; or "now",
+            inside the publish, which takes longer then.
+        group: Share the incoming messages with the other members of this group: each message goes to one of them. A
+            message that is both outgoing and incoming is then only sent, and delivered to the member that receives it.
         name: Keep the position at the broker under this name, so that nothing is missed while the process is away.
-        start: Where a name without a position, or a group that is new, begins: "new", "earliest", or a time in seconds
-            since the epoch. By default a group begins with the earliest message that is kept, since jobs that were
-            confirmed before its first member came are for it; everything else with what is new.
-        history: Begin with the last so many messages of each source, marked as replayed.
-        history_scan: Messages looked at for that, in each source.
-        lazy: Subscribe at the broker only what somebody here wants; else all that is `incoming`. What a durable broker
-            keeps for a subscription is always all of it.
-        ordered: Hand over a message when the one before it of the same key is finished, for durable brokers. By default
-            so, but for groups of brokers that keep no order there.
-        outbox: Messages that wait to be sent at most; beyond it the oldest is dropped.
-        outbox_bytes: Bytes of them at most.
-        window: Messages of a durable broker that are not finished, or wait to be acknowledged behind one that is not,
-            at most; then reading pauses.
-        window_bytes: Bytes of them at most.
-        attempts: How often a listener may fail with a message of a durable broker before that becomes a dead letter.
-        retry_pause: Seconds before the second attempt; doubled for each one more.
-        unclaimed: What becomes of a message of a durable broker that nobody is subscribed to: "hold" stops reading
-            until somebody is, "ack" drops it, "dead-letter" puts it aside. By default "hold" for a group or a name,
-            else "ack".
-        namespace: The first part of every address at the broker; empty to join channels that exist.
-        prefix: What the keys begin with here, and not at the broker; all patterns begin with it.
+        start: Where a name without a position, or a new group, begins: "new", "earliest", or a time in seconds since
+            the epoch. By default a group begins with the earliest message that is kept, so that it gets the jobs that
+            were confirmed before its first member came; everything else begins with new messages.
+        history: The number of messages of each source to begin with, the last ones; they are marked as replayed.
+        history_scan: The number of messages of each source that are searched for them.
+        lazy: Subscribe at the broker only to what somebody here wants; if False, to all that is `incoming`. For a
+            durable broker it is always all.
+        ordered: Deliver a message of a durable broker only when the one before it of the same key is finished. True by
+            default, except for groups of brokers that keep no order in a group.
+        outbox: The most messages that wait to be sent; beyond it, the oldest is dropped.
+        outbox_bytes: The most bytes of them.
+        window: The most messages of a durable broker that are unfinished, or finished and not yet acknowledged; at the
+            limit, reading pauses.
+        window_bytes: The most bytes of them.
+        attempts: How often a listener may fail with a message of a durable broker before it becomes a dead letter.
+        retry_pause: Seconds before the second attempt; doubled for each further one.
+        unclaimed: What happens to a message of a durable broker that nobody is subscribed to: "hold" pauses reading
+            until somebody is, "ack" drops it, "dead-letter" makes it a dead letter. By default "hold" for a group or a
+            name, otherwise "ack".
+        namespace: The first part of every address at the broker; empty to use channels of other programs.
+        prefix: A prefix that the keys have here, but not at the broker; all patterns begin with it.
         backoff: How long to wait between attempts to connect.
-        secret: Sign what is sent, and refuse what is not signed with it: a str or bytes that all who take part know, or
-            several, of which the first signs and all are accepted.
-        replay_window: Seconds that a signed message may be old, or early, when it comes live, 300 by default; beyond
-            it, and when it comes again, it is refused. Needs `secret`.
+        secret: Sign every message that is sent, and refuse those that are not signed with it: a str or bytes that all
+            participants share, or several, of which the first one signs and all are accepted.
+        replay_window: Seconds that a signed live message may be old, or ahead of the clock here; 300 by default. Older
+            ones, and those that come twice, are refused. Needs `secret`.
         silence: Seconds without a sign of life after which a connection counts as lost; by default three where
-            messages are pushed, and five otherwise. While it connects, twice five: nobody knows the line yet. A line
-            that moves bytes is alive, however slow; time in which the event loop stood still does not count.
+            messages are pushed, and five otherwise. It is twice five while the bridge connects, since the speed of the
+            line is unknown then. A line that moves bytes is alive, however slow it is; time in which the event loop was
+            blocked does not count.
 
     Raises:
         UnknownScheme: No adapter is known for the URL.
         MissingDriver: The package that the adapter needs is not installed.
-        ValueError: Options contradict each other, or the broker cannot do it.
+        ValueError: Options contradict each other, or the broker does not support one.
         InvalidKey: A pattern cannot be used.
     """
 
@@ -167,8 +168,7 @@ class Bridge(Life):
         """Wait until it is connected, and everything wanted is subscribed at the broker.
 
         Raises:
-            BridgeNotReady: It is not so within `timeout` seconds, or never will be; the cause is what keeps it from
-                connecting.
+            BridgeNotReady: `timeout` seconds have passed, or it cannot ever connect; the cause is the last error.
             BridgeClosed: It was closed.
         """
         if self._closing is None:
@@ -180,14 +180,14 @@ class Bridge(Life):
         return self._connection is None or self._connection.is_stale
 
     async def synced(self, timeout: float | None = 10.0) -> None:
-        """Wait until the broker has confirmed all that is wanted by now; as `ready`, to be called after subscribing."""
+        """Wait until the broker has confirmed every subscription made so far; as `ready`, but for after subscribing."""
         await self.ready(timeout)
 
     async def flush(self, timeout: float | None = 10.0) -> None:
-        """Wait until everything published so far has been sent, and confirmed as far as the broker does.
+        """Wait until everything published so far has been sent, and confirmed if the broker confirms.
 
         Raises:
-            BridgeNotReady: It is not so within `timeout` seconds.
+            BridgeNotReady: `timeout` seconds have passed.
             BridgeClosed: It was closed.
         """
         if self._closing is not None:
@@ -207,36 +207,36 @@ class Bridge(Life):
         before: str | float | None = None,
         after: str | float | None = None,
     ) -> list[Event[Any]]:
-        """Read the last `limit` messages of a pattern that the broker has, the oldest first; page back by `before`.
+        """Read the last `limit` messages of a pattern from the broker, the oldest first; page back with `before`.
 
         Args:
             pattern: What to read.
-            limit: Messages, of each source; as many as `history_scan` are looked at.
-            before: Only what stands before this: a time in seconds since the epoch, or a `meta.position`.
-            after: Only what stands after this.
+            limit: The most messages of each source; `history_scan` messages are searched for them.
+            before: Return only messages before this: a time in seconds since the epoch, or a `meta.position`.
+            after: Return only messages after this.
 
         Raises:
             Unsupported: The broker has no history.
-            BridgeNotReady: It is not connected, or was not any more.
+            BridgeNotReady: It is not connected, or lost the connection.
         """
         self._need("history", "history")
         found = await self._call(lambda: self.adapter.history(self._plan.history_scan, before, after))
         return self._parts.receiver.events_of(found, as_patterns(pattern), limit)
 
     async def dead_letters(self, limit: int, before: str | None = None) -> list[StoredLetter]:
-        """Read the last `limit` dead letters of the namespace, the oldest first; page back by `before`.
+        """Read the last `limit` dead letters of the namespace, the oldest first; page back with `before`.
 
-        Those that any bridge has given up, of whatever group or name. What cannot be decoded is among them, as bytes,
-        and so is what has a key that cannot be published to. Nothing is removed.
+        These are the letters of all bridges, groups and names. Messages that cannot be decoded are among them, as
+        bytes, and so are messages whose keys cannot be published to. Nothing is removed.
 
         Args:
-            limit: Letters, at least 1.
-            before: Only those that are older than the letter of this `position`, be it gone by now.
+            limit: The most letters, at least 1.
+            before: Return only letters that are older than the one of this `position`, even if that is gone.
 
         Raises:
             Unsupported: The broker has no dead letters.
-            NoSuchLetter: `before` is no position of a letter.
-            BridgeNotReady: It is not connected, or was not any more.
+            NoSuchLetter: `before` is not the position of a letter.
+            BridgeNotReady: It is not connected, or lost the connection.
         """
         self._need("dead_letters", "dead letters")
         if limit < 1:
@@ -248,18 +248,18 @@ class Bridge(Life):
     async def redeliver(self, position: str) -> None:
         """Send a dead letter back to the group or name that gave it up, and remove it; return when that is stored.
 
-        It is handled there as if it had never come before, also if nobody of that group or name is there just now; all
-        others skip it. One of a bridge with neither goes to all such bridges that are there: those that have handled it
-        skip it. When the connection is lost meanwhile nobody knows whether it was sent: a second call then either
-        sends it, or raises `NoSuchLetter` since it was.
+        It is handled there as a new message, even if no process of that group or name is running now; all others skip
+        it. A letter of a bridge without group and name goes to all such bridges that are running, and those that have
+        handled it skip it. If the connection is lost during the call, the letter may have been sent or not: a second
+        call either sends it, or raises `NoSuchLetter` because the first one did.
 
         Args:
-            position: That of the letter, from `dead_letters`.
+            position: The `position` of the letter, from `dead_letters`.
 
         Raises:
             Unsupported: The broker has no dead letters.
-            NoSuchLetter: No letter is there, any more or at all.
-            BridgeNotReady: It is not connected, or was not any more.
+            NoSuchLetter: No letter is at that position, or no longer.
+            BridgeNotReady: It is not connected, or lost the connection.
         """
         self._need("dead_letters", "dead letters")
         await self._call(lambda: self.adapter.redeliver(position))
@@ -269,7 +269,7 @@ class Bridge(Life):
             raise Unsupported(type(self.adapter).__name__, what)
 
     async def _call(self, call: Callable[[], Coroutine[Any, Any, V]]) -> V:
-        """Have the adapter do something beside the rest, over a connection that is up."""
+        """Call the adapter over the live connection, concurrently with everything else."""
         await self.ready()
         connection = self._connection
         assert connection is not None
@@ -278,22 +278,22 @@ class Bridge(Life):
         except (ConnectionError, EOFError) as error:
             raise BridgeNotReady(self, 0, error) from error
 
-    # Beside it
+    # For adapters and monitoring
 
     def record(self, key: KeyLike[Any], message: Any) -> Record:
-        """The record that the bridge would send for a message; it is not sent.
+        """Return the record that the bridge would send for a message, without sending it.
 
-        For adapters that write it themselves, in a transaction of the user's. It has a name of its own each time.
+        For adapters that write it themselves, in a transaction of the user. It has a new id each time.
 
         Raises:
             InvalidKey: Nothing can be published to `key`.
             EncodeError: It cannot be encoded.
-            PayloadTooLarge: The broker takes no message of that size.
+            PayloadTooLarge: The broker does not accept a message of that size.
         """
         return self._parts.sender.record(publishable(key), message)
 
     def health(self) -> Health:
-        """How it fares now."""
+        """Return its state and counters."""
         sender, receiver = self._parts.sender, self._parts.receiver
         durable = receiver.durable
         return Health(
@@ -323,12 +323,12 @@ class Bridge(Life):
 
 @asynccontextmanager
 async def connect(url: str | Adapter, keys: Patterns, **options: Any) -> AsyncIterator[Hub]:
-    """A hub with one bridge, which carries some patterns both ways; to be entered, like a hub.
+    """Return a hub with a bridge that carries some patterns both ways; enter it like any hub.
 
     The bridge is `hub.bridges[0]`.
 
     Args:
-        url: Where to, see `Bridge`.
+        url: The broker, see `Bridge`.
         keys: Patterns: one, or a list, set or frozenset of them.
         **options: As of `Bridge`.
     """

@@ -1,4 +1,4 @@
-"""One connection of a bridge: made for it, and thrown away with it."""
+"""One connection of a bridge: an object made for it, and thrown away with it."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ V = TypeVar("V")
 
 
 class Timing(NamedTuple):
-    """Seconds of a connection. Silence is time in which the loop ran, and nothing moved."""
+    """Time limits of a connection, in seconds. Silence is time in which the loop ran and nothing moved."""
 
     connect: float
-    """Silence while it connects or subscribes, after which that is given up."""
+    """Silence after which connecting or subscribing is given up."""
     ack_every: float
     """Between two calls that acknowledge."""
     tick: float
-    """Between two looks at whether it lives."""
+    """Between two checks of whether it is alive."""
     silent: float
-    """Silence after which a sign of life is asked for, where messages come unasked."""
+    """Silence after which the bridge sends a beat, where messages are pushed."""
     deaf: float
     """Silence after which such a connection counts as lost."""
     deaf_pulling: float
-    """The same where messages are asked for."""
+    """The same where messages are polled."""
     stuck: float
     """Silence after which a call that sends counts as lost."""
 
 
 class Parts(NamedTuple):
-    """What a bridge is made of, for as long as it is open; connections come and go."""
+    """The parts of an open bridge, which outlast its connections."""
 
     plan: Plan
     adapter: Adapter
@@ -55,11 +55,11 @@ class Parts(NamedTuple):
     requests: OpenRequests
     log: Logger
     beat: Key[Any]
-    """By which a sign of life comes back."""
+    """The key of its beats."""
 
 
 class Silence:
-    """How long something that goes on has shown no sign of life, in seconds in which the loop ran."""
+    """For how many seconds something has shown no sign of life, while the loop ran."""
 
     __slots__ = ("_sign", "seconds")
 
@@ -68,7 +68,7 @@ class Silence:
         self._sign: object = None
 
     def listen(self, sign: object, step: float) -> float:
-        """So much time has passed; `sign` is the same as before if nothing was heard meanwhile."""
+        """Add `step`, or start over if `sign` has changed, which means that something was received."""
         if sign == self._sign:
             self.seconds += step
         else:
@@ -78,21 +78,21 @@ class Silence:
 
 
 class Connection:
-    """Connects, subscribes, reads, sends and acknowledges, until something of that fails.
+    """Connects, subscribes, reads, sends and acknowledges, until one of these fails.
 
-    Whatever ends it is raised by `run`: there is no other place where the trouble of a connection ends. Every state
-    that it can be in is watched.
+    `run` raises whatever ends it: failures of a connection are handled nowhere else. Every state that it can be in is
+    checked for silence.
 
     Args:
-        parts: What it connects.
-        timing: How patient it is.
+        parts: The parts of the bridge.
+        timing: Its time limits.
         down_since: When the connection before it was lost, in seconds since the epoch; None if there was none.
-        synced: Called whenever everything is subscribed that was wanted a moment ago.
+        synced: Called whenever every subscription that was wanted has been confirmed.
     """
 
-    # Messages that are held while it subscribes.
+    # The most messages held while it subscribes.
     MOST_HELD = 10_000
-    # Bytes per second of the slowest line that is expected, and bytes that the kernels on both sides may hold.
+    # Bytes per second of the slowest expected line, and bytes that the kernels on both sides may buffer.
     SLOWEST = 64 * 1024
     BUFFERED = 1 << 20
     # Seconds for which a broker may refuse to be read before the connection counts as lost, and between two attempts.
@@ -104,7 +104,7 @@ class Connection:
         self._down_since = down_since
         self._synced = synced
         self._adapter = parts.adapter
-        # A link that stores or shares has control messages only where its adapter says how.
+        # A durable or shared link has control messages only if its adapter provides them.
         apart = type(parts.adapter).listen is not Adapter.listen
         self._controls_apart = apart
         self._has_control = apart or not (parts.features.durable or parts.plan.group)
@@ -129,22 +129,22 @@ class Connection:
         self._worked: Callable[[], None] | None = None
         self._reads_when_up = 0
         self.has_worked = False
-        """It was of use: something was sent, or heard. Coming up is not yet working."""
+        """True once something was sent or received over it; being connected is not enough."""
         self.is_up = False
-        """Everything that was wanted is subscribed, once at least."""
+        """True once everything that was wanted has been subscribed."""
         self.is_stale = True
-        """What is subscribed at the broker is not what is wanted."""
+        """True while the subscriptions at the broker differ from what is wanted."""
         self.is_stopping = False
-        """Nothing is read any more but control messages."""
+        """True once only control messages are read."""
         self.is_ending = False
-        """There will be no other connection."""
+        """True if no other connection will follow."""
         self.patience = timing.connect
-        """Seconds in which it is to be let go of, when it ends."""
+        """Seconds that disconnecting may take."""
         self.is_leaving = False
-        """The connection is being let go of."""
+        """True while it is disconnecting."""
 
     def _judge(self, *, is_sound: bool) -> None:
-        """Notice when it is of use: when something was sent, or was heard and nothing waits to be sent."""
+        """Note that it works: when something was sent, or was received while nothing waits to be sent."""
         if not self.has_worked and self.is_up:
             sent = self._parts.sender.progress > self._progress
             self.has_worked = sent or (self._reads_when_up < self._reads and is_sound)
@@ -153,12 +153,12 @@ class Connection:
 
     @property
     def tasks(self) -> Sequence[asyncio.Task[None]]:
-        """What goes on for it."""
+        """Its tasks."""
         return self._tasks
 
     @property
     def last_heard(self) -> float:
-        """When something was heard last, in seconds since the epoch."""
+        """When something was received last, in seconds since the epoch."""
         return self._last_heard
 
     # Its life
@@ -170,13 +170,13 @@ class Connection:
         worked: Callable[[], None],
         busy: Callable[[BrokerBusy | None], None],
     ) -> None:
-        """Connect, and go on until the connection is lost, which raises.
+        """Connect, and run until the connection is lost, which raises.
 
         Args:
             sender: Names the bridge in this process.
             came_up: Called when everything that is wanted is subscribed.
-            worked: Called when it has been of use.
-            busy: Told when the broker takes nothing just now, and with None when it does again.
+            worked: Called when it works: see `has_worked`.
+            busy: Called with the error when the broker stops accepting messages, and with None when it accepts them.
         """
         parts = self._parts
         self._worked = worked
@@ -215,7 +215,7 @@ class Connection:
 
     @property
     def _control(self) -> tuple[Key[Any], ...]:
-        """Keys of control messages for this connection."""
+        """The keys of control messages for this connection."""
         plan, features = self._parts.plan, self._parts.features
         keys = [self._parts.beat] if features.push else []
         if plan.incoming:
@@ -230,14 +230,14 @@ class Connection:
         return task
 
     async def _finish(self, coroutine: Coroutine[Any, Any, None], what: str) -> None:
-        """Wait for a step, unless something else ends first."""
+        """Wait for a step, unless another task of the connection ends first."""
         self._phase = what
         task = self._start(coroutine, what)
         await self._first_to_end([task])
         self._tasks.remove(task)
 
     async def _first_to_end(self, may_end: Collection[asyncio.Task[None]]) -> None:
-        """Wait until a task ends; raise why, unless it may."""
+        """Wait until a task ends, and raise the reason, unless that task may end."""
         everything: list[asyncio.Future[None]] = [*self._tasks, self._lost]
         done, _ = await asyncio.wait(everything, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
@@ -250,7 +250,7 @@ class Connection:
         raise ConnectionError("the connection has ended")
 
     async def _leave(self) -> None:
-        """Let go of the connection; the reader ends with it."""
+        """Disconnect; that ends the reader too."""
         self.is_leaving = True
         for task in self._tasks:
             if task is not self._reader or not self._is_reading:
@@ -267,10 +267,10 @@ class Connection:
             self._lost.set_exception(ConnectionError("the connection has ended"))
         self._lost.exception()
         if not closing.cancelled() and (error := closing.exception()) is not None:
-            self._parts.log.warning("letting go of %r failed: %s", adapter, error)
+            self._parts.log.warning("disconnecting %r failed: %s", adapter, error)
 
     async def call(self, coroutine: Coroutine[Any, Any, V]) -> V:
-        """Wait for a call of the adapter on somebody's behalf: whoever gives up waiting hurts nobody else.
+        """Wait for a call of the adapter on behalf of a caller, whose cancellation affects nothing else.
 
         Raises:
             ConnectionError: The connection was lost meanwhile.
@@ -284,7 +284,7 @@ class Connection:
                 raise ConnectionError("the connection was lost")
             return task.result()
         except (ConnectionError, EOFError) as error:
-            # It is found out here first: everybody else is to know.
+            # This call is the first to notice: end the connection for all.
             if not self._lost.done():
                 self._lost.set_exception(error)
             raise
@@ -296,16 +296,16 @@ class Connection:
         if self.is_stopping or self._parts.interest.is_idle or self._rests_until > asyncio.get_running_loop().time():
             return 0
         if not self.is_up and features.durable and self._controls_apart and not features.patterns:
-            # What the reader of a log has got counts as used when it asks for more: held, it could be lost with us.
+            # A log counts messages as read at the next call: what is held here could be lost with the process.
             return 0
         room = self._parts.receiver.durable.room if features.durable else self._parts.plan.window
         return room if self.is_up else max(0, min(room, self._parts.plan.window - len(self._held)))
 
     async def _read(self) -> None:
-        """The one reader: it is never cancelled while it waits, but ends with the connection."""
+        """The only reader: it is never cancelled while it waits, but ends with the connection."""
         adapter, receiver, clock = self._adapter, self._parts.receiver, asyncio.get_running_loop().time
         refused_since: float | None = None
-        # What it still returns when the connection is lost may fill the window, which nothing would empty.
+        # After the connection is lost, more messages could fill the window, which nothing would empty.
         while not self.is_leaving:
             while not self._controls_apart and not self._room() and self._parts.features.durable:
                 await receiver.durable.progress()
@@ -313,7 +313,7 @@ class Connection:
             began = clock()
             try:
                 batch = await adapter.receive()
-                # Not when it fails: from when it was heard last, messages may be missing.
+                # Not if it fails: messages may be missing since the last one was received.
                 self._last_heard = time.time()
                 refused_since = refused_since if began < self._rests_until else None
             except BrokerBusy:
@@ -340,7 +340,7 @@ class Connection:
                 self._hold(batch)
 
     def _hold(self, batch: Sequence[Received | Loss]) -> None:
-        """Keep what comes while it subscribes: first the gap before it has to be reported."""
+        """Hold what is received while it subscribes: the gap before it must be reported first."""
         receiver, durable = self._parts.receiver, self._parts.features.durable
         for received in batch:
             if isinstance(received, Received) and received.key[0] == NAMESPACE and received.token is None:
@@ -348,12 +348,12 @@ class Connection:
                 continue
             self._held.append(received)
             if len(self._held) > self.MOST_HELD and not durable:
-                # Nobody waits for what is not read: then the broker would drop everything, or us.
+                # It cannot just stop reading: the broker would then drop messages, or this connection.
                 self._held.popleft()
                 self._overran = True
 
     async def _turn_away(self, batch: Sequence[Received | Loss]) -> None:
-        """Bring in control messages only, and give the rest back."""
+        """Handle control messages only, and give the rest back to the broker."""
         control = [each for each in batch if isinstance(each, Received) and each.key[0] == NAMESPACE]
         self._parts.receiver.receive(control)
         tokens = tokens_of([each for each in batch if each not in control])
@@ -361,7 +361,7 @@ class Connection:
             await patiently(lambda: self._adapter.hand_back(tokens))
 
     def _report_gap(self) -> None:
-        """Tell of what may be missing between the connection before and this one."""
+        """Report what may be missing between the previous connection and this one."""
         features, now = self._parts.features, time.time()
         if not self._parts.plan.incoming or features.durable:
             return
@@ -373,10 +373,9 @@ class Connection:
     # Liveness
 
     async def _watch(self) -> None:
-        """See to it that the connection is alive, in whatever state it is.
+        """Check that the connection is alive, in every state.
 
-        Time in which the loop stood still is nobody's silence: of a step between two looks no more counts than two
-        ticks.
+        Time in which the loop was blocked is not silence: between two checks, at most two ticks count.
         """
         loop, timing, adapter, sender = asyncio.get_running_loop(), self._timing, self._adapter, self._parts.sender
         step, read, sent, ping = Silence(), Silence(), Silence(), Silence()
@@ -390,7 +389,7 @@ class Connection:
             self._judge(is_sound=not sender.pending)
             if self._phase is not None:
                 silent = step.listen((self._phase, adapter.activity, len(self._subscribed)), passed)
-                # Nobody knows the line yet, and over a long one the first answer takes two round trips.
+                # The line is still unknown, and over a slow one the first answer takes two round trips.
                 most = 2 * timing.connect if self._phase == "connecting" else timing.connect
                 if silent > most:
                     raise ConnectionError(f"nothing was heard for {most:g} s while {self._phase}")
@@ -409,7 +408,7 @@ class Connection:
                     raise ConnectionError(f"nothing was heard for {deaf:.1f} s")
                 if push and silent > timing.silent:
                     if sender.is_refused and self._pings:
-                        # A broker that takes no messages takes no beats either, and may be sound.
+                        # A broker that accepts no messages accepts no beats either, and may still be sound.
                         self._wants_ping.set()
                     else:
                         sender.beat(self._parts.beat)
@@ -420,13 +419,13 @@ class Connection:
                 raise ConnectionError(f"no answer for {timing.stuck + slack:.1f} s")
 
     def _patience(self, size: int) -> float:
-        """Seconds without a sign in which so many bytes may be on their way over a slow line."""
+        """The seconds of silence to allow while so many bytes may be on their way over a slow line."""
         if self._adapter.sending is not None:
             size = min(size, self.BUFFERED)
         return self._timing.stuck + 2 * self._round_trip + size / self.SLOWEST
 
     async def _answer_pings(self) -> None:
-        """Ask for a sign of life whenever one is wanted."""
+        """Send a beat whenever one is asked for."""
         while True:
             await self._wants_ping.wait()
             self._wants_ping.clear()
@@ -444,7 +443,7 @@ class Connection:
     # Subscriptions at the broker
 
     async def _join(self) -> None:
-        """Have everything that is wanted sent from now on, and before that, what was asked for of earlier."""
+        """Subscribe everything that is wanted, and before that, replay the history that was asked for."""
         loop, parts = asyncio.get_running_loop(), self._parts
         began = loop.time()
         if self._pings:
@@ -459,13 +458,13 @@ class Connection:
         await parts.receiver.begin_with_history(self._adapter)
 
     def changed(self) -> None:
-        """What is wanted may be other patterns now."""
+        """Called when the wanted patterns may have changed."""
         if self._parts.features.patterns:
             self.is_stale = True
             self._stale.set()
 
     async def sync(self) -> None:
-        """Have the broker send what is wanted, and no more."""
+        """Make the subscriptions at the broker match what is wanted."""
         adapter, interest, at_broker = self._adapter, self._parts.interest, self._parts.plan.at_broker
         while True:
             self.is_stale = False
@@ -474,7 +473,7 @@ class Connection:
             wanted = dict.fromkeys(map(at_broker, interest.wanted()))
             added = [key for key in wanted if key not in self._subscribed]
             removed = [key for key in self._subscribed if key not in wanted and not interest.is_lasting]
-            # First what is new, then what is old: what moves from one to the other is not missed meanwhile.
+            # Subscribe first, then unsubscribe: what both cover is not missed in between.
             try:
                 if added:
                     await adapter.subscribe(added)
@@ -497,7 +496,7 @@ class Connection:
             await self.sync()
             self._parts.receiver.durable.wake()
             self._synced()
-            # Looking at many patterns takes time: most of it is left to others.
+            # Comparing many patterns takes time: leave most of it to other tasks.
             await asyncio.sleep(2 * (time.thread_time() - begun))
 
     # Acknowledging

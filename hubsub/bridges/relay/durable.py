@@ -1,4 +1,4 @@
-"""Messages of a durable broker, from being read to being acknowledged: handled, tried again, or buried."""
+"""Messages of a durable broker, from receiving to acknowledging: handled, retried, or made dead letters."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from .plan import Plan
 from .seen import Name, SeenWindow
 
 MOST_REASON = 1000
-"""Letters of why a message became a dead letter."""
+"""Characters of the reason of a dead letter."""
 
 
 class Relay(Protocol):
-    """Brings an event into the hub, for those who have not handled it yet."""
+    """Delivers an event to the hub, for the targets that have not handled it yet."""
 
     def __call__(
         self,
@@ -39,7 +39,7 @@ class Relay(Protocol):
 
 
 class PendingAck:
-    """An acknowledgement that is owed. Those of a lane that is acknowledged in order wait for the ones before them."""
+    """An acknowledgement to send. In a lane that is acknowledged in order, it waits for those before it."""
 
     __slots__ = ("is_due", "lane", "queue", "token")
 
@@ -53,7 +53,7 @@ class PendingAck:
 
 
 class Delivery:
-    """A message that is not finished."""
+    """An unfinished message."""
 
     __slots__ = (
         "acks",
@@ -77,28 +77,28 @@ class Delivery:
         self.name = name
         self.size = len(received.payload or b"")
         self.acks: list[PendingAck] = []
-        self.attempts = received.attempts  # those before that the broker knows of, too
+        self.attempts = received.attempts  # including earlier ones that the broker counted
         self.calls = 0  # how often listeners were called with it
-        self.is_buried = False  # it was given up, and is being written to the dead letters
-        self.only: list[Registration] | None = None  # those who have failed
+        self.is_buried = False  # it was given up, and is being stored as a dead letter
+        self.only: list[Registration] | None = None  # the targets that have failed
         self.is_finished = False
         self.is_handled = False  # by one listener, at least
-        self.inline = False  # it is just being published
-        self.is_suspect = False  # perhaps it kills the process
+        self.inline = False  # it is being published at the moment
+        self.is_suspect = False  # it may kill the process
 
 
 class Durable:
-    """Hands over what a durable broker delivers, and has it acknowledged when everybody has finished with it.
+    """Delivers the messages of a durable broker, and acknowledges each when everybody has finished with it.
 
     Args:
         plan: The options.
         features: What the broker can do.
         seen: What the hub has seen.
-        relay: Brings an event into the hub.
-        exclude: Who does not get it there.
-        interrupted: Hears of what a listener raised that is no failure of a listener.
-        is_open: Tells whether the hub is open.
-        log: Where to complain.
+        relay: Delivers an event to the hub.
+        exclude: The outbox that does not get it.
+        interrupted: Called with what a listener raised that is not an `Exception`.
+        is_open: Returns whether the hub is open.
+        log: For failures.
     """
 
     def __init__(
@@ -128,24 +128,24 @@ class Durable:
         self._unclaimed = plan.unclaimed or default
         self._acknowledges = features.acks != "none"
         self.adapter: Adapter | None = None
-        # Listeners may come and leave while it does not run: then what waits for them goes on with it.
+        # Listeners may be added while it does not run: then messages that wait for them continue when it does.
         self._loop: asyncio.AbstractEventLoop | None = None
-        # Of each key with an unfinished message: those that wait behind it.
+        # By key with an unfinished message: the messages that wait for that one.
         self._chains: dict[Key[Any], deque[Delivery]] = {}
         self._deliveries: dict[Delivery, None] = {}
         self._held: dict[Delivery, None] = {}
         self._suspects: deque[Delivery] = deque()
         self._is_innocent = False  # a suspect has been handled by this process
         self._lanes: dict[Hashable, deque[PendingAck]] = {}
-        self._blocked = 0  # acknowledgements that are due but for those before them in their lane
+        self._blocked = 0  # acknowledgements that wait only for earlier ones of their lane
         self._acks: list[Any] = []
         self._last_acks: dict[Hashable, Any] = {}
-        self._acking = 0  # of those, so many are on their way
+        self._acking = 0  # how many of them are in a call of the adapter
         self._tasks: set[asyncio.Task[None]] = set()
         self._news = asyncio.Event()
         self._says_held = False
         self.is_closing = False
-        """Nothing more is published; what is unfinished stays so."""
+        """Publish nothing more; what is unfinished stays so."""
         self.bytes = 0
         self.failures = 0
         self.dead_letters = 0
@@ -153,7 +153,7 @@ class Durable:
         self.unclaimed = 0
 
     def connected(self, adapter: Adapter) -> None:
-        """There is a new connection. What is acknowledged in order is delivered anew by it."""
+        """Called for each new connection, which delivers again what is acknowledged in order."""
         self.adapter = adapter
         self._loop = asyncio.get_running_loop()
         self._lanes.clear()
@@ -163,7 +163,7 @@ class Durable:
     # Handling
 
     def begin(self, delivery: Delivery) -> None:
-        """Hand over a message that was not seen before."""
+        """Deliver a message that was not seen before."""
         self._keep(delivery)
         event = delivery.event
         assert event is not None
@@ -180,20 +180,20 @@ class Durable:
             self._go_on(key)
 
     def refuse(self, received: Received, error: BaseException) -> None:
-        """Put aside a message that cannot be read, or brought into the hub at all."""
+        """Make a dead letter of a message that cannot be read or delivered."""
         delivery = self._keep(Delivery(received, None, None))
         self.dead_letters += 1
         self._put_aside(delivery, describe_error(error))
 
     def again(self, received: Received, known: Any) -> None:
-        """A message that was seen before: it joins the one that is being handled, or is finished."""
+        """Handle a message that was seen before: join it to the one that is being handled, or finish it."""
         if isinstance(known, Delivery) and not known.is_finished:
             known.acks.append(self._owe(received))
         else:
             self.skip(received)
 
     def is_burying(self, known: Any) -> bool:
-        """True if a message that was seen before is being written to the dead letters, or is there by now."""
+        """True if a message that was seen before is being stored as a dead letter, or is one by now."""
         return isinstance(known, Delivery) and known.is_buried
 
     def _keep(self, delivery: Delivery) -> Delivery:
@@ -203,16 +203,16 @@ class Durable:
         return delivery
 
     def _suspect(self, delivery: Delivery) -> None:
-        """Keep a message that never was finished, and perhaps killed who tried, until nothing else can be hurt."""
+        """Hold a message that was never finished, and may have killed its readers, until it can harm no other."""
         delivery.is_suspect = True
         self._suspects.append(delivery)
         if len(self._suspects) == 1:
             self._start(self._try_suspects())
 
     async def _try_suspects(self) -> None:
-        """Handle them one by one, each acknowledged before the next: if one kills the process, it is the first left.
+        """Handle suspects one by one, each acknowledged before the next: one that kills the process is the first left.
 
-        The broker counts the deliveries of all that were in hand, guilty or not.
+        The broker counts the deliveries of all messages that the process had, not only of the one that killed it.
         """
         while self._suspects:
             delivery = self._suspects[0]
@@ -220,7 +220,7 @@ class Durable:
                 await self.progress()
             if not self._is_innocent and delivery.attempts > self._plan.attempts:
                 self.dead_letters += 1
-                # Nobody has lived to count these calls but the broker.
+                # The processes that made these calls are dead: only the broker has counted them.
                 delivery.calls = delivery.attempts
                 self._put_aside(delivery, f"it was not finished in {delivery.attempts} attempts")
             else:
@@ -238,7 +238,7 @@ class Durable:
         task.add_done_callback(self._tasks.discard)
 
     def _go_on(self, key: Key[Any]) -> None:
-        """Publish the first message of a key that waits, and those after it as far as they are finished at once."""
+        """Publish the first waiting message of a key, and the next ones while each is finished at once."""
         chain = self._chains[key]
         while chain:
             self._publish(chain[0])
@@ -256,9 +256,9 @@ class Durable:
             confirmed = partial(self._confirmed, delivery)
             self._relay(event, exclude=self._exclude, confirmed=confirmed, only=delivery.only)
         except HubClosed:
-            pass  # it comes again
+            pass  # it will be delivered again
         except Exception as error:
-            # Not one of its listeners: the hub would not have it.
+            # Not one of its listeners: the hub refused the message.
             self.dead_letters += 1
             self._put_aside(delivery, describe_error(error))
         except BaseException as error:
@@ -267,7 +267,7 @@ class Durable:
             delivery.inline = False
 
     def _confirmed(self, delivery: Delivery, number: int, failures: list[Undelivered]) -> None:
-        """Everybody has said something of a message."""
+        """Called when every target of a message has finished or failed."""
         delivery.is_handled = delivery.is_handled or number > 0
         if not failures:
             if delivery.is_handled:
@@ -278,7 +278,7 @@ class Durable:
                 self._for_whoever_is_there(delivery)
             return
         if self.is_closing or not self._is_open():
-            return  # it stays unfinished, and comes again to somebody
+            return  # it stays unfinished, and is delivered again to a reader
         failed = [failure.registration for failure in failures if not failure.registration.closed]
         if not failed:
             if delivery.is_handled:
@@ -299,7 +299,7 @@ class Durable:
         self._later(delivery, min(60.0, self._plan.retry_pause * 2 ** min(delivery.attempts, 16)))
 
     def _for_whoever_is_there(self, delivery: Delivery) -> None:
-        """Whoever had it is gone, and nobody has handled it: those who are here by then get it."""
+        """Retry a message whose targets are gone without having handled it, for those that are subscribed then."""
         delivery.only = None
         self._later(delivery, self._plan.retry_pause)
 
@@ -313,10 +313,10 @@ class Durable:
             if delivery.is_finished and self._ordered and not delivery.is_suspect:
                 self._next(delivery)
 
-    # Nobody there
+    # Nobody subscribed
 
     def _nobody(self, delivery: Delivery) -> None:
-        """Nobody is subscribed."""
+        """Do with a message that nobody is subscribed to what `unclaimed` says."""
         self.unclaimed += 1
         if self._unclaimed == "ack":
             self._finish(delivery, handled=False)
@@ -325,7 +325,7 @@ class Durable:
             if not self._says_held:
                 self._says_held = True
                 self._log.warning(
-                    "nobody is subscribed to %r: it is held, and nothing behind it is read; subscribe to it, or choose"
+                    "nobody is subscribed to %r: it is held, and reading pauses; subscribe to it, or choose"
                     " unclaimed='ack' or 'dead-letter'",
                     delivery.received.key,
                 )
@@ -334,7 +334,7 @@ class Durable:
             self._put_aside(delivery, "nobody is subscribed to it")
 
     def changed(self) -> None:
-        """Subscriptions came or went: somebody may take what nobody took."""
+        """Called when subscriptions have changed: deliver held messages that somebody is subscribed to now."""
         held, self._held = self._held, {}
         for delivery in held:
             self.unclaimed -= 1
@@ -345,13 +345,13 @@ class Durable:
 
     @property
     def is_holding(self) -> bool:
-        """True while there are messages that nobody takes."""
+        """True while messages are held because nobody is subscribed to them."""
         return bool(self._held)
 
     # Finishing
 
     def _finish(self, delivery: Delivery, *, handled: bool) -> None:
-        """Have it acknowledged. Only what somebody has handled is remembered: a dead letter may be put back."""
+        """Acknowledge it. Only a handled message is remembered as seen: a dead letter may be sent back."""
         delivery.is_finished = True
         del self._deliveries[delivery]
         if delivery.name is not None:
@@ -375,7 +375,7 @@ class Durable:
     # Dead letters
 
     def _put_aside(self, delivery: Delivery, why: str) -> None:
-        """Bury a message; when that is confirmed, or refused for good, go on. It counts as unfinished till then."""
+        """Store a message as a dead letter. It is unfinished until that is confirmed, or refused for good."""
         delivery.is_buried = True
         self._start(self._bury(delivery, why if len(why) <= MOST_REASON else f"{why[:MOST_REASON]}…"))
 
@@ -392,16 +392,16 @@ class Durable:
             except Exception as error:
                 if not is_logged:
                     is_logged = True
-                    self._episode.warning("a dead letter of %r waits to be written", received.key, error=error)
+                    self._episode.warning("a dead letter of %r waits to be stored", received.key, error=error)
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, 5.0)
                 continue
             if refusal is None:
-                self._episode.error("gave up a message of %r, now among the dead letters: %s", received.key, why)
+                self._episode.error("gave up a message of %r, which is now a dead letter: %s", received.key, why)
             else:
                 self.lost_letters += 1
                 self._episode.error(
-                    "gave up a message of %r, which the broker refuses among the dead letters, too (%s): %s",
+                    "gave up a message of %r, and the broker refuses it as a dead letter (%s): %s",
                     received.key,
                     refusal,
                     why,
@@ -418,7 +418,7 @@ class Durable:
 
     @property
     def room(self) -> int:
-        """For how many more messages there is room."""
+        """How many more messages there is room for."""
         if self.bytes >= self._plan.window_bytes or self._held or self._suspects:
             return 0
         return max(0, self._plan.window - len(self._deliveries) - self._blocked)
@@ -429,13 +429,13 @@ class Durable:
         await self._news.wait()
 
     def wake(self) -> None:
-        """Let whoever waits for progress look again."""
+        """Wake those that wait for progress."""
         self._news.set()
 
     # Acknowledging
 
     def _owe(self, received: Received) -> PendingAck:
-        """A message has to be finished before it is acknowledged."""
+        """Note a message that must be finished before it is acknowledged."""
         lane, token = received.lane, received.token
         if token is None or not self._acks_in_order:
             return PendingAck(token, lane, None)
@@ -445,7 +445,7 @@ class Durable:
         return PendingAck(token, lane, queue)
 
     def skip(self, received: Received) -> None:
-        """A message is none of ours: as good as finished."""
+        """Note a message that is not for this bridge, as finished."""
         if received.token is not None and self._acknowledges:
             if self._lanes.get(received.lane):
                 self._settle(self._owe(received))
@@ -453,7 +453,7 @@ class Durable:
                 self._due(received.lane, received.token)
 
     def _settle(self, ack: PendingAck) -> None:
-        """A message is finished."""
+        """Note that a message is finished."""
         queue = ack.queue
         if not self._acknowledges or ack.token is None:
             return
@@ -462,7 +462,7 @@ class Durable:
             return
         ack.is_due = True
         if self._lanes.get(ack.lane) is not queue:
-            return  # of a connection that is no more
+            return  # of an earlier connection
         self._blocked += 1
         while queue and queue[0].is_due:
             self._blocked -= 1
@@ -477,7 +477,7 @@ class Durable:
 
     @property
     def to_ack(self) -> int:
-        """Acknowledgements that are due, or on their way."""
+        """Acknowledgements that are due or being sent."""
         return len(self._acks) + len(self._last_acks) + self._acking
 
     async def acknowledge(self, adapter: Adapter) -> None:
@@ -500,11 +500,11 @@ class Durable:
 
     @property
     def tokens(self) -> list[Any]:
-        """Of what is in hand, in the order in which it came: to be kept from others, or to be given back to them."""
+        """The tokens of all unfinished messages, in order of arrival: to extend their leases, or to give them back."""
         return [ack.token for delivery in self._deliveries for ack in delivery.acks if ack.token is not None]
 
     async def release(self, lanes: Collection[Hashable], adapter: Adapter, timeout: float) -> None:
-        """Finish what is in hand of some lanes, within so many seconds, and acknowledge it; then forget them."""
+        """Finish the messages of some lanes within that many seconds, and acknowledge them; then forget the lanes."""
 
         async def finish() -> None:
             while any(delivery.received.lane in lanes for delivery in self._deliveries):
@@ -513,14 +513,14 @@ class Durable:
         try:
             await asyncio.wait_for(finish(), timeout)
         except TimeoutError:
-            self._log.warning("%d messages are unfinished of what was given to others", self.unfinished)
+            self._log.warning("%d messages that went to other members are unfinished", self.unfinished)
         await self.acknowledge(adapter)
         for lane in lanes:
             self._blocked -= sum(ack.is_due for ack in self._lanes.pop(lane, ()))
             self._last_acks.pop(lane, None)
 
     async def end(self) -> None:
-        """Let nothing go on by itself."""
+        """Cancel its tasks and timers."""
         self.is_closing = True
         for task in list(self._tasks):
             task.cancel()
@@ -540,5 +540,5 @@ async def patiently(call: Callable[[], Awaitable[None]]) -> None:
 
 
 def tokens_of(batch: Sequence[Any]) -> list[Any]:
-    """The tokens of what was received."""
+    """Return the tokens of received messages."""
     return [each.token for each in batch if isinstance(each, Received) and each.token is not None]

@@ -17,7 +17,7 @@ MISSING = object()
 
 
 def media_type(content_type: str) -> str:
-    """The bare media type, without parameters."""
+    """Return the media type without parameters."""
     return content_type.partition(";")[0].strip().lower()
 
 
@@ -27,7 +27,7 @@ def is_json(form: str) -> bool:
 
 
 def in_json(key: Key[Any], data: bytes, form: str) -> tuple[str, bytes]:
-    """The member of an envelope, name and value, that holds an encoded message."""
+    """Return the member of an envelope, name and value, that holds an encoded message."""
     if is_json(form):
         return "data", data
     if not form.startswith("text/"):
@@ -35,15 +35,15 @@ def in_json(key: Key[Any], data: bytes, form: str) -> tuple[str, bytes]:
     try:
         return "data", json.dumps(data.decode()).encode()
     except UnicodeDecodeError as error:
-        raise EncodeError(key, f"its payload is no text in UTF-8: {error}") from error
+        raise EncodeError(key, f"its payload is not text in UTF-8: {error}") from error
 
 
 def out_of_json(data: Any, base64: Any, form: str) -> bytes | None:
-    """The encoded message that two members of an envelope hold; None if it has neither.
+    """Return the encoded message in two members of an envelope; None if it has neither.
 
     Raises:
-        ValueError: It has both, or what it has cannot be.
-        TypeError: What should be in base64 is no text.
+        ValueError: It has both, or one that is invalid.
+        TypeError: `data_base64` is not a string.
     """
     if base64 is not MISSING:
         if data is not MISSING:
@@ -55,7 +55,7 @@ def out_of_json(data: Any, base64: Any, form: str) -> bytes | None:
 
 
 def envelope_of(payload: bytes) -> dict[str, Any] | None:
-    """The CloudEvent that a payload is, if it is one."""
+    """Return the CloudEvent in a payload; None if it is not one."""
     if b'"specversion"' not in payload:
         return None
     try:

@@ -1,4 +1,4 @@
-"""How a bridge fares, and what it leaves behind."""
+"""The state and counters of a bridge, and what it left unfinished."""
 
 from __future__ import annotations
 
@@ -8,36 +8,36 @@ State: TypeAlias = Literal["new", "connecting", "up", "down", "closed", "failed"
 
 
 class Health(NamedTuple):
-    """How a bridge fares, at a moment."""
+    """State and counters of a bridge at a moment."""
 
     state: State
     """"failed" if its adapter is broken: then it does not try again, and `last_error` says why."""
     since: float
-    """When it came to that state, in seconds since the epoch."""
+    """When it entered that state, in seconds since the epoch."""
     last_received: float | None
-    """When something came last, in seconds since the epoch."""
+    """When something was received last, in seconds since the epoch."""
     outbox_messages: int
     """Messages that wait to be sent."""
     outbox_bytes: int
-    """Bytes of those which are encoded."""
+    """Bytes of those that are encoded already."""
     oldest_age: float | None
-    """Seconds since the one that waits longest was encoded; None if there is none."""
+    """Seconds since the oldest of them was encoded; None if there is none."""
     sent: int
-    """Messages that the broker has taken."""
+    """Messages that the broker has accepted."""
     received: int
-    """Messages that came into the hub."""
+    """Messages that were delivered to the hub."""
     in_flight: int
-    """Messages that came and are not finished."""
+    """Messages that were received and are unfinished."""
     lag: int | None
-    """Messages at the broker that had not come when something came last; None if the adapter does not know."""
+    """Messages left at the broker when something was received last; None if the adapter does not know."""
     reconnects: int
-    """Connections but for the first."""
+    """Connections after the first one."""
     gaps: int
     """Gaps that were reported to subscribers."""
     echoes: int
-    """Own messages that came back, and went no further."""
+    """Own messages that came back and were dropped."""
     duplicates: int
-    """Messages that came again, and went no further."""
+    """Messages that came again and were dropped."""
     failures: int
     """Attempts that ended with a listener's failure."""
     dead_letters: int
@@ -45,13 +45,13 @@ class Health(NamedTuple):
     unclaimed: int
     """Messages that nobody was subscribed to."""
     undecodable: int
-    """Messages that came and could not be decoded, or not be published here."""
+    """Received messages that could not be decoded, or not be published here."""
     unclear: int
-    """Messages that were sent again because nobody knew whether they had been; they may have come twice."""
+    """Messages that were sent again, since it was unknown whether they had been; they may arrive twice."""
     refused: int
-    """Messages that could not be sent at all."""
+    """Messages that could not be sent."""
     last_error: BaseException | None
-    """Why it is not connected, or was not."""
+    """The last error, by which it is or was not connected."""
 
 
 class Leftover(NamedTuple):
@@ -60,5 +60,4 @@ class Leftover(NamedTuple):
     unsent: int
     """Messages that the broker did not get."""
     unfinished: int
-    """Messages that came and were not handled; a durable broker delivers them again, to another member of a group at
-    once."""
+    """Messages that were received and not handled; a durable broker delivers them again, in a group at once."""

@@ -1,4 +1,4 @@
-"""What a bridge wants of its broker: all that is incoming, or of that, what somebody here wants."""
+"""What a bridge subscribes at its broker: everything incoming, or the part of it that somebody here wants."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ from .seen import HubBridges, OtherBridge
 class Interest:
     """Which patterns are to be subscribed at the broker.
 
-    Subscribers, listeners, retentions and the other bridges of the hub want something; a tap is a bystander. What a
-    durable broker keeps for a subscription is no question of who listens just now: there it is all that is incoming.
+    Subscriptions, listeners, retentions and the other bridges of the hub count; taps do not. A durable broker keeps
+    messages whether somebody listens at the moment or not: there, everything incoming is subscribed.
 
     Args:
         hub: The hub.
         plan: The options.
         features: What the broker can do.
         shared: What the bridges of the hub share.
-        owner: The bridge, which is none of the others.
+        owner: The bridge itself.
     """
 
     def __init__(self, hub: Hub, plan: Plan, features: Features, shared: HubBridges, owner: OtherBridge) -> None:
         self._hub = hub
         self._incoming = plan.incoming
         self.is_lasting = features.durable
-        """What is subscribed stays subscribed."""
+        """True if subscriptions at the broker are never given up."""
         self._is_lazy = plan.lazy and not features.durable
-        # Reading pauses while nobody is there for what may not be missed.
+        # Reading pauses while nobody is subscribed to what must not be missed.
         self._waits_for_somebody = plan.lazy and features.durable and plan.keeps_position
         self._shared = shared
         self._owner = owner
 
     def concerns(self, patterns: Iterable[tuple[str, ...]]) -> bool:
-        """True if something that may come in is among these patterns."""
+        """True if one of these patterns overlaps what is incoming."""
         return any(overlaps(pattern, into) for pattern in patterns for into in self._incoming)
 
     def wanted(self) -> list[Key[Any]]:
-        """What is to be subscribed at the broker, none covered by another."""
+        """The patterns to subscribe at the broker, of which none covers another."""
         if not self._incoming:
             return []
         if not self._is_lazy:
@@ -52,7 +52,7 @@ class Interest:
 
     @property
     def is_idle(self) -> bool:
-        """True while nobody is there for messages that wait at the broker until somebody is."""
+        """True while messages are held at the broker because nobody is subscribed to them."""
         return self._waits_for_somebody and not self.concerns(self._by_somebody())
 
     def _by_somebody(self) -> list[Key[Any]]:

@@ -1,4 +1,4 @@
-"""Dead letters as a bridge shows them: what a broker keeps of the messages that were given up."""
+"""Dead letters as a bridge shows them: stored messages that were given up."""
 
 from __future__ import annotations
 
@@ -13,43 +13,43 @@ from .wire import Wire
 
 
 class StoredLetter(NamedTuple):
-    """A dead letter, as a broker keeps it: a message that was given up by some bridge, here or elsewhere."""
+    """A dead letter that a broker stores: a message that a bridge, here or elsewhere, has given up."""
 
     key: Key[Any]
-    """What it was published to, as far as that can be read; perhaps nothing can be published to it."""
+    """What it was published to, as far as that can be read. It may be a key that cannot be published to."""
     message: Any
     """The message; if it cannot be decoded, its bytes, or None if it has none."""
     reason: str
     """Why it was given up, for example the error of the last attempt. Empty if that was not written."""
     attempts: int
-    """How often listeners were called with it by the process that gave it up."""
+    """How often the process that gave it up called listeners with it."""
     position: str
-    """Where the letter stands: what `Bridge.redeliver` takes. `meta.position` is where the message stood."""
+    """The position of the letter, for `Bridge.redeliver`; `meta.position` is that of the message."""
     time: float | None
     """When it was given up, in seconds since the epoch."""
     meta: Meta = Meta()
-    """What is known of the message: its id, source, headers, and when it was published."""
+    """The metadata of the message: id, source, headers, and when it was published."""
     error: Exception | None = None
-    """Why it cannot be decoded, if it cannot."""
+    """The error, if it cannot be decoded."""
     group: str | None = None
-    """The group that gave it up, and gets it back."""
+    """The group that gave it up, and gets it if it is sent back."""
     name: str | None = None
-    """The name of the bridge that gave it up, and gets it back."""
+    """The name of the bridge that gave it up, and gets it if it is sent back."""
 
 
 def letter_of(buried: Buried, wire: Wire, key_of: Callable[[Key[Any]], Key[Any]]) -> StoredLetter:
-    """What a bridge shows of a dead letter. Whatever is in it, nothing is raised.
+    """Return a stored letter as a bridge shows it. Never raises, whatever is in it.
 
     Args:
         buried: The letter.
         wire: Decodes it.
-        key_of: From a key at the broker to the one on this side.
+        key_of: Returns the key on this side for one at the broker.
     """
     received = buried.received
     key = key_of(received.key)
     message: Any = received.payload
     meta: Meta | None = None
-    # A key that cannot be published to says nothing of the message.
+    # A key that cannot be published to does not decide the type of the message.
     error = None if isinstance(received.trouble, InvalidKey) else received.trouble
     if error is None:
         try:
@@ -58,7 +58,7 @@ def letter_of(buried: Buried, wire: Wire, key_of: Callable[[Key[Any]], Key[Any]]
             error, meta = trouble, getattr(trouble, "meta", None)
     if meta is None:
         meta = Meta(time=received.time, hops=1)
-    # The asker no longer waits for a reply.
+    # Nobody waits for a reply any longer.
     meta = meta._replace(position=received.position, reply_to=None, correlation=None)
     kind, _, reader = (buried.reader or "").partition(":")
     return StoredLetter(

@@ -1,4 +1,4 @@
-"""The life of a bridge: opened, connected again and again, closed, and perhaps opened once more."""
+"""The life of a bridge: opening, connecting and reconnecting, closing, and opening again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 from ..._core.life import outlast
-from ...codec import Codec
+from ...codec import Codec, codec_of
 from ...errors import BridgeClosed, BridgeNotReady, BrokerBusy
 from ...event import ListenerFailure
 from ...hub import Hub
@@ -32,7 +32,7 @@ from .wire import Wire
 
 
 class Life:
-    """What a bridge does by itself, and what its hub and its neighbours know of it; `Bridge` is what a user has of it.
+    """What a bridge does by itself, and what its hub and other bridges call; `Bridge` adds what users call.
 
     Args:
         hub: The hub.
@@ -51,16 +51,16 @@ class Life:
     DEAF_PULLING = 5.0
     STUCK = 5.0
     LEAVE = 1.5
-    # Seconds for a step of it, even if others have used up the time.
+    # Seconds for a step of closing, even if earlier steps have used up the time.
     AT_LEAST = 0.02
-    # How often an error may come that only a bug explains, with nothing sent or heard in between.
+    # How many errors in a row may come that only a bug explains, with nothing sent or received in between.
     MOST_BUGS = 3
 
     def __init__(self, hub: Hub, adapter: Adapter, plan: Plan, codec: str | Codec, silence: float | None) -> None:
         self.hub = hub
         self.adapter = adapter
         self._plan = plan
-        self._codec = codec
+        self._codec = codec_of(codec)
         self._silence = silence
         self._log = Logger(f"hubsub.bridge.{plan.name or plan.group or type(self.adapter).__name__}")
         self._shared = HubBridges.of(hub)
@@ -77,7 +77,7 @@ class Life:
     # Opening
 
     def _open(self) -> None:
-        """Make what lives from here until it is closed."""
+        """Make the parts that last until it is closed."""
         plan, hub = self._plan, self.hub
         self._features = features = self._features_now()
         self._wire = Wire(
@@ -124,7 +124,7 @@ class Life:
         self._notify_neighbours()
 
     def _open_again(self) -> None:
-        # Under the old name the broker has records of these numbers already, and takes the new ones for them.
+        # Under the old name the broker has records of these numbers already, and would drop the new ones as repeats.
         self._number = next(self._shared.numbers)
         self._open()
 
@@ -133,7 +133,8 @@ class Life:
         return f"{self.hub.border.origin}-{self._number}"
 
     def _features_now(self) -> Features:
-        return self.adapter.features_for(self._plan.link(self._sender_name, self.adapter.features))
+        link = self._plan.link(self._sender_name, self.adapter.features, encode=self._codec.encode)
+        return self.adapter.features_for(link)
 
     @property
     def _timing(self) -> Timing:
@@ -148,16 +149,16 @@ class Life:
             stuck=self.STUCK if silence is None else silence,
         )
 
-    # What the hub and other bridges know of it
+    # For the hub and other bridges
 
     @property
     def outgoing(self) -> Sequence[Key[Any]]:
-        """Patterns of what is carried away."""
+        """Patterns of the messages that it sends."""
         return self._plan.outgoing
 
     @property
     def incoming(self) -> Sequence[Key[Any]]:
-        """Patterns of what is brought."""
+        """Patterns of the messages that it receives."""
         return self._plan.incoming
 
     @property
@@ -167,7 +168,7 @@ class Life:
 
     @property
     def group(self) -> str | None:
-        """The group that shares what comes in."""
+        """The group that shares the incoming messages."""
         return self._plan.group
 
     @property
@@ -176,7 +177,7 @@ class Life:
         return self._plan.name
 
     def arrival(self, key: Key[Any]) -> str | None:
-        """Describe how messages of a key or pattern come by it, and what became of all that came."""
+        """Describe how it receives messages of a key or pattern, with counters of all that it has received."""
         patterns = [pattern for pattern in self.incoming if overlaps(key, pattern)]
         if not patterns or key[0] == NAMESPACE:
             return None
@@ -194,7 +195,7 @@ class Life:
         return f"a bridge to {self.adapter!r} ({place}), {self._state}, on {where}: {', '.join(shown)}"
 
     def changed(self, patterns: Iterable[tuple[str, ...]]) -> None:
-        """Subscriptions, retentions or other bridges of these came or went."""
+        """Called when subscriptions, retentions or other bridges of these patterns are added or removed."""
         if self._parts.interest.concerns(patterns):
             if self._connection is not None:
                 self._connection.changed()
@@ -208,9 +209,9 @@ class Life:
     # Beginning
 
     async def start(self) -> None:
-        """Begin to connect, and go on by itself. Does not wait for the broker; `ready` does.
+        """Start to connect, and to reconnect after interruptions. It does not wait for the broker; `ready` does.
 
-        One that was closed begins anew.
+        A closed bridge is opened again.
         """
         self._let_go_of_closed_loop()
         if self._closing is not None:
@@ -226,9 +227,9 @@ class Life:
             self._living = loop.create_task(self._live(), name=self._log.name)
 
     def forked(self) -> None:
-        """Begin anew in a forked process, since the connection is the parent's; with the hub, if it was started there.
+        """In a forked process, start over, since the connection is the parent's; with the hub, if that was started.
 
-        What the parent has is kept as it is: a driver that closed it here would take it off the selector of both.
+        The parent's connection is kept unclosed: closing it here would remove it from the selector of both.
         """
         if not self._gone.is_set():
             was_started = self._living is not None
@@ -237,7 +238,7 @@ class Life:
             self._was_closed_by_hub = was_started
 
     def _let_go_of_closed_loop(self) -> bool:
-        """Begin anew if the loop was closed on which it was running; return whether that is so."""
+        """Start over if the loop that it was running on was closed; return whether it was."""
         task = self._closing or self._living
         if task is None or self._gone.is_set() or not task.get_loop().is_closed():
             return False
@@ -247,12 +248,12 @@ class Life:
         return True
 
     def _begin_anew(self, of: object) -> None:
-        """Forget what was going on; `of` is what all bridges of the hub have in common that do so."""
+        """Forget all running work; `of` is the same for all bridges of the hub that do so for one reason."""
         connection = self._connection
         tasks: list[Any] = [self._living, self._closing, *(() if connection is None else connection.tasks)]
         for task in tasks:
             if task is not None and not task.done():
-                # Were it collected, its clean-up would run, in the middle of whatever follows.
+                # If it were collected, its clean-up would run in the middle of whatever follows.
                 task._log_destroy_pending = False
                 _OF_PARENT.append(task)
         if (outbox := self._parts.sender.outbox) is not None:
@@ -267,7 +268,7 @@ class Life:
         self._open_again()
 
     def opened(self) -> None:
-        """The hub was started, again perhaps: so is what was closed with it, or with its loop."""
+        """Called when the hub is started: start what was closed with the hub, or with its loop."""
         if self._let_go_of_closed_loop() or self._was_closed_by_hub:
             self._was_closed_by_hub = False
             task = asyncio.get_running_loop().create_task(self.start())
@@ -288,7 +289,7 @@ class Life:
             self._waiting.remove((condition, future))
 
     def _wake_waiters(self) -> None:
-        """Wake those who wait for something that is so by now, or never will be."""
+        """Wake the waiters whose condition holds by now, or never will."""
         for condition, future in self._waiting:
             if future.done():
                 continue
@@ -310,7 +311,7 @@ class Life:
     # Connecting
 
     async def _live(self) -> None:
-        """Connect, again and again: the one place where the trouble of a connection ends."""
+        """Connect and reconnect: the only place that handles the failure of a connection."""
         outage = Outage(self._log)
         down_since: float | None = None
         bugs = 0
@@ -321,7 +322,7 @@ class Life:
             try:
                 await connection.run(self._sender_name, self._came_up, outage.over, self._busy)
             except asyncio.CancelledError as error:
-                # It may leak out of a driver that gave up something of its own.
+                # A driver may leak it when it cancels something of its own.
                 if _is_being_cancelled():
                     raise
                 self._last_error = error
@@ -344,7 +345,7 @@ class Life:
         self._become("up")
 
     def _busy(self, error: BrokerBusy | None) -> None:
-        """The broker takes nothing just now, or does again."""
+        """Called when the broker stops accepting messages (`error`), or accepts them again (None)."""
         if error is None:
             self._refusal.over()
         else:
@@ -352,23 +353,27 @@ class Life:
             self._refusal.failed(error)
 
     def _fail(self, error: BaseException | None) -> None:
-        """End for good: the adapter has a bug, and trying again would only show it again."""
-        self._log.error("%r has a bug, and the bridge has ended: mend it, and start anew", self.adapter, error=error)
+        """End for good: the adapter has a bug that a retry would only repeat."""
+        self._log.error(
+            "%r has a bug, so the bridge has ended: fix the adapter, then start the bridge again",
+            self.adapter,
+            error=error,
+        )
         self._parts.sender.give_up("the bridge has ended, since its adapter has a bug")
         self._become("failed")
 
-    # Trouble
+    # Failures
 
     def _refused(self, key: Key[Any], message: Any, error: Exception) -> None:
-        """The one place where the trouble of a message that cannot be sent ends."""
+        """The only place that handles a message which cannot be sent."""
         self._refused_count += 1
-        self._refusals.error("%r cannot be sent, and what follows is", key, error=error)
+        self._refusals.error("%r cannot be sent; the next ones are", key, error=error)
         self.hub.border.report_error(ListenerFailure(key, message, self, error))
 
     # Closing
 
     def closing(self) -> None:
-        """The hub is about to close: bring it nothing new."""
+        """Called when the hub is about to close: deliver nothing new to it."""
         self._is_stopping = True
         if self._closing is None:
             self._was_closed_by_hub = self._living is not None
@@ -378,15 +383,15 @@ class Life:
             self._connection.is_stopping = True
 
     async def close(self, timeout: float | None = None) -> Leftover:
-        """Stop reading, finish what is in hand, send what is queued, acknowledge, and let go, within `timeout` seconds.
+        """Stop reading, finish what was received, send what is queued, acknowledge, and disconnect.
 
-        By default it has the time that the hub gives its listeners, `drain`, and if that is over already, because other
-        things were closed right before it, 2 s. Letting go takes another 1.5 s at most. What a member of a group could
-        not finish goes to the others at once. Returns what could not be finished; it is logged too. Closing twice is
-        safe.
+        That takes at most `timeout` seconds, plus 1.5 s to disconnect. The default is `drain`, the time that the hub
+        gives its listeners; if that is used up already, since other parts were closed just before, it is 2 s. What a
+        member of a group could not finish goes to the other members at once. Returns what could not be finished, which
+        is logged too. Closing twice is safe.
         """
         if self._closing is not None:
-            # By its hub, perhaps, which else would start it again.
+            # Perhaps by its hub, which would start it again otherwise.
             self._stay_closed()
         else:
             loop = asyncio.get_running_loop()
@@ -399,7 +404,7 @@ class Life:
             self.hub.border.detach(self)
 
     async def closed(self) -> None:
-        """Wait until it is closed, by whomever."""
+        """Wait until it is closed."""
         await self._gone.wait()
 
     async def _close(self, timeout: float | None) -> Leftover:
@@ -427,7 +432,7 @@ class Life:
         left = Leftover(sender.give_up(), durable.unfinished)
         await self._let_go(until)
         if was_started:
-            # Between two connections there is none to be let go of, but perhaps what outlives them.
+            # Between two connections there is none to close, but the adapter may hold something that outlives them.
             with suppress(Exception):
                 await asyncio.wait_for(self.adapter.close(), max(self.AT_LEAST, until - loop.time()))
         self._become("closed")
@@ -442,7 +447,7 @@ class Life:
         return left
 
     async def _let_go(self, until: float) -> None:
-        """End the connection and what goes on beside it, by a time of the loop's clock."""
+        """End the connection and everything that runs beside it, by a time of the loop's clock."""
         loop = asyncio.get_running_loop()
         if self._connection is not None:
             self._connection.is_ending = True
@@ -452,31 +457,31 @@ class Life:
             left = max(self.AT_LEAST, until - loop.time())
             _, stuck = await asyncio.wait([self._living], timeout=left + min(0.1, left))
             for task in stuck:
-                self._log.error("%r goes on in spite of being cancelled", task)
+                self._log.error("%r ignores its cancellation", task)
 
     async def _hand_back(self, timeout: float) -> None:
-        """Acknowledge what is finished; what is not, give the others of the group at once."""
+        """Acknowledge what is finished, and give the rest to the other members of the group at once."""
         durable = self._parts.receiver.durable
         if self._state != "up" or not (durable.to_ack or durable.tokens):
             return
         try:
             async with asyncio.timeout(timeout):
-                # Else it is finished, and comes again.
+                # Otherwise it is finished, and delivered again.
                 await durable.acknowledge(self.adapter)
                 if self.group is not None and (tokens := durable.tokens):
                     await patiently(lambda: self.adapter.hand_back(tokens))
         except Exception as error:
             self._log.warning(
-                "%d messages could not be acknowledged or handed back; they come again later",
+                "%d messages could not be acknowledged or given back; they are delivered again later",
                 durable.to_ack + len(durable.tokens),
                 error=error,
             )
 
 
 _OF_PARENT: list[object] = []
-"""What a forked process has of its parent's connections, and what loops that were closed have left behind."""
+"""Connections of a parent process, and tasks of closed loops: kept so that they are never cleaned up."""
 
-# What only a bug explains: the first at once, the others when they come again and again.
+# Errors that only a bug explains: the first kind at once, the others when they repeat.
 _CERTAIN_BUGS = (NotImplementedError, NameError, SyntaxError)
 _BUGS = (*_CERTAIN_BUGS, TypeError, AttributeError, AssertionError)
 

@@ -1,4 +1,4 @@
-"""Notices by which bridges report to each other what an outbox dropped."""
+"""Notices, by which bridges report to each other what their outboxes have dropped."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ...key import Key
 from .attributes import LONGEST_KEY, LONGEST_NAME, check_length, exact_key
 
 MOST_KEYS = 64
-"""Keys in a `Notice`, at most; patterns may be 16 times as many."""
+"""The most keys in a `Notice`; there may be 16 times as many patterns."""
 
 
 class Notice(NamedTuple):
@@ -18,28 +18,28 @@ class Notice(NamedTuple):
 
     gap: Gap
     patterns: tuple[Key[Any], ...]
-    """The patterns that it sends: whom the gap may concern where `gap.keys` is None."""
+    """The patterns that the bridge sends, which may be affected if `gap.keys` is None."""
 
 
 def notice_data(notice: Notice) -> dict[str, Any]:
-    """What JSON can hold of a notice."""
+    """Return a notice as JSON data."""
     gap, patterns = notice
     keys = None if gap.keys is None else [key.text for key in gap.keys]
     return {**gap._asdict(), "keys": keys, "patterns": [pattern.text for pattern in patterns]}
 
 
 def notice_of(data: Any) -> Notice:
-    """The notice in somebody's data.
+    """Return the notice in foreign data.
 
     Raises:
-        Exception: It is none; any, since nothing of it need make sense.
+        Exception: It is not a notice. Any exception is possible, since the data is arbitrary.
     """
     reason, count, keys, patterns = data["reason"], data["count"], data["keys"], data["patterns"]
     since, until = float(data["since"]), float(data["until"])
     if not isinstance(reason, str) or not isinstance(patterns, list) or not isinstance(keys, (list, type(None))):
-        raise TypeError("it is no notice of a gap")
+        raise TypeError("it is not the notice of a gap")
     if not (isfinite(since) and isfinite(until)) or not (count is None or (type(count) is int and count >= 0)):
-        raise ValueError("it is a notice of a gap whose figures cannot be")
+        raise ValueError("it is the notice of a gap with impossible figures")
     check_length("reason", reason, LONGEST_NAME)
     if len(keys or ()) > MOST_KEYS or len(patterns) > 16 * MOST_KEYS:
         raise ValueError("it is a notice of a gap in too many keys")

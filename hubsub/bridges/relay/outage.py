@@ -1,4 +1,4 @@
-"""An interruption, from its first failure until it is over, as two lines in the log."""
+"""Interruptions of a connection, each logged as two lines: when it begins, and when it is over."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ from ...log import Logger
 
 
 class Outage:
-    """An interruption of the connection: from the first failure until one has been of use.
+    """An interruption: from the first failure until a connection works.
 
     Args:
-        log: Where its two lines go.
+        log: For its two lines.
     """
 
     def __init__(self, log: Logger) -> None:
         self._log = log
         self._began: float | None = None
         self.attempts = 0
-        """How often it was tried in vain."""
+        """The number of failed attempts."""
 
     @property
     def seconds(self) -> float:
-        """How long it has lasted."""
+        """Its duration so far, in seconds."""
         return 0.0 if self._began is None else time.monotonic() - self._began
 
     def failed(self, error: BaseException | None) -> None:
-        """Once more it did not work."""
+        """Note another failure."""
         if self._began is None:
             self._began = time.monotonic()
             self._log_begin(error)
         self.attempts += 1
 
     def over(self) -> None:
-        """It works again."""
+        """Note that the connection works again."""
         if self._began is not None:
             self._log_end()
             self._began = None
@@ -47,10 +47,10 @@ class Outage:
 
 
 class Refusal(Outage):
-    """A time in which the broker takes nothing, over a sound connection."""
+    """A period in which the broker accepts no messages over a sound connection."""
 
     def _log_begin(self, error: BaseException | None) -> None:
-        self._log.warning("the broker takes nothing just now, and the outbox waits: %s", error)
+        self._log.warning("the broker accepts no messages, so the outbox waits: %s", error)
 
     def _log_end(self) -> None:
-        self._log.info("the broker takes messages again after %.1f s", self.seconds)
+        self._log.info("the broker accepts messages again after %.1f s", self.seconds)

@@ -1,4 +1,4 @@
-"""The options of a bridge, checked once, and handed on whole."""
+"""The options of a bridge, checked once and frozen."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Unclaimed: TypeAlias = Literal["hold", "ack", "dead-letter"]
 Start: TypeAlias = Literal["new", "earliest"] | float
 
 GAPS: Key[Any] = Key(NAMESPACE, "gap")
-"""Where bridges notify each other of what their outboxes had to drop."""
+"""The key under which bridges notify each other of what their outboxes had to drop."""
 
 
 class Backoff(NamedTuple):
@@ -30,7 +30,7 @@ class Backoff(NamedTuple):
     """Seconds, the largest bound after that."""
 
     def bound(self, attempt: int, elapsed: float) -> float:
-        """The longest wait before the attempt of this number, from 0, so many seconds after the first."""
+        """The longest wait before the attempt of this number, counted from 0, `elapsed` seconds after the first."""
         most = self.most if elapsed < 60 else self.later
         return min(most, self.first * 2.0 ** min(attempt, 32))
 
@@ -65,12 +65,12 @@ class Plan:
 
     @property
     def signed_for(self) -> float:
-        """Seconds in which what is signed is accepted."""
+        """Seconds during which a signed message is accepted."""
         return 300.0 if self.replay_window is None else self.replay_window
 
     @property
     def keeps_position(self) -> bool:
-        """True if the broker keeps a position for it: then nothing may be missed."""
+        """True if the broker keeps a position for it, so that nothing may be missed."""
         return self.group is not None or self.name is not None
 
     @property
@@ -80,13 +80,13 @@ class Plan:
 
     @property
     def diverted(self) -> list[Key[Any]]:
-        """What of the outgoing goes to the broker only, to come back to one member of the group."""
+        """The outgoing patterns that go to the broker only, and come back to one member of the group."""
         if self.group is None:
             return []
         return [key for key in self.outgoing if any(is_subset(key, other) for other in self.incoming)]
 
     def at_broker(self, pattern: Key[Any]) -> Key[Any]:
-        """A key or pattern of this side as it is called at the broker."""
+        """A key or pattern of this side, as it is at the broker."""
         if not self.prefix or pattern[0] == NAMESPACE:
             return pattern
         return Key.create_from(pattern[len(self.prefix) :])
@@ -98,11 +98,12 @@ class Plan:
         control: tuple[Key[Any], ...] = (),
         room: Callable[[], int] | None = None,
         release: Callable[[Collection[Hashable]], Awaitable[None]] | None = None,
+        encode: Callable[[Any], bytes] | None = None,
     ) -> Link:
-        """What an adapter gets to know; `features` are those that it has at best."""
+        """The options that an adapter gets; `features` are the most that it has."""
         start = self.start
         if start is None:
-            # Whatever was there before the first member was meant for a group.
+            # What was there before the first member was meant for the group.
             start = "earliest" if self.group is not None and features.replay else "new"
         return Link(
             sender=sender,
@@ -116,22 +117,23 @@ class Plan:
             window=self.window,
             room=room or (lambda: self.window),
             release=release,
+            encode=encode,
         )
 
     def check(self, adapter: str, features: Features) -> None:
-        """Refuse what contradicts itself, or what the broker cannot do.
+        """Refuse options that contradict each other, or that the broker does not support.
 
         Raises:
-            ValueError: With the option, and what would do.
+            ValueError: It names the option and the remedy.
         """
         self._check_values()
         if not self.outgoing and not self.incoming:
-            raise ValueError("a bridge carries something: name outgoing, incoming or both")
+            raise ValueError("a bridge needs patterns of what it carries: give outgoing, incoming or both")
         for pattern in (*self.outgoing, *self.incoming):
             if pattern[0] == NAMESPACE:
                 raise ValueError(f"{pattern!r}: the hub's own namespace does not cross bridges")
             if self.prefix and (pattern[: len(self.prefix)] != self.prefix or len(pattern) == len(self.prefix)):
-                raise ValueError(f"{pattern!r} does not begin with the prefix {self.prefix!r}, and go on after it")
+                raise ValueError(f"{pattern!r} must begin with the prefix {self.prefix!r}, and have more parts")
         if self.group is not None and self.name is not None:
             raise ValueError("a group keeps its own position: choose group or name")
         for wanted, can, what in (
@@ -146,7 +148,7 @@ class Plan:
             self._check_group()
 
     def _check_values(self) -> None:
-        """Refuse what no broker could make sense of."""
+        """Refuse values that are invalid for every broker."""
         count(self.history, "history", least=0)
         count(self.history_scan, "history_scan")
         count(self.outbox, "outbox")
@@ -197,7 +199,7 @@ def named(*several: Patterns | None) -> tuple[Key[Any], ...]:
 
 
 def uncovered(patterns: Sequence[Key[Any]]) -> list[Key[Any]]:
-    """Those of the patterns that none of the others covers; not those of the hub's own namespace."""
+    """The patterns that none of the others covers, without those of the hub's own namespace."""
     unique = list(dict.fromkeys(pattern for pattern in patterns if pattern[0] != NAMESPACE))
     wide = [pattern for pattern in unique if pattern.is_wildcard]
     kept: list[Key[Any]] = []

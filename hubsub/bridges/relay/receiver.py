@@ -1,4 +1,4 @@
-"""The way in: what a broker delivers becomes events of a hub, each of them once."""
+"""The receiving half of a bridge: each message of the broker becomes an event of the hub, once."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from .seen import DONE, HubBridges, Name, name_of
 from .sender import Sender
 from .wire import GAP, MESSAGE, Wire, as_tuple
 
-# Where in a `Meta` is what a bridge adds: its position, and whether it was delivered or sent before.
+# The fields of a `Meta` that a bridge sets: the position, and whether it was redelivered or replayed.
 POSITION = Meta._fields.index("position")
-# What becomes of the messages of a key.
+# What happens to the messages of a key.
 PASSES_BY, ENTERS, IS_WILD = range(3)
 
 
 class Receiver:
-    """Brings what an adapter receives into a hub.
+    """Delivers what an adapter receives to a hub.
 
-    Whatever one message does when it is decoded, routed or handled concerns that message: `_receive` is the one place
-    where its trouble ends. What a durable broker delivers goes on in `Durable`.
+    A message that fails to be decoded, routed or handled affects no other: `_receive` is the only place that handles
+    such a failure. Messages of a durable broker continue in `Durable`.
 
     Args:
         hub: The hub.
@@ -43,9 +43,9 @@ class Receiver:
         wire: Decodes.
         shared: What the bridges of the hub share.
         number: That of the bridge, among them.
-        sender: The way out: nothing of what comes in here leaves there, and replies do.
-        requests: The requests that left there.
-        log: Where to complain.
+        sender: The sending half, which sends the replies, but none of the messages that come in here.
+        requests: The requests that left by it.
+        log: For failures.
         broker: Names the broker in the source of foreign messages.
         owner: The bridge, for `on_error`.
     """
@@ -78,9 +78,9 @@ class Receiver:
         self._owner = owner
         self._shares = plan.group is not None
         self._is_durable = features.durable
-        # A log that is read whole has the notices of gaps in their places.
+        # In a log that is read whole, the notices of gaps are at their places.
         self._reads_log = features.durable and not features.patterns and not self._shares
-        # The broker decides what may be old or come twice; then a signature does not reveal a replay.
+        # If the broker delivers old or repeated messages, a signature cannot reveal a replay.
         self._is_live = not (features.durable or features.resumes) and features.acks == "none"
         self._full_key = cached(self._with_prefix) if plan.prefix else None
         self._entry = cached(self._entry_of)
@@ -97,13 +97,13 @@ class Receiver:
         self.last_received: float | None = None
 
     def connected(self, adapter: Adapter) -> None:
-        """There is a new connection."""
+        """Called for each new connection."""
         self.durable.connected(adapter)
 
-    # What comes
+    # Messages
 
     def receive(self, batch: Sequence[Received | Loss]) -> None:
-        """Bring a batch into the hub; nothing is awaited, and nothing is raised."""
+        """Deliver a batch to the hub; never waits, never raises."""
         self.last_received = now()
         for received in batch:
             try:
@@ -149,7 +149,7 @@ class Receiver:
         id = meta.id
         name: Name | None = None
         if id is not None:
-            # As `name_of`: a call more for each message would be felt.
+            # As `name_of`, inlined: a call for each message would show in the throughput.
             name = (meta.source, id, key) if is_unguessable(id) else (meta.source, id, key, self._number, received.lane)
         event: Event[Any] = Event(key, message, meta)
         delivery = Delivery(received, event, name) if self._is_durable else None
@@ -169,26 +169,26 @@ class Receiver:
         self._border.relay(event, exclude=self._sender.outbox, bounded=True)
 
     def _inward(self, received: Received, key: Key[Any], meta: Meta | None) -> Meta:
-        """What travels with a message that has come."""
+        """Return the metadata of a received message."""
         position = received.position
         if meta is None:
             meta = Meta(time=received.time, hops=1)
         if meta.id is None and position is not None:
-            # Of a foreign producer: where it stands in the log names it, for as long as the log exists.
+            # From a foreign producer: its position identifies it, for as long as the log exists.
             meta = meta._replace(id=position, source=self._broker, time=meta.time or received.time)
         if meta.reply_to is not None:
             to = address_of_request(self._sender.reply, key, meta)
             meta = meta._replace(reply_to=to, correlation=None if to is None else meta.correlation)
         if meta.due is not None:
-            meta = meta._replace(due=None)  # it is over: where else this goes, nobody has to wait
+            meta = meta._replace(due=None)  # the request is over: other targets of the reply need not wait
         if position is not None or received.attempts or received.is_replayed:
             about = position, received.attempts > 0, meta.replayed or received.is_replayed
-            # As `_replace`, which for each message would be felt.
+            # As `_replace`, inlined: it would show in the throughput.
             meta = as_tuple(Meta, meta[:POSITION] + about + meta[POSITION + len(about) :])
         return meta
 
     def _was_delayed(self, received: Received) -> bool:
-        """True if a message of ours was due later: nobody here has got it yet, and it is no echo."""
+        """True if it is a delayed message of ours: nobody here has received it yet, so it is not an echo."""
         if not self._features.delays:
             return False
         if received.headers:
@@ -199,7 +199,7 @@ class Receiver:
         return meta is not None and meta.due is not None
 
     def key_here(self, key: Key[Any]) -> Key[Any]:
-        """The key on this side of one at the broker."""
+        """Return the key on this side for one at the broker."""
         return key if self._full_key is None else self._full_key(key)
 
     def _with_prefix(self, key: Key[Any]) -> Key[Any]:
@@ -210,17 +210,17 @@ class Receiver:
             return PASSES_BY
         return IS_WILD if STAR in key or PLUS in key else ENTERS
 
-    # Trouble
+    # Failures
 
     def _refuse(self, received: Received, error: Exception) -> None:
-        """The one place where a message's trouble ends: it is counted, logged, and buried where it can be."""
+        """Count and log a message that failed, and make it a dead letter if the broker can."""
         if isinstance(error, SignatureError) and error.is_replay:
             self.duplicates += 1
             self._log.debug("%r is a duplicate: this very signature was seen before", received.key)
             self.durable.skip(received)
             return
         self.undecodable += 1
-        if self._trouble.error("a message of %r is refused, and what follows goes on", received.key, error=error):
+        if self._trouble.error("a message of %r is refused; the next ones are delivered", received.key, error=error):
             self._border.report_error(ListenerFailure(received.key, received.payload, self._owner, error))
         meta = getattr(error, "meta", None)
         if isinstance(error, DecodeError) and meta is not None and meta.reply_to is not None:
@@ -233,14 +233,16 @@ class Receiver:
             self.durable.skip(received)
 
     def _pass_on(self, received: Received, error: BaseException) -> None:
-        """What a listener raised that is no failure of a listener does not end the bridge, but is heard of."""
+        """Log what a listener raised that is not an `Exception`; if it ends programs, let the loop raise it."""
         self._report_interrupt(Event(received.key, received.payload), error)
         self.durable.skip(received)
 
     def _report_interrupt(self, event: Event[Any], error: BaseException) -> None:
-        self._log.error("%r: a listener raised what ends programs, and the bridge goes on", event[0], error=error)
+        self._log.error(
+            "%r: a listener raised an exception that ends programs; the bridge goes on", event[0], error=error
+        )
         if isinstance(error, KeyboardInterrupt | SystemExit):
-            # These are for the loop, which ends by them.
+            # These end the loop.
             asyncio.get_running_loop().call_soon(_raise, error)
 
     # Between bridges
@@ -266,18 +268,18 @@ class Receiver:
     # Gaps
 
     def lost(self, loss: Loss) -> None:
-        """Tell everyone that the broker has lost messages."""
+        """Report that the broker has lost messages."""
         time = now()
         self.report(Gap(loss.reason, loss.count, loss.since or self.last_received or time, time, None))
 
     def report(self, gap: Gap) -> None:
-        """Tell everyone that messages are missing."""
+        """Report that messages are missing."""
         self.gaps += 1
         self._log.warning("messages may be missing: %s, %s", gap.reason, "some" if gap.count is None else gap.count)
         self._border.report_gap(list(self._plan.incoming), gap)
 
     def _sender_lost(self, notice: Any) -> None:
-        """Tell those whom it concerns that another hub had to drop messages."""
+        """Report to the subscriptions concerned that another hub had to drop messages."""
         gap, patterns = notice
         concerned = patterns if gap.keys is None else gap.keys
         if self._plan.prefix:
@@ -291,12 +293,12 @@ class Receiver:
     # History
 
     def events_of(self, found: Sequence[Received], patterns: Sequence[tuple[str, ...]], limit: int) -> list[Event[Any]]:
-        """The last `limit` events of each lane that match, as replayed ones."""
+        """Return the last `limit` events of each lane that match, marked as replayed."""
         lanes: dict[Hashable, deque[Event[Any]]] = {}
         for received in found:
             key = self.key_here(received.key)
             if isinstance(received, SentBack):
-                continue  # it stands there already, where it was published
+                continue  # the hub retains it already, from its publish
             if key[0] == NAMESPACE or received.trouble is not None or STAR in key or PLUS in key:
                 continue
             if any(is_subset(key, pattern) for pattern in patterns):
@@ -305,21 +307,21 @@ class Receiver:
                 except DecodeError:
                     continue
                 if kind == MESSAGE:
-                    # A request of those days waits for no reply any more.
+                    # A request from history no longer waits for a reply.
                     meta = self._inward(received, key, meta and meta._replace(reply_to=None, correlation=None))
                     meta = meta._replace(replayed=True)
                     lanes.setdefault(received.lane, deque(maxlen=limit)).append(Event(key, message, meta))
         return [event for lane in lanes.values() for event in lane]
 
     async def begin_with_history(self, adapter: Adapter) -> None:
-        """Bring the last messages that were sent before, once."""
+        """Deliver the history that was asked for, once."""
         if self._plan.history and not self._has_replayed:
             found = await adapter.history(self._plan.history_scan)
             self.replay(found, self._plan.history)
             self._has_replayed = True
 
     def replay(self, found: Sequence[Received], limit: int) -> None:
-        """Bring the last `limit` messages of each lane into the hub."""
+        """Deliver the last `limit` messages of each lane to the hub."""
         lane_of: dict[object, Hashable] = {received.position: received.lane for received in found}
         for event in self.events_of(found, self._plan.incoming, limit):
             meta = event.meta

@@ -1,4 +1,4 @@
-"""Requests that cross a bridge, and how their replies find back."""
+"""Requests that cross a bridge, and the way back of their replies."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ from ...event import Meta
 from ...key import NAMESPACE, Key
 
 Send: TypeAlias = Callable[[Key[Any], Key[Any], Any, Meta], None]
-"""Sends a reply: where to, what was asked, the reply itself, and its metadata."""
+"""Sends a reply: its key, the key of the request, the reply itself, and its metadata."""
 
 MOST_CORRELATION = 128
-"""Characters of a correlation that came from elsewhere; nobody needs longer ones."""
+"""The most characters of a correlation from elsewhere."""
 
 _NAME = re.compile(r"[A-Za-z0-9-]{1,128}\Z")
 
 
 class OpenRequests:
-    """The requests that have left by one bridge; a reply is for one of them, or for nobody.
+    """The requests that have left by one bridge; a reply is for one of them, or is ignored.
 
-    A reply is believed by its correlation alone. So that is random for each request and bridge: whoever guesses one
-    cannot answer, and what one broker was asked cannot be answered by another.
+    A reply is accepted by its correlation alone. So the correlation is random for each request and bridge: it cannot be
+    guessed, and a request that was sent to one broker cannot be answered by another.
 
     Args:
-        name: Random, for this bridge in this process.
+        name: A random name of this bridge in this process.
     """
 
-    # Requests that are kept although they may be over; then those that are over are let go of.
+    # The number of requests from which on those that are over are dropped.
     MOST = 4096
 
     def __init__(self, name: str) -> None:
         self.address: Key[Any] = Key(NAMESPACE, "reply", name)
-        """Where replies to them come."""
+        """The key that replies to them are sent to."""
         self._requests: dict[str, Question] = {}
         self._most = self.MOST
 
     def open(self, request: Question) -> str:
-        """Expect replies to a request, which is about to leave, under the correlation that is returned."""
+        """Expect replies to a request that is about to leave; return its correlation."""
         if len(self._requests) >= self._most:
             self._requests = {each: it for each, it in self._requests.items() if not it.is_over}
             self._most = max(self.MOST, 2 * len(self._requests))
@@ -51,7 +51,7 @@ class OpenRequests:
         return correlation
 
     def receive(self, message: Any, meta: Meta | None) -> bool:
-        """Hand a reply to who asked; return whether anybody did."""
+        """Give a reply to its request; return whether there is one."""
         request = self._find(meta)
         if request is None:
             return False
@@ -63,7 +63,7 @@ class OpenRequests:
         return True
 
     def receive_garbled(self, error: DecodeError) -> bool:
-        """Tell who asked that the reply cannot be decoded; return whether anybody did."""
+        """Fail a request, since its reply cannot be decoded; return whether there is one."""
         request = self._find(getattr(error, "meta", None))
         if request is not None:
             request.take_error(error)
@@ -80,11 +80,11 @@ class OpenRequests:
 
 
 class RemoteRequest:
-    """A request that a bridge has brought: its reply leaves by that bridge, and in no other way."""
+    """A request that came in by a bridge: its reply leaves by that bridge, and by no other way."""
 
     __slots__ = ("_correlation", "_send", "_to", "key")
 
-    is_over = False  # nobody here knows
+    is_over = False  # that is unknown here
 
     def __init__(self, send: Send, key: Key[Any], to: Key[Any], correlation: str) -> None:
         self._send = send
@@ -93,15 +93,15 @@ class RemoteRequest:
         self._correlation = correlation
 
     def expect(self) -> None:
-        """Whoever asked has a timeout."""
+        """Do nothing: the caller has a timeout."""
 
     def lose(self, error: Exception | None = None) -> None:
-        """Whoever asked has a timeout, but learns at once of a reason why nobody can answer."""
+        """Send the reason why nobody can answer, if there is one; otherwise the caller has a timeout."""
         if error is not None:
             self.fail(error)
 
     def reply(self, reply: Any) -> None:
-        """Send the reply; one that cannot be encoded is an error to who asked, at once."""
+        """Send the reply; if it cannot be encoded, send that error at once."""
         self._send(self._to, self.key, reply, Meta(correlation=self._correlation))
 
     def fail(self, error: BaseException) -> None:
@@ -110,16 +110,16 @@ class RemoteRequest:
             self._to, self.key, None, Meta(correlation=self._correlation, headers={"error": describe_error(error)})
         )
 
-    # As a request that has left again, by another bridge: what comes back there goes on.
+    # Like a request that leaves again by another bridge: replies from there are passed on.
     take = reply
     take_error = fail
 
 
 def address_of_request(send: Send, key: Key[Any], meta: Meta) -> ReplyAddress | None:
-    """Where to reply to a message that has come; None if it is no request, or asks for a reply where none may go.
+    """Return where to reply to a received message; None if it is not a request, or its reply address is not allowed.
 
-    Bridges reply to bridges: to the name of one, in the namespace of hubs. An address of any other form would be
-    somebody's wish to have something published there.
+    Bridges reply to bridges only: to the name of one, in the namespace of hubs. With any other address, a sender could
+    have something published to a key of its choice.
     """
     to, correlation = meta.reply_to, meta.correlation
     if to is None or correlation is None or len(correlation) > MOST_CORRELATION:

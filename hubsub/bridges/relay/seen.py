@@ -1,4 +1,4 @@
-"""Which messages a hub has seen, and what all of its bridges share."""
+"""The messages that a hub has seen, and what all of its bridges share."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from ...key import Key
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-# Names a message within a hub, see `name_of`.
+# Identifies a message within a hub, see `name_of`.
 Name = tuple[Hashable, ...]
 
-# What is known of a message that somebody has handled.
+# What is noted of a message that was handled.
 DONE = object()
 
 
 def name_of(source: str | None, id: str, key: Key[Any], bridge: int, lane: Hashable) -> Name:
-    """Return what a message is known by, among all that ever came into a hub.
+    """Return what identifies a message among all that a hub receives.
 
-    An id that nobody can guess names the message wherever it comes in, as long as it is of the same key. Any other one
-    names it only where it came in, by that bridge and lane: whoever can write to one broker could else use up the ids
-    of what is still to come from another.
+    An id that nobody can guess identifies the message by whatever bridge it comes, as long as its key is the same. Any
+    other id identifies it only within the bridge and lane that it came by. Otherwise anyone who can write to one broker
+    could use up the ids of messages that are still to come from another.
     """
     if is_unguessable(id):
         return source, id, key
@@ -34,22 +34,22 @@ def name_of(source: str | None, id: str, key: Key[Any], bridge: int, lane: Hasha
 
 
 class SeenWindow:
-    """Remembers the last messages by name: at least `most`, at most twice as many."""
+    """Remembers the last messages by identity: at least `most`, at most twice as many."""
 
     __slots__ = ("_most", "_new", "_old")
 
     def __init__(self, most: int = 65536) -> None:
         self._most = most
-        # Two generations: forgetting the older one at once costs nothing for each message.
+        # Two generations: dropping the older one as a whole costs nothing per message.
         self._new: dict[Name, Any] = {}
         self._old: dict[Name, Any] = {}
 
     def get(self, name: Name) -> Any:
-        """What was noted of a message; None if it was not seen, or a long time ago."""
+        """Return what was noted of a message; None if it was not seen, or was forgotten."""
         return self._new.get(name) or self._old.get(name)
 
     def see(self, name: Name, what: Any = DONE) -> Any:
-        """Return what was noted of a message; of one that was not seen, note `what`, and return None."""
+        """Return what was noted of a message; if it was not seen, note `what` and return None."""
         new = self._new
         known = new.get(name)
         if known is None:
@@ -63,13 +63,13 @@ class SeenWindow:
         return known
 
     def note(self, name: Name, what: Any = DONE) -> None:
-        """Remember a message; `DONE`, or what is handling it."""
+        """Note a message: `DONE`, or what is handling it."""
         if len(self._new) >= self._most:
             self._old, self._new = self._new, {}
         self._new[name] = what
 
     def forget(self, name: Name) -> None:
-        """Let it count as not seen."""
+        """Forget a message."""
         self._new.pop(name, None)
         self._old.pop(name, None)
 
@@ -79,15 +79,15 @@ class OtherBridge(Protocol):
 
     @property
     def outgoing(self) -> Sequence[Key[Any]]:
-        """Patterns of what it carries away."""
+        """Patterns of the messages that it sends."""
         ...
 
     def changed(self, patterns: Iterable[tuple[str, ...]]) -> None:
-        """Others carry these away now, or no longer."""
+        """Called when other bridges begin or cease to send these patterns."""
 
 
 class HubBridges:
-    """What the bridges of one hub share: two bridges, or a ring of them, bring a message once."""
+    """What the bridges of one hub share, so that two of them, or a ring, deliver a message once."""
 
     def __init__(self) -> None:
         self.seen = SeenWindow()
@@ -96,7 +96,7 @@ class HubBridges:
         self.bridges: list[OtherBridge] = []
 
     def begin_anew(self, of: object) -> None:
-        """Forget what was seen, once for each `of`: part of that is in hands that do nothing any more."""
+        """Forget what was seen, once for each `of`: some of it was being handled by tasks that have ended."""
         if of != self._of:
             self._of = of
             self.seen = SeenWindow()
@@ -105,5 +105,5 @@ class HubBridges:
 
     @classmethod
     def of(cls, hub: Hub) -> HubBridges:
-        """That of a hub."""
+        """Return the one of a hub."""
         return cls._all.setdefault(hub, cls())

@@ -1,4 +1,4 @@
-"""The way out: what a hub publishes to a bridge's patterns is encoded, kept within bounds, and sent in batches."""
+"""The sending half of a bridge: messages are encoded, kept within bounds, and sent in batches."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ class Outgoing:
         self.record = record
         self.size = len(record.payload)
         self.time = time
-        # The event, if somebody waits to know what becomes of it.
+        # The event, if somebody waits for it to be sent.
         self.event: Event[Any] | None = None
-        # How often the connection was lost while it was being sent alone.
+        # How often the connection was lost while this was the only message being sent.
         self.blame = 0
 
 
 class Omission(OpenGap):
-    """Stands among what is on its way, where messages were dropped; it leaves as the notice of a gap.
+    """Stands in the queue where messages were dropped; it is sent as the notice of a gap.
 
-    It has the number of the last of them, so that records are numbered in the order in which they are sent. If that one
-    was sent before it was dropped, and the broker has it after all, it has all before it too: then nothing is missing,
-    and the broker takes the notice for a record that it has.
+    It has the number of the last one dropped, so that records are numbered in the order in which they are sent. If that
+    message was sent before it was dropped, and the broker stored it, the broker also stored all before it. Then nothing
+    is missing, and the broker drops the notice as a repeat.
     """
 
     __slots__ = ("sequence",)
@@ -63,10 +63,10 @@ class Omission(OpenGap):
 
 
 class Sender:
-    """Takes messages from an outbox, encodes them at once, and sends them as long as there is a connection.
+    """Encodes the messages of an outbox at once, and sends them while there is a connection.
 
-    Whatever one message does on its way out concerns that message: it is refused, whoever waits for it gets the error,
-    and what follows is sent. This is the one place where that ends.
+    A message that cannot be sent affects no other: it is refused, a caller that waits for it gets the error, and the
+    next one is sent. Such failures are handled here and nowhere else.
 
     Args:
         hub: The hub.
@@ -75,17 +75,17 @@ class Sender:
         features: What the broker can do.
         requests: The requests that leave here.
         name: Shown in explanations and logs.
-        refused: Told of each message that can never be sent: its key, itself, and why.
+        refused: Called with each message that can never be sent: key, message and error.
     """
 
-    # Records in one call of the adapter, and bytes of them.
+    # The most records in a call of the adapter, and the most bytes of them.
     BATCH = 500
     BATCH_BYTES = 4 << 20
-    # Seconds that a call should take at most: on a slow line batches become smaller.
+    # The most seconds that a call should take: on a slow line, batches become smaller.
     CALL_SECONDS = 0.5
-    # Bridges that a message crosses at most.
+    # The most bridges that a message crosses.
     MOST_HOPS = 16
-    # Replies that wait to be sent.
+    # The most replies that wait to be sent.
     MOST_REPLIES = 10_000
     # Bytes of headers that are not measured: those of a message without metadata of its own have fewer.
     PLAIN_HEADERS = 4096
@@ -110,11 +110,11 @@ class Sender:
         self._name = name
         self._refused = refused
         self._sequence = count(1)
-        # Of what was sent, perhaps in vain, the highest number: its signature is used up.
+        # The highest number that was sent, perhaps in vain: its signature must not be sent again.
         self._signed_to = 0
         self._queue: deque[Outgoing | Omission] = deque()
         self._messages = 0  # of these
-        self._in_hand = 0  # the first so many are in the adapter's hands
+        self._in_hand = 0  # how many of them, from the first on, are in a call of the adapter
         self._control: deque[Record] = deque()
         self._has_beat = False
         self._most = self.BATCH
@@ -129,11 +129,11 @@ class Sender:
         self.calls = 0
         """Calls of the adapter that have begun."""
         self.bytes_in_hand: int | None = None
-        """Bytes that the call which is going on has to send; None if there is none."""
+        """Bytes that the running call has to send; None if no call is running."""
         self.progress = 0
         """Calls of the adapter that have succeeded."""
         self.is_refused = False
-        """The broker takes nothing just now."""
+        """True while the broker accepts no messages."""
         self.outbox: Outbox | None = None
         if plan.outgoing:
             self.outbox = hub.border.outbox(
@@ -147,19 +147,19 @@ class Sender:
 
     @property
     def pending(self) -> int:
-        """Messages that are not sent yet, replies among them."""
+        """Messages that are not sent yet, including replies."""
         waiting = 0 if self.outbox is None else self.outbox.pending
         return self._messages + waiting + len(self._control) - self._has_beat
 
     @property
     def oldest(self) -> float | None:
-        """When the message was encoded that waits longest, in seconds since the epoch."""
+        """When the oldest message that waits was encoded, in seconds since the epoch."""
         return next((each.time for each in self._queue if isinstance(each, Outgoing)), None)
 
-    # Packing
+    # Encoding
 
     def start(self) -> None:
-        """Encode what is published, as it comes, connected or not."""
+        """Encode messages as they are published, whether connected or not."""
         self._loop = asyncio.get_running_loop()
         if self.outbox is not None and self.outbox.pending:
             self._pack_soon()
@@ -195,7 +195,7 @@ class Sender:
         due: float | None = None
         try:
             if meta is None:
-                # One that leaves by several bridges has got its name in the publish: the same for all.
+                # A message for several bridges got its id in the publish: the same for all of them.
                 named: Any = item
                 id = named[2] if len(item) == 3 else self._border.mint_id()
                 payload, headers = self._wire.pack_plain(key, message, id, text)
@@ -230,7 +230,7 @@ class Sender:
             raise PayloadTooLarge(key, size, most)
 
     def _outward(self, key: Key[Any], meta: Meta) -> Meta:
-        """What travels with a message that leaves: what came with it, and where it comes from."""
+        """Return the metadata to send with a message: its own, completed by where it comes from."""
         if meta.hops >= self.MOST_HOPS:
             raise HubsubError(f"{key!r} has crossed {meta.hops} bridges; is there a ring of them?")
         if meta.id is None or meta.source is None:
@@ -246,11 +246,11 @@ class Sender:
         return meta._replace(hops=meta.hops + 1, reply_to=to, correlation=correlation)
 
     def record(self, key: Key[Any], message: Any) -> Record:
-        """The record that a message becomes; it is not sent.
+        """Return the record of a message, without sending it.
 
         Raises:
             EncodeError: It cannot be encoded.
-            PayloadTooLarge: The broker takes no message of that size.
+            PayloadTooLarge: The broker does not accept a message of that size.
         """
         payload, headers = self._wire.pack_plain(key, message, self._border.mint_id(), time_text(now()))
         self._check_size(key, payload, headers)
@@ -265,7 +265,7 @@ class Sender:
     # Bounds
 
     def _shed(self) -> Callable[[], object] | None:
-        """Drop the oldest message that is not just being sent; return what notifies its publisher.
+        """Drop the oldest message that is not being sent; return a callable that notifies its publisher.
 
         Returns None if there is no such message.
         """
@@ -292,7 +292,7 @@ class Sender:
         return notice
 
     def _omit(self, at: int) -> Omission:
-        """The omission that stands before a place in the queue; a new one if there is none that is not in hand."""
+        """Return the omission before an index of the queue; a new one if there is none, or it is being sent."""
         before = self._queue[at - 1] if at > self._in_hand else None
         if isinstance(before, Omission):
             return before
@@ -307,11 +307,11 @@ class Sender:
     # Sending
 
     async def send(self, adapter: Adapter, busy: Callable[[BrokerBusy | None], None]) -> None:
-        """Send what is packed, in order, until the connection is lost, which raises.
+        """Send the encoded messages, in order, until the connection is lost, which raises.
 
         Args:
             adapter: The connection.
-            busy: Told when the broker takes nothing just now, and with None when it does again.
+            busy: Called with the error when the broker stops accepting messages, and with None when it accepts them.
         """
         refusals = 0
         self.is_refused = False
@@ -355,8 +355,8 @@ class Sender:
         if self._plan.secret is not None:
             self._sign_again(batch)
         if first.blame > 1:
-            # Twice it was alone when the connection was lost. A third time shows whether that is its doing: but only
-            # if the connection carries something else just before.
+            # The connection was lost twice while this was sent alone. A third time shows whether it is the cause, but
+            # only if the connection has just carried something else.
             await self._hand_over(adapter, [self._control_record(Key(NAMESPACE, "beat", "probe"), BEAT, None)])
         self._in_hand = len(batch)
         try:
@@ -374,7 +374,7 @@ class Sender:
         finally:
             self._in_hand = 0
         if len(refused) == len(batch) > 1:
-            # As a whole, for what one of them did: only what is refused alone counts.
+            # The batch was refused because of one of them: only a refusal of a single record counts.
             self._most = 1
             return
         for index, each in enumerate(batch):
@@ -391,7 +391,7 @@ class Sender:
         self._most = min(2 * self._most, self.BATCH)
 
     def _next_batch(self, first: Outgoing) -> list[Outgoing]:
-        """What is sent next."""
+        """Return the next batch."""
         batch: list[Outgoing] = []
         size = 0
         for each in islice(self._queue, 1 if first.blame else self._most):
@@ -404,7 +404,7 @@ class Sender:
         return batch
 
     def _sign_again(self, batch: list[Outgoing]) -> None:
-        """Sign anew what has waited long, or was sent before: it would be refused there, as too old or as a replay."""
+        """Sign again what has waited long or was sent before, which would be refused as too old or as a replay."""
         time, last = now(), batch[-1].record.sequence
         # The first is the oldest, and was sent before if any of them was.
         if batch[0].record.sequence > self._signed_to and time - batch[0].time <= self._plan.signed_for / 10:
@@ -423,7 +423,7 @@ class Sender:
             self._most_bytes = min(self.BATCH_BYTES, 2 * self._most_bytes)
 
     def _suspect(self, batch: list[Outgoing], error: Exception) -> None:
-        """The connection was lost while these were sent: find out whether one of them costs it."""
+        """Note that the connection was lost while these were sent, to find out whether one of them is the cause."""
         if not self._features.idempotent:
             self.unclear += len(batch)
         if len(batch) > 1:
@@ -442,14 +442,14 @@ class Sender:
             self._refuse(alone.key, alone.record.payload, alone.event, why)
 
     async def _send_omission(self, adapter: Adapter, omission: Omission) -> None:
-        """Send the receivers a notice of what was dropped, in its place."""
+        """Send the receivers a notice of what was dropped, at its place in the order."""
         assert self.outbox is not None
         gap, at_broker = omission.gap(), self._plan.at_broker
         gap = gap._replace(keys=None if gap.keys is None else tuple(map(at_broker, gap.keys)))
         notice = self._control_record(GAPS, GAP, Notice(gap, tuple(map(at_broker, self.outbox.patterns))))
         records = [notice]
         if self._features.durable and not self._features.patterns:
-            # Whoever reads a log whole finds it there in its place; the other copy is for the members of groups.
+            # Readers of a whole log find it there at its place; the other copy is for the members of groups.
             records.insert(0, notice._replace(sequence=omission.sequence, is_control=False))
         self._in_hand = 1
         try:
@@ -475,14 +475,14 @@ class Sender:
         return Record(key, payload, headers, is_control=True)
 
     def beat(self, key: Key[Any]) -> None:
-        """Send a sign of life, to come back by `key`."""
+        """Send a beat, which comes back under `key`."""
         if not self._has_beat:
             self._has_beat = True
             self._control.appendleft(self._control_record(key, BEAT, None))
             self._wake()
 
     def reply(self, to: Key[Any], key: Key[Any], reply: Any, meta: Meta) -> None:
-        """Send the reply to a request of `key`; if it cannot be encoded, an error in its place."""
+        """Send the reply to a request of `key`; if it cannot be encoded, send an error instead."""
         meta = self._border.mint(meta)._replace(hops=1)
         try:
             payload, headers = self._wire.pack(MESSAGE, to, reply, meta)
@@ -518,7 +518,7 @@ class Sender:
             await future
 
     def give_up(self, why: str = "the bridge was closed before it was sent") -> int:
-        """Fail what was not sent; return how much that is."""
+        """Fail the messages that were not sent; return how many there are."""
         left = self.pending
         for each in self._queue:
             if isinstance(each, Outgoing) and each.event is not None:
@@ -537,7 +537,7 @@ def _nothing() -> None:
 
 
 def _fail(event: Event[Any], error: Exception | None, why: str) -> None:
-    """Tell whoever waits for a message to be sent that it is not; who asked, too."""
+    """Fail a message that is not sent, for a caller that waits for it, and fail its request if it is one."""
     event.fail(error, why)
     to = None if event.meta is None else event.meta.reply_to
     if type(to) is ReplyAddress and not to.is_local:

@@ -1,12 +1,12 @@
-"""Signatures: what came in was sent by somebody who has the secret, to this key and namespace, and is no replay.
+"""Signatures: they prove that a message was sent by a holder of the secret, to its key and namespace, and only once.
 
-A signature is HMAC-SHA256, cut to 128 bits, of these. Each text is preceded by its length in characters, so that no two
-messages are signed alike:
+A signature is HMAC-SHA256, truncated to 128 bits, of these. The length in characters precedes each text, so that two
+different messages are never signed alike:
 
 1. `hubsub 1`, and the namespace;
 2. how many parts the key has, and the parts, as at the broker: without the bridge's prefix;
 3. the head of the signature: who signs, the time, and a number that counts up, in fixed widths;
-4. `e` and all that stands behind the signature in an envelope; or `h`, the attributes of the event in the headers, each
+4. `e` and everything after the signature in an envelope; or `h`, the attributes of the event in the headers, each
    other header with its name, and the payload.
 """
 
@@ -24,19 +24,19 @@ from ...errors import SignatureError
 from ...key import NAMESPACE, Key
 
 Secrets: TypeAlias = str | bytes | Sequence[str | bytes]
-"""A secret, or several: the first one signs, and what was signed with any of them is accepted."""
+"""A secret, or several: the first one signs, and a signature by any of them is accepted."""
 
 HEAD = 41
 """Characters of the head: 16 hexadecimal digits that name the signer, 10 decimal ones of the seconds since the epoch,
-and 12 of the number, each with a `-` behind it."""
+and 12 of the number, each followed by `-`."""
 WIDTH = HEAD + 32
-"""Characters of a signature: behind the head are the digits of the HMAC."""
+"""Characters of a signature: the head, followed by the digits of the HMAC."""
 
 _RUN = 28
-"""Of them, those that many messages have alike: the name and the seconds."""
+"""Characters of the head that many messages have in common: the name and the seconds."""
 
 Hash: TypeAlias = Callable[[], Any]
-"""Makes a copy of a hash that has got what comes first."""
+"""Returns a copy of a hash that was fed with what comes first."""
 
 
 class Signer:
@@ -45,11 +45,11 @@ class Signer:
     Args:
         secrets: See `Secrets`.
         namespace: That of the bridge: what was signed for another one is refused.
-        prefix: What keys begin with here, and not at the broker.
-        window: Seconds that a live message may be older or newer than the clock here says.
+        prefix: A prefix that the keys have here, but not at the broker.
+        window: Seconds that a live message may be older than the clock here, or ahead of it.
 
     Raises:
-        ValueError: There is no secret, one is empty, or the window is.
+        ValueError: There is no secret, a secret is empty, or the window is not positive.
     """
 
     # Signers that are remembered; see `_meet`.
@@ -63,22 +63,22 @@ class Signer:
         self._prefix = len(prefix)
         self._window = window
         self._heard: dict[str, _Numbers] = {}
-        # What is expected next, of who was heard last: a head, which begins with what a hundred of them have alike, its
-        # place in that hundred, whose numbers these are, and between when they are within the window.
+        # What is expected next of the last signer: the beginning that a hundred heads have in common, the index in that
+        # hundred, the numbers of that signer, and the times between which they are within the window.
         self._expected, self._expected_hundred, self._expected_place = "", "", 0
         self._expected_of = _Numbers()
         self._expected_from = self._expected_until = 0.0
         self.renew()
 
     def renew(self) -> None:
-        """Begin to count again, under another name: in a fork."""
+        """In a fork, start to count again under another name."""
         self._name = os.urandom(8).hex()
         self._count = -1  # of hundreds
         self._hundred, self._place = "", len(_PLACES)
         self._since = self._until = 0.0
 
     def of_key(self, key: Key[Any]) -> Hash:
-        """What a signature begins with that is for a key, given as in this process."""
+        """Return what the signed text of a key begins with; the key is given as in this process."""
         inner = self._inner()
         inner.update(self._key_text(key))
         copy: Hash = inner.copy
@@ -94,7 +94,7 @@ class Signer:
         Args:
             of_key: What `of_key` has returned.
             text: `ENVELOPE`, or what is signed of the headers.
-            data: What stands behind the signature in an envelope; or the payload.
+            data: What follows the signature in an envelope; or the payload.
         """
         if not self._since <= time.time() < self._until:
             self._look_at_the_clock()
@@ -106,7 +106,7 @@ class Signer:
             self._look_at_the_clock()
             place, head = 0, self._hundred + _PLACES[0]
         self._place = place + 1
-        # As in `verify`: a call more for each message would be felt.
+        # Inlined as in `verify`: a call for each message would show in the throughput.
         inner, outer = of_key(), self._outer()
         try:
             inner.update(f"{head}{text}".encode() + data)
@@ -122,12 +122,12 @@ class Signer:
         self._hundred = f"{self._name}-{second:010}-{self._count:010}"
 
     def verify(self, key: Key[Any], of_key: Hash, signature: str, text: str, data: bytes, live: bool) -> None:
-        """Return if it was signed with one of the secrets and, if `live`, within the window, and came never before.
+        """Return if it was signed with one of the secrets and, if `live`, within the window and for the first time.
 
         Args:
             key: The key, as in this process.
             of_key: What `of_key` has returned of it.
-            signature: Whatever is said to be one.
+            signature: Anything that claims to be one.
             text: As of `sign`.
             data: As of `sign`.
             live: Whether its age and number count.
@@ -146,7 +146,7 @@ class Signer:
         try:
             if not compare_digest(outer.hexdigest()[:_DIGITS], signature[HEAD:]):
                 self._verify_by_others(key, signature, signed)
-        except TypeError:  # it is no text in ASCII
+        except TypeError:  # it is not text in ASCII
             raise _wrong(key) from None
         if not live:
             return
@@ -161,7 +161,7 @@ class Signer:
             self._hear(key, head)
 
     def _verify_by_others(self, key: Key[Any], signature: str, signed: bytes) -> None:
-        """Return if it was signed with one of the secrets that are accepted, too."""
+        """Return if it was signed with one of the other secrets that are accepted."""
         for copy_inner, copy_outer in self._others:
             inner, outer = copy_inner(), copy_outer()
             inner.update(self._key_text(key) + signed)
@@ -171,10 +171,10 @@ class Signer:
         raise _wrong(key)
 
     def _hear(self, key: Key[Any], head: str) -> None:
-        """Look at who has signed, when, and which number that has; the next one is expected of them.
+        """Check signer, time and number of a head; the next message is expected from the same signer.
 
         Raises:
-            SignatureError: It is beyond the window, or the number has come before.
+            SignatureError: It is beyond the window, or its number has come before.
         """
         if self._expected:
             self._expected_of.expected = int(self._expected[_RUN:-1])
@@ -198,7 +198,7 @@ class Signer:
         self._expected_from, self._expected_until = second - self._window, second + self._window
 
     def _meet(self, name: str) -> _Numbers:
-        """Begin to remember a signer. With too many, those go who have said nothing for a window, or the quietest."""
+        """Remember a new signer. If there are too many, forget those silent for a window, or else the quietest."""
         if len(self._heard) >= self.MOST_SIGNERS:
             by_time = sorted(self._heard.items(), key=lambda item: item[1].second)
             begin = bisect_right(by_time, time.time() - self._window, key=lambda item: item[1].second)
@@ -208,11 +208,11 @@ class Signer:
 
 
 class _Numbers:
-    """Which numbers of a signer have come: all below the one that is expected next, but for some ranges."""
+    """The numbers of a signer that have come: all below the expected one, except some ranges."""
 
     __slots__ = ("_missing", "expected", "second")
 
-    # Ranges that are remembered, at least; what is missing below them counts as having come.
+    # The ranges that are remembered, at least; numbers below them count as having come.
     MOST = 1024
 
     def __init__(self) -> None:
@@ -243,11 +243,11 @@ class _Numbers:
 
 
 ENVELOPE = "e"
-"""What is signed of an envelope, before what stands behind the signature."""
+"""What is signed of an envelope, before what follows the signature."""
 
 
 def in_headers(attributes: Mapping[str, str], others: Mapping[str, str], has_payload: bool) -> str:
-    """What is signed before the payload of a message that has its attributes, with the content type, in its headers."""
+    """Return what is signed before the payload of a message with its attributes and content type in headers."""
     parts = ["h"]
     parts += [_measured(attributes[name]) if name in attributes else "-" for name in _PLAIN]
     for headers, names in ((attributes, attributes.keys() - set(_PLAIN)), (others, others.keys())):
@@ -258,15 +258,15 @@ def in_headers(attributes: Mapping[str, str], others: Mapping[str, str], has_pay
 
 
 NO_MORE = "0;0;="
-"""What is signed behind id and time of a message that has just the plain attributes, and before its payload.
+"""What is signed between id and time of a message that has only the plain attributes, and its payload.
 
-What `in_headers` returns of such a message is what `constant_of` its source returns, id and time each behind its length
-and a colon, and this.
+For such a message, `in_headers` returns `constant_of` its source, then id and time, each after its length and a colon,
+then this.
 """
 
 
 def constant_of(source: str, type: str, content_type: str) -> str:
-    """What is signed of the attributes that are the same for all plain messages of a source."""
+    """Return what is signed of the attributes that all plain messages of a source have in common."""
     return f"h{_measured('1.0')}{_measured(source)}{_measured(type)}{_measured(content_type)}"
 
 
@@ -277,8 +277,8 @@ def _measured(text: str) -> str:
     return f"{len(text)}:{text}"
 
 
-# HMAC (RFC 2104) by its two hashes, each of which has got its half of the secret, and is copied for a message.
-# `hmac.digest` begins with the secret every time, which takes longer than all the rest of a short message.
+# HMAC (RFC 2104) by its two hashes, which were fed with the padded secret once and are copied for each message.
+# `hmac.digest` starts with the secret every time, which takes longer than all the rest of a short message.
 
 
 _DIGITS = WIDTH - HEAD

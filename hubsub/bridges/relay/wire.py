@@ -77,30 +77,30 @@ class Unpacked(NamedTuple):
     message: Any
     """A `Notice` if it is a `GAP`."""
     meta: Meta | None
-    """None if nothing came with the message."""
+    """None if the message had no metadata."""
 
 
 class Wire:
-    """Packs messages for a broker and unpacks what comes from it, be it from a hub or from anybody else.
+    """Packs messages for a broker and unpacks received ones, whether they are from a hub or another program.
 
-    `Meta.headers` travel beside the message. One called `ce_x` is the CloudEvents attribute `x`: so `ce_type` and
-    `ce_subject` can be chosen, and those of foreign events are found there.
+    `Meta.headers` are sent beside the message. A header called `ce_x` is the CloudEvents attribute `x`: a sender can
+    choose `ce_type` and `ce_subject`, and finds those of foreign events there.
 
-    Keys are those of this process. What is too long to be remembered, see `LONGEST_KEY` and the others, is refused
-    both ways.
+    Keys are those of this process. Metadata beyond `LONGEST_KEY` and the other limits is refused both ways, since all
+    of it is remembered somewhere.
 
     Args:
         codec: The codec of the messages, or its name.
-        source: Who sends, unless the metadata says otherwise. May be set anew.
-        envelope: Send messages as CloudEvents. If not, metadata stays behind: only the payload is sent, and where the
-            broker has headers, those of the user. What is received is understood either way.
-        headers: The broker has headers; else what is sent goes in an envelope.
-        type_of: Tells what the messages of an exact key are declared to be.
+        source: The sender, unless the metadata has one. It may be changed.
+        envelope: Send messages as CloudEvents. If False, send the payload only, and where the broker has headers, those
+            of the user; other metadata is dropped. Received messages are understood either way.
+        headers: The broker has headers; if False, everything that is sent goes into an envelope.
+        type_of: Returns the declared type of an exact key's messages.
         secret: Sign all that is sent, and refuse what is not signed: a secret, or several, of which the first signs and
             all are accepted.
-        namespace: That of the bridge; signatures are for one namespace.
-        prefix: What keys begin with in this process, and not at the broker.
-        window: Seconds that a signed message may be old or early when it comes live.
+        namespace: The namespace of the bridge, for which signatures are valid.
+        prefix: A prefix that the keys have here, but not at the broker.
+        window: Seconds that a signed live message may be old, or ahead of the clock here.
 
     Raises:
         ValueError: There is no such codec; or a secret without envelopes, or an empty one.
@@ -134,22 +134,22 @@ class Wire:
         content_type = self.codec.content_type
         self._form = media_type(content_type)
         self._is_json = is_json(self._form)
-        # What the headers of `pack_plain` say of a message, whoever sent it.
+        # The headers of `pack_plain` that do not depend on the sender.
         plain = {"ce_type": MESSAGE, "content-type": content_type}
         self._plain = (plain if self._signer is None else {**plain, "ce_specversion": "1.0"}).items()
         self._plain_names = _PLAIN_HEADERS if self._signer is None else _PLAIN_HEADERS | {"ce_signature"}
-        # What is signed of the attributes that all plain messages of a source have alike.
+        # What is signed of the attributes that all plain messages of a source have in common.
         self._constant_of: Callable[[str], str] = cached(lambda source: constant_of(source, MESSAGE, content_type))
         self.source = source
 
     @property
     def source(self) -> str:
-        """Who sends."""
+        """The sender."""
         return self._source
 
     @source.setter
     def source(self, source: str) -> None:
-        # Whatever is the same for all messages is written once.
+        # What all messages have in common is formatted once.
         self._source = source
         own = f'"specversion":"1.0","source":{json.dumps(source)},'
         self._own = f"{{{own}".encode()
@@ -170,7 +170,7 @@ class Wire:
             key: What it was published to.
             message: The message.
             id: Unique within `source`; in plain ASCII, without quotes and backslashes.
-            time: When it was published, as `time_text` says it.
+            time: When it was published, as `time_text` writes it.
 
         Raises:
             EncodeError: The codec cannot encode it, or the key is too long.
@@ -199,19 +199,19 @@ class Wire:
         return self._sign_envelope(key, f'{self._before_id}{id}","time":"{time}","{name}":'.encode() + data + b"}"), {}
 
     def pack(self, kind: str, key: Key[Any], message: Any, meta: Meta) -> Packed:
-        """Return payload and headers of anything.
+        """Return payload and headers of a message of any kind.
 
         Args:
             kind: `MESSAGE`; or `GAP`, with a `Notice`; or `BEAT`, with anything that JSON can hold. The last two are
                 CloudEvents whatever `envelope` says.
             key: What it was published to.
             message: The message.
-            meta: With at least an `id`; without a `source` it is from here. Its `position`, and whether it was
-                `redelivered` or `replayed`, are the broker's to say and do not travel.
+            meta: Has at least an `id`; without a `source`, it is from here. `position`, `redelivered` and `replayed`
+                are set by the receiver's broker, and not sent.
 
         Raises:
-            EncodeError: It cannot be encoded; it has no id; something in `meta`, or the key, is too long; or `meta` has
-                something of another type than it should, such as a header that is no string.
+            EncodeError: It cannot be encoded; it has no id; the key, or something in `meta`, is too long; or something
+                in `meta` is of the wrong type, such as a header that is not a string.
         """
         if key not in self._short and (why := self._short.check(key)):
             raise EncodeError(key, why)
@@ -235,7 +235,7 @@ class Wire:
             )
             if self.headers:
                 packed = beside(attributes, others)
-                bytes_of(packed)  # a broker's driver would fail on them later
+                bytes_of(packed)  # otherwise a driver would fail on them later
                 return data, packed if self._signer is None else self._sign_headers(key, data, packed)
         except Exception as error:
             raise EncodeError(key, f"its metadata cannot be encoded: {_text_of(error)}") from error
@@ -246,10 +246,10 @@ class Wire:
         return payload if self._signer is None else self._sign_envelope(key, payload[1:]), {}
 
     def size(self, payload: bytes, headers: Mapping[str, str]) -> int:
-        """Return how many bytes something has that was packed: its payload, and the names and values of its headers."""
+        """Return the size of a packed message in bytes: its payload, and the names and values of its headers."""
         if not headers:
             return len(payload)
-        # As `pack_plain` has made them: that needs no look at each.
+        # As `pack_plain` makes them: their size is known.
         if (
             headers.get("ce_source") is self._source
             and headers.get("ce_type") is MESSAGE
@@ -262,7 +262,7 @@ class Wire:
     # Signing
 
     def _sign_envelope(self, key: Key[Any], rest: bytes) -> bytes:
-        """An envelope of what follows its brace: the signature stands in front, and is of all that stands behind it."""
+        """Return an envelope; `rest` is what follows its brace. The signature comes first, and covers all after it."""
         assert self._signer is not None
         signature = self._signer.sign(self._short[key], SIGNED_ENVELOPE, rest)
         return f'{{"signature":"{signature}",'.encode() + rest
@@ -271,13 +271,13 @@ class Wire:
         assert self._signer is not None
         attributes, others = parted(headers, None)
         if others:
-            # So that a broker can add some of its own.
+            # So that an adapter can add headers of its own.
             attributes["ce_signedheaders"] = " ".join(quote(name, safe="") for name in others)
         signature = self._signer.sign(self._short[key], in_headers(attributes, others, True), payload)
         return {**attributes, **others, "ce_signature": signature}
 
     def renewed(self, key: Key[Any], payload: bytes, headers: Mapping[str, str]) -> Packed:
-        """Return something that was packed, signed as of now: to be sent a second time, or long after it was packed."""
+        """Return a packed message with a new signature, to send it again, or long after it was packed."""
         if self._signer is None:
             return payload, dict(headers)
         if key not in self._short:
@@ -290,9 +290,9 @@ class Wire:
     # Unpacking
 
     def is_own(self, payload: bytes | None, headers: Mapping[str, str]) -> bool:
-        """True if something says that it was sent by this very source; it is neither decoded nor verified.
+        """True if a received message names this source as its sender; it is neither decoded nor verified.
 
-        What was sent without its metadata cannot be recognized.
+        A message that was sent without metadata cannot be recognized.
         """
         if headers and "ce_source" in headers:
             return headers["ce_source"] == self._source
@@ -303,25 +303,25 @@ class Wire:
         return payload.startswith(_SIGNATURE_BEGINS) and payload.startswith(self._own[1:], _SIGNATURE_ENDS)
 
     def unpack(self, key: Key[Any], payload: bytes | None, headers: Mapping[str, str], live: bool = True) -> Unpacked:
-        """Return what was received: an event of a hub, a CloudEvent of anybody, or else a plain payload.
+        """Return a received message: an event of a hub, a foreign CloudEvent, or a plain payload.
 
         Args:
             key: What it was published to.
             payload: None for a message that is None.
-            headers: What the broker gave beside it.
-            live: It comes straight from whoever sent it, and once. Not so from a log, or from a broker that delivers
-                again: there a signed message may be of any age, and come again.
+            headers: The broker's headers.
+            live: It comes directly from its sender, and once. From a log, or from a broker that redelivers, a signed
+                message may be of any age and come again.
 
         Raises:
-            DecodeError: The payload is not what the codec, or the type that is declared, makes of messages; or
-                something is too long. Its `meta` is what could be read of the metadata.
-            SignatureError: It is not signed with the secret, or not rightly.
+            DecodeError: The payload is not valid for the codec or the declared type, or something is too long. Its
+                `meta` is what could be read of the metadata.
+            SignatureError: It is not signed, or its signature is wrong.
         """
         try:
             if key not in self._short and (why := self._short.check(key)):
                 raise DecodeError(key, why)
             if payload and headers and headers.keys() == self._plain_names and headers.items() >= self._plain:
-                # What `pack_plain` has made.
+                # What `pack_plain` makes.
                 id, source, time = headers["ce_id"], headers["ce_source"], headers["ce_time"]
                 if self._signer is not None:
                     constant = self._constant if source == self._source else self._constant_of(source)
@@ -348,7 +348,7 @@ class Wire:
     def _unpack_signed(
         self, signer: Signer, key: Key[Any], payload: bytes | None, headers: Mapping[str, str], live: bool
     ) -> Unpacked:
-        """Unpack what is signed; nothing else is even looked at."""
+        """Unpack a signed message; nothing else in it is read before it is verified."""
         signature = headers.get("ce_signature") if headers else None
         if signature is not None:
             attributes, others = parted(headers, headers.get("ce_signedheaders", ""))
@@ -366,14 +366,14 @@ class Wire:
         raise SignatureError(key, "it is not signed, and this bridge has a secret=")
 
     def _unpack_alone(self, key: Key[Any], payload: bytes | None, plain: re.Match[bytes] | None) -> Unpacked:
-        """Unpack what has no headers; `plain` is how it begins if it is as `pack_plain` writes it."""
+        """Unpack a message without headers; `plain` is how it begins if `pack_plain` has made it."""
         if plain is None or payload is None or not payload.endswith(b"}"):
             return self._unpack_payload(key, payload, None, {})
         meta = plain_meta(*plain.groups()[-4:])
         try:
             return as_tuple(Unpacked, (MESSAGE, self.codec.decode(payload[plain.end() : -1], self._type_of(key)), meta))
         except Exception as error:
-            # Something follows the data in the envelope; or the data is none, or not of its type.
+            # Something follows the data in the envelope, or the data is invalid or not of its type.
             envelope = envelope_of(payload)
             if envelope is not None:
                 return self._unpack_envelope(key, envelope, {})
@@ -389,7 +389,7 @@ class Wire:
         return self._unpack_payload(key, payload, headers.get("content-type"), others)
 
     def _unpack_attributes(self, key: Key[Any], payload: bytes | None, headers: Mapping[str, str]) -> Unpacked:
-        """Unpack what has the attributes of an event in its headers."""
+        """Unpack a message with the attributes of an event in its headers."""
         content_type = headers.get("content-type")
         attributes: dict[str, Any] = {}
         others = {}
@@ -400,13 +400,13 @@ class Wire:
                 others[name] = value
         kind, meta = kind_of(attributes), meta_of(attributes, others)
         if not payload and content_type is not None and is_json(media_type(content_type)):
-            payload = None  # which the event may go without, and JSON not
+            payload = None  # an event may have none, JSON may not
         return self._decode(kind, key, payload, content_type, meta)
 
     def _unpack_payload(
         self, key: Key[Any], payload: bytes | None, content_type: str | None, headers: dict[str, str]
     ) -> Unpacked:
-        """Unpack what has no attributes in its headers: an envelope, or a plain payload."""
+        """Unpack a message without attributes in its headers: an envelope, or a plain payload."""
         if payload is not None and (content_type is None or media_type(content_type) == ENVELOPE):
             envelope = envelope_of(payload)
             if envelope is not None:
@@ -443,7 +443,7 @@ class Wire:
             raise DecodeError(key, f"cannot be decoded: {_text_of(error)}", payload, meta) from error
 
     def _codec_for(self, content_type: str | None) -> Codec:
-        """Our codec, unless the type of the content says that it is something else."""
+        """Return this bridge's codec, unless the content type names another format."""
         form = self._form if content_type is None else media_type(content_type)
         if form == self._form:
             return self.codec
@@ -455,7 +455,7 @@ class Wire:
 _JSON_CODEC = codec_of("json")
 _MSGPACK = ("application/msgpack", "application/x-msgpack", "application/vnd.msgpack")
 
-# What `Wire.pack_plain` makes, and the simplest of `Wire.pack`, up to the data; not signed, or without the signature.
+# What `Wire.pack_plain` makes, and the simplest results of `Wire.pack`, up to the data, without the signature.
 _TEXT = rb'([^"\\\x00-\x1f]{1,%d}+)'
 _REST = (
     rb'"specversion":"1\.0","source":"%b","type":"hubsub\.message","datacontenttype":"application/json",'
@@ -472,14 +472,14 @@ _PLAIN_HEADERS = {"ce_specversion", "ce_source", "ce_type", "content-type", "ce_
 
 
 def _unsigned(key: Key[Any]) -> Any:
-    """Nothing of a key is signed."""
+    """Stands for signing where nothing is signed."""
 
 
 class _ShortKeys(dict[Key[Any], Hash]):
-    """Keys that are not too long, those that were asked for lately, with what signatures for them begin with.
+    """A cache of recently used keys that are not too long, each with what its signed text begins with.
 
     Args:
-        signed: Makes that.
+        signed: Returns what the signed text of a key begins with.
     """
 
     MOST = 32768
@@ -491,10 +491,10 @@ class _ShortKeys(dict[Key[Any], Hash]):
         self._characters = 0
 
     def check(self, key: Key[Any]) -> str:
-        """Return why a key is refused; an empty text if it is not, and from now on it is here."""
+        """Return why a key is refused; if it is not, cache it and return an empty text."""
         length = sum(map(len, key)) + len(key)
         if length > LONGEST_KEY:
-            return f"the key has {length} characters, and at most {LONGEST_KEY} cross a bridge"
+            return f"the key has {length} characters; at most {LONGEST_KEY} cross a bridge"
         self._characters += length
         if len(self) >= self.MOST or self._characters > self.MOST_CHARACTERS:
             self.clear()
@@ -507,9 +507,9 @@ def _as_bytes(codec: Codec, key: Key[Any], data: Any) -> bytes:
     if isinstance(data, (bytes, bytearray, memoryview)):
         return bytes(data)
     discard(data)  # a coroutine, say
-    raise EncodeError(key, f"the codec {describe(codec.name)} returned {describe(data)}, and no bytes")
+    raise EncodeError(key, f"the codec {describe(codec.name)} returned {describe(data)} instead of bytes")
 
 
 def _text_of(error: Exception) -> str:
-    """What an error says, bounded."""
+    """Return the text of an error, bounded."""
     return describe_error(error).removeprefix(f"{type(error).__name__}: ")
