@@ -13,8 +13,8 @@ Four kinds of trouble, and where each ends:
 - **The connection.** Every other exception of a method means that the connection is lost: only the transport's own
   errors should leave an adapter. `BrokerBusy` from `send`, `receive`, `ack`, `extend` or `hand_back` does not: the
   broker accepts nothing for now over a sound connection, and the relay makes the same call again a little later.
-- **Access.** `AccessRefused` ends the bridge, since a retry would be refused too. A pattern that the broker refuses over
-  a sound connection stands in `Adapter.refused`.
+- **Access.** `AccessRefused` ends the bridge, since a retry would be refused too. A pattern that the broker refuses
+  over a sound connection stands in `Adapter.refused_patterns`.
 - **The adapter itself.** `NotImplementedError` and `NameError` end the bridge at once, and so do `TypeError`,
   `AttributeError` and `AssertionError` when they come three times running: that is a bug, and not the weather.
 """
@@ -258,7 +258,7 @@ class Adapter:
     """What it can do at best; see `features_for`."""
     lag: int | None = None
     """Messages at the broker that were not received yet, as of when something was received last; None if unknown."""
-    refused: Mapping[Key[Any], Exception] = {}
+    refused_patterns: Mapping[Key[Any], Exception] = {}
     """What of the patterns that it was asked to subscribe to, or to respond to, the broker refuses, and why; the others
     work. `Bridge.ready` raises it."""
     activity: int = 0

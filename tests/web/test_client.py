@@ -218,7 +218,7 @@ async def test_a_refused_pattern_is_an_error_that_names_it_and_costs_no_other() 
         server.publish(("room", "1"), 1)
         await has(came, 1)
         refused.remove()
-        await until(lambda: not one.bridges[0].adapter.refused)
+        await until(lambda: not one.bridges[0].adapter.refused_patterns)
         await one.bridges[0].ready()
 
 

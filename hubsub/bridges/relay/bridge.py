@@ -176,7 +176,7 @@ class Bridge(Life):
         if self._closing is None:
             await self.start()
         await self._until(lambda: self._state == "up" and not self._is_stale, timeout)
-        for error in self.adapter.refused.values():
+        for error in self.adapter.refused_patterns.values():
             raise BridgeNotReady(self, 0, error) from error
 
     @property

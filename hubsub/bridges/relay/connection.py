@@ -510,7 +510,7 @@ class Connection:
         self._responding = wanted
 
     def _log_refused(self) -> None:
-        refused = self._adapter.refused
+        refused = self._adapter.refused_patterns
         for key in refused.keys() - self._refused:
             self._parts.log.error("no messages of %r arrive: %s", key, refused[key])
         self._refused = set(refused)

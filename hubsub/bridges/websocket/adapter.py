@@ -96,7 +96,7 @@ class WebSocketAdapter(Adapter):
         self._position = Position()
 
     @property
-    def refused(self) -> Mapping[Key[Any], Exception]:  # type: ignore[override]
+    def refused_patterns(self) -> Mapping[Key[Any], Exception]:  # type: ignore[override]
         """What of the patterns the endpoint refuses, and why."""
         return {} if self._line is None else self._line.refused
 
