@@ -179,6 +179,8 @@ def has_postgres():
 BROKER_PACKAGES = (
     ("redis-server", lambda: shutil.which("redis-server")),
     ("postgresql", has_postgres),
+    # Debian keeps it out of a user's path.
+    ("mosquitto", lambda: shutil.which("mosquitto") or shutil.which("/usr/sbin/mosquitto")),
     ("default-jre-headless", lambda: find_java() >= OLDEST_JAVA),
     ("maven", lambda: has_kafka() or shutil.which("mvn")),
     ("chromium", lambda: shutil.which("chromium") or shutil.which("google-chrome")),
