@@ -34,9 +34,9 @@ RELEASE_SECONDS = 0.05
 """Between two releases at least, so that messages due one after the other are released together."""
 Refused: TypeAlias = dict[int, Exception]
 
-# Read from the catalogue itself: what is known of names may be old.
-IS_MISSING = """select not exists (select from pg_catalog.pg_class c
-    join pg_catalog.pg_namespace n on n.oid = c.relnamespace where (n.nspname, c.relname) = ('hubsub', 'version'))"""
+# From the catalogue itself: a name in a query may be resolved by a plan that is older than the table.
+TABLES = """select c.relname from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+    where n.nspname = 'hubsub' and c.relname = any($1)"""
 STATE = """select epoch, coalesce((select min(number) from hubsub.message where namespace = $1), last + 1) as first,
     last from hubsub.log where namespace = $1"""
 READ = f"""with state as ({STATE})
@@ -130,40 +130,43 @@ class PostgresLogAdapter(LogAdapter):
             self.addresses = LogAdapter.addresses
         else:
             self.addresses = Addresses("/", allowed="!-.0-~")
-        if (version := await self._version(connection)) != schema.VERSION:
-            await self._make_tables(connection, version)
+        if await self._version(connection) != schema.VERSION:
+            await self._make_tables(connection)
         await connection.execute("select hubsub.start_log($1)", self.link.namespace)
         await connection.fetchval(RELEASE, self.link.namespace, self._maxlen)
 
-    async def _make_tables(self, connection: Any, version: int | None) -> None:
-        """Make the tables, or upgrade those of a version; of several bridges that want it, one does."""
+    async def _make_tables(self, connection: Any) -> None:
+        """Create the tables, upgrade older ones, or create those that somebody has dropped."""
+        version = None
         try:
             async with connection.transaction():
                 await connection.execute("select pg_advisory_xact_lock(7232, 1)")
-                version = await self._version(connection)  # still, now that no other bridge is at it
+                # Another bridge may have done it meanwhile.
+                version = await self._version(connection)
                 if version is None or version < schema.VERSION:
-                    await connection.execute(schema.making(version))
-                    version = schema.VERSION
+                    await connection.execute(schema.SCRIPT)
         except Exception as error:
             if getattr(error, "sqlstate", None) != "42501":
                 raise
-            what = "are not there" if version is None else f"have version {version}, this hubsub needs {schema.VERSION}"
-            option = "" if version is None else f" --from {version}"
+            what = f"have version {version}, and this hubsub needs {schema.VERSION}" if version else "are missing"
             raise BridgeError(
-                f"the tables of {self!r} {what}, and its role may not make them: {error}; as a role that may, run"
-                f" python -m hubsub postgres-schema{option} --grant ROLE | psql DATABASE"
+                f"tables of {self!r} {what}, and its role may not make them: {error}; as a role that may, run"
+                " python -m hubsub postgres-schema --grant ROLE | psql DATABASE"
             ) from error
-        if version != schema.VERSION:
+        if version is not None and version > schema.VERSION:
             raise BridgeError(
                 f"{self!r} has tables of version {version}, and this hubsub knows version {schema.VERSION}: upgrade"
                 " hubsub, or use another database"
             )
 
     async def _version(self, connection: Any) -> int | None:
-        """The version of the tables; None if there are none."""
-        if await connection.fetchval(IS_MISSING):
+        """Return the version of the tables; None if one of them is missing."""
+        there = {row[0] for row in await connection.fetch(TABLES, schema.NAMES)}
+        if "version" not in there:
             return None
-        return int(await connection.fetchval("select version from hubsub.version"))
+        version: int | None = await connection.fetchval("select max(version) from hubsub.version")
+        is_whole = version != schema.VERSION or there.issuperset(schema.NAMES)
+        return version if is_whole else None
 
     async def _listen(self, connection: Any) -> None:
         bell = f"{channel_of(self.link.namespace)}:log"
