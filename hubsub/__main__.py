@@ -1,4 +1,4 @@
-"""The command line: `python -m hubsub demo`, or `hubsub demo`; and `dead-letters`."""
+"""The command line: `python -m hubsub`, or `hubsub`, with `demo`, `dead-letters` or `postgres-schema`."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def _dead_letters(arguments: argparse.Namespace) -> int:
             arguments.timeout,
         )
     except BrokenPipeError:
-        # Whoever read along has gone, as in `| head`. Python would complain when it flushes the rest.
+        # The reader has gone, as in `| head`. Python would raise again when it flushes the rest.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
@@ -149,7 +149,7 @@ def _demo(arguments: argparse.Namespace) -> int:
         others = errors.split(_is_reader_gone)[1]
         if others is not None:
             raise others from None
-        # Python would complain when it flushes the rest.
+        # Python would raise again when it flushes the rest.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 

@@ -219,8 +219,8 @@ class Link:
     has no room for stays with the others. Where control messages come another way than the others, it may be 0: then
     `receive` waits for control messages only, and for no longer than a second."""
     encode: Callable[[Any], bytes] | None = None
-    """Makes a payload of a message, as the codec of the bridge does; for what an adapter itself publishes. None if
-    nobody says."""
+    """Returns the payload of a message, by the codec of the bridge; for adapters that publish messages themselves.
+    None without a bridge."""
     release: Callable[[Collection[Hashable]], Awaitable[None]] | None = None
     """To be awaited when the broker takes lanes away: it finishes what is in hand of them, within a deadline, and has
     it acknowledged."""

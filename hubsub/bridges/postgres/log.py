@@ -1,4 +1,4 @@
-"""`postgres-log://`: a log in tables of PostgreSQL, where NOTIFY only wakes those who read."""
+"""`postgres-log://`: a durable log in tables of PostgreSQL; NOTIFY only wakes its readers."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from .frames import MOST_BYTES, Frames, channel_of
 LIKE = "postgres-log://user:password@host:5432/database"
 OWN = {"maxlen": or_none(count("messages")), "max_age": or_none(seconds(most=1e10)), "lease": seconds()}
 PAGE_BYTES = 1 << 20
-"""Bytes of payloads that are read or released at once; but one message at least."""
+"""The most bytes of payloads that one query reads or releases; but always at least one message."""
 RETRY_SECONDS = 0.5
-"""After which a failed release of delayed messages is tried again."""
+"""The pause after a release of delayed messages that failed."""
 RELEASE_SECONDS = 0.05
-"""Between two releases at least, so that messages due one after the other are released together."""
+"""The least time between two releases, so that messages due shortly after each other are released together."""
 Refused: TypeAlias = dict[int, Exception]
 
 # From the catalogue itself: a name in a query may be resolved by a plan that is older than the table.
@@ -50,7 +50,7 @@ BEFORE = "select hubsub.before($1, to_timestamp($2::double precision))"
 APPEND = "select hubsub.append($1, $2, $3, $4, $5, $6)"
 APPEND_LATER = "select hubsub.append($1, $2, $3, $4, $5, $6, $7)"
 RELEASE = f"select hubsub.release($1, $2, {PAGE_BYTES})"
-TELL = "select count(pg_notify($1, text)) from unnest($2::text[]) as t (text)"
+NOTIFY = "select count(pg_notify($1, text)) from unnest($2::text[]) as t (text)"
 HOLD = """insert into hubsub.name values ($1, $2, null, $3, clock_timestamp() + $4 * interval '1 second')
     on conflict (namespace, name) do update set owner = excluded.owner, until = excluded.until
     where name.owner = excluded.owner or name.until <= clock_timestamp() returning 1"""
@@ -71,19 +71,19 @@ DEAD = """select number, reader, key, data, reason, attempts, position, extract(
 
 
 class PostgresLogAdapter(LogAdapter):
-    """A durable log in tables of a database; they are made in the schema `hubsub` at the first connect.
+    """A durable log in tables of a database; the first bridge creates them in the schema `hubsub`.
 
     Args:
         url: `postgres-log://user:password@host:5432/database`; options in its query.
-        maxlen: Messages that a namespace keeps, by default 1 000 000; None, in a URL `none`, for all.
-        max_age: Seconds that a message is kept; by default, and with None, for ever.
-        lease: Seconds after which what a member of a group has not finished is given to another, unless extended; 30.
-        options: As for `PostgresAdapter`.
+        maxlen: How many messages a namespace keeps, 1 000 000 by default; None, in a URL `none`, keeps all.
+        max_age: For how many seconds a message is kept; None, the default, for ever.
+        lease: Seconds after which an unfinished message of a group's member goes to another, unless extended; 30.
+        options: Those of `PostgresAdapter`.
 
     Raises:
         MissingDriver: asyncpg is not installed.
-        TypeError: There is no one address, or an option does not exist or is for the bridge to decide.
-        ValueError: The URL or a figure makes no sense.
+        TypeError: No address is given, or two are; or an option does not exist, or the bridge sets it.
+        ValueError: The URL or an option is invalid.
     """
 
     features = replace(LogAdapter.features, max_payload=MOST_BYTES, dead_letters=True, delays=True)
@@ -108,7 +108,7 @@ class PostgresLogAdapter(LogAdapter):
 
     def features_for(self, link: Link) -> Any:
         if "\0" in link.namespace or not link.namespace.isprintable():
-            raise ValueError(f"{link.namespace!r} cannot be a namespace here: Postgres has no such text")
+            raise ValueError(f"the namespace {link.namespace!r} must be printable text: Postgres stores it as text")
         self._namespace = link.namespace
         self._encode = link.encode or self._encode
         return super().features_for(link)
@@ -124,7 +124,7 @@ class PostgresLogAdapter(LogAdapter):
         self._upkeep = [asyncio.create_task(self._keep_tidy()), asyncio.create_task(self._keep_releasing())]
 
     async def _prepare(self, connection: Any) -> None:
-        """Make what is not there, and release what became due while no bridge was there."""
+        """Create what is missing, and release messages that became due while no bridge was connected."""
         self._is_unicode = connection.get_settings().server_encoding == "UTF8"
         if self._is_unicode:
             self.addresses = LogAdapter.addresses
@@ -179,17 +179,17 @@ class PostgresLogAdapter(LogAdapter):
     async def _keep_tidy(self) -> None:
         pause = min(self.UPKEEP_SECONDS, max(0.5, (self._max_age or math.inf) / 4))
         while True:
-            # What fails here fails elsewhere, too, where somebody waits for it.
+            # A failure here also occurs in calls that report it.
             with suppress(Exception):
                 await self._connected().write("select hubsub.tidy($1, $2)", self.link.namespace, self._max_age)
             await asyncio.sleep(pause)
 
     async def _keep_releasing(self) -> None:
-        """Release delayed messages when they are due; every bridge does, so that it does not depend on the sender."""
+        """Release delayed messages when they are due. Every bridge does, because the sender may have died."""
         while True:
             self._due.clear()
             seconds: float | None = RETRY_SECONDS
-            # As above; and any other bridge may do it meanwhile.
+            # Likewise; and meanwhile another bridge may release them.
             with suppress(Exception):
                 ((seconds,),) = await self._connected().write(RELEASE, self.link.namespace, self._maxlen)
             self._due.set(self.UPKEEP_SECONDS if seconds is None else min(seconds, self.UPKEEP_SECONDS))
@@ -222,16 +222,16 @@ class PostgresLogAdapter(LogAdapter):
 
     @property
     def receiving(self) -> int | None:  # type: ignore[override]
-        """Changes whenever bytes have come where it reads."""
+        """Changes whenever the reading connection has received bytes."""
         return None if self._lines is None else self._lines.receiving
 
     @property
     def sending(self) -> int | None:  # type: ignore[override]
-        """Changes whenever bytes have moved where it sends."""
+        """Changes whenever bytes have moved over the sending connection."""
         return None if self._lines is None else self._lines.sending
 
     async def _ask(self, sql: str, *arguments: Any) -> list[Any]:
-        """Ask about the namespace, the first argument; what is being sent does not hold it up."""
+        """Run a query over the reading connection, with the namespace as first argument; return the rows."""
         try:
             return await self._connected().read(sql, self.link.namespace, *arguments)
         except Exception as error:
@@ -259,13 +259,13 @@ class PostgresLogAdapter(LogAdapter):
         if control:
             indices, texts = zip(*control, strict=True)
             try:
-                await self._connected().write(TELL, self._control, texts)
+                await self._connected().write(NOTIFY, self._control, texts)
             except Exception as error:
                 refused |= dict.fromkeys(indices, refusal(error))
         return refused
 
     async def _append(self, indices: Sequence[int], columns: Sequence[Any], dues: Sequence[float | None]) -> Refused:
-        """Store messages: their sequences, addresses and payloads; return the errors, by their indices."""
+        """Store messages by their sequences, addresses, payloads and due times; return the errors by their indices."""
         link = self.link
         arguments = (link.namespace, link.sender, *columns, self._maxlen)
         try:
@@ -280,24 +280,25 @@ class PostgresLogAdapter(LogAdapter):
         return {}
 
     async def publish_in(self, connection: Any, key: KeyLike[Any], message: Any, *, due: float | None = None) -> None:
-        """Publish within a transaction of yours: the message is sent when that is committed, and else it never was.
+        """Publish in a transaction of yours: if it is committed, the message is sent; otherwise it never existed.
 
-        Everybody gets it as a message of another program, your own hub too. The bridge need not be connected, but the
-        tables have to be there. If the transaction is `repeatable read` or `serializable`, its commit may fail with
-        40001, to be tried again as always.
+        All bridges of the namespace receive it as a message of another program, your own too. The bridge need not be
+        connected, but the tables must exist. The commit of a `repeatable read` or `serializable` transaction may fail
+        with 40001; run it again then, as always.
 
         Args:
-            connection: One of asyncpg, psycopg 3 or SQLAlchemy, or a cursor or session of theirs, in a transaction.
+            connection: A connection, cursor or session of asyncpg, psycopg 3 or SQLAlchemy, in a transaction.
             key: An exact key.
-            message: What the codec of the bridge can encode, or JSON without a bridge; bytes are sent as they are.
-            due: When it is delivered, in seconds since the epoch; None, or a time that has passed: at once.
+            message: Anything that the codec of the bridge can encode, or JSON without a bridge. bytes are sent as they
+                are.
+            due: When to deliver it, in seconds since the epoch; None, or a time that has passed, means at once.
 
         Raises:
-            InvalidKey: It is a pattern, or no key.
+            InvalidKey: `key` is a pattern, or no key.
             EncodeError: The codec cannot encode the message.
-            TypeError: It is no such connection.
-            ValueError: `due` is no time.
-            Exception: Whatever the driver raises.
+            TypeError: `connection` is none of these.
+            ValueError: `due` is not a time.
+            Exception: An error of the driver.
         """
         key = publishable(key)
         try:
@@ -398,7 +399,7 @@ class PostgresLogAdapter(LogAdapter):
 
 
 def _number_of(position: str) -> int:
-    """The number of a dead letter."""
+    """Return the number of a dead letter."""
     word, _, number = position.rpartition("-")
     if word != "dead" or not (number.isascii() and number.isdecimal() and len(number) < 19):
         raise NoSuchLetter(position)
