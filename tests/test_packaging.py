@@ -65,7 +65,8 @@ def test_wheel_holds_the_package_whole_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "hubsub").rglob("*.py")}
-    assert names == modules | {"hubsub/py.typed", "hubsub/cli/demo.html", "hubsub/web/hubsub.js"}
+    files = {"hubsub/py.typed", "hubsub/cli/demo.html", "hubsub/web/hubsub.js", "hubsub/web/hubsub.d.ts"}
+    assert names == modules | files
 
 
 def test_source_distribution_comes_with_its_tests(built: Path) -> None:

@@ -8,8 +8,9 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from hubsub.bridges.adapter import Features  # noqa: E402
+from hubsub.bridges.adapter import Adapter, Link  # noqa: E402
 from hubsub.bridges.schemes import adapter_for  # noqa: E402
+from hubsub.key import Key  # noqa: E402
 
 PAGE = ROOT / "docs" / "bridges" / "index.md"
 BEGIN, END = "<!-- features -->\n", "<!-- /features -->\n"
@@ -21,6 +22,7 @@ BROKERS = {
     "[Postgres log](postgres-log.md)": "postgres-log://localhost/x",
     "[Postgres NOTIFY](postgres.md)": "postgres://localhost/x",
     "[Kafka](kafka.md)": "kafka://localhost:9092",
+    "[MQTT](mqtt.md)": "mqtt://localhost",
     "memory": "memory://features",
 }
 ORDER = {"all": "all of a sender", "key": "of each key", "none": "none"}
@@ -31,6 +33,11 @@ def mark(is_so: bool) -> str:
     return "yes" if is_so else "–"
 
 
+def durable(adapter: Adapter) -> str:
+    named = adapter.features_for(Link(sender="", namespace="x", name="x", incoming=(Key("x"),)))
+    return "with `name=`" if named.durable and not adapter.features.durable else mark(adapter.features.durable)
+
+
 def size(number: int | None) -> str:
     if number is None:
         return "no limit"
@@ -38,7 +45,6 @@ def size(number: int | None) -> str:
 
 
 ROWS = {
-    "Delivers confirmed messages to readers that were away": lambda each: mark(each.durable),
     "Keeps the order": lambda each: ORDER[each.order],
     "`publish_confirmed` returns when": lambda each: CONFIRMS[each.confirms],
     "Groups: `group=`": lambda each: mark(each.groups),
@@ -53,10 +59,12 @@ ROWS = {
 
 
 def table() -> str:
-    features: dict[str, Features] = {name: adapter_for(url).features for name, url in BROKERS.items()}
-    lines = [" | ".join(["| ", *features]) + " |", "|---" * (len(features) + 1) + "|"]
+    adapters = {name: adapter_for(url) for name, url in BROKERS.items()}
+    lines = [" | ".join(["| ", *adapters]) + " |", "|---" * (len(adapters) + 1) + "|"]
+    away = "Delivers confirmed messages to readers that were away"
+    lines.append("| " + " | ".join([away, *map(durable, adapters.values())]) + " |")
     for row, of in ROWS.items():
-        lines.append("| " + " | ".join([row, *(of(each) for each in features.values())]) + " |")
+        lines.append("| " + " | ".join([row, *(of(each.features) for each in adapters.values())]) + " |")
     return "\n".join(lines) + "\n"
 
 

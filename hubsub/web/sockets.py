@@ -17,7 +17,7 @@ from .access import Access, Authorize, Connection, Hook, Identify, Refused, call
 from .application import Application, checked, pass_lifespan
 from .feed import Feed
 from .limits import Limits
-from .module import NAME, script
+from .module import is_file, script
 from .session import Session
 from .stream import Receive, Send
 
@@ -85,14 +85,14 @@ class Endpoint(Application[Session]):
     # ASGI
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
-        """Serve one WebSocket, as ASGI says; mounted, it serves `hubsub.js`, too. Anything else is answered by 426."""
+        """Serve one WebSocket, as ASGI says; mounted, it serves `hubsub.js` and its types, too. Anything else is answered by 426."""
         if scope["type"] == "lifespan":
             await pass_lifespan(receive, send)
         elif scope["type"] == "websocket":
             message = await receive()
             if message["type"] == "websocket.connect":
                 await self.handle(scope, receive, send)
-        elif scope["path"].endswith(f"/{NAME}"):
+        elif is_file(scope["path"]):
             await script(scope, receive, send)
         else:
             await _respond(send, 426, b"this address takes WebSockets", [(b"upgrade", b"websocket")])

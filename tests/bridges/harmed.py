@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 from collections.abc import Sequence
 from typing import Any
 
 import aiokafka
 import aiokafka.errors
+import mqtt5
 
 from brokers.broker import Broker
 from brokers.kafka_server import Kafka
+from brokers.mosquitto import Mosquitto
 from brokers.postgres_server import Postgres
 from brokers.redis_server import Redis
 from hubsub.bridges import Adapter, adapter_for
@@ -153,6 +157,44 @@ class HarmedPostgresLog(Harmed):
                 append = "select hubsub.append($1, gen_random_uuid()::text, '{1}', array[$2], array[$3::bytea], null)"
                 assert await client.fetchval(append, namespace, address, payload)
         await client.close()
+
+
+class HarmedMosquitto(Harmed):
+    """Mosquitto."""
+
+    process: Mosquitto
+
+    def kill(self) -> None:
+        # What it confirms it writes later, and so may lose: that is another test's. Nobody hears of anything meanwhile.
+        self.process.save()
+        super().kill()
+
+    async def forbid(self, namespace: str) -> None:
+        await asyncio.to_thread(self.process.deny, f"{namespace}/k/0")
+
+    async def allow(self, namespace: str) -> None:
+        await asyncio.to_thread(self.process.deny)
+
+    async def inject(self, namespace: str, messages: Sequence[conformance.Raw]) -> None:
+        for parts, payload, headers in messages:
+            address = parts.decode(errors="replace") if isinstance(parts, bytes) else "/".join(parts)
+            properties = [(name, value.decode(errors="replace")) for name, value in headers.items()]
+            content_type = dict(properties).get("content-type")
+            try:
+                packet = mqtt5.PublishPacket(
+                    f"{namespace}/{address}", payload or b"", content_type=content_type, user_properties=properties
+                ).write()
+            except ValueError:
+                continue  # there is no such packet
+            reader, writer = await asyncio.open_connection("127.0.0.1", self.process.port)
+            try:
+                writer.write(mqtt5.ConnectPacket(f"inject-{os.urandom(6).hex()}", clean_start=True).write() + packet)
+                writer.write(b"\xc0\x00\xe0\x00")  # it answers to a ping, or has ended the connection
+                await reader.read()
+            except ConnectionError:
+                pass  # it takes no such thing from anybody
+            finally:
+                writer.close()
 
 
 class HarmedMemory(conformance.Broker):

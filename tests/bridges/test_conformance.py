@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from brokers.kafka_server import Kafka
+from brokers.mosquitto import Mosquitto
 from brokers.postgres_server import Postgres
 from brokers.redis_server import Redis
 from hubsub.bridges import adapter_for
@@ -61,3 +62,8 @@ async def test_the_adapter_of_sqlite_conforms(check: conformance.Check, tmp_path
 @checks("postgres-log")
 async def test_the_adapter_of_the_log_in_postgres_conforms(check: conformance.Check, postgres: Postgres) -> None:
     await check(lambda: adapter_for(postgres.url.replace("postgres:", "postgres-log:")))
+
+
+@checks("mqtt")
+async def test_the_adapter_of_mqtt_conforms(check: conformance.Check, mosquitto: Mosquitto) -> None:
+    await check(lambda: adapter_for(mosquitto.url))

@@ -12,6 +12,7 @@ import pytest
 from brokers.broker import Broker
 from brokers.fixtures import Expendable
 from brokers.kafka_server import Kafka
+from brokers.mosquitto import Mosquitto
 from brokers.postgres_server import Postgres
 from brokers.redis_server import Redis
 from hubsub import Gap, Key
@@ -19,7 +20,7 @@ from hubsub.testing import conformance
 from hubsub.testing.conformance import sites
 from hubsub.testing.conformance.scene import PATIENCE
 
-from .harmed import Harmed, HarmedKafka, HarmedMemory, HarmedPostgres, HarmedPostgresLog, HarmedRedis
+from .harmed import Harmed, HarmedKafka, HarmedMemory, HarmedMosquitto, HarmedPostgres, HarmedPostgresLog, HarmedRedis
 from .harmed_file import HarmedSQLite
 from .pending import pending
 
@@ -44,6 +45,9 @@ KINDS = {
     "postgres-log": Kind(Postgres, HarmedPostgresLog, "postgres-log"),
     "postgres-log name": Kind(Postgres, HarmedPostgresLog, "postgres-log", {"name": "reader"}),
     "postgres-log group": Kind(Postgres, HarmedPostgresLog, "postgres-log", {"group": "readers"}),
+    "mqtt": Kind(Mosquitto, HarmedMosquitto, "mqtt"),
+    "mqtt name": Kind(Mosquitto, HarmedMosquitto, "mqtt", {"name": "reader"}),
+    "mqtt group": Kind(Mosquitto, HarmedMosquitto, "mqtt", {"group": "readers"}),
     "kafka": Kind(Kafka, HarmedKafka, "kafka"),
     "kafka name": Kind(Kafka, HarmedKafka, "kafka", {"name": "reader"}),
     "kafka group": Kind(Kafka, HarmedKafka, "kafka", {"group": "readers"}),
@@ -52,7 +56,7 @@ KINDS = {
 OF_REDIS = [name for name, kind in KINDS.items() if kind.harmed is HarmedRedis]
 
 # Of what takes seconds, and is the same for each way to read, one is enough for `make test`.
-ONE_OF_EACH = {"redis", "postgres-log group", "redis-stream group", "kafka name"}
+ONE_OF_EACH = {"redis", "postgres-log group", "redis-stream group", "kafka name", "mqtt name"}
 SLOW = {
     "a_narrow_line_is_not_a_dead_one",
     "a_long_line_is_not_a_dead_one",

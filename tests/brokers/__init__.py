@@ -6,8 +6,9 @@ They die with the process that started them, however it ends, and leave no files
 from .broker import Broker
 from .certificates import Certificates, certificates
 from .kafka_server import Kafka
+from .mosquitto import Mosquitto
 from .postgres_server import Postgres
 from .proxy import Proxy
 from .redis_server import Redis, Sentinel
 
-__all__ = ["Broker", "Certificates", "Kafka", "Postgres", "Proxy", "Redis", "Sentinel", "certificates"]
+__all__ = ["Broker", "Certificates", "Kafka", "Mosquitto", "Postgres", "Proxy", "Redis", "Sentinel", "certificates"]

@@ -1,7 +1,7 @@
 """The fixtures by which tests get brokers, and what a test that has one of them is marked with.
 
-`redis`, `kafka` and `postgres` are instances for everybody: a test keeps to its own `namespace`, and leaves them as it
-found them.
+`redis`, `kafka`, `postgres` and `mosquitto` are instances for everybody: a test keeps to its own `namespace`, and
+leaves them as it found them.
 Whoever kills, freezes or configures makes an instance of his own with `private`.
 """
 
@@ -16,12 +16,13 @@ import pytest
 
 from .broker import Broker
 from .kafka_server import Kafka
+from .mosquitto import Mosquitto
 from .postgres_server import Postgres
 from .redis_server import Redis
 
 B = TypeVar("B", bound=Broker)
 
-SHARED: dict[str, type[Broker]] = {"redis": Redis, "kafka": Kafka, "postgres": Postgres}
+SHARED: dict[str, type[Broker]] = {"redis": Redis, "kafka": Kafka, "postgres": Postgres, "mosquitto": Mosquitto}
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
@@ -75,6 +76,12 @@ def kafka() -> Iterator[Kafka]:
 def postgres() -> Iterator[Postgres]:
     """A PostgreSQL for all tests of this worker."""
     yield from _shared(Postgres)
+
+
+@pytest.fixture(scope="session")
+def mosquitto() -> Iterator[Mosquitto]:
+    """A Mosquitto for all tests of this worker."""
+    yield from _shared(Mosquitto)
 
 
 @pytest.fixture

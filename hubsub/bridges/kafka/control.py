@@ -1,4 +1,4 @@
-"""Control messages: a topic beside the others, kept for a minute, which whoever listens reads from its end."""
+"""Control messages: a separate topic, kept for a minute, which listeners read from its end."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from .options import Options
 from .reader import Reader
 
 SUFFIX = ".control"
-# Milliseconds for which they are kept, and bytes of a piece of the log, which is deleted as a whole.
+# Milliseconds for which they are kept, and bytes of a segment of the log, which is deleted as a whole.
 KEPT_MS = 60_000
 SEGMENT_BYTES = 16 * 1024 * 1024
-# Milliseconds that a broker waits for the next one: it answers sooner when there is one.
+# Milliseconds that a broker waits for the next message; it answers as soon as there is one.
 FETCH_WAIT_MS = 1_000
-# Messages that wait to be received; then no more are read.
+# The most messages that wait to be received; beyond it, reading pauses.
 MOST_WAITING = 10_000
-# Seconds after which it is tried again, where there is no such topic, or none for us.
+# Seconds between attempts while there is no such topic, or no right to it.
 TRY_AGAIN = 30.0
 
 
 async def make_topic(client: Client, topic: str, like: str, largest: int) -> None:
-    """Make the topic, unless it is there.
+    """Create the topic, unless it exists.
 
     Args:
-        client: Asks for it.
+        client: The client to use.
         topic: Its name.
-        like: It is replicated as this one is.
+        like: The topic whose replication it copies.
         largest: Bytes of the largest message.
     """
     settings = {
@@ -48,14 +48,14 @@ async def make_topic(client: Client, topic: str, like: str, largest: int) -> Non
 
 
 class Control:
-    """Reads the control messages of some keys, by a reader of its own, without a group, on connections of its own.
+    """Reads the control messages of some keys, without a group, over connections of its own.
 
     Args:
         options: Of the consumer.
-        topic: Where they are.
-        like: The topic beside which that is.
-        link: What the relay said.
-        log: Where it is said that there are none.
+        topic: The topic of control messages.
+        like: The topic of messages that it belongs to.
+        link: What the relay wants.
+        log: For the error that there is no such topic.
     """
 
     def __init__(self, options: Options, topic: str, like: str, link: Link, log: Logger) -> None:
@@ -76,13 +76,13 @@ class Control:
         self._news = asyncio.Event()
         self._room = asyncio.Event()
         self.on_news: Callable[[], object] = _nothing
-        """Called when there is something to be received."""
+        """Called when there is something to receive."""
         self.line = self._reader.line
         self.is_open = False
-        """Whether the topic can be read."""
+        """True if the topic can be read."""
 
     async def open(self) -> None:
-        """Get ready to read the topic, if that can be done.
+        """Prepare reading the topic, if that is possible.
 
         Raises:
             ConnectionError: No broker answers.
@@ -93,10 +93,10 @@ class Control:
         await self._open()
 
     async def listen(self, keys: Collection[bytes]) -> None:
-        """Receive what comes for these keys from now on.
+        """Receive the messages of these keys from now on.
 
         Args:
-            keys: As they stand in records.
+            keys: The keys as in records.
         """
         await self._end()
         self._keys = frozenset(keys)
@@ -144,11 +144,11 @@ class Control:
 
     @property
     def has_news(self) -> bool:
-        """True if something is to be received, or to be raised."""
+        """True if there is a message to receive, or an error to raise."""
         return bool(self._waiting) or self._failure is not None
 
     async def wait(self, seconds: float) -> bool:
-        """Wait until something is to be received, or it is interrupted, so long at most; return whether it was."""
+        """Wait for something to receive, an interruption, or the timeout; return whether it was interrupted."""
         self._news.clear()
         if not self.has_news:
             try:
@@ -159,7 +159,7 @@ class Control:
         return True
 
     def receive(self) -> list[tuple[Lane, Any]]:
-        """Return what has come.
+        """Return the received messages.
 
         Raises:
             ConnectionError: No broker answers.
@@ -174,7 +174,7 @@ class Control:
         return []
 
     def interrupt(self) -> None:
-        """Let what waits end."""
+        """End what waits."""
         self._reader.interrupt()
         self._tell()
 
@@ -185,7 +185,7 @@ class Control:
             await asyncio.wait([task])
 
     async def close(self) -> None:
-        """Let go of the connection."""
+        """Disconnect."""
         self._waiting.clear()
         await self._end()
         await self._reader.close()
@@ -195,7 +195,7 @@ async def _make(client: Client, topic: str, like: str, largest: int) -> None:
     try:
         await make_topic(client, topic, like, largest)
     except KafkaError:
-        pass  # a broker that allows nobody to make it may make it by itself
+        pass  # a broker that refuses to create it may still create it automatically
 
 
 def _nothing() -> None:

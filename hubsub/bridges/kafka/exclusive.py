@@ -12,14 +12,14 @@ _GENERATION = struct.Struct(">q")
 
 
 class ExclusiveAssignor:
-    """Assigns everything to one member of a group: to the one that had it last, else to any.
+    """Assigns all partitions to one member of a group: the one that had them last, otherwise any.
 
-    So the broker itself decides which owner of a name is alive. It numbers the assignments of a group, and each
-    member says by which number it had everything. One that stood still for so long that its name was given to another
-    comes back with a smaller number than the other has by then.
+    So the broker decides which owner of a name is alive. It numbers the generations of a group, and each member reports
+    the last generation in which it had everything. A member that was frozen for so long that another one got its name
+    comes back with a smaller number than that one has by then.
 
     Args:
-        generation: Returns the number of the assignment that the group has now.
+        generation: Returns the current generation of the group.
     """
 
     name = "hubsub-exclusive"
@@ -28,16 +28,16 @@ class ExclusiveAssignor:
         self._generation = generation
         self._held = 0  # in that generation this member had everything
         self.is_holder = False
-        """Whether this member has everything, if there is anything."""
+        """Whether this member has all partitions, if there are any."""
 
     def metadata(self, topics: Iterable[str]) -> ConsumerProtocolMemberMetadata:
-        """Say what the member that assigns has to know of this one."""
+        """Return what the assigning member must know of this one."""
         return ConsumerProtocolMemberMetadata(0, sorted(topics), _GENERATION.pack(self._held))
 
     def assign(
         self, cluster: Any, members: Mapping[str, ConsumerProtocolMemberMetadata]
     ) -> dict[str, ConsumerProtocolMemberAssignment]:
-        """Say who gets what."""
+        """Return the assignment of each member."""
         held = {member: _GENERATION.unpack(metadata.user_data)[0] for member, metadata in members.items()}
         holder = max(members, key=lambda member: (held[member], member))
         topics = members[holder].subscription
@@ -46,7 +46,7 @@ class ExclusiveAssignor:
         return dict.fromkeys(members, nothing) | {holder: ConsumerProtocolMemberAssignment(0, everything, b"holder")}
 
     def on_assignment(self, assignment: ConsumerProtocolMemberAssignment) -> None:
-        """Hear what this member got."""
+        """Note what this member was assigned."""
         self.is_holder = bool(assignment.user_data)
         if self.is_holder:
             self._held = self._generation()

@@ -1,4 +1,4 @@
-"""What stands in topics of Kafka already, read from the end back."""
+"""Reading stored messages of topics, from the end backwards."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ async def read_back(
 ) -> list[tuple[TopicPartition, list[Any]]]:
     """Return the last `limit` records of each partition, in order; see `Adapter.history`.
 
-    By a consumer of its own: whoever cancels the call cancels nothing else.
+    It uses a consumer of its own, so that cancelling the call affects nothing else.
     """
     async with reading(options) as consumer:
         return await _read_back(consumer, topics, limit, before, after)
@@ -31,7 +31,7 @@ async def read_back(
 
 @asynccontextmanager
 async def reading(options: Options) -> AsyncIterator[Any]:
-    """A consumer for one question, which gives up when the broker is silent."""
+    """A consumer for one call, which gives up when the broker is silent."""
     consumer = AIOKafkaConsumer(**options.consumer)
     line = Line(options.fetch_wait)
     client = Client.adopt(consumer._client, line)
@@ -77,9 +77,9 @@ async def _partitions(
 
 
 async def know(consumer: Any, topics: Sequence[str]) -> None:
-    """Have a consumer know the partitions of these topics, those which exist."""
+    """Load the partitions of these topics into a consumer, as far as they exist."""
     for error in (await consumer._client.learn(topics)).values():
-        # Of a topic that does not exist there is nothing to read.
+        # A missing topic has nothing to read.
         if not isinstance(error, LookupError):
             raise error
 
@@ -89,19 +89,19 @@ def _offset(position: str) -> int:
 
 
 def _milliseconds(moment: float) -> float:
-    # A time of a record is a whole number of them, which the float does not quite reach.
+    # The time of a record is a whole number of milliseconds, which the float may just miss.
     return round(max(0.0, moment) * 1000, 3)
 
 
 async def _at(consumer: Any, partitions: Sequence[TopicPartition], moment: int) -> dict[TopicPartition, int]:
-    """Where the first record of that moment or a later one stands, where there is one."""
+    """Return the offset of the first record of that time or later in each partition that has one."""
     found = await consumer.offsets_for_times(dict.fromkeys(partitions, moment))
     return {partition: each.offset for partition, each in found.items() if each is not None}
 
 
 async def _last(consumer: Any, partition: TopicPartition, limit: int, first: int, last: int) -> list[Any]:
-    """The last records of a partition between two offsets."""
-    # What was compacted away leaves holes: then it takes another, longer step back.
+    """Return the last records of a partition between two offsets."""
+    # Compaction leaves holes: then it takes another, longer step back.
     step = limit
     while True:
         start = max(first, last - step)
@@ -116,7 +116,7 @@ async def between(consumer: Any, partition: TopicPartition, start: int, end: int
     records: list[Any] = []
     if start < end:
         consumer.seek(partition, start)
-        # The position also passes what is no record: what was compacted away, the marks of transactions.
+        # The position also passes offsets without records: compacted ones, and markers of transactions.
         while (position := await consumer.position(partition)) < end and (most is None or len(records) < most):
             try:
                 records += (await consumer.getmany(partition, timeout_ms=1000)).get(partition, ())

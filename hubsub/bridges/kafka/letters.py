@@ -1,4 +1,4 @@
-"""Dead letters in Kafka, whose topics can only be appended to: which of them are there, and what is written of them."""
+"""Dead letters in topics, which are append-only: which ones exist, and the marks that record what became of them."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ from .history import between, know, reading
 from .options import Options
 
 MARK = "hubsub-letter"
-"""The header that says of a record what it has to do with dead letters; see `Mark`."""
+"""The header of a record with its `Mark`."""
 NOBODY = "nobody"
-"""As a `Link.reader`: nobody's."""
+"""A `Link.reader` that no bridge has."""
 CHUNK = 200
-"""Records that are read at a time."""
+"""Records read at a time."""
 
 
 class Mark(NamedTuple):
-    """What a record has to do with dead letters: it is one, or was one, or says that one is gone."""
+    """The part of a record in dead letters: it is one, it was one and is sent back, or it says that one is gone."""
 
     given_up_by: str | None = None
-    """It is one: the `Link.reader` that has given it up."""
+    """For a letter: the `Link.reader` that has given it up."""
     attempts: int = 0
     """How often listeners were called with it."""
     sent_back_to: str | None = None
-    """It was one: the `Link.reader` that it is for."""
+    """For a letter that is sent back: the `Link.reader` that it is for."""
     gone: int | None = None
-    """The letter of this offset, in this partition, was sent back."""
+    """For a note: the offset of the letter, in the same partition, that was sent back."""
     namespace: str = ""
-    """That of the reader: several may have one topic."""
+    """The namespace of the reader, since several may share a topic."""
 
     @property
     def text(self) -> str:
-        """The value of the header."""
+        """Return the value of the header."""
         return json.dumps(self._asdict())
 
     @classmethod
     def read(cls, text: str | bytes) -> Mark:
-        """The mark that was written so; an empty one if it is none of ours."""
+        """Return the mark in a value of the header; an empty one if it is foreign."""
         try:
             mark = cls(**json.loads(text))
         except (TypeError, ValueError, RecursionError):
@@ -53,12 +53,12 @@ class Mark(NamedTuple):
 
 
 def mark_of(record: Any) -> Mark:
-    """The mark of a record; an empty one if it has none."""
+    """Return the mark of a record; an empty one if it has none."""
     return next((Mark.read(value) for name, value in reversed(record.headers) if name == MARK and value), Mark())
 
 
 def place_of(position: str, topics: Sequence[str]) -> tuple[TopicPartition, int]:
-    """The partition and the offset of a position in one of these topics.
+    """Return the partition and the offset of a position in one of these topics.
 
     Raises:
         NoSuchLetter: No letter can have that position.
@@ -77,9 +77,9 @@ async def list_letters(
 
     Args:
         options: Of the consumer.
-        topics: Those of dead letters; one that does not exist has none, and is not made.
-        limit: How many.
-        before: Only those before the letter that stands, or stood, there.
+        topics: The topics of dead letters; one that does not exist has none, and is not created.
+        limit: The most letters.
+        before: Return only letters before this position, even if its letter is gone.
     """
     async with reading(options) as consumer:
         first, last = await _ends(consumer, topics)
@@ -87,7 +87,7 @@ async def list_letters(
         if before is not None:
             partition, offset = before
             if partition not in first or not first[partition] <= offset < last[partition]:
-                # It has expired; so has whatever was before it.
+                # It has expired; so has everything before it.
                 return []
             (record, *_) = await between(consumer, partition, offset, last[partition], most=1)
             bound = _order(partition, record)
@@ -99,7 +99,7 @@ async def list_letters(
 
 
 async def find_letter(options: Options, partition: TopicPartition, offset: int) -> Any:
-    """Return the dead letter that stands there; None if there is none, any more or at all."""
+    """Return the dead letter at a position; None if there is none, or no longer."""
     async with reading(options) as consumer:
         first, last = await _ends(consumer, [partition.topic])
         if partition not in first or not first[partition] <= offset < last[partition]:
@@ -116,7 +116,7 @@ async def find_letter(options: Options, partition: TopicPartition, offset: int) 
 
 
 async def _ends(consumer: Any, topics: Sequence[str]) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
-    """The first and the next offset of each partition of these topics; all of them are assigned."""
+    """Assign all partitions of these topics, and return the first and the next offset of each."""
     there = [topic for topic in topics if await consumer._client.exists(topic)]
     await know(consumer, there)
     known = consumer.partitions_for_topic
@@ -132,7 +132,7 @@ async def _ends(consumer: Any, topics: Sequence[str]) -> tuple[dict[TopicPartiti
 async def _last(
     consumer: Any, partition: TopicPartition, limit: int, first: int, end: int, bound: tuple[Any, ...] | None
 ) -> list[Any]:
-    """The last letters of a partition that were not sent back: a record behind them says so."""
+    """Return the last letters of a partition that were not sent back; a later record notes each that was."""
     gone: set[int] = set()
     found: list[Any] = []
     while first < end and len(found) < limit:

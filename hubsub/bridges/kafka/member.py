@@ -1,4 +1,4 @@
-"""What a member of a consumer group knows of the group: what it gets and gives back, and whether it is one still."""
+"""A member of a consumer group: what it is assigned and gives back, and whether the group still counts it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Listener(ConsumerRebalanceListener):  # type: ignore[misc]
     """Passes on what happens to the partitions of a group.
 
     Args:
-        taken: Told which ones are this member's now.
-        given_back: Told which ones are somebody else's in a moment.
-        is_open: Says whether anybody wants to know: who is closed in the middle of a rebalance still ends it.
+        taken: Called with the partitions that this member has from now on.
+        given_back: Called with the partitions that it is about to lose.
+        is_open: Returns whether these are wanted; a closed reader still ends a rebalance.
     """
 
     def __init__(self, taken: Hears, given_back: Hears, is_open: Callable[[], bool]) -> None:
@@ -34,10 +34,10 @@ class Listener(ConsumerRebalanceListener):  # type: ignore[misc]
 
 
 class Membership:
-    """Knows when the group knew this member last.
+    """Knows when the group last counted this member.
 
     Args:
-        session: Seconds after which the group gives up a member that shows no sign.
+        session: Seconds without a heartbeat after which the group gives up a member.
     """
 
     def __init__(self, session: float) -> None:
@@ -45,7 +45,7 @@ class Membership:
         self._known_at = 0.0
 
     def watch(self, coordinator: Any) -> None:
-        """Hear of the heartbeats of a member of the driver."""
+        """Observe the heartbeats of a member of the driver."""
         heartbeat = coordinator._do_heartbeat
 
         async def beat() -> bool:
@@ -58,7 +58,7 @@ class Membership:
         coordinator._do_heartbeat = beat
 
     def confirm(self) -> None:
-        """The group has just given it something."""
+        """Note that the group has just assigned something to it."""
         self._known_at = monotonic()
 
     @property

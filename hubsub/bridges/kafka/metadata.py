@@ -1,7 +1,6 @@
-"""What brokers say of topics, with the id of each: one that was deleted and made anew has another one.
+"""Metadata of topics with their ids: a topic that was deleted and created again has another id.
 
-The driver asks by a version of the request in which topics have no ids, so here is one of those in which they do.
-Brokers before 2.8 know none.
+The driver uses a version of the request without ids, so this module has one with them. Brokers before 2.8 have no ids.
 """
 
 from __future__ import annotations
@@ -90,11 +89,11 @@ class _Question(RequestStruct):  # type: ignore[misc]
 
 
 class TopicsRequest(Request[MetadataRequestStruct | _Question]):  # type: ignore[misc]
-    """Asks about topics, with their ids where the broker knows them.
+    """Asks about topics, with their ids if the broker has them.
 
     Args:
-        topics: Names; None for all there are.
-        may_create: Let it make those that do not exist, if it does so.
+        topics: Their names; None for all.
+        may_create: Let the broker create missing ones, if it is configured to.
     """
 
     API_KEY = 3
@@ -111,7 +110,7 @@ class TopicsRequest(Request[MetadataRequestStruct | _Question]):  # type: ignore
 
 
 def in_old_form(answer: Any) -> tuple[Any, dict[str, bytes]]:
-    """An answer as the driver knows it, and the ids of the topics that exist."""
+    """An answer in the driver's form, and the ids of the topics that exist."""
     if not isinstance(answer, _Answer):
         return answer, {}
     given: Any = answer
@@ -127,10 +126,10 @@ def in_old_form(answer: Any) -> tuple[Any, dict[str, bytes]]:
 
 
 def missing_topic(topic: str) -> LookupError:
-    """The error of a topic that does not exist."""
+    """Return the error of a topic that does not exist."""
     return LookupError(f"Kafka has no topic {topic!r}, and does not make one: create it, or allow it to be created")
 
 
 def denied_topic(topic: str, right: str = "Describe") -> PermissionError:
-    """The error of a topic that is not for us."""
+    """Return the error of a topic that this client has no right to."""
     return PermissionError(f"Kafka does not give this client the right {right} to the topic {topic!r}")

@@ -1,4 +1,4 @@
-"""Where a Kafka cluster is, and the settings of its clients: a URL or options, sorted by who understands them."""
+"""The address of a Kafka cluster and the options of its clients, from a URL or keyword arguments."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 from . import quiet
 
-# What the adapter decides: who retries, who commits, and what a position out of range means.
+# What the adapter decides: retries, commits, and what a position out of range means.
 _DECIDED = {
     "auto_commit_interval_ms",
     "auto_offset_reset",
@@ -37,7 +37,7 @@ _SERVER = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s/@:\[\]]+)(:[0-9]{1,5})?\Z")
 # Which one is not shown: it may be part of a password.
 NO_SERVER = "a server of Kafka is a host, or host:port; a login belongs into a URL, or options"
 
-# Milliseconds that the driver lets a request take: what is silent is given up long before, by those who watch the line.
+# The driver's milliseconds for a request; `client` gives up silent connections long before.
 _FAR_OFF = 600_000
 
 
@@ -60,15 +60,15 @@ class Options:
     """The options of both clients.
 
     Args:
-        servers: `kafka://user:password@host:port,host:port/topic?option=value`, or bootstrap servers as a list or with
-            commas between.
-        topic: In place of that in the URL.
-        options: Of `AIOKafkaProducer` and `AIOKafkaConsumer`, each given to those that know it; `ssl_cafile` is the
-            file of the authorities to trust, where there is no `ssl_context`.
+        servers: `kafka://user:password@host:port,host:port/topic?option=value`, or bootstrap servers as a list or
+            separated by commas.
+        topic: Replaces the topic in the URL.
+        options: Of `AIOKafkaProducer` and `AIOKafkaConsumer`; each goes to those that know it. `ssl_cafile` is the file
+            of trusted authorities, if there is no `ssl_context`.
 
     Raises:
-        TypeError: An option that nobody knows, or that the adapter decides.
-        ValueError: A URL or a topic makes no sense.
+        TypeError: An unknown option, or one that the adapter decides.
+        ValueError: The URL or a topic is invalid.
     """
 
     def __init__(self, servers: str | Sequence[str], topic: str | None, options: Mapping[str, Any]) -> None:
@@ -109,7 +109,7 @@ class Options:
             **common,
             "session_timeout_ms": 10_000,
             "heartbeat_interval_ms": 1_000,
-            # A reader that waits for slow listeners stays a member for as long as they take.
+            # A reader that waits for slow listeners stays a member all the while.
             "max_poll_interval_ms": 2**31 - 1,
             "fetch_max_wait_ms": 200,
             **{name: value for name, value in settings.items() if name in _CONSUMER},
@@ -118,9 +118,9 @@ class Options:
         }
         session_ms = self.consumer["session_timeout_ms"]
         self.session: float = session_ms / 1000
-        """Seconds after which a member of a group that shows no sign counts as dead."""
+        """Seconds without a heartbeat after which a member of a group counts as dead."""
         self.rebalance: float = (self.consumer.get("rebalance_timeout_ms") or session_ms) / 1000
-        """Seconds that the members of a group are waited for."""
+        """Seconds that a rebalance waits for the members of a group."""
         self.fetch_wait: float = self.consumer["fetch_max_wait_ms"] / 1000
         """Seconds that a broker waits for messages."""
         self.fetch_max_bytes: int = self.consumer.get("fetch_max_bytes", _CONSUMER["fetch_max_bytes"])
@@ -130,7 +130,7 @@ class Options:
         self.max_request_size: int = self.producer.get("max_request_size", _PRODUCER["max_request_size"])
 
     def with_fetch_wait(self, milliseconds: int) -> Options:
-        """The same, but that a broker waits so long for messages, unless it is to wait longer anyway."""
+        """Return these options with a broker that waits for messages at least that long."""
         same = copy(self)
         same.consumer = self.consumer | {"fetch_max_wait_ms": max(milliseconds, self.consumer["fetch_max_wait_ms"])}
         same.fetch_wait = same.consumer["fetch_max_wait_ms"] / 1000
@@ -138,19 +138,17 @@ class Options:
 
 
 def checked(topic: str, what: object = None) -> str:
-    """`topic`, if a topic can have that name.
+    """Return `topic` if it is a valid name.
 
     Args:
         topic: The name.
-        what: Shown in its place.
+        what: Shown in errors instead of the name.
 
     Raises:
-        ValueError: It cannot.
+        ValueError: It is not.
     """
     if not _TOPIC.match(topic) or topic in (".", ".."):
-        raise ValueError(
-            f"{what or repr(topic)} cannot be a topic of Kafka: it has other characters than A-Z a-z 0-9 . _ -"
-        )
+        raise ValueError(f"{what or repr(topic)} cannot be a topic of Kafka: only A-Z a-z 0-9 . _ - are allowed")
     if len(topic) > LONGEST_TOPIC:
         raise ValueError(f"a topic of Kafka that has {len(topic)} characters: {LONGEST_TOPIC} are possible")
     return topic
@@ -161,16 +159,16 @@ LONGEST_TOPIC = 249
 
 
 def beside(topic: str, suffix: str) -> str:
-    """The topic that goes with another one, of that name and a suffix."""
+    """Return the topic that belongs to another one: its name with a suffix."""
     if len(topic) + len(suffix) > LONGEST_TOPIC:
-        # Everybody comes to the same name.
+        # Every process gets the same name.
         mark = sha256(topic.encode()).hexdigest()[:16]
         topic = f"{topic[: LONGEST_TOPIC - len(suffix) - len(mark) - 1]}-{mark}"
     return topic + suffix
 
 
 def _read(url: str) -> tuple[str, str, dict[str, Any]]:
-    """Servers, topic and options of a URL. No error shows any of it that may be part of a password."""
+    """Return servers, topic and options of a URL. No error shows what may be part of a password."""
     parts = _split(url)
     login, _, servers = parts.netloc.rpartition("@")
     if parts.scheme != "kafka" or not servers:
@@ -202,7 +200,7 @@ def _split(url: str) -> SplitResult:
 
 
 def _value(name: str, text: str) -> Any:
-    """The value of an option that is written in a URL, of the type of its default."""
+    """Return the value of an option in a URL, in the type of its default."""
     default = _CONSUMER.get(name, _PRODUCER.get(name))
     if isinstance(default, bool):
         return text.lower() in ("1", "true", "yes", "on")

@@ -1,8 +1,8 @@
-"""What the driver logs on an adapter's behalf: of each episode one line, however many it has to say.
+"""What the driver logs for an adapter, reduced to one line for each episode.
 
 The driver retries by itself and logs each attempt, tens of thousands of lines in an outage. Its loggers belong to the
-whole process, so lines are told apart by the context in which they are logged: tasks and callbacks inherit it from
-whoever started them. Lines of other users of the driver pass as they always did.
+whole process, so lines are distinguished by the context that they are logged in, which tasks and callbacks inherit.
+Lines of other users of the driver pass unchanged.
 """
 
 from __future__ import annotations
@@ -13,26 +13,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-# Lines of one kind with less than so many seconds between them are one episode.
+# Lines of one kind with fewer seconds than this between them are one episode.
 EPISODE = 60.0
 
 
 class Quiet:
     """Lets through one line of an episode, and counts the others.
 
-    All warnings and errors are one kind: an outage has many voices. Lines that only inform are told apart by where
-    they stand in the driver. Whoever sets the level of the driver's loggers to `DEBUG` gets everything.
+    All warnings and errors are one kind, since an outage causes many different ones. Other lines are distinguished by
+    the place in the driver that logs them. With the driver's loggers at level `DEBUG`, everything passes.
     """
 
     def __init__(self) -> None:
         self.left_out = 0
-        """Lines that were counted only, since the last one that passed."""
+        """Lines that were only counted since the last one that passed."""
         self.is_closing = False
-        """Nothing passes: the driver logs every request that its end interrupts."""
+        """True if nothing passes: when it is stopped, the driver logs every request that this interrupts."""
         self._last: dict[object, float] = {}
 
     def lets_through(self, line: logging.LogRecord) -> bool:
-        """Say whether a line passes; it then says how many did not."""
+        """Return whether a line passes; add to it how many did not."""
         kind = "trouble" if line.levelno >= logging.WARNING else (line.pathname, line.lineno)
         now = time.monotonic()
         last = self._last.get(kind)
@@ -51,7 +51,7 @@ _QUIET: ContextVar[Quiet | None] = ContextVar("hubsub_kafka_quiet", default=None
 
 @contextmanager
 def kept(quiet: Quiet) -> Iterator[None]:
-    """Have `quiet` judge what the driver logs within, and in all that is started within."""
+    """Apply `quiet` to what the driver logs in the block, and in everything started there."""
     token = _QUIET.set(quiet)
     try:
         yield
@@ -60,7 +60,7 @@ def kept(quiet: Quiet) -> Iterator[None]:
 
 
 def _passes(line: logging.LogRecord) -> bool:
-    # Where it logs every request, it logs the one with the password too.
+    # A level that logs every request logs the one with the password too.
     if line.name == "aiokafka.conn" and "sasl_auth_bytes=" in line.getMessage():
         return False
     quiet = _QUIET.get()
@@ -68,7 +68,7 @@ def _passes(line: logging.LogRecord) -> bool:
 
 
 def _wants_all(name: str) -> bool:
-    """True if somebody has asked for all that these loggers have to say: of them, not of all loggers there are."""
+    """True if these loggers, and not merely the root logger, are set to log everything."""
     while name:
         level = logging.getLogger(name).level
         if level != logging.NOTSET:
@@ -78,7 +78,7 @@ def _wants_all(name: str) -> bool:
 
 
 def install() -> None:
-    """Have all loggers of the driver that exist by now ask who keeps them."""
+    """Install the filter on all loggers of the driver that exist by now."""
     for name in list(logging.root.manager.loggerDict):
         if name == "aiokafka" or name.startswith("aiokafka."):
             logger = logging.getLogger(name)

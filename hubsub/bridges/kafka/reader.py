@@ -1,4 +1,4 @@
-"""Reading from Kafka: which partitions, from where on, and what is missing there."""
+"""Reading from Kafka: which partitions, from which positions, and what is missing."""
 
 from __future__ import annotations
 
@@ -40,31 +40,31 @@ from .topics import Topics
 
 # Seconds that a read waits for messages.
 READ_TIMEOUT = 0.8
-# Seconds of silence after which a sign of life is asked for.
+# Seconds of silence after which the broker is asked for a sign of life.
 QUIET = 1.0
-# Seconds that connecting may take, in which a dead member of the group is waited for; that finding out where to read
-# may take; and that a position may take to be stored.
+# Seconds that connecting may take, which includes waiting for a dead member of the group; that finding the positions
+# may take; and that storing a position may take.
 CONNECT_TIMEOUT, TAKE_UP_TIMEOUT, COMMIT_TIMEOUT = 120.0, 30.0, 30.0
-# Records in one read: more would keep the loop from other work for too long.
+# The most records in one read: more would block the loop for too long.
 MOST_RECORDS = 1_000
-# Bytes that the first answer, and that any answer may have; seconds that one takes over a slow line.
+# The most bytes of the first answer, and of any answer; the seconds that one may take over a slow line.
 FIRST_FETCH, LEAST_FETCH, FETCH_SECONDS = 262_144, 65_536, 1.0
-# What the driver cannot read, besides what is no error of its own.
+# What the driver raises for records that it cannot read.
 UNREADABLE = (CorruptRecordException, RecordTooLargeError, UnsupportedCodecError)
 
 
 class Reader:
-    """A consumer that outlives connections, and the positions up to which all was handled.
+    """A consumer that outlives connections, and the positions up to which everything was handled.
 
-    Without a group and without a name it has all partitions, and its positions live as long as itself. With either it
-    is a member of a consumer group, one of several or the only one, and the broker keeps the positions.
+    Without a group and a name it has all partitions, and its positions live as long as it does. With either it is a
+    member of a consumer group, one of several or the only one, and the broker keeps the positions.
 
     Args:
         options: Of the consumer.
-        topics: What is read.
-        link: What the relay said.
-        log: Where trouble with a topic goes that is not the end of the others.
-        make: Makes the topics, where that is not left to the broker.
+        topics: The topics to read.
+        link: What the relay wants.
+        log: For failures of one topic that do not affect the others.
+        make: Creates the topics, if that is not left to the broker.
     """
 
     def __init__(
@@ -82,9 +82,9 @@ class Reader:
         name = link.group or link.name
         self._group = f"{link.namespace}.{name}" if name and link.namespace else name
         self.consumer: Any = None
-        """That of the driver, unless it is closed."""
+        """The driver's consumer, unless it is closed."""
         self._assignor: ExclusiveAssignor | None = None
-        # Of each partition that this reader has: the first offset that is not handled, not stored, not read.
+        # By partition of this reader: the first offset that is not handled, not stored, not read.
         self._next: dict[TopicPartition, int] = {}
         self._stored: dict[TopicPartition, int] = {}
         self._read: dict[TopicPartition, int] = {}
@@ -92,8 +92,10 @@ class Reader:
         self._ids_seen: dict[str, bytes] = {}
         self._known: set[TopicPartition] = set()  # the broker had a position for them
         self._losses: list[tuple[Lane, Sequence[Any]] | Loss] = []
-        self._began: int | None = None  # the group, or without one this reader; in milliseconds since the epoch
-        self._settled = asyncio.Event()  # the partitions are known, and where to read them
+        self._began: int | None = (
+            None  # when the group began, or without one this reader; in milliseconds since the epoch
+        )
+        self._settled = asyncio.Event()  # the partitions and their positions are known
         self._failure: Exception | None = None
         self._deadline: asyncio.Timeout | None = None
         self._probe: asyncio.Task[Any] | None = None
@@ -105,17 +107,17 @@ class Reader:
         self.line = Line(options.fetch_wait, options.rebalance)
         self.line.on_broken = self.nudge
         self.late = 0
-        """Acknowledgements that came when somebody else had the partition already."""
+        """Acknowledgements that came when another member had the partition already."""
 
     # Connecting
 
     async def open(self) -> None:
-        """Return when it is known what to read, and from where on.
+        """Return when it is known what to read, and from which positions.
 
         Raises:
-            NameTaken: Another one that lives has the name.
+            NameTaken: Another live reader has the name.
             LookupError: None of the topics exists.
-            PermissionError: None of the topics is for us, or the group is not.
+            PermissionError: There is no right to the group, or to any of the topics.
             ConnectionError: No broker answers.
         """
         self._closed = False
@@ -129,11 +131,11 @@ class Reader:
         try:
             await self._until_settled(consumer)
         except (NameTaken, PermissionError):
-            # Else it is not closed: a member that was killed is waited for longer than the relay waits, perhaps, and
-            # another attempt would be another member to wait for.
+            # Otherwise keep it: the group may wait for a killed member longer than the relay waits for a connection.
+            # Each further attempt would add a member to wait for.
             await self.close()
             raise
-        # From what was not handled on: whoever had it in hand when the connection was lost may have let go of it.
+        # Go back to the first unhandled record: what was received before the connection was lost may have been dropped.
         self._read.clear()
         assigned: Any = consumer
         await self._take_up(assigned.assignment())
@@ -147,7 +149,7 @@ class Reader:
         self._failure = None
         settings = dict(self._options.consumer)
         if self.link.name is not None and self.link.group is None:
-            # Not `self.consumer`: one that is being closed still assigns.
+            # Not `self.consumer`: a consumer that is being closed still gets assignments.
             self._assignor = ExclusiveAssignor(
                 lambda: consumer._coordinator.generation  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
             )
@@ -172,7 +174,7 @@ class Reader:
         self.consumer = consumer
         if self._group is not None:
             self._membership.watch(consumer._coordinator)
-        # Without a group, too, this has partitions that are added assigned.
+        # Without a group too, this assigns partitions that are added.
         listener = Listener(self.take_over, self.give_back, lambda: self.consumer is consumer)
         consumer.subscribe(self._topics, listener=listener)
         if self._group is None:
@@ -180,7 +182,7 @@ class Reader:
             coordinator.assign_all_partitions()
 
     async def _until_settled(self, consumer: Any) -> None:
-        """Wait for the group to come together, and see meanwhile that the broker answers."""
+        """Wait until the group has assigned partitions, and check meanwhile that the broker answers."""
         async with self.line.patience(most=CONNECT_TIMEOUT):
             while not self._is_settled(consumer):
                 self._check(consumer)
@@ -205,11 +207,11 @@ class Reader:
         return self._settled.is_set()
 
     def _check(self, consumer: Any) -> None:
-        """See that what goes on in the background does.
+        """Check that the driver's background tasks are running.
 
         Raises:
-            NameTaken: A group and a name are spelled alike.
-            PermissionError: The group is not for us.
+            NameTaken: A group and a name have the same spelling.
+            PermissionError: There is no right to the group.
             ConnectionError: The driver has given up.
         """
         try:
@@ -226,16 +228,16 @@ class Reader:
             self._failure = ConnectionError(f"the group of Kafka has failed: {error}")
             raise self._failure from error
         if consumer._fetcher._fetch_task.done():
-            self._failure = ConnectionError("the driver does not fetch any more")
+            self._failure = ConnectionError("the driver has stopped fetching")
             raise self._failure
 
     def interrupt(self) -> None:
-        """Let what waits end, and what goes on begin with a new connection."""
+        """End what waits, and have what continues start with a new connection."""
         self._end_waits()
         self.line.cut()
 
     def nudge(self) -> None:
-        """Let a `read` that waits for messages return."""
+        """Make a `read` that waits for messages return."""
         if self._deadline is not None and not self._deadline.expired():
             self._deadline.reschedule(asyncio.get_running_loop().time())
 
@@ -245,7 +247,7 @@ class Reader:
         self.line.interrupt()
 
     async def close(self) -> None:
-        """Leave the group, and let go of the connection."""
+        """Leave the group, and disconnect."""
         self._end_waits()
         if self._probe is not None:
             self._probe.cancel()
@@ -260,7 +262,7 @@ class Reader:
     # Partitions
 
     async def take_over(self, partitions: Sequence[TopicPartition]) -> None:
-        """These are this reader's now."""
+        """Begin to read partitions that were assigned."""
         self._membership.confirm()
         try:
             if self._assignor is not None and not self._assignor.is_holder:
@@ -272,7 +274,7 @@ class Reader:
         self._settled.set()
 
     async def give_back(self, partitions: Sequence[TopicPartition]) -> None:
-        """These are somebody else's in a moment; first what is in hand of them is finished."""
+        """Give partitions back, after what was received from them is finished."""
         self._settled.clear()
         if partitions and self.link.release is not None:
             await self.link.release({self._logs.lane(partition) for partition in partitions})
@@ -280,14 +282,14 @@ class Reader:
             self._forget(partition)
 
     async def _take_up(self, partitions: Iterable[TopicPartition]) -> None:
-        """Read on where this reader was, or else where the group was, or else where it is to start."""
+        """Find the positions to read from: of this reader, else of the group, else of `start`."""
         unknown = [partition for partition in partitions if partition not in self._next]
         async with self.line.patience(most=TAKE_UP_TIMEOUT):
             if unknown:
                 if self._group is not None:
                     await self._fetch_stored()
                 ids = self.consumer._client.ids
-                # With a topic the positions in it are deleted, unless one was stored right after that.
+                # Deleting a topic deletes its positions, unless one was stored right after that.
                 anew = {partition for partition in unknown if self._logs.is_another(partition, ids)}
                 old = {partition for partition in unknown if partition in self._stored} - anew
                 self._next |= {partition: self._stored[partition] for partition in old}
@@ -296,13 +298,13 @@ class Reader:
                 self._logs.note(unknown, ids)
                 starts = await self._starts(fresh)
                 self._next |= starts
-                # Else, after a crash before the first message was handled, another start would be found.
+                # Otherwise, after a crash before the first message was handled, `start` would mean another position.
                 await self._store(starts)
         for partition in partitions:
             self.consumer.seek(partition, self._read.get(partition, self._next[partition]))
 
     async def _starts(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
-        """Where to begin with partitions without a position."""
+        """Return where to begin with partitions without a position."""
         consumer = self.consumer
         start = self.link.start
         began, now = self._began, int(time() * 1000)
@@ -313,17 +315,17 @@ class Reader:
         if start == "new":
             if began is None:
                 return dict(ends)
-            # Added since then, or another member is just beginning with the group.
+            # A partition that was added since, or another member that starts with the group.
             moment = began
         else:
             moment = int(start * 1000)
         found = await consumer.offsets_for_times(dict.fromkeys(partitions, moment))
         return {each: ends[each] if found[each] is None else found[each].offset for each in partitions}
 
-    # Topics that are deleted and made anew
+    # Topics that are deleted and created again
 
     async def _read_anew(self, consumer: Any) -> set[TopicPartition]:
-        """Go on from the beginning of logs that took the place of others, if there are any; return which."""
+        """Continue at the beginning of logs that have replaced others; return their partitions."""
         client = consumer._client
         if client.is_in_doubt:
             client.is_in_doubt = False
@@ -343,13 +345,13 @@ class Reader:
             still = [partition for partition in left if partition in self._next]
             self._losses += [self._logs.recreated(partition) for partition in still]
             await self._go_on(consumer, {partition: firsts[partition] for partition in still})
-        # Also what is to come again with the next metadata, and is a loss once.
+        # Including partitions that will come back with the next metadata: each is one loss.
         self._logs.note(self._next.keys() | anew, ids)
         self._ids_seen = ids
         return anew
 
     async def _go_on(self, consumer: Any, positions: Mapping[TopicPartition, int]) -> None:
-        """Read on from elsewhere."""
+        """Continue at other positions."""
         self._next |= positions
         self._read |= positions
         for partition, position in positions.items():
@@ -367,13 +369,13 @@ class Reader:
         """Wait a second for records, at most two; return them by lane, and what is missing before them.
 
         Args:
-            most: Records, over all lanes together.
-            seconds: Instead, to wait for them.
+            most: The most records, of all lanes together.
+            seconds: Another time to wait.
 
         Raises:
             ConnectionError: No broker answers.
-            NameTaken: Another one has the name by now.
-            PermissionError: What is read is not for us any more.
+            NameTaken: Another reader has the name by now.
+            PermissionError: The right to read was withdrawn.
         """
         consumer = self.consumer
         if consumer is None or self._closed:
@@ -389,7 +391,7 @@ class Reader:
             await self.close()
             raise
         try:
-            # The longer one is for a rebalance, in which `getmany` waits for its end.
+            # The longer one is for a rebalance, whose end `getmany` waits for.
             async with asyncio.timeout(seconds + 0.2) as self._deadline:
                 await self._settled.wait()
                 if self._is_in_doubt:
@@ -401,7 +403,7 @@ class Reader:
         except OffsetOutOfRangeError as error:
             return await self._lost(error.args[0])
         except NoOffsetForPartitionError:
-            # There are other partitions than before.
+            # The partitions have changed.
             if self._group is None:
                 await self._take_up(consumer.assignment())
         except TopicAuthorizationFailedError as error:
@@ -422,7 +424,7 @@ class Reader:
             await self.close()
             raise failure
         if batches and self._is_in_doubt:
-            # It stood still for so long that others may have these by now.
+            # This process was frozen for so long that other members may have these by now.
             for partition in batches:
                 if partition in self._next:
                     consumer.seek(partition, self._read.get(partition, self._next[partition]))
@@ -439,7 +441,7 @@ class Reader:
         return result
 
     async def _read_tolerantly(self, consumer: Any, most: int) -> dict[TopicPartition, list[Any]]:
-        """Read what the driver cannot, and what was read with it, which the driver has lost."""
+        """Read the records that the driver cannot read, and those that it has lost with them."""
         positions = {each: self._read.get(each, self._next[each]) for each in self._next if self._has(consumer, each)}
         for partition, position in positions.items():
             consumer.seek(partition, position)
@@ -452,7 +454,7 @@ class Reader:
                 try:
                     records, after = await tolerant.fetch(consumer._client, partition, positions[partition], isolation)
                 except KafkaError:
-                    continue  # which the driver finds as well
+                    continue  # which the driver finds too
                 if not self._has(consumer, partition):
                     continue
                 if records:
@@ -472,7 +474,7 @@ class Reader:
 
     @property
     def lag(self) -> int | None:
-        """Records that are still to be read, of the partitions of which something was read."""
+        """Records still to be read, in the partitions that something was read from."""
         consumer = self.consumer
         if consumer is None:
             return None
@@ -483,7 +485,7 @@ class Reader:
     # Liveness
 
     def check_life(self) -> None:
-        """See that the broker answers, where nothing is read.
+        """Check that the broker answers while nothing is read.
 
         Raises:
             ConnectionError: It does not.
@@ -493,7 +495,7 @@ class Reader:
         self._look(self.consumer)
 
     def _look(self, consumer: Any) -> None:
-        """Nothing came: see that something moves, or ask."""
+        """Check for traffic when nothing was received, and ask the broker if there was none."""
         client = consumer._client
         if self.line.broken is not None:
             raise self.line.broken
@@ -509,7 +511,7 @@ class Reader:
             probe.add_done_callback(lambda task: task.cancelled() or task.exception())
 
     def _size_fetches(self, consumer: Any, has_come: bool) -> None:
-        """Ask for no more at once than comes over a slow line in a moment: the group waits for a sign meanwhile."""
+        """Request only as much at once as a slow line carries in a moment, since heartbeats wait behind it."""
         options = self._options
         if self.line.rate is not None:
             self._fetch_size = max(LEAST_FETCH, int(self.line.rate * FETCH_SECONDS))
@@ -521,11 +523,11 @@ class Reader:
     # Losses
 
     async def _lost(self, positions: Mapping[TopicPartition, int]) -> list[tuple[Lane, Sequence[Any]] | Loss]:
-        """Nothing is where this reader would read on: say what is missing, and go on with what there is."""
+        """Handle positions out of range: report what is missing, and continue with what there is."""
         consumer = self.consumer
         losses: list[tuple[Lane, Sequence[Any]] | Loss] = []
         async with self.line.patience(most=TAKE_UP_TIMEOUT):
-            # Of topics that were made anew it would be heard once more.
+            # A topic that was created again is reported elsewhere.
             await consumer._client.ask(list(self._topics), may_create=False)
             firsts = await consumer.beginning_offsets(list(positions))
         for partition, position in positions.items():
@@ -533,7 +535,7 @@ class Reader:
             if position < first:
                 losses.append(Loss("expired", first - position, self._logs.lane(partition)))
             else:
-                # Beyond the end: a log that is another, or has lost its end. Nobody knows how long it was.
+                # Beyond the end: another log, or one that has lost its end. Its former length is unknown.
                 losses.append(self._logs.recreated(partition))
         self._logs.note(positions, consumer._client.ids)
         await self._go_on(consumer, firsts)
@@ -542,7 +544,7 @@ class Reader:
     # Positions
 
     async def advance(self, tokens: Iterable[tuple[Lane, int]]) -> None:
-        """Everything up to these offsets is handled."""
+        """Note that everything before these offsets is handled."""
         for lane, offset in tokens:
             partition = TopicPartition(lane.topic, lane.partition)
             if partition not in self._next or lane != self._logs.lane(partition):
@@ -552,7 +554,7 @@ class Reader:
         await self._store({each: offset for each, offset in self._next.items() if self._stored.get(each) != offset})
 
     async def _store(self, positions: Mapping[TopicPartition, int]) -> None:
-        """Have the broker keep positions."""
+        """Store positions at the broker."""
         if self._group is None or self.consumer is None:
             return
         ours = self.consumer.assignment()
@@ -564,14 +566,14 @@ class Reader:
             async with self.line.patience("Kafka has not stored the position", most=COMMIT_TIMEOUT):
                 await self.consumer.commit(offsets)
         except (CommitFailedError, IllegalStateError):
-            # They were given to somebody else meanwhile, who gets it all again.
+            # Another member has them by now, and gets it all again.
             self.late += len(offsets)
         else:
             self._stored |= positions
             self._known.update(positions)
 
     async def _fetch_stored(self) -> None:
-        """Ask for the positions of the group, and since when it exists."""
+        """Return the positions of the group, and since when it exists."""
         consumer = self.consumer
         everything = [
             TopicPartition(topic, partition)

@@ -1,4 +1,4 @@
-"""How large what is sent may be: what passes a slow line in a moment, and what a topic takes."""
+"""How large batches and records may be: what a slow line carries in a moment, and what a topic accepts."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from time import monotonic
 
 from aiokafka.structs import TopicPartition
 
-# Seconds that a batch should take at most over a slow line, and bytes that it may have over any.
+# The most seconds that a batch should take over a slow line, and the most bytes that it has over any line.
 BATCH_SECONDS, LEAST_BATCH = 1.0, 16_384
-# Bytes of the first one: nobody knows the line yet.
+# Bytes of the first batch, when the line is still unknown.
 FIRST_BATCH = 65_536
-# Bytes of a batch that are no record.
+# Bytes of a batch without its records.
 BATCH_OVERHEAD = 61
-# Seconds for which it is remembered what size was too large.
+# Seconds for which a size that was too large is remembered.
 TOO_LARGE_FOR = 30.0
-# Topics, and partitions, of which something is remembered.
+# The most topics and partitions of which something is remembered.
 MOST_REMEMBERED = 1_000
 
 
@@ -23,8 +23,8 @@ class Sizes:
     """Learns from each batch how large the next one may be.
 
     Args:
-        most_batch: Bytes that a batch may have at best.
-        most_record: Bytes that a record may have at best.
+        most_batch: The most bytes of a batch.
+        most_record: The most bytes of a record.
     """
 
     def __init__(self, most_batch: int, most_record: int) -> None:
@@ -35,35 +35,35 @@ class Sizes:
         self._answered_at: dict[TopicPartition, float] = {}
 
     def batch(self, topic: str) -> int:
-        """Bytes that the next batch for a topic may have."""
+        """Return how many bytes the next batch for a topic may have."""
         refused = self.too_large(topic)
         return self._of_line if refused is None else min(self._of_line, refused)
 
     def record(self, topic: str) -> int:
-        """Bytes that a record may have, with what a batch adds to it."""
+        """Return how many bytes a record may have, including what a batch adds to it."""
         refused = self.too_large(topic)
         return self._most_record if refused is None else min(self._most_record, refused - BATCH_OVERHEAD - 1)
 
     def too_large(self, topic: str) -> int | None:
-        """Bytes of the smallest batch that the topic refused for its size, lately."""
+        """Return the size of the smallest batch that the topic has refused lately."""
         size, until = self._refused.get(topic, (None, 0.0))
         return size if until > monotonic() else None
 
     def refused(self, topic: str, size: int) -> None:
-        """The topic refused a batch of so many bytes for its size."""
+        """Note that the topic has refused a batch of that size."""
         known = self.too_large(topic)
         if len(self._refused) >= MOST_REMEMBERED:
             self._refused.clear()
         self._refused[topic] = (min(size, known or size), monotonic() + TOO_LARGE_FOR)
 
     def stored(self, partition: TopicPartition, size: int, began: float, round_trip: float) -> None:
-        """Have batches grow or shrink as the time tells that this one took, beyond that of the way.
+        """Let batches grow or shrink by the time that this one took, without the round trip.
 
         Args:
-            partition: Where it went, one after the other.
-            size: Bytes.
-            began: When it was handed over, by the clock of the loop.
-            round_trip: Seconds.
+            partition: The partition, which gets one batch after the other.
+            size: Its bytes.
+            began: When it was given to the driver, by the clock of the loop.
+            round_trip: Seconds of a round trip.
         """
         now = asyncio.get_running_loop().time()
         before = self._answered_at.get(partition, 0.0)

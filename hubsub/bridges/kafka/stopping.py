@@ -1,4 +1,4 @@
-"""The end of a producer or a consumer of the driver, and of what it has in hand, also when no broker answers."""
+"""Stopping a producer or consumer of the driver, with everything that it has begun, even if no broker answers."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from aiokafka.structs import TopicPartition
 
 
 async def stop_consumer(consumer: Any, client: Any) -> None:
-    """Stop a consumer, also when no broker answers; goes on when it is cancelled.
+    """Stop a consumer, even if no broker answers; goes on when it is cancelled.
 
     Args:
-        consumer: Of the driver, started or not.
+        consumer: The driver's consumer, started or not.
         client: Its client.
     """
     await _finished(_stop(consumer), client)
@@ -23,7 +23,7 @@ async def _stop(consumer: Any) -> None:
     try:
         await consumer.stop()
     finally:
-        # When the group's part of the end fails, the driver leaves out the rest.
+        # If leaving the group fails, the driver skips the rest of stopping.
         if (fetcher := consumer._fetcher) is not None:
             tasks = [fetcher._fetch_task, *fetcher._pending_tasks]
             for task in tasks:
@@ -32,11 +32,11 @@ async def _stop(consumer: Any) -> None:
 
 
 async def stop_producer(producer: Any) -> None:
-    """Stop a producer, also when no broker answers; goes on when it is cancelled."""
+    """Stop a producer, even if no broker answers; goes on when it is cancelled."""
     accumulator = producer._message_accumulator
 
     def give_up() -> None:
-        # By itself it would wait, without a broker for ever, until everything is sent.
+        # By itself it would wait until everything is sent, without a broker for ever.
         error = ConnectionError("the producer was stopped")
         for partition in list(accumulator._batches):
             abandon(accumulator, partition, error)
@@ -51,14 +51,14 @@ def abandon(accumulator: Any, partition: TopicPartition, error: Exception) -> No
     """Fail the batches that wait to be sent to a partition."""
     for batch in accumulator._batches.pop(partition, ()):
         if batch.retry_count:
-            # So the driver expects it, of one that it has sent before.
+            # The driver expects this of a batch that it has sent before.
             accumulator._pending_batches.add(batch)
         _fail(batch, error)
 
 
 def _fail(batch: Any, error: Exception) -> None:
     if not batch._drain_waiter.done():
-        # Else it would be an error that nobody asks for.
+        # Otherwise asyncio would warn that the error was never retrieved.
         batch._drain_waiter.set_result(None)
     batch.failure(error)
 
@@ -66,12 +66,12 @@ def _fail(batch: Any, error: Exception) -> None:
 async def _finished(
     stop: Coroutine[Any, Any, None], connections: Any, give_up: Callable[[], None] | None = None
 ) -> None:
-    """Finish `stop`, the end of a producer or consumer, also when no broker answers; goes on when it is cancelled.
+    """Finish stopping a producer or consumer, even if no broker answers; goes on when it is cancelled.
 
     Args:
-        stop: What it does to end.
+        stop: Its coroutine.
         connections: Its client, whose connections are cut when that takes longer than a second.
-        give_up: Then makes it wait for nothing else.
+        give_up: Called then, to end everything else that it waits for.
     """
     await asyncio.shield(asyncio.ensure_future(_until_finished(asyncio.ensure_future(stop), connections, give_up)))
 
@@ -81,7 +81,7 @@ async def _until_finished(stopping: asyncio.Task[None], connections: Any, give_u
         if give_up is not None:
             give_up()
         await connections.close()
-    # What fails while everything is given up needs nobody's attention. Nor does it end in an orderly way.
+    # Errors while everything is being given up are of no interest, and the end is not orderly anyway.
     if not stopping.cancelled():
         stopping.exception()
     await connections.close()

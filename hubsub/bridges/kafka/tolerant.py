@@ -1,4 +1,4 @@
-"""Reading what the driver cannot read: it gives up a whole batch, and all behind it, for one bad record."""
+"""Reading batches with bad records: for one of them, the driver drops the whole batch and all that follows."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from aiokafka.structs import TopicPartition
 
 _LENGTH = struct.Struct(">i")
 _OFFSET = struct.Struct(">q")
-# Where a batch has the length of what follows, where that begins, and where it says of what kind it is.
+# The offsets, within a batch, of the length of the rest, of the rest itself, and of the version.
 _BEFORE_LENGTH, _OVERHEAD, _MAGIC = 8, 12, 16
 
 
 class Unreadable(NamedTuple):
-    """What stands in place of a record that cannot be read, or of a batch of them."""
+    """Stands for a record that cannot be read, or for a batch of them."""
 
     offset: int
-    """Of the last of them."""
+    """The offset of the last of them."""
     timestamp: int
     trouble: Exception
     key: bytes | None = None
@@ -35,19 +35,19 @@ class Unreadable(NamedTuple):
 async def fetch(
     client: Any, partition: TopicPartition, offset: int, isolation: int = 0, size: int = 65_536
 ) -> tuple[list[Any], int]:
-    """Read a partition from an offset on, once.
+    """Read a partition once, from an offset on.
 
-    Returns the records, and what stands for those that cannot be read; and where to read on.
+    Returns the records, with a stand-in for each that cannot be read, and the offset to continue at.
 
     Args:
-        client: Of the driver.
-        partition: What is read.
-        offset: Of the first record.
-        isolation: 1 to leave out what is not committed.
-        size: Bytes at most, but for the first batch, which comes whole.
+        client: The driver's client.
+        partition: The partition to read.
+        offset: The offset of the first record.
+        isolation: 1 to leave out uncommitted records.
+        size: The most bytes; the first batch is always complete.
 
     Raises:
-        KafkaError: The broker does not give them.
+        KafkaError: The broker refuses.
     """
     node = client.cluster.leader_for_partition(partition)
     if node is None or node == -1:
@@ -57,7 +57,7 @@ async def fetch(
     ((_, ((_, error, _, *rest),)),) = answer.topics
     if error:
         raise for_code(error)(partition.topic)
-    # What was aborted stands in other places in other versions.
+    # Versions of the answer differ in where aborted transactions are.
     aborted = None if answer.API_VERSION < 4 else rest[2] if answer.API_VERSION >= 11 else rest[-2]
     records = _Records(partition, _Batches(rest[-1]), aborted, offset, None, None, False, isolation)
     found = list(records)
@@ -65,32 +65,32 @@ async def fetch(
 
 
 class _Records(PartitionRecords):  # type: ignore[misc]
-    """The records of batches, without what was aborted."""
+    """Return the records of batches, without those of aborted transactions."""
 
     def _consumer_record(self, tp: Any, record: Any) -> Any:
         return record
 
 
 class _Batches:
-    """The batches of an answer; what is not whole at its end is left out."""
+    """The complete batches of an answer; an incomplete one at its end is left out."""
 
     def __init__(self, data: bytes) -> None:
         self._data = memoryview(data)
 
     def has_next(self) -> bool:
-        """True if there is another one."""
+        """True if there is another batch."""
         data = self._data
         return len(data) > _MAGIC and len(data) >= _OVERHEAD + _LENGTH.unpack_from(data, _BEFORE_LENGTH)[0]
 
     def next_batch(self) -> Any:
-        """Return it."""
+        """Return the next batch."""
         end = _OVERHEAD + _LENGTH.unpack_from(self._data, _BEFORE_LENGTH)[0]
         batch, self._data = self._data[:end], self._data[end:]
         return _Batch(batch) if batch[_MAGIC] >= 2 else _OldBatch(batch)
 
 
 class _Text(bytearray):
-    """Bytes that are always text: names of headers."""
+    """Bytes that decode to text in any case, for the names of headers."""
 
     def __getitem__(self, index: Any) -> Any:
         part = super().__getitem__(index)
@@ -101,7 +101,7 @@ class _Text(bytearray):
 
 
 class _Batch(_DefaultRecordBatchPy):  # type: ignore[misc]
-    """A batch that yields what it can, and in place of the rest, what stands for it."""
+    """A batch that yields the records that can be read, and a stand-in for each other one."""
 
     _buffer: Any
     _pos: int
@@ -112,7 +112,7 @@ class _Batch(_DefaultRecordBatchPy):  # type: ignore[misc]
                 raise CorruptRecordException("its checksum is wrong")
             self._maybe_uncompress()
         except Exception as error:
-            # A library for the compression is missing, perhaps.
+            # The library for its compression may be missing.
             yield self._unreadable(error, self.last_offset_delta)
             return
         self._buffer = _Text(self._buffer)
@@ -126,7 +126,7 @@ class _Batch(_DefaultRecordBatchPy):  # type: ignore[misc]
                 yield self._read_msg()
             except Exception as error:
                 if not self._pos < end <= len(self._buffer):
-                    # Nor can be said where the next one begins.
+                    # The beginning of the next one is unknown too.
                     yield self._unreadable(error, self.last_offset_delta)
                     return
                 yield self._unreadable(error, delta)
@@ -137,7 +137,7 @@ class _Batch(_DefaultRecordBatchPy):  # type: ignore[misc]
 
 
 class _OldBatch:
-    """The same in a format of before Kafka 0.11, without names that could be wrong."""
+    """The same in the format before Kafka 0.11, which has no headers."""
 
     is_control_batch = is_transactional = False
     producer_id = None
@@ -145,7 +145,7 @@ class _OldBatch:
     def __init__(self, data: memoryview) -> None:
         self._batch = LegacyRecordBatch(data, data[_MAGIC])
         self.base_offset: int = _OFFSET.unpack_from(data)[0]
-        # Compressed, it is said to have the offset of its last record.
+        # If it is compressed, its offset is that of its last record.
         self.next_offset = self.base_offset + 1
 
     def __iter__(self) -> Iterator[Any]:

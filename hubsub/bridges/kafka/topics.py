@@ -1,4 +1,4 @@
-"""Which of the topics that are read can be read just now: one that cannot is no trouble of the others."""
+"""Which topics can be read at the moment: one that cannot does not affect the others."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from ...log import Episode
 from . import tolerant
 from .metadata import denied_topic
 
-# Seconds after which a topic that is not for us is asked for again; looks at one that is missing, before that is said.
+# Seconds after which a denied topic is tried again; checks of a missing topic before it is logged.
 DENIED_FOR, GONE = 10.0, 4
 
 
 class Topics:
-    """Leaves out what is not for us, and says which topic is gone.
+    """Leaves out denied topics for a while, and logs which ones are gone.
 
     Args:
-        topics: What is read.
-        trouble: Where it is said.
+        topics: The topics to read.
+        trouble: The log.
     """
 
     def __init__(self, topics: Sequence[str], trouble: Episode) -> None:
@@ -32,10 +32,10 @@ class Topics:
         self._gone: dict[str, int] = {}
 
     def deny(self, consumer: Any, topic: str) -> None:
-        """Go on without a topic that is not for us, for a while.
+        """Continue without a denied topic for a while.
 
         Raises:
-            PermissionError: There is no other one.
+            PermissionError: There is no other topic.
         """
         self._denied[topic] = monotonic() + DENIED_FOR
         topics = {partition.topic for partition in consumer.assignment()}
@@ -45,10 +45,10 @@ class Topics:
         consumer.pause(*(partition for partition in consumer.assignment() if partition.topic == topic))
 
     async def ask_for_denied(self, consumer: Any, positions: Mapping[TopicPartition, int]) -> None:
-        """See whether what was not for us is by now.
+        """Try denied topics again.
 
         Raises:
-            PermissionError: There is nothing else, and it is not.
+            PermissionError: They are still denied, and there are no others.
         """
         denied, self._denied = self._denied, {}
         for partition in consumer.assignment() if denied else ():
@@ -61,7 +61,7 @@ class Topics:
                     pass
 
     def look(self, consumer: Any) -> None:
-        """Say when a topic is gone; try again what was not for us."""
+        """Log topics that are gone, and try denied ones again."""
         now = monotonic()
         for topic, until in list(self._denied.items()):
             if now > until:

@@ -1,4 +1,4 @@
-"""Sending to Kafka: in batches, each record stored once, also when the connection is lost in between."""
+"""Sending to Kafka: in batches, each record stored once, even if the connection is lost in between."""
 
 from __future__ import annotations
 
@@ -38,23 +38,23 @@ from .stopping import abandon, stop_producer
 Headers: TypeAlias = list[tuple[str, bytes]]
 Errors: TypeAlias = dict[int, Exception]
 
-# What the broker refuses however often it is sent, and has stored nothing of: a batch with a record that is too much,
-# or with any at all to a topic that is not there, or not for us.
+# Errors by which the broker refuses a batch for good and stores nothing of it: a record is invalid, or the topic is
+# missing or denied.
 TOO_LARGE = (MessageSizeTooLargeError, RecordListTooLargeError)
 ONE_OF_THEM = (*TOO_LARGE, InvalidTimestampError, PolicyViolationError)
 ALL_OF_THEM = (InvalidTopicError, TopicAuthorizationFailedError, UnknownTopicOrPartitionError)
 
-# Seconds between two looks at what is not confirmed yet.
+# Seconds between two checks of what is not confirmed yet.
 LOOK = 0.5
-# Looks at a topic that is not there any more, before what goes there is refused.
+# Checks of a missing topic before its records are refused.
 GONE = 6
-# Looks at what the broker turns away again and again, and how often it does, before it counts as busy.
+# Checks of a batch that the broker keeps rejecting, and rejections, before the broker counts as busy.
 BUSY, BUSY_TIMES = 10, 10
 # Milliseconds that the broker may wait for its replicas.
 REPLICAS_MS = 5_000
-# Seconds for which it is remembered that a topic does not exist, and of how many.
+# Seconds for which missing topics are remembered, and how many of them.
 MISSING_FOR, MOST_MISSING = 5.0, 1_000
-# Records of unknown fate that are remembered, should they be sent again.
+# Records of unknown outcome that are remembered in case they are sent again.
 MOST_UNCLEAR = 10_000
 
 
@@ -63,11 +63,11 @@ class _Behind(Exception):
 
 
 class _UnknownTopic(Exception):
-    """Nobody has asked for the partitions of this topic yet."""
+    """The partitions of this topic are not loaded yet."""
 
 
 class _Batch:
-    """Records of one call for one partition."""
+    """The records of one call for one partition."""
 
     __slots__ = ("builder", "indexes", "partition")
 
@@ -83,14 +83,14 @@ Waiting: TypeAlias = dict["asyncio.Future[Any]", _Batch]
 class Writer:
     """A producer that outlives connections.
 
-    It numbers its batches and goes on sending them, also while there is no broker, until that has stored each of them
-    once. So what was on its way when the connection was lost must not be handed to it, or to another, a second time:
-    sent again, a record waits for its first self.
+    It numbers its batches and keeps sending them, even while there is no broker, until each is stored once. So a record
+    that was being sent when the connection was lost must not be given to a producer a second time: when the relay sends
+    it again, it waits for the first attempt instead.
 
     Args:
         options: Of the producer.
-        topic: Says to which topic a key belongs.
-        address: Says what key a record has.
+        topic: Returns the topic of a key.
+        address: Returns the record's key of a key.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class Writer:
         self._address = address
         self._producer: Any = None
         self._partitions: dict[str, list[int]] = {}
-        self._forget_places()
+        self._forget_partitions()
         self._missing: dict[str, tuple[Exception, float]] = {}
         self._unclear: dict[int, asyncio.Future[Any]] = {}
         self.sizes = Sizes(options.producer["max_batch_size"], options.max_request_size)
@@ -110,20 +110,20 @@ class Writer:
         self.line = Line()
         self.line.on_broken = self.line.interrupt
         self.control_topic = ""
-        """Where control messages go."""
+        """The topic of control messages."""
         self.make_control_topic: Callable[[Client], Coroutine[Any, Any, object]] | None = None
-        """Makes that topic, unless it is known to be there."""
+        """Creates that topic, unless it is known to exist."""
 
     # Connection
 
     async def open(self) -> None:
-        """Start the producer, unless there is one that goes on; return when a broker has answered."""
+        """Start the producer, unless it is running; return when a broker has answered."""
         self.line.broken = None
         producer = self._producer
         if producer is not None and (
             producer._message_accumulator._exception is not None or producer._sender.sender_task.done()
         ):
-            # Something came that the driver has not expected: it sends nothing any more.
+            # An answer that the driver did not expect has stopped it from sending.
             await self._stop()
         if self._producer is not None:
             await self.ping()
@@ -156,7 +156,7 @@ class Writer:
         return client
 
     def interrupt(self) -> None:
-        """Let a call that waits end, and what goes on begin with a new connection."""
+        """End a call that waits, and have what continues start with a new connection."""
         self.line.interrupt()
         self.line.cut()
 
@@ -183,7 +183,7 @@ class Writer:
 
         Raises:
             ConnectionError: Nothing moves any more, or the connection was given up.
-            BrokerBusy: The broker takes nothing just now.
+            BrokerBusy: The broker accepts nothing at the moment.
         """
         if self.line.broken is not None:
             raise self.line.broken
@@ -192,7 +192,7 @@ class Writer:
             waiting: Waiting = {}
             unknown = await self._pack(range(len(records)), records, refused, waiting)
             while unknown:
-                # While those are on their way whose topics are known.
+                # Meanwhile, records of known topics are being sent.
                 errors = await self._learn(unknown)
                 refused |= {index: error for topic, error in errors.items() for index in unknown.pop(topic)}
                 known = sorted(index for indexes in unknown.values() for index in indexes)
@@ -207,7 +207,7 @@ class Writer:
     async def _pack(
         self, indexes: Iterable[int], records: Sequence[Record], refused: Errors, waiting: Waiting
     ) -> dict[str, list[int]]:
-        """Hand records to the producer; return those whose topics nobody knows, by topic."""
+        """Give records to the producer; return those of unknown topics, by topic."""
         unknown: dict[str, list[int]] = {}
         batches: dict[TopicPartition, _Batch] = {}
         unclear = self._unclear
@@ -217,7 +217,7 @@ class Writer:
                 waiting.setdefault(unclear[sequence], _Batch(None, None)).indexes.append(index)
                 continue
             try:
-                partition, address = self._control_place(key) if is_control else self._place(key)
+                partition, address = self._control_partition_of(key) if is_control else self._partition_of(key)
                 batch = batches.get(partition) or self._begin(partition, batches)
                 encoded = encode_headers(headers)
                 added = batch.builder.append(timestamp=None, key=address, value=payload, headers=encoded)
@@ -225,7 +225,7 @@ class Writer:
                 unknown.setdefault(str(error), []).append(index)
                 continue
             except Exception as error:
-                # A route that fails, a header that is no text: it concerns this record.
+                # A `route` that raises, or an invalid header, concerns this record only.
                 refused[index] = error
                 continue
             if added is None:
@@ -233,7 +233,7 @@ class Writer:
                 batch = self._begin(partition, batches)
                 added = batch.builder.append(timestamp=None, key=address, value=payload, headers=encoded)
             if not batch.indexes and added.size > (limit := self.sizes.record(partition.topic)):
-                # As the first of a batch it was taken, whatever its size.
+                # The first record of a batch is accepted whatever its size.
                 del batches[partition]
                 refused[index] = PayloadTooLarge(key, added.size, limit)
                 continue
@@ -248,11 +248,11 @@ class Writer:
         return batch
 
     def _builder(self, topic: str) -> Any:
-        """What makes the bytes of a batch."""
+        """Return a builder of a batch."""
         return BatchBuilder(self.sizes.batch(topic), self._running()._message_accumulator._compression_type)
 
     async def _hand_over(self, batch: _Batch, records: Sequence[Record], waiting: Waiting) -> None:
-        """Give a batch to the producer, when the one before it is on its way."""
+        """Give a batch to the producer once the one before it is being sent."""
         assert batch.partition is not None
         future = await self._enqueue(batch.partition, batch.builder, waiting)
         waiting[future] = batch
@@ -266,11 +266,11 @@ class Writer:
     async def _enqueue(
         self, partition: TopicPartition, builder: Any, before: Mapping[asyncio.Future[Any], _Batch]
     ) -> asyncio.Future[Any]:
-        """Give a batch to the producer; what becomes of it is that of the future.
+        """Give a batch to the producer; return a future of its outcome.
 
         Args:
-            partition: Where it goes.
-            builder: Makes its bytes.
+            partition: Its partition.
+            builder: Its builder.
             before: Batches that it must not overtake: if one of its partition was refused, it is not sent.
         """
         accumulator = self._running()._message_accumulator
@@ -296,7 +296,7 @@ class Writer:
         return future
 
     def _answered(self, producer: Any, batch: Any, size: int, began: float, future: asyncio.Future[Any]) -> None:
-        """Hear what became of a batch, before the producer sends the next one to its partition."""
+        """Handle the outcome of a batch before the producer sends the next one to its partition."""
         partition = batch.tp
         self.line.owed -= size
         if _is_stored(future):
@@ -305,8 +305,8 @@ class Writer:
             return
         error = future.exception()
         if isinstance(error, (*ONE_OF_THEM, *ALL_OF_THEM)):
-            # The broker has stored nothing of it: the next one has its number. What would be out of order otherwise,
-            # those that wait behind it, are sent by whoever splits it.
+            # The broker has stored nothing of it, so the next batch gets its number. Batches behind it would be out of
+            # order: they are sent when this one has been split.
             numbers = producer._txn_manager._sequence_numbers
             if batch.retry_count:
                 number = numbers[partition] - batch.record_count
@@ -316,7 +316,7 @@ class Writer:
             self.sizes.refused(partition.topic, size)
 
     async def _confirm(self, waiting: Iterable[asyncio.Future[Any]]) -> None:
-        """Wait until it is known what became of them."""
+        """Wait for the outcome of batches."""
         pending = {future for future in waiting if not future.done()}
         looks = _Looks(self)
         while pending:
@@ -325,7 +325,7 @@ class Writer:
                 looks.look()
 
     async def _send_apart(self, waiting: Waiting, records: Sequence[Record], refused: Errors) -> None:
-        """Find out which records of batches that failed were the reason, and send the others, in their order.
+        """Find the records that made batches fail, and send the others, in order.
 
         A broker refuses a batch as a whole.
         """
@@ -340,7 +340,7 @@ class Writer:
                 continue
             for index in batch.indexes:
                 key, is_control = records[index].key, records[index].is_control
-                partition, _ = self._control_place(key) if is_control else self._place(key)
+                partition, _ = self._control_partition_of(key) if is_control else self._partition_of(key)
                 apart.setdefault(partition, []).append(([index], _Behind()))
         for partition, groups in apart.items():
             todo = deque(sorted(groups, key=lambda group: group[0][0]))
@@ -358,14 +358,14 @@ class Writer:
                     for index in indexes:
                         refused[index] = self._reason(error, partition.topic, records[index].key)
                 else:
-                    # What it would send next, the broker would not take either.
+                    # The broker would refuse what comes next too.
                     await self._stop()
                     raise ConnectionError("Kafka has not stored what was sent") from error
 
     async def _send_group(
         self, partition: TopicPartition, indexes: list[int], records: Sequence[Record], refused: Errors
     ) -> list[tuple[list[int], BaseException]]:
-        """Send the first of these records, as many as are one batch; return what is still to be done."""
+        """Send as many of these records as fit into a batch, from the first on; return what is left."""
         batch = _Batch(partition, self._builder(partition.topic))
         limit = self.sizes.record(partition.topic)
         rest = list(indexes)
@@ -392,7 +392,7 @@ class Writer:
         return [*done, (rest, _Behind())] if rest else done
 
     def _reason(self, error: BaseException, topic: str, key: Any) -> Exception:
-        """What is wrong with a record that is refused, and what can be done."""
+        """Return the error of a refused record, with the remedy."""
         reason: Exception
         if isinstance(error, TOO_LARGE):
             size = self.sizes.too_large(topic) or 0
@@ -418,14 +418,14 @@ class Writer:
         headers: Mapping[str, str],
         number: int | None = None,
     ) -> Exception | None:
-        """Send one record to a topic; return when it is stored, or why it never will be.
+        """Send one record to a topic; return None when it is stored, or the error if it never will be.
 
         Args:
-            topic: Where to.
+            topic: The topic.
             key: Its key.
             payload: None for a tombstone.
-            headers: Beside it.
-            number: That of the partition, if it is not for the key to decide.
+            headers: Its headers.
+            number: The partition, if the key does not decide it.
 
         Raises:
             ConnectionError, BrokerBusy: As `send`.
@@ -460,7 +460,7 @@ class Writer:
     # Partitions
 
     async def _learn(self, topics: Iterable[str]) -> dict[str, Exception]:
-        """Know the partitions of these topics, as they are now; return why some are unknown."""
+        """Load the partitions of these topics as they are now; return the errors of the others."""
         now = monotonic()
         errors = {topic: self._missing[topic][0] for topic in topics if self._missing.get(topic, (0, 0.0))[1] > now}
         wanted = [topic for topic in topics if topic not in errors]
@@ -469,7 +469,7 @@ class Writer:
             try:
                 await self.make_control_topic(client)
             except KafkaError:
-                pass  # it may be there, or the broker may make it by itself
+                pass  # it may exist, or the broker may create it automatically
         if wanted:
             found = await client.learn(wanted)
             for topic, error in found.items():
@@ -483,7 +483,7 @@ class Writer:
         return errors
 
     def _look_at_partitions(self, cluster: Any) -> None:
-        """Hear of new metadata."""
+        """Called with new metadata."""
         for topic, known in list(self._partitions.items()):
             partitions: list[int] = sorted(cluster.partitions_for_topic(topic) or ())
             if partitions != known:
@@ -491,17 +491,17 @@ class Writer:
                     self._partitions[topic] = partitions
                 else:
                     del self._partitions[topic]
-                self._forget_places()
+                self._forget_partitions()
 
-    def _forget_places(self) -> None:
-        self._place = cached(self._find_place)
-        self._control_place = cached(self._find_control_place)
+    def _forget_partitions(self) -> None:
+        self._partition_of = cached(self._find_partition)
+        self._control_partition_of = cached(self._find_control_partition)
 
-    def _find_place(self, key: Key[Any]) -> tuple[TopicPartition, bytes]:
-        """To which partition a key belongs, and how it is called there."""
+    def _find_partition(self, key: Key[Any]) -> tuple[TopicPartition, bytes]:
+        """Return the partition of a key, and the key of its records."""
         return self._find_in(self._topic(key), key)
 
-    def _find_control_place(self, key: Key[Any]) -> tuple[TopicPartition, bytes]:
+    def _find_control_partition(self, key: Key[Any]) -> tuple[TopicPartition, bytes]:
         return self._find_in(self.control_topic, key)
 
     def _find_in(self, topic: str, key: Key[Any]) -> tuple[TopicPartition, bytes]:
@@ -513,7 +513,7 @@ class Writer:
 
 
 class _Looks:
-    """Looks now and then at what is not confirmed, whether it ever will be."""
+    """Checks now and then whether unconfirmed batches can still be confirmed."""
 
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
@@ -522,11 +522,11 @@ class _Looks:
         self._tried: dict[Any, int] = {}
 
     def look(self) -> None:
-        """Look.
+        """Check.
 
         Raises:
             ConnectionError: There is no broker.
-            BrokerBusy: It turns everything away.
+            BrokerBusy: It rejects everything.
         """
         self._number += 1
         client = self._writer.client
@@ -552,13 +552,13 @@ class _Looks:
 
 
 class _Batches(set[Any]):
-    """The driver removes a batch twice that is given up while it waits to be sent again."""
+    """Works around the driver, which removes a batch twice if it is given up while it waits for a retry."""
 
     remove = set.discard
 
 
 def encode_headers(headers: Mapping[str, str]) -> Headers:
-    """Headers as Kafka has them."""
+    """Return headers in Kafka's form."""
     return [(name, value.encode("utf-8", "surrogatepass")) for name, value in headers.items()]
 
 

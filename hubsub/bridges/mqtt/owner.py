@@ -1,0 +1,114 @@
+"""Who has the session of a name at the broker, and what it is subscribed to: a broker says neither."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from ...errors import NameTaken
+from ..adapter import Link
+from .connection import Connection
+from .topics import Topics
+
+PATIENCE = 1.0
+"""Seconds, and two round trips, in which an owner that lives answers."""
+
+
+class Owner:
+    """The record of the session of a name, a retained message beside the messages of the namespace.
+
+    It says who has the session, and by which identifiers it is subscribed to which filters. An owner that ends leaves a
+    record without an owner, by its last will at the latest. Should there be none, it is asked whether it lives, and
+    answers with the record. Where the broker's ACL does not allow the record, everything goes on without.
+
+    Args:
+        link: What is connected.
+        topics: The topics of its namespace.
+        driver: The module `mqtt5`.
+    """
+
+    def __init__(self, link: Link, topics: Topics, driver: Any) -> None:
+        assert link.name is not None
+        self._name = link.name
+        self._me = link.sender
+        self._driver = driver
+        self.record = topics.below("session", link.name)
+        """The topic of the record."""
+        self.call = topics.below("owner", link.name)
+        """Where an owner is asked whether it lives."""
+        self._line: Connection
+        self._found: tuple[str, dict[str, int]] | None = None
+        self._lives = asyncio.Event()
+        self._filters: Mapping[str, int] = {}
+        self.is_mine = False
+        """The session is ours."""
+
+    @property
+    def filters(self) -> dict[str, int] | None:
+        """What the session was subscribed to; None if there is no record of one."""
+        return None if self._found is None else self._found[1]
+
+    def hear(self, topic: str, payload: bytes, *, is_retained: bool) -> None:
+        """A message came by one of the two topics."""
+        if topic == self.call:
+            if self.is_mine and payload != self._me.encode():
+                self._line.write(self._packet(self._me, self._filters).write())
+        elif is_retained:
+            self._found = _read(payload)
+        elif (found := _read(payload)) is not None and found[0] not in ("", self._me):
+            self._lives.set()
+
+    async def learn(self, line: Connection, round_trip: float) -> None:
+        """Read the record, by a connection that is subscribed to both topics.
+
+        Raises:
+            NameTaken: Somebody else has the session, and lives.
+        """
+        self._line = line
+        await line.ping()  # what is retained has come by now
+        if self._found is None or self._found[0] in ("", self._me):
+            return
+        self._lives.clear()
+        line.write(self._driver.PublishPacket(self.call, self._me.encode()).write())
+        with suppress(TimeoutError):
+            async with asyncio.timeout(PATIENCE + 2 * round_trip):
+                await self._lives.wait()
+            raise NameTaken(self._name)
+
+    def will(self, filters: Mapping[str, int]) -> Any:
+        """What the broker is to retain when the connection is lost."""
+        payload = _written("", filters)
+        return self._driver.Will(self.record, payload=payload, qos=self._driver.QoS.AT_LEAST_ONCE, retain=True)
+
+    async def write(self, filters: Mapping[str, int]) -> None:
+        """Write that the session is ours, and what it is subscribed to."""
+        self._filters, self.is_mine = filters, True
+        self._line.write(self._packet(self._me, filters).write())
+        await self._line.ping()
+
+    def leave(self) -> None:
+        """Write that it is nobody's."""
+        if self.is_mine:
+            self.is_mine = False
+            self._line.write(self._packet("", self._filters).write())
+
+    def _packet(self, owner: str, filters: Mapping[str, int]) -> Any:
+        # With QoS 0: whether it is refused makes no difference.
+        return self._driver.PublishPacket(self.record, _written(owner, filters), retain=True)
+
+
+def _written(owner: str, filters: Mapping[str, int]) -> bytes:
+    return json.dumps({"owner": owner, "filters": filters}).encode()
+
+
+def _read(payload: bytes) -> tuple[str, dict[str, int]] | None:
+    """Return owner and filters of a record; None if it is none."""
+    try:
+        record = json.loads(payload)
+        filters = {str(filter): int(number) for filter, number in record["filters"].items()}
+        return str(record["owner"]), filters
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
