@@ -11,7 +11,8 @@ Three kinds of trouble, and where each ends:
   adapter that cannot read one hands it over all the same, as `Received` with `trouble`. A record that the broker
   refuses for good is an error in the result of `send`, `bury` likewise.
 - **The connection.** Every other exception of a method means that the connection is lost: only the transport's own
-  errors should leave an adapter. `BrokerBusy` means that the broker takes nothing just now over a sound connection.
+  errors should leave an adapter. `BrokerBusy` from `send`, `receive`, `ack`, `extend` or `hand_back` does not: the
+  broker accepts nothing for now over a sound connection, and the relay makes the same call again a little later.
 - **The adapter itself.** `NotImplementedError` and `NameError` end the bridge at once, and so do `TypeError`,
   `AttributeError` and `AssertionError` when they come three times running: that is a bug, and not the weather.
 """
@@ -295,6 +296,10 @@ class Adapter:
 
         Never cancelled while it waits: `close` makes it return or raise. Without `features.push` it returns an empty
         sequence when nothing came for a second or so.
+
+        Raises:
+            BrokerBusy: Nothing can be received for now, since the broker cannot note who has it. After ten seconds of
+                that the connection counts as lost.
         """
         raise NotImplementedError
 

@@ -12,10 +12,9 @@ from typing import Any, TypeAlias
 from ...codec import codec_of
 from ...errors import BridgeError, EncodeError, NoSuchLetter
 from ...key import Key, KeyLike, publishable
-from ..adapter import Buried, Link, Loss, Received, Record, SentBack
+from ..adapter import Buried, Link, Received, Record
 from ..address import Addresses
-from ..log import LogAdapter
-from ..numbered import LogState
+from ..log import LogAdapter, LogState, Row, letter_number
 from ..urls import count, or_none, seconds
 from . import outbox, schema
 from .alarm import Alarm
@@ -40,7 +39,8 @@ TABLES = """select c.relname from pg_catalog.pg_class c join pg_catalog.pg_names
 STATE = """select epoch, coalesce((select min(number) from hubsub.message where namespace = $1), last + 1) as first,
     last from hubsub.log where namespace = $1"""
 READ = f"""with state as ({STATE})
-    select s.epoch, s.first, s.last, m.number, m.key, m.data, extract(epoch from m.time)::double precision, m.reader
+    select s.epoch, s.first, s.last, m.number, m.key, m.data, extract(epoch from m.time)::double precision, m.reader,
+        0
     from state s left join (
         select m.*, sum(octet_length(data)) over (order by number) - octet_length(data) as size_before from (
             select * from hubsub.message where namespace = $1 and number > $2 order by number limit $3
@@ -51,16 +51,17 @@ APPEND = "select hubsub.append($1, $2, $3, $4, $5, $6)"
 APPEND_LATER = "select hubsub.append($1, $2, $3, $4, $5, $6, $7)"
 RELEASE = f"select hubsub.release($1, $2, {PAGE_BYTES})"
 NOTIFY = "select count(pg_notify($1, text)) from unnest($2::text[]) as t (text)"
-HOLD = """insert into hubsub.name values ($1, $2, null, $3, clock_timestamp() + $4 * interval '1 second')
-    on conflict (namespace, name) do update set owner = excluded.owner, until = excluded.until
-    where name.owner = excluded.owner or name.until <= clock_timestamp() returning 1"""
-KEEP = "update hubsub.name set place = $4 where (namespace, name, owner) = ($1, $2, $3) returning 1"
+# Whoever keeps a position for a name has to hold it already.
+HOLD = """insert into hubsub.name values ($1, $2, $5, $3, clock_timestamp() + $4 * interval '1 second')
+    on conflict (namespace, name) do update
+    set owner = excluded.owner, until = excluded.until, place = coalesce(excluded.place, name.place)
+    where name.owner = excluded.owner or (name.until <= clock_timestamp() and excluded.place is null)
+    returning coalesce(place, '')"""
 TAKE = "select * from hubsub.take($1, $2, $3, $4, $5, $6)"
 DONE = "delete from hubsub.in_hand where (namespace, name) = ($1, $2) and number = any($3)"
 JOIN = "insert into hubsub.shared values ($1, $2, $3) on conflict do nothing returning 1"
-PROLONG = """update hubsub.in_hand set until = clock_timestamp() + $5 * interval '1 second'
-    where (namespace, name, owner) = ($1, $2, $3) and number = any($4)"""
-GIVE_BACK = """update hubsub.in_hand set owner = null, until = '-infinity'
+PROLONG = """update hubsub.in_hand set owner = case when $5::double precision > 0 then owner end,
+    until = case when $5::double precision > 0 then clock_timestamp() + $5 * interval '1 second' else '-infinity' end
     where (namespace, name, owner) = ($1, $2, $3) and ($4::bigint[] is null or number = any($4))"""
 BURY = """insert into hubsub.dead (namespace, reader, key, data, reason, attempts, position)
     values ($1, $2, $3, $4, $5, $6, $7)"""
@@ -320,56 +321,36 @@ class PostgresLogAdapter(LogAdapter):
 
     # What the log is asked
 
-    async def state(self) -> LogState:
-        rows = await self._ask(STATE)
-        if not rows:
-            raise ConnectionResetError(f"the log of {self.link.namespace!r} was deleted")
-        return LogState(*rows[0])
-
-    async def read(self, after: int, limit: int) -> tuple[LogState, Sequence[Any]]:
+    async def read(self, after: int, limit: int) -> tuple[LogState, Sequence[Row]]:
         rows = await self._ask(READ, after, limit)
         if not rows:
             raise ConnectionResetError(f"the log of {self.link.namespace!r} was deleted")
         found = [row[3:] for row in map(tuple, rows) if row[3] is not None]
         return LogState(*rows[0][:3]), found
 
-    def received(self, row: Any, token: Any, epoch: str, attempts: int = 0) -> Received:
-        found = super().received(row[:4], token, epoch, attempts)
-        return found if row[4] is None else SentBack.to(row[4], found)
-
     async def before(self, moment: float) -> int:
         return int((await self._ask(BEFORE, moment))[0][0])
 
-    async def hold(self, name: str, seconds: float) -> bool:
-        return bool(await self._ask(HOLD, name, self.link.sender, float(seconds)))
-
-    async def kept(self, name: str) -> str | None:
-        rows = await self._ask("select place from hubsub.name where (namespace, name) = ($1, $2)", name)
+    async def hold(self, seconds: float, position: str | None = None) -> str | None:
+        rows = await self._ask(HOLD, self.link.name, self.link.sender, float(seconds), position)
         return rows[0][0] if rows else None
 
-    async def keep(self, name: str, place: str) -> bool:
-        return bool(await self._ask(KEEP, name, self.link.sender, place))
+    async def join(self, after: int) -> bool:
+        return bool(await self._ask(JOIN, self.link.group, after + 1))
 
-    async def join(self, group: str, after: int) -> bool:
-        await self.give_back(group, None)
-        return bool(await self._ask(JOIN, group, after + 1))
-
-    async def take(self, group: str, limit: int) -> Sequence[Received | Loss]:
-        rows = await self._ask(TAKE, group, self.link.sender, limit, PAGE_BYTES, self.lease)
+    async def take(self, limit: int) -> tuple[str, Sequence[Row], int]:
+        rows = await self._ask(TAKE, self.link.group, self.link.sender, limit, PAGE_BYTES, self.lease)
         if not rows:
-            raise ConnectionResetError(f"the group {group!r} of {self.link.namespace!r} was deleted")
+            raise ConnectionResetError(f"the group {self.link.group!r} of {self.link.namespace!r} was deleted")
         *taken, (_, epoch, _, _, _, gone) = map(tuple, rows)
-        lost: list[Received | Loss] = [Loss("trimmed", gone)] if gone else []
-        return lost + [self.received(row, row[0], epoch, row[5]) for row in taken]
+        return epoch, taken, gone
 
-    async def done(self, group: str, numbers: Sequence[int]) -> None:
-        await self._ask(DONE, group, list(numbers))
+    async def prolong(self, numbers: Sequence[int] | None, seconds: float) -> None:
+        numbers = None if numbers is None else list(numbers)
+        await self._ask(PROLONG, self.link.group, self.link.sender, numbers, float(seconds))
 
-    async def prolong(self, group: str, numbers: Sequence[int]) -> None:
-        await self._ask(PROLONG, group, self.link.sender, list(numbers), self.lease)
-
-    async def give_back(self, group: str, numbers: Sequence[int] | None) -> None:
-        await self._ask(GIVE_BACK, group, self.link.sender, None if numbers is None else list(numbers))
+    async def done(self, numbers: Sequence[int]) -> None:
+        await self._ask(DONE, self.link.group, list(numbers))
 
     # Dead letters
 
@@ -386,21 +367,13 @@ class PostgresLogAdapter(LogAdapter):
         return None
 
     async def dead_letters(self, limit: int, before: str | None = None) -> Sequence[Buried]:
-        rows = await self._ask(DEAD, None if before is None else _number_of(before), limit)
+        rows = await self._ask(DEAD, None if before is None else letter_number(before), limit)
         found = []
         for number, reader, key, data, reason, attempts, position, time in reversed(rows):
-            received = super().received((0, key, data, None), None, "", attempts)._replace(position=position)
+            received = self.received((0, key, data, None, None, attempts), position)
             found.append(Buried(received, reason, f"dead-{number}", time, reader))
         return found
 
     async def redeliver(self, position: str) -> None:
-        if not (await self._ask("select hubsub.redeliver($1, $2)", _number_of(position)))[0][0]:
+        if not (await self._ask("select hubsub.redeliver($1, $2)", letter_number(position)))[0][0]:
             raise NoSuchLetter(position)
-
-
-def _number_of(position: str) -> int:
-    """Return the number of a dead letter."""
-    word, _, number = position.rpartition("-")
-    if word != "dead" or not (number.isascii() and number.isdecimal() and len(number) < 19):
-        raise NoSuchLetter(position)
-    return int(number)

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Coroutine, Hashable, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar
 
 from ...errors import BrokerBusy
@@ -13,7 +14,7 @@ from ...event import Gap
 from ...key import NAMESPACE, Key
 from ...log import Logger
 from ..adapter import Adapter, Features, Link, Loss, Received
-from .durable import tokens_of
+from .durable import patiently, tokens_of
 from .interest import Interest
 from .plan import GAPS, Plan
 from .receiver import Receiver
@@ -94,6 +95,8 @@ class Connection:
     # Bytes per second of the slowest expected line, and bytes that the kernels on both sides may buffer.
     SLOWEST = 64 * 1024
     BUFFERED = 1 << 20
+    # Seconds for which a broker may refuse to be read before the connection counts as lost, and between two attempts.
+    REFUSED, REST = 10.0, 0.5
 
     def __init__(self, parts: Parts, timing: Timing, down_since: float | None, synced: Callable[[], None]) -> None:
         self._parts = parts
@@ -111,6 +114,7 @@ class Connection:
         self._phase: str | None = "connecting"
         self._is_reading = False
         self._reads = 0  # calls of `receive` that have returned
+        self._rests_until = 0.0  # until then no messages are read
         self._pinging = False
         self._pongs = 0
         self._wants_ping = asyncio.Event()
@@ -289,7 +293,7 @@ class Connection:
 
     def _room(self) -> int:
         features = self._parts.features
-        if self.is_stopping or self._parts.interest.is_idle:
+        if self.is_stopping or self._parts.interest.is_idle or self._rests_until > asyncio.get_running_loop().time():
             return 0
         if not self.is_up and features.durable and self._controls_apart and not features.patterns:
             # A log counts messages as read at the next call: what is held here could be lost with the process.
@@ -299,16 +303,29 @@ class Connection:
 
     async def _read(self) -> None:
         """The only reader: it is never cancelled while it waits, but ends with the connection."""
-        adapter, receiver = self._adapter, self._parts.receiver
+        adapter, receiver, clock = self._adapter, self._parts.receiver, asyncio.get_running_loop().time
+        refused_since: float | None = None
         # After the connection is lost, more messages could fill the window, which nothing would empty.
         while not self.is_leaving:
             while not self._controls_apart and not self._room() and self._parts.features.durable:
                 await receiver.durable.progress()
             self._is_reading = True
+            began = clock()
             try:
                 batch = await adapter.receive()
                 # Not if it fails: messages may be missing since the last one was received.
                 self._last_heard = time.time()
+                refused_since = refused_since if began < self._rests_until else None
+            except BrokerBusy:
+                # What a broker cannot note is not handed over. Control messages come all the same.
+                refused_since = refused_since or began
+                if clock() - refused_since > self.REFUSED:
+                    raise
+                batch = ()
+                if self._controls_apart:
+                    self._rests_until = clock() + self.REST
+                else:
+                    await asyncio.sleep(self.REST)
             finally:
                 self._is_reading = False
                 self._reads += 1
@@ -341,7 +358,7 @@ class Connection:
         self._parts.receiver.receive(control)
         tokens = tokens_of([each for each in batch if each not in control])
         if tokens and self._parts.plan.group is not None:
-            await self._adapter.hand_back(tokens)
+            await patiently(lambda: self._adapter.hand_back(tokens))
 
     def _report_gap(self) -> None:
         """Report what may be missing between the previous connection and this one."""
@@ -493,7 +510,8 @@ class Connection:
             await durable.acknowledge(adapter)
             if lease is not None and time.monotonic() - extended > lease / 3:
                 extended = time.monotonic()
-                await adapter.extend(durable.tokens)
+                with suppress(BrokerBusy):  # while nothing can be written, nobody else can get them
+                    await adapter.extend(durable.tokens)
 
     async def _release(self, lanes: Collection[Hashable]) -> None:
         await self._parts.receiver.durable.release(lanes, self._adapter, self._timing.connect)

@@ -19,6 +19,7 @@ from ...key import NAMESPACE, Key, overlaps
 from ...log import Episode, Logger
 from ..adapter import Adapter, Features
 from .connection import Connection, Parts, Timing
+from .durable import patiently
 from .health import Leftover, State
 from .interest import Interest
 from .outage import Outage, Refusal
@@ -468,7 +469,7 @@ class Life:
                 # Otherwise it is finished, and delivered again.
                 await durable.acknowledge(self.adapter)
                 if self.group is not None and (tokens := durable.tokens):
-                    await self.adapter.hand_back(tokens)
+                    await patiently(lambda: self.adapter.hand_back(tokens))
         except Exception as error:
             self._log.warning(
                 "%d messages could not be acknowledged or given back; they are delivered again later",
