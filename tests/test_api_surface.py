@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "hubsub"
 
 GROUND = {"errors", "describe", "log", "key", "confirm", "event"}
-CONTRACT = {f"bridges.{name}" for name in ("adapter", "address", "inbox", "log", "numbered", "schemes", "urls")}
+CONTRACT = {f"bridges.{name}" for name in ("adapter", "address", "inbox", "log", "schemes", "urls")}
 PUBLIC = {"__init__", "bridges"}
 
 # The rooms of the house, and the rooms or modules that each may import besides itself. What is not named, it may not.
@@ -44,6 +44,7 @@ ROOMS: dict[str, set[str]] = {
     # What it publishes in a user's transaction is JSON without a bridge.
     "bridges.postgres": {"ground", "contract", "codec"},
     "bridges.sqlite": {"ground", "contract"},
+    "bridges.websocket": {"ground", "contract"},
     "bridges.mqtt": {"ground", "contract"},
     # The relay knows the contract and no adapter.
     "bridges.relay": {"ground", "_core", "face", "contract", "codec"},

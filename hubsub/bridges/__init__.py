@@ -8,8 +8,7 @@ from ..codec import Codec
 from .adapter import Adapter, Buried, DelayedRecord, Features, Link, Loss, Received, Record, SentBack, bytes_moved
 from .address import Addresses, Copies
 from .inbox import Inbox
-from .log import LogAdapter
-from .numbered import LogState, NumberedLog
+from .log import LogAdapter, LogState
 from .relay.bridge import Bridge, connect
 from .relay.health import Health, Leftover
 from .relay.letters import StoredLetter
@@ -33,7 +32,6 @@ __all__ = [
     "LogAdapter",
     "LogState",
     "Loss",
-    "NumberedLog",
     "Received",
     "Record",
     "SentBack",

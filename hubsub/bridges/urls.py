@@ -61,6 +61,24 @@ def read_url(url: str, *, like: str, port: int, schemes: Mapping[str, bool]) -> 
     )
 
 
+def read_path(url: str, scheme: str, like: str) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """Return the path and the options of a URL like `scheme:///absolute/path` or `scheme://relative/path`.
+
+    Raises:
+        ValueError: The URL is invalid, or names no file.
+    """
+    found, colon, rest = url.partition("://")
+    if found != scheme or not colon:
+        raise ValueError(f"the URL must be like {like}; a path alone is given as a pathlib.Path")
+    rest, options = split_query(rest, like)
+    path = decoded(rest, like)
+    if path.startswith("/"):
+        path = f"/{path.lstrip('/')}"  # SQLAlchemy begins it with two slashes
+    if path in ("", "/") or path.endswith("/") or "\0" in path:
+        raise ValueError(f"the URL names no file; it must be like {like}")
+    return path, options
+
+
 def split_query(rest: str, like: str) -> tuple[str, tuple[tuple[str, str], ...]]:
     """Return a URL, or the end of one, without its query; and the query's names and values.
 

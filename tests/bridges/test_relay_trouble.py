@@ -16,6 +16,8 @@ import hubsub
 from hubsub import BridgeClosed, BridgeNotReady, BrokerBusy, DeliveryError, Event, Gap, Hub, Key, Meta, RequestTimeout
 from hubsub.bridges import Adapter, Bridge, Features, Received
 from hubsub.bridges.memory import MemoryAdapter
+from hubsub.bridges.relay.connection import Connection
+from hubsub.bridges.relay.plan import GAPS
 
 from .scripted import Scripted
 from .sites import ALL, Quick, Sites, record, until
@@ -530,6 +532,99 @@ async def test_a_broker_that_takes_nothing_is_asked_with_growing_waits_over_the_
     assert len(adapter.links) == 1
     lines = [each.getMessage() for each in caplog.records if "messages" in each.getMessage()]
     assert ["no messages" in line for line in lines] == [True, False]
+
+
+class Refusing(Scripted):
+    """A broker that refuses these calls for now, and counts how often."""
+
+    def __init__(self, *names: str) -> None:
+        super().__init__(lease=0.15)
+        self.refuses = set(names)
+        self.refused: list[str] = []
+
+    def _check(self, name: str) -> None:
+        if name in self.refuses:
+            self.refused.append(name)
+            raise BrokerBusy("read only for now")
+
+    async def receive(self) -> Any:
+        if self.links[-1].room():
+            self._check("receive")
+        return await super().receive()
+
+    async def ack(self, tokens: Any) -> None:
+        self._check("ack")
+        await super().ack(tokens)
+
+    async def extend(self, tokens: Any) -> None:
+        self._check("extend")
+
+    async def hand_back(self, tokens: Any) -> None:
+        self._check("hand_back")
+        await super().hand_back(tokens)
+
+
+async def test_what_cannot_be_acknowledged_or_extended_for_now_costs_no_connection(stack: AsyncExitStack) -> None:
+    adapter = Refusing("ack", "extend")
+    bridge = await bridged(stack, adapter, group="g")
+    messages = record(bridge.hub, "in")
+    first = adapter.put("in")
+    await until(lambda: len(adapter.refused) > 3)
+    second = adapter.put("in")
+    await until(lambda: len(messages) == 2)
+    adapter.refuses.clear()
+    await until(lambda: sorted(adapter.acked) == [first.token, second.token])
+    assert len(adapter.links) == 1
+
+
+async def test_what_cannot_be_read_for_now_comes_later_and_control_messages_come_meanwhile(
+    stack: AsyncExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Connection, "REST", 0.05)
+    adapter = Refusing("receive")
+    bridge = await bridged(stack, adapter, group="g")
+    messages = record(bridge.hub, "in")
+    message, control = adapter.put("in"), adapter.put(GAPS, token=None, is_control=True)
+    await until(lambda: len(adapter.refused) > 3 and list(adapter.inbox) == [message])
+    assert control not in adapter.inbox
+    assert not messages
+    adapter.refuses.clear()
+    await until(lambda: messages == [1])
+    assert len(adapter.links) == 1
+
+
+async def test_a_broker_that_cannot_be_read_for_long_is_a_lost_connection(
+    stack: AsyncExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Connection, "REST", 0.05)
+    monkeypatch.setattr(Connection, "REFUSED", 0.1)
+    adapter = Refusing("receive")
+    bridge = await bridged(stack, adapter, group="g")
+    messages = record(bridge.hub, "in")
+    await until(lambda: isinstance(bridge.health().last_error, BrokerBusy))
+    adapter.refuses.clear()
+    adapter.put("in")
+    await until(lambda: messages == [1])
+    assert len(adapter.links) > 1
+
+
+async def test_what_cannot_be_handed_back_for_now_is_handed_back_before_the_bridge_has_closed(
+    stack: AsyncExitStack,
+) -> None:
+    adapter = Refusing("hand_back")
+    bridge = await bridged(stack, adapter, group="g")
+
+    async def never(key: Key[Any], message: Any) -> None:
+        await asyncio.Event().wait()
+
+    bridge.hub.add_listener("in", never)
+    received = adapter.put("in")
+    await until(lambda: bridge.health().in_flight)
+    closing = asyncio.ensure_future(bridge.close(timeout=0.1))
+    await until(lambda: len(adapter.refused) > 1)
+    adapter.refuses.clear()
+    await closing
+    assert adapter.handed_back == [received.token]
 
 
 # Connections

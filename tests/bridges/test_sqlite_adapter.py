@@ -19,6 +19,7 @@ import pytest
 from hubsub import Bridge, BridgeError, BrokerBusy, Hub, Key, NameTaken, NoSuchLetter
 from hubsub.bridges import Received, Record, SentBack
 from hubsub.bridges.adapter import DelayedRecord
+from hubsub.bridges.relay.connection import Connection
 from hubsub.bridges.sqlite import SQLiteAdapter, file, sql
 from hubsub.testing.conformance.bare import Bare, bare
 
@@ -209,7 +210,7 @@ async def test_whoever_has_lost_a_name_moves_its_position_no_more_and_gets_nothi
         place.do("update name set owner = 'another'")
         with pytest.raises(NameTaken):
             await reader.ack()
-        reader.adapter._holds_until = 0.0  # as when the process stood still
+        reader.adapter._renew_at = 0.0  # as when the process stood still
         await store(writer, b"2")
         await until(lambda: reader.reading.done())
         assert isinstance(reader.reading.exception(), NameTaken)
@@ -240,17 +241,16 @@ async def test_a_name_is_renewed_while_nothing_happens_and_free_after_a_kill(
 
 
 async def test_what_a_killed_member_had_comes_to_another_after_its_lease_and_counts_as_an_attempt(place: Place) -> None:
-    adapter = place.make(lease=0.5)
-    async with place.bare(reads=False) as writer, place.bare(group="g", options={"lease": 0.5}) as other:
-        gone = place.bare(adapter=adapter, group="g", room=lambda: 100, sender="gone")
-        async with gone as member:
-            other.adapter.link = other.link  # both are there
-            other_room = other.adapter._is_leaving = True
-            assert other_room
-            await store(writer, b"1")
-            await member.see(b"1")
-            adapter._is_inside = False  # killed: nothing is given back
-        other.adapter._is_leaving = False
+    room, options = 0, {"lease": 0.5}
+    async with (
+        place.bare(reads=False) as writer,
+        place.bare(group="g", options=options, room=lambda: room) as other,
+        place.bare(group="g", options=options) as member,
+    ):
+        await store(writer, b"1")
+        await member.see(b"1")
+        await member.adapter.lost()  # killed: nothing is given back
+        room = 100
         received = await other.see(b"1")
         assert received.attempts == 1
 
@@ -264,7 +264,7 @@ async def test_a_member_that_is_back_gets_at_once_what_it_had_and_that_is_no_att
                     await store(writer, b"1")
                 received: Received = await member.see(b"1")
                 assert received.attempts == 0
-                adapter._is_inside = False  # its connection is lost
+                await adapter.lost()
 
 
 async def test_a_lease_is_renewed_only_for_whoever_has_it(place: Place) -> None:
@@ -496,7 +496,7 @@ async def test_a_lock_that_a_stranger_holds_loses_nothing_and_stops_neither_the_
 async def test_a_group_reads_nothing_that_it_cannot_note_and_says_why_in_the_end(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(SQLiteAdapter, "BUSY_SECONDS", 0.5)
+    monkeypatch.setattr(Connection, "REFUSED", 0.5)
     async with place.bridge(outgoing=ALL, both=None) as sender, place.bridge(incoming=ALL, both=None, group="g") as one:
         messages = record(one.hub)
         with place.open() as stranger:
@@ -517,8 +517,8 @@ async def test_a_full_disk_keeps_everything_in_the_outbox_and_says_what_to_do(pl
         assert isinstance(adapter, SQLiteAdapter)
         await sender.hub.publish_confirmed("k", "first")
 
-        def limit(pages: int) -> Callable[[sqlite3.Connection], Any]:
-            return lambda db: db.execute(f"pragma max_page_count = {pages}").fetchone()
+        def limit(pages: int) -> Callable[[sqlite3.Connection, str], Any]:
+            return lambda db, space: db.execute(f"pragma max_page_count = {pages}").fetchone()
 
         await adapter._ask(limit(1))  # as many as there are
         for number in range(20):
@@ -665,7 +665,7 @@ async def test_a_disk_that_does_not_answer_costs_one_thread_however_often_it_is_
     adapter = place.make()
     may_end = threading.Event()
     async with place.bare(reads=False, adapter=adapter) as it:
-        stuck = asyncio.ensure_future(adapter._ask(lambda db: may_end.wait()))
+        stuck = asyncio.ensure_future(adapter._ask(lambda db, space: may_end.wait()))
         await asyncio.sleep(0.05)
         await adapter.lost()
         for _ in range(3):
@@ -794,4 +794,4 @@ def test_an_option_that_does_not_exist_is_refused_with_those_that_do() -> None:
 async def test_synchronous_full_is_what_the_connection_has(place: Place) -> None:
     for synchronous, number in (("normal", 1), ("full", 2)):
         async with place.bare(reads=False, options={"synchronous": synchronous}) as it:
-            assert await it.adapter._ask(lambda db: db.execute("pragma synchronous").fetchone()) == (number,)
+            assert await it.adapter._ask(lambda db, space: db.execute("pragma synchronous").fetchone()) == (number,)

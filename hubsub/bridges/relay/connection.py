@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Coroutine, Hashable, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar
 
 from ...errors import BrokerBusy
@@ -13,7 +14,7 @@ from ...event import Gap
 from ...key import NAMESPACE, Key
 from ...log import Logger
 from ..adapter import Adapter, Features, Link, Loss, Received
-from .durable import tokens_of
+from .durable import patiently, tokens_of
 from .interest import Interest
 from .plan import GAPS, Plan
 from .receiver import Receiver
@@ -94,6 +95,8 @@ class Connection:
     # Bytes per second of the slowest expected line, and bytes that the kernels on both sides may buffer.
     SLOWEST = 64 * 1024
     BUFFERED = 1 << 20
+    # Seconds for which a broker may refuse to be read before the connection counts as lost, and between two attempts.
+    REFUSED, REST = 10.0, 0.5
 
     def __init__(self, parts: Parts, timing: Timing, down_since: float | None, synced: Callable[[], None]) -> None:
         self._parts = parts
@@ -111,12 +114,15 @@ class Connection:
         self._phase: str | None = "connecting"
         self._is_reading = False
         self._reads = 0  # calls of `receive` that have returned
+        self._rests_until = 0.0  # until then no messages are read
         self._pinging = False
         self._pongs = 0
         self._wants_ping = asyncio.Event()
         self._held: deque[Received | Loss] = deque()
         self._overran = False
         self._subscribed: dict[Key[Any], None] = {}
+        self._responding: dict[Key[Any], None] = {}
+        self._refused: set[Key[Any]] = set()
         self._stale = asyncio.Event()
         self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._last_heard = time.time()
@@ -203,7 +209,11 @@ class Connection:
 
     def _link(self, sender: str) -> Link:
         parts = self._parts
-        return parts.plan.link(sender, parts.features, self._control, self._room, self._release)
+        return parts.plan.link(sender, parts.features, self._control, self._room, self._release, self._wanted)
+
+    def _wanted(self) -> list[Key[Any]]:
+        parts = self._parts
+        return list(dict.fromkeys(map(parts.plan.at_broker, parts.interest.wanted())))
 
     @property
     def _listens(self) -> bool:
@@ -289,7 +299,7 @@ class Connection:
 
     def _room(self) -> int:
         features = self._parts.features
-        if self.is_stopping or self._parts.interest.is_idle:
+        if self.is_stopping or self._parts.interest.is_idle or self._rests_until > asyncio.get_running_loop().time():
             return 0
         if not self.is_up and features.durable and self._controls_apart and not features.patterns:
             # A log counts messages as read at the next call: what is held here could be lost with the process.
@@ -299,16 +309,29 @@ class Connection:
 
     async def _read(self) -> None:
         """The only reader: it is never cancelled while it waits, but ends with the connection."""
-        adapter, receiver = self._adapter, self._parts.receiver
+        adapter, receiver, clock = self._adapter, self._parts.receiver, asyncio.get_running_loop().time
+        refused_since: float | None = None
         # After the connection is lost, more messages could fill the window, which nothing would empty.
         while not self.is_leaving:
             while not self._controls_apart and not self._room() and self._parts.features.durable:
                 await receiver.durable.progress()
             self._is_reading = True
+            began = clock()
             try:
                 batch = await adapter.receive()
                 # Not if it fails: messages may be missing since the last one was received.
                 self._last_heard = time.time()
+                refused_since = refused_since if began < self._rests_until else None
+            except BrokerBusy:
+                # What a broker cannot note is not handed over. Control messages come all the same.
+                refused_since = refused_since or began
+                if clock() - refused_since > self.REFUSED:
+                    raise
+                batch = ()
+                if self._controls_apart:
+                    self._rests_until = clock() + self.REST
+                else:
+                    await asyncio.sleep(self.REST)
             finally:
                 self._is_reading = False
                 self._reads += 1
@@ -317,7 +340,8 @@ class Connection:
                     await asyncio.sleep(0)
             elif self.is_stopping:
                 await self._turn_away(batch)
-            elif self.is_up:
+            elif self.is_up or self._parts.features.resumes:
+                # No gap has to be reported before it; held, it would be lost with the connection.
                 receiver.receive(batch)
             else:
                 self._hold(batch)
@@ -341,7 +365,7 @@ class Connection:
         self._parts.receiver.receive(control)
         tokens = tokens_of([each for each in batch if each not in control])
         if tokens and self._parts.plan.group is not None:
-            await self._adapter.hand_back(tokens)
+            await patiently(lambda: self._adapter.hand_back(tokens))
 
     def _report_gap(self) -> None:
         """Report what may be missing between the previous connection and this one."""
@@ -437,7 +461,8 @@ class Connection:
         self._round_trip = min(30.0, loop.time() - began)
         if self._pings and self._listens:
             await self._adapter.listen(self._control)
-        await self.sync()
+        # Once: however often subscriptions change meanwhile, it comes up.
+        await self.sync(once=True)
         await parts.receiver.begin_with_history(self._adapter)
 
     def changed(self) -> None:
@@ -446,14 +471,14 @@ class Connection:
             self.is_stale = True
             self._stale.set()
 
-    async def sync(self) -> None:
-        """Make the subscriptions at the broker match what is wanted."""
-        adapter, interest, at_broker = self._adapter, self._parts.interest, self._parts.plan.at_broker
+    async def sync(self, *, once: bool = False) -> None:
+        """Make the subscriptions at the broker match what is wanted, or was wanted a moment ago if `once`."""
+        adapter, interest = self._adapter, self._parts.interest
         while True:
             self.is_stale = False
             if not self._parts.features.patterns:
                 return
-            wanted = dict.fromkeys(map(at_broker, interest.wanted()))
+            wanted = dict.fromkeys(self._wanted())
             added = [key for key in wanted if key not in self._subscribed]
             removed = [key for key in self._subscribed if key not in wanted and not interest.is_lasting]
             # Subscribe first, then unsubscribe: what both cover is not missed in between.
@@ -465,11 +490,30 @@ class Connection:
                     await adapter.unsubscribe(removed)
                     for key in removed:
                         del self._subscribed[key]
+                if self._parts.features.responders:
+                    await self._sync_responders()
             except BaseException:
                 self.is_stale = True
                 raise
-            if not self.is_stale:
+            self._log_refused()
+            if once or not self.is_stale:
                 return
+
+    async def _sync_responders(self) -> None:
+        """Have the broker pass on the requests that somebody here responds to, and no others."""
+        parts = self._parts
+        wanted = dict.fromkeys(map(parts.plan.at_broker, parts.interest.responding()))
+        if added := [key for key in wanted if key not in self._responding]:
+            await self._adapter.respond(added)
+        if removed := [key for key in self._responding if key not in wanted]:
+            await self._adapter.unrespond(removed)
+        self._responding = wanted
+
+    def _log_refused(self) -> None:
+        refused = self._adapter.refused_patterns
+        for key in refused.keys() - self._refused:
+            self._parts.log.error("no messages of %r arrive: %s", key, refused[key])
+        self._refused = set(refused)
 
     async def _reconcile(self) -> None:
         while True:
@@ -493,7 +537,8 @@ class Connection:
             await durable.acknowledge(adapter)
             if lease is not None and time.monotonic() - extended > lease / 3:
                 extended = time.monotonic()
-                await adapter.extend(durable.tokens)
+                with suppress(BrokerBusy):  # while nothing can be written, nobody else can get them
+                    await adapter.extend(durable.tokens)
 
     async def _release(self, lanes: Collection[Hashable]) -> None:
         await self._parts.receiver.durable.release(lanes, self._adapter, self._timing.connect)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import Callable, Collection, Coroutine, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Hashable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -13,7 +13,7 @@ from ..._core.registration import Registration
 from ..._core.routes import Target
 from ...confirm import Confirmed
 from ...describe import describe_error
-from ...errors import HubClosed, Undelivered
+from ...errors import BrokerBusy, HubClosed, Undelivered
 from ...event import Event
 from ...key import Key
 from ...log import Episode, Logger
@@ -489,7 +489,7 @@ class Durable:
             return
         self._acking += len(tokens)
         try:
-            await adapter.ack(tokens)
+            await patiently(lambda: adapter.ack(tokens))
         except BaseException:
             self._acks = acks + self._acks
             self._last_acks = last | self._last_acks
@@ -526,6 +526,17 @@ class Durable:
             task.cancel()
         if self._tasks:
             await asyncio.wait(list(self._tasks))
+
+
+async def patiently(call: Callable[[], Awaitable[None]]) -> None:
+    """Call again and again until the broker accepts it: the first time, unless it raises `BrokerBusy`."""
+    pause = 0.05
+    while True:
+        try:
+            return await call()
+        except BrokerBusy:
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, 1.0)
 
 
 def tokens_of(batch: Sequence[Any]) -> list[Any]:

@@ -11,11 +11,9 @@ from typing import Any, TypeVar
 
 from ...errors import BridgeError
 from ..adapter import Received
-from ..numbered import LogState
+from ..log import LogState, Row
 
 Connection = sqlite3.Connection
-Row = tuple[int, Any, Any, float | None, str | None]
-"""A message: number, address, payload, when it was stored, and the reader to whom it was sent back, if it was."""
 R = TypeVar("R", bound=tuple[Any, ...])
 
 VERSION = 1
@@ -55,14 +53,16 @@ create table if not exists dead (number integer primary key autoincrement, space
 """
 NAMES = frozenset(re.findall(r"(?:table|index) if not exists (\w+)", TABLES))
 # Cast, since another program may have written anything.
-MESSAGES = """select number, cast(key as blob), data, time, reader from message where space = ? and number >= ?
+MESSAGES = """select number, cast(key as blob), data, time, reader, 0 from message where space = ? and number >= ?
     order by number limit ?"""
 DUE = """select h.number, cast(m.key as blob), m.data, m.time, m.reader, h.attempts + (h.owner is not null),
         m.number is null
     from in_hand h left join message m on m.space = h.space and m.number = h.number
     where h.space = ? and h.name = ? and h.until <= ? order by h.number limit ?"""
-HOLD = """insert into name values (?, ?, null, ?, ?) on conflict (space, name) do update
-    set owner = excluded.owner, until = excluded.until where name.owner = excluded.owner or name.until <= ?"""
+# Whoever keeps a position for a name has to hold it already.
+HOLD = """insert into name values (?1, ?2, ?3, ?4, ?5) on conflict (space, name) do update
+    set owner = excluded.owner, until = excluded.until, place = coalesce(excluded.place, name.place)
+    where name.owner = excluded.owner or (name.until <= ?6 and excluded.place is null)"""
 TAKE = "insert or replace into in_hand values (?, ?, ?, ?, ?, ?)"
 CONTROL = "select number, key, data from control where space = ? and number > ? order by number"
 BURY = """insert into dead (space, key, data, stored, position, attempts, reason, reader, time)
@@ -164,6 +164,25 @@ def _bounded(rows: Iterable[R]) -> Iterator[R]:
             break
 
 
+def judged(row: tuple[Any, ...]) -> tuple[Row, TypeError | None]:
+    """Return a message with a text for its address and bytes for its payload; and what is wrong if they were neither.
+
+    Another program may have written anything.
+    """
+    number, key, payload, time, reader, attempts = row
+    error: TypeError | None = None
+    address = "?"
+    if isinstance(key, bytes):
+        address = key.decode("utf-8", "surrogateescape")
+    else:
+        error = TypeError(f"its key is {key!r}, which is not text")
+    if isinstance(payload, str):
+        payload = payload.encode("utf-8", "surrogatepass")
+    elif not isinstance(payload, bytes | None):
+        payload, error = repr(payload).encode(), TypeError(f"its payload is {payload!r}, which is not bytes")
+    return (number, address, payload, time, None if reader is None else str(reader), attempts), error
+
+
 def before(db: Connection, space: str, moment: float) -> int:
     """The number of the last message that was stored before a moment: their times never fall."""
     there = state(db, space)
@@ -193,10 +212,26 @@ def last_control(db: Connection) -> int:
 # Writing
 
 
-def append(
-    db: Connection, space: str, sender: str, rows: Sequence[tuple[int, str, bytes, float | None]], maxlen: int | None
+def send(
+    db: Connection,
+    space: str,
+    sender: str,
+    rows: Sequence[tuple[int, str, bytes, float | None]],
+    control: Sequence[tuple[str, bytes]],
+    maxlen: int | None,
 ) -> None:
-    """Store what is not stored yet of these: sequence, address and payload of each, and when it is due, if later."""
+    """Store messages, and control messages for whoever listens to their addresses now.
+
+    Args:
+        rows: The sequence, address and payload of each message, and when it is due, if later. Those that were stored
+            before are skipped.
+        control: The address and payload of each control message.
+    """
+    time = now()
+    db.executemany(
+        "insert into control (space, key, data, time) values (?, ?, ?, ?)",
+        [(space, address, data, time) for address, data in control],
+    )
     found = db.execute("select last from sender where space = ? and sender = ?", (space, sender)).fetchone()
     new = [row for row in rows if found is None or row[0] > found[0]]
     if not new:
@@ -213,7 +248,7 @@ def next_due(db: Connection, space: str) -> float | None:
     return None if due is None else float(due)
 
 
-def release(db: Connection, space: str, maxlen: int | None) -> None:
+def _release(db: Connection, space: str, maxlen: int | None) -> None:
     """Give the delayed messages that are due their places among the others."""
     query = "select number, key, data from delayed where space = ? and due <= ? order by due, number limit 1000"
     found = db.execute(query, (space, now())).fetchall()
@@ -238,17 +273,12 @@ def _store(db: Connection, space: str, rows: Sequence[tuple[Any, Any, str | None
         db.execute("delete from message where space = ? and number <= ?", (space, last - maxlen))
 
 
-def tell(db: Connection, space: str, rows: Sequence[tuple[str, bytes]]) -> None:
-    """Have control messages read by whoever listens to their addresses now."""
-    time = now()
-    db.executemany(
-        "insert into control (space, key, data, time) values (?, ?, ?, ?)",
-        [(space, address, data, time) for address, data in rows],
-    )
+def tidy(db: Connection, space: str, maxlen: int | None, max_age: float | None) -> None:
+    """Deliver the delayed messages that are due, and delete what is too old.
 
-
-def tidy(db: Connection, space: str, max_age: float | None) -> None:
-    """Delete what is too old: control messages, what is known of senders, and messages if they have an age."""
+    That is control messages, what is known of senders, and messages if they have an age.
+    """
+    _release(db, space, maxlen)
     time = now()
     oldest = db.execute("select time from control order by number limit 1").fetchone()
     if oldest is not None and not time - CONTROL_SECONDS <= oldest[0] <= time:
@@ -262,30 +292,20 @@ def tidy(db: Connection, space: str, max_age: float | None) -> None:
 # Names
 
 
-def hold(db: Connection, space: str, name: str, owner: str, seconds: float) -> bool:
-    """Have a name; False if somebody else has it."""
+def hold(db: Connection, space: str, name: str, owner: str, seconds: float, place: str | None) -> str | None:
+    """Hold a name, and keep a place for it; return what is kept, or None if another sender holds it."""
     time = now()
-    return db.execute(HOLD, (space, name, owner, time + seconds, time)).rowcount > 0
-
-
-def kept(db: Connection, space: str, name: str) -> str | None:
-    """What was kept for a name."""
-    found = db.execute("select place from name where space = ? and name = ?", (space, name)).fetchone()
-    return None if found is None or found[0] is None else str(found[0])
-
-
-def keep(db: Connection, space: str, name: str, owner: str, place: str) -> bool:
-    """Keep this for a name; False if somebody else has it."""
-    query = "update name set place = ? where space = ? and name = ? and owner = ?"
-    return db.execute(query, (place, space, name, owner)).rowcount > 0
+    if not db.execute(HOLD, (space, name, place, owner, time + seconds, time)).rowcount:
+        return None
+    (kept,) = db.execute("select place from name where space = ? and name = ?", (space, name)).fetchone()
+    return "" if kept is None else str(kept)
 
 
 # Groups
 
 
-def join(db: Connection, space: str, group: str, owner: str, after: int) -> bool:
-    """Make a group if it is not there, and return whether it was made; let go of what this member has in hand."""
-    give_back(db, space, group, owner, None)
+def join(db: Connection, space: str, group: str, after: int) -> bool:
+    """Create a group if there is none; return whether it was created."""
     made = db.execute("insert or ignore into shared values (?, ?, ?)", (space, group, after + 1))
     return made.rowcount > 0
 
@@ -306,59 +326,49 @@ def _next(db: Connection, space: str, group: str) -> int:
     return int(found[0])
 
 
-def take(
-    db: Connection, space: str, group: str, owner: str, limit: int, lease: float
-) -> tuple[LogState, list[tuple[Row, int]], int]:
-    """What nobody has in hand: the log's state, messages with their attempts, and how many there are no more."""
+def take(db: Connection, space: str, group: str, owner: str, limit: int, lease: float) -> tuple[str, list[Row], int]:
+    """Lend a member messages that nobody has; return the epoch, the messages, and how many are gone."""
     time = now()
     there, start = state(db, space), _next(db, space, group)
-    taken: list[tuple[Row, int]] = []
+    rows: list[Row] = []
     gone: list[int] = []
-    for number, key, data, at, reader, attempts, is_gone in _bounded(db.execute(DUE, (space, group, time, limit))):
+    for *row, is_gone in _bounded(db.execute(DUE, (space, group, time, limit))):
         if is_gone:
-            gone.append(number)
+            gone.append(row[0])
         else:
-            taken.append(((number, key, data, at, reader), attempts))
+            rows.append(tuple(row))
     done(db, space, group, gone)
     missing = len(gone)
-    if not taken:
+    if not rows:
         for row in _bounded(db.execute(MESSAGES, (space, start, limit))):
             missing += row[0] - start
             start = row[0] + 1
-            taken.append((row, 0))
-        if not taken and there.last >= start:
+            rows.append(row)
+        if not rows and there.last >= start:
             missing += there.last + 1 - start
             start = there.last + 1
         db.execute("update shared set next = ? where space = ? and name = ?", (start, space, group))
     until = time + lease
-    db.executemany(TAKE, [(space, group, row[0], owner, until, attempts) for row, attempts in taken])
-    return there, taken, missing
+    db.executemany(TAKE, [(space, group, row[0], owner, until, row[5]) for row in rows])
+    return there.epoch, rows, missing
 
 
 def done(db: Connection, space: str, group: str, numbers: Iterable[int]) -> None:
-    """These are in nobody's hands any more."""
+    """Count messages as handled: nobody has them any more."""
     db.executemany(
         "delete from in_hand where space = ? and name = ? and number = ?",
         [(space, group, number) for number in numbers],
     )
 
 
-def prolong(db: Connection, space: str, group: str, owner: str, numbers: Iterable[int], lease: float) -> None:
-    """Those of these which this member has in hand stay so for another lease."""
-    until = now() + lease
-    db.executemany(
-        "update in_hand set until = ? where space = ? and name = ? and number = ? and owner = ?",
-        [(until, space, group, number, owner) for number in numbers],
-    )
-
-
-def give_back(db: Connection, space: str, group: str, owner: str, numbers: Iterable[int] | None) -> None:
-    """What this member has in hand of these, or of all, is there for the others."""
-    query = "update in_hand set owner = null, until = 0 where space = ? and name = ? and owner = ?"
+def prolong(db: Connection, space: str, group: str, owner: str, numbers: Iterable[int] | None, seconds: float) -> None:
+    """Extend the leases of those of these messages, or of all, that a member has; 0 seconds hand them back."""
+    query = "update in_hand set owner = ?, until = ? where space = ? and name = ? and owner = ?"
+    values = (owner if seconds else None, now() + seconds if seconds else 0, space, group, owner)
     if numbers is None:
-        db.execute(query, (space, group, owner))
+        db.execute(query, values)
     else:
-        db.executemany(f"{query} and number = ?", [(space, group, owner, number) for number in numbers])
+        db.executemany(f"{query} and number = ?", [(*values, number) for number in numbers])
 
 
 # Dead letters
