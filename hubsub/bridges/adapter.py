@@ -244,8 +244,8 @@ class Link:
     wanted: Callable[[], Sequence[Key[Any]]] = lambda: ()
     """The patterns that somebody wants now, and that `Adapter.subscribe` is about to be given."""
     encode: Callable[[Any], bytes] | None = None
-    """Makes a payload of a message, as the codec of the bridge does; for what an adapter itself publishes. None if
-    nobody says."""
+    """Returns the payload of a message, by the codec of the bridge; for adapters that publish messages themselves.
+    None without a bridge."""
     release: Callable[[Collection[Hashable]], Awaitable[None]] | None = None
     """To be awaited when the broker takes lanes away: it finishes what is in hand of them, within a deadline, and has
     it acknowledged."""
