@@ -327,6 +327,36 @@ async def mqtt(port: int, arrived: Arrived) -> AsyncIterator[Ends]:
         end.transport.abort()
 
 
+@asynccontextmanager
+async def mqtt_client(port: int, arrived: Arrived) -> AsyncIterator[Ends]:
+    import gmqtt
+
+    topic, is_subscribed = uuid4().hex, asyncio.Event()
+    sender, reader = gmqtt.Client(f"sender-{topic}"), gmqtt.Client(f"reader-{topic}", receive_maximum=65535)
+
+    def on_message(client: Any, topic: str, payload: bytes, qos: int, properties: Any) -> int:
+        arrived(json.loads(payload))
+        return 0
+
+    async def many(messages: Sequence[Any]) -> None:
+        for lot in _lots(messages):
+            for message in lot:
+                sender.publish(topic, json.dumps(message), qos=1)
+            await asyncio.sleep(0)
+
+    async def one(message: Any) -> None:
+        sender.publish(topic, json.dumps(message), qos=1)
+
+    reader.on_message, reader.on_subscribe = on_message, lambda *_: is_subscribed.set()
+    for client in (sender, reader):
+        await client.connect("127.0.0.1", port)
+    reader.subscribe(topic, qos=1)
+    await is_subscribed.wait()
+    yield Ends(many, one)
+    for client in (sender, reader):
+        await client.disconnect()
+
+
 def _lots(messages: Sequence[Any]) -> Iterable[list[Any]]:
     remaining = iter(messages)
     while lot := list(islice(remaining, LOT)):
