@@ -132,6 +132,11 @@ def postgres_log() -> tuple[Way, Way]:
     return partial(hubs, url.replace("postgres:", "postgres-log:"), group="group"), partial(drivers.postgres_table, url)
 
 
+def nats() -> tuple[Way, Way]:
+    url = brokers.shared("Nats").url
+    return partial(hubs, url), partial(drivers.nats_core, url)
+
+
 def kafka() -> tuple[Way, Way]:
     broker = brokers.shared("Kafka")
     return partial(hubs, broker.url, group="group"), partial(drivers.kafka, broker.address())
@@ -178,6 +183,13 @@ def bulk_through_sqlite() -> tuple[Side, Side]:
     """The same by a file of SQLite, against Python's sqlite3: 500 rows in a transaction, read 500 at most behind the
     last number when `pragma data_version` has changed, which is looked at each 4 ms."""
     ours, theirs = file()
+    return bulk(ours), bulk(theirs)
+
+
+@compare(at_least=0.4)
+def bulk_through_nats() -> tuple[Side, Side]:
+    """The same by core NATS against nats-py: `publish` and one `flush` for 500, `subscribe` with a callback."""
+    ours, theirs = nats()
     return bulk(ours), bulk(theirs)
 
 

@@ -216,6 +216,37 @@ async def postgres_table(url: str, arrived: Arrived) -> AsyncIterator[Ends]:
 
 
 @asynccontextmanager
+async def nats_core(url: str, arrived: Arrived) -> AsyncIterator[Ends]:
+    import nats
+
+    subject = uuid4().hex
+    # Without looking at subjects, and with a larger buffer: a quarter faster than by default.
+    publisher, subscriber = [
+        await nats.connect(url, pending_size=16 << 20, skip_subject_validation=True) for _ in range(2)
+    ]
+
+    async def many(messages: Sequence[Any]) -> None:
+        for lot in _lots(messages):
+            for message in lot:
+                await publisher.publish(subject, json.dumps(message).encode())
+            await publisher.flush()
+
+    async def one(message: Any) -> None:
+        await publisher.publish(subject, json.dumps(message).encode())
+
+    async def take(message: Any) -> None:
+        arrived(json.loads(message.data))
+
+    try:
+        await subscriber.subscribe(subject, cb=take, pending_msgs_limit=-1, pending_bytes_limit=-1)
+        await subscriber.flush()
+        yield Ends(many, one)
+    finally:
+        await publisher.close()
+        await subscriber.close()
+
+
+@asynccontextmanager
 async def kafka(servers: str, arrived: Arrived) -> AsyncIterator[Ends]:
     from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
