@@ -40,7 +40,7 @@ class SQLiteAdapter(LogAdapter):
             file is created if it does not exist; its folder has to exist.
         maxlen: Messages that a namespace keeps, by default 1 000 000; None, in a URL `none`, for all.
         max_age: Seconds for which a message is kept; by default, and with None, for ever.
-        lease: Seconds, by default 30, after which a message that a member has not finished goes to another of its group.
+        lease: Seconds, by default 30, after which a message that a member has not finished goes to another member.
         synchronous: "normal" if a confirmation survives the death of every process; "full" if a power cut too.
 
     Raises:
