@@ -137,6 +137,11 @@ def kafka() -> tuple[Way, Way]:
     return partial(hubs, broker.url, group="group"), partial(drivers.kafka, broker.address())
 
 
+def mqtt() -> tuple[Way, Way]:
+    broker = brokers.shared("Mosquitto")
+    return partial(hubs, broker.url), partial(drivers.mqtt, broker.port)
+
+
 @compare(at_least=5)
 def bulk_through_redis_pubsub_broadcaster() -> tuple[Side, Side]:
     """`Hub.publish_wait` of 20 000 messages until a sync listener of another hub has had them, by Redis Pub/Sub,
@@ -176,6 +181,14 @@ def bulk_through_kafka() -> tuple[Side, Side]:
     """The same by Kafka and a group, at least once, against aiokafka: `send` by an idempotent producer, awaited by
     500, `getmany` of 500 at most, `commit` each 100 ms."""
     ours, theirs = kafka()
+    return bulk(ours), bulk(theirs)
+
+
+@compare(at_least=0.6)
+def bulk_through_mqtt() -> tuple[Side, Side]:
+    """The same by MQTT with QoS 1, against mqtt5, a codec in Rust, on asyncio's sockets by hand: 500 packets written at
+    once and awaited, acknowledgements written together."""
+    ours, theirs = mqtt()
     return bulk(ours), bulk(theirs)
 
 
@@ -245,6 +258,13 @@ def latency_through_redis_stream() -> tuple[Side, Side]:
 def latency_through_postgres_notify() -> tuple[Side, Side]:
     """The same by LISTEN and NOTIFY of Postgres, against asyncpg."""
     ours, theirs = postgres()
+    return latency(ours), latency(theirs)
+
+
+@compare(at_most=1.5)
+def latency_through_mqtt() -> tuple[Side, Side]:
+    """The same by MQTT with QoS 1, against mqtt5 by hand."""
+    ours, theirs = mqtt()
     return latency(ours), latency(theirs)
 
 

@@ -255,6 +255,78 @@ async def kafka(servers: str, arrived: Arrived) -> AsyncIterator[Ends]:
             yield Ends(many, one)
 
 
+class _MQTT(asyncio.Protocol):
+    """The codec mqtt5 by hand: it comes without a client."""
+
+    def __init__(self, arrived: Arrived) -> None:
+        self.arrived = arrived
+        self.rest = b""
+        self.left = 0
+        self.answer: asyncio.Future[Any]
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        import mqtt5
+
+        data = self.rest + data
+        view, begin, acks = memoryview(data), 0, []
+        while begin < len(data):
+            try:
+                packet, size = mqtt5.read(view[begin:])
+            except IndexError:
+                break
+            begin += size
+            if type(packet) is mqtt5.PublishPacket:
+                self.arrived(json.loads(packet.payload))
+                acks.append(mqtt5.PubAckPacket(packet.packet_id).write())
+            elif type(packet) is not mqtt5.PubAckPacket:
+                self.answer.set_result(packet)
+            else:
+                self.left -= 1
+                if not self.left:
+                    self.answer.set_result(None)
+        self.rest = data[begin:]
+        if acks:
+            self.transport.write(b"".join(acks))
+
+    async def ask(self, *packets: Any) -> Any:
+        self.left, self.answer = len(packets), asyncio.get_running_loop().create_future()
+        self.transport.write(b"".join([packet.write() for packet in packets]))
+        return await self.answer
+
+
+@asynccontextmanager
+async def mqtt(port: int, arrived: Arrived) -> AsyncIterator[Ends]:
+    from mqtt5 import ConnectPacket, PublishPacket, QoS, SubscribePacket, TopicFilter
+
+    topic, once = uuid4().hex, QoS.AT_LEAST_ONCE
+    ends = []
+    for name in ("sender", "reader"):
+        _, end = await asyncio.get_running_loop().create_connection(lambda: _MQTT(arrived), "127.0.0.1", port)
+        await end.ask(ConnectPacket(f"{name}-{topic}", clean_start=True))
+        ends.append(end)
+    sender, reader = ends
+    await reader.ask(SubscribePacket(1, [TopicFilter(topic, max_qos=once)]))
+
+    async def many(messages: Sequence[Any]) -> None:
+        for lot in _lots(messages):
+            await sender.ask(
+                *[
+                    PublishPacket(topic, json.dumps(message).encode(), qos=once, packet_id=number)
+                    for number, message in enumerate(lot, 1)
+                ]
+            )
+
+    async def one(message: Any) -> None:
+        await many([message])
+
+    yield Ends(many, one)
+    for end in ends:
+        end.transport.abort()
+
+
 def _lots(messages: Sequence[Any]) -> Iterable[list[Any]]:
     remaining = iter(messages)
     while lot := list(islice(remaining, LOT)):

@@ -80,6 +80,12 @@ def recovery_of_kafka_after_2_s() -> Side:
 
 
 @measure("s", at_most=1, rounds=5)
+def recovery_of_mqtt_after_2_s() -> Side:
+    """The same by MQTT, from when mosquitto accepts connections."""
+    return _recovery("Mosquitto", "mqtt", 2)
+
+
+@measure("s", at_most=1, rounds=5)
 def recovery_of_postgres_notify_after_2_s() -> Side:
     """The same by LISTEN and NOTIFY of Postgres, from when `pg_isready` says so."""
     return _recovery("Postgres", "postgres", 2)

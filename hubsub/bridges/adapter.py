@@ -5,7 +5,7 @@ patterns are subscribed, echo, duplicates, liveness, gaps, the window of unfinis
 acknowledgement, health. An adapter connects, sends, receives, subscribes, acknowledges and closes, and declares in
 `Features` what its broker can do. Anything more that an adapter has to do is missing from the relay.
 
-There are three kinds of trouble:
+There are four kinds of trouble:
 
 - **One message.** The relay handles whatever happens when a message is decoded, routed or handled. An adapter that
   cannot read a message returns it all the same, as `Received` with `trouble`. If the broker refuses a record for good,
@@ -13,6 +13,8 @@ There are three kinds of trouble:
 - **The connection.** Any other exception of a method means that the connection is lost, so an adapter raises only the
   errors of its transport. The exception is `BrokerBusy` from `send`, `receive`, `ack`, `extend` or `hand_back`: the
   connection is sound, but the broker accepts nothing for now. The relay makes the same call again a little later.
+- **Access.** `AccessRefused` ends the bridge, since a retry would be refused too. A pattern that the broker refuses
+  over a sound connection stands in `Adapter.refused_patterns`.
 - **The adapter itself.** `NotImplementedError` and `NameError` end the bridge at once; `TypeError`, `AttributeError`
   and `AssertionError` end it when they are raised three times running. They show a bug, which no retry mends.
 """
@@ -49,6 +51,11 @@ class Features:
     """How messages are acknowledged: not at all; each by itself; or in order, the last one for all before it."""
     patterns: bool = False
     """The broker matches keys with patterns. Without it the adapter receives everything, and the relay matches."""
+    responders: bool = False
+    """The broker passes requests on to responders: `Adapter.respond`. Without it a request reaches every subscriber, as
+    other messages do."""
+    verbatim: bool = True
+    """A payload arrives byte by byte as it was sent, so that it can be signed."""
     groups: bool = False
     """Several processes can share the messages: `group=`. If the broker is not durable, it shares only among those that
     are connected."""
@@ -189,6 +196,8 @@ class Loss(NamedTuple):
     lane: Hashable = None
     since: float | None = None
     """When the last message before it was received, in seconds since the epoch, if the relay cannot know."""
+    keys: tuple[Key[Any], ...] | None = None
+    """The keys of the missing messages; None if they are unknown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,8 +228,10 @@ class Link:
     """Returns how many messages there is room for now. A read asks for no more, over all lanes together: the other
     members of a group can then receive the rest. It may return 0 if control messages come another way than the others:
     then `receive` waits for control messages only, and for no longer than a second."""
+    wanted: Callable[[], Sequence[Key[Any]]] = lambda: ()
+    """Returns the patterns that are wanted now, which the relay is about to pass to `Adapter.subscribe`."""
     encode: Callable[[Any], bytes] | None = None
-    """Encodes a message with the codec of the bridge, for adapters that publish by themselves; may be None."""
+    """Encodes a message with the codec of the bridge, for adapters that publish themselves. None without a bridge."""
     release: Callable[[Collection[Hashable]], Awaitable[None]] | None = None
     """To be awaited when the broker takes lanes away: within a deadline, the messages of these lanes are finished and
     acknowledged."""
@@ -245,6 +256,9 @@ class Adapter:
     """What it can do at best; see `features_for`."""
     lag: int | None = None
     """Messages at the broker that were not received yet, when something was received last; None if unknown."""
+    refused_patterns: Mapping[Key[Any], Exception] = {}
+    """The patterns that the broker refuses to subscribe or to respond to, and why; the others work. `Bridge.ready`
+    raises the reason."""
     activity: int = 0
     """Changes whenever bytes have moved over any of its connections, in either direction; see `bytes_moved`. While the
     adapter connects or subscribes, the relay treats a moving line as alive, however slow it is."""
@@ -311,6 +325,16 @@ class Adapter:
 
     async def unsubscribe(self, patterns: Sequence[Key[Any]]) -> None:
         """Undo `subscribe`. Never called where subscriptions are durable: messages without a listener are kept."""
+
+    async def respond(self, patterns: Sequence[Key[Any]]) -> None:
+        """Receive requests of these keys from now on; return when the broker has confirmed that.
+
+        Only with `features.responders`. Each request is received once, whether its key is subscribed to or not. A new
+        connection responds to nothing.
+        """
+
+    async def unrespond(self, patterns: Sequence[Key[Any]]) -> None:
+        """Undo `respond`."""
 
     async def ack(self, tokens: Sequence[Any]) -> None:
         """Acknowledge messages. With `acks="prefix"` these are the last ones of each lane, and stand for all before."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient
 
 import hubsub
@@ -20,7 +21,9 @@ from brokers.fixtures import Private
 from hubsub import Key
 from hubsub.bridges.adapter import Record
 from hubsub.bridges.kafka import KafkaAdapter
+from hubsub.bridges.kafka.client import Client, Line
 from hubsub.bridges.kafka.quiet import Quiet, kept
+from hubsub.bridges.kafka.stopping import stop_consumer
 
 from .kafka_site import (  # fixtures among them
     Open,
@@ -63,6 +66,19 @@ async def test_what_moves_is_counted_by_direction(kafka: Kafka, connected: Open)
     await read(adapter, 3)
     assert adapter.receiving > before[1] + 300_000
     assert adapter.activity > before[0] + 300_000
+
+
+async def test_a_question_does_not_wait_behind_a_fetch(kafka: Kafka, topic: str) -> None:
+    consumer = AIOKafkaConsumer(topic, bootstrap_servers=kafka.address(), fetch_max_wait_ms=60_000)
+    client: Any = Client.adopt(consumer._client, Line())
+    await consumer.start()
+    try:
+        await until(lambda: any(each.is_polling() for each in client.connections))
+        answer = await client.ask([topic])
+        assert [name for _, name, *_ in answer.topics] == [topic]
+        assert any(each.is_polling() for each in client.connections)
+    finally:
+        await stop_consumer(consumer, client)
 
 
 @pytest.mark.long

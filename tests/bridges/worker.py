@@ -18,6 +18,7 @@ from typing import Any
 
 from hubsub import Bridge, Gap, Hub, HubsubError, Key
 from hubsub.bridges.kafka import KafkaAdapter
+from hubsub.bridges.mqtt import MQTTAdapter
 from hubsub.bridges.postgres import PostgresLogAdapter
 from hubsub.bridges.redis import RedisAdapter, RedisStreamAdapter
 from hubsub.bridges.sqlite import SQLiteAdapter
@@ -28,6 +29,7 @@ ADAPTERS: dict[str, Any] = {
     "kafka": KafkaAdapter,
     "sqlite": SQLiteAdapter,
     "postgres-log": PostgresLogAdapter,
+    "mqtt": MQTTAdapter,
 }
 WORK = Key("work", "*")
 AT_ONCE = 10

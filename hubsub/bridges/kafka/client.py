@@ -327,11 +327,18 @@ class Connection(AIOKafkaConnection):  # type: ignore[misc]
         """The request whose answer is due next; None if none is."""
         return id(self._requests[0][2]) if self._requests else None
 
+    def is_polling(self) -> bool:
+        """True if the broker may hold back its next answers until there are records."""
+        return any(request is not None and request.API_KEY == FetchRequest.API_KEY for _, request, _ in self._requests)
+
     def waits_for_group(self) -> bool:
         """True if the answer may take as long as a rebalance of a group."""
         return any(request is not None and request.API_KEY in _OF_GROUPS for _, request, _ in self._requests)
 
 
+# The driver's `ConnectionGroup` has 0 and 1. A broker answers the requests of a connection in order: over this one, a
+# question does not wait behind a fetch.
+ASKING = 2
 _LOST = {CloseReason.CONNECTION_BROKEN, CloseReason.CONNECTION_TIMEOUT, CloseReason.OUT_OF_SYNC}
 _MOVED = {NotLeaderForPartitionError.errno, UnknownTopicOrPartitionError.errno}
 _OF_GROUPS = {JoinGroupRequest.API_KEY, SyncGroupRequest.API_KEY}
@@ -516,6 +523,8 @@ class Client(AIOKafkaClient):  # type: ignore[misc]
         for nodes in (known + bootstrap, named):
             for node in random.sample(nodes, len(nodes)):
                 connection = await self._get_conn(node)
+                if connection is not None and connection.is_polling():
+                    connection = await self._get_conn(node, group=ASKING)
                 if connection is None:
                     continue
                 try:
