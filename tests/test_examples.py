@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 
 from brokers.mosquitto import Mosquitto
+from brokers.nats_server import Nats
 from brokers.postgres_server import Postgres
 
 FOLDER = Path(__file__).resolve().parent.parent / "examples"
 EXAMPLES = sorted(path.name for path in FOLDER.glob("*.py"))
 OF_POSTGRES = "fastapi_outbox.py"
+OF_NATS = "nats_requests.py"
 OF_MQTT = "mqtt_to_postgres.py"
 
 
@@ -26,7 +28,7 @@ def promised(source: str) -> list[str]:
     return [line.removeprefix("# ") for line in block.splitlines()]
 
 
-@pytest.mark.parametrize("name", [name for name in EXAMPLES if name not in (OF_POSTGRES, OF_MQTT)])
+@pytest.mark.parametrize("name", [name for name in EXAMPLES if name not in (OF_POSTGRES, OF_MQTT, OF_NATS)])
 def test_example_prints_what_it_says(name: str) -> None:
     check_output(name)
 
@@ -46,6 +48,10 @@ async def test_example_of_postgres_prints_what_it_says(database: str) -> None:
 
 async def test_example_of_mqtt_prints_what_it_says(database: str, mosquitto: Mosquitto) -> None:
     await asyncio.to_thread(check_output, OF_MQTT, DATABASE_URL=database, MQTT_URL=mosquitto.url)
+
+
+async def test_example_of_nats_prints_what_it_says(nats: Nats) -> None:
+    await asyncio.to_thread(check_output, OF_NATS, NATS_URL=nats.url)
 
 
 def check_output(name: str, **environment: str) -> None:

@@ -148,7 +148,7 @@ class Received(NamedTuple):
     """True if it came by `Adapter.listen`."""
     trouble: Exception | None = None
     """Why it cannot be read; `key` and `payload` are then as close as possible. The relay counts and logs it, and
-    buries it if the broker has dead letters."""
+    buries it if the broker has dead letters. A control message with trouble stands for a reply that will not come."""
 
 
 class SentBack(Received):

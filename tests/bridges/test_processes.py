@@ -19,6 +19,7 @@ import pytest
 from brokers.fixtures import Private
 from brokers.kafka_server import Kafka
 from brokers.mosquitto import Mosquitto
+from brokers.nats_server import Nats
 from brokers.postgres_server import Postgres
 from brokers.redis_server import Redis
 
@@ -322,6 +323,18 @@ async def test_subscribers_of_redis_pubsub_miss_nothing_but_while_they_are_away(
     await subscribers_balance(new_company(redis.url), namespace)
 
 
+async def test_subscribers_of_nats_miss_nothing_but_while_they_are_away(
+    new_company: Callable[..., Company], nats: Nats, namespace: str
+) -> None:
+    await subscribers_balance(new_company(nats.url), namespace)
+
+
+async def test_a_group_on_nats_shares_what_is_there(
+    new_company: Callable[..., Company], nats: Nats, namespace: str
+) -> None:
+    await fleeting_group_balances(new_company(nats.url), namespace)
+
+
 async def test_subscribers_of_mqtt_miss_nothing_but_while_they_are_away(
     new_company: Callable[..., Company], mosquitto: Mosquitto, namespace: str
 ) -> None:
@@ -331,7 +344,10 @@ async def test_subscribers_of_mqtt_miss_nothing_but_while_they_are_away(
 async def test_a_group_on_mqtt_shares_what_is_there(
     new_company: Callable[..., Company], mosquitto: Mosquitto, namespace: str
 ) -> None:
-    company = new_company(mosquitto.url)
+    await fleeting_group_balances(new_company(mosquitto.url), namespace)
+
+
+async def fleeting_group_balances(company: Company, namespace: str) -> None:
     before, after = await kill_and_restart(
         company, lambda name: company.hire(name, {"group": "g", "namespace": namespace})
     )
