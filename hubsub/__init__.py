@@ -24,6 +24,7 @@ from ._core.retry import Retry
 from ._core.subscription import GapSubscription, SnapshotSubscription, Subscription
 from ._core.tap import Tap, Tapped
 from .errors import (
+    AccessRefused,
     BridgeClosed,
     BridgeError,
     BridgeNotReady,
@@ -110,6 +111,7 @@ def __getattr__(name: str) -> _Any:
 
 
 __all__ = [
+    "AccessRefused",
     "Bridge",
     "BridgeClosed",
     "BridgeError",

@@ -52,17 +52,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     schema = commands.add_parser(
         "postgres-schema",
-        help="print the tables that postgres-log:// needs, for psql",
-        description="Print what makes the schema `hubsub`: for a role that may, where the bridges may not.",
+        help="print the SQL that creates or upgrades the tables of postgres-log://, for psql",
+        description="Print the SQL that creates or upgrades the schema `hubsub`. A bridge runs it by itself if its role"
+        " may; otherwise, run it as a role that may.",
     )
     schema.add_argument(
-        "--grant", metavar="ROLE", action="append", default=[], help="and the rights of a role's bridges"
+        "--grant",
+        metavar="ROLE",
+        action="append",
+        default=[],
+        help="grant this role the rights that a bridge needs; may be repeated",
     )
     schema.add_argument(
-        "--grant-publish", metavar="ROLE", action="append", default=[], help="and the right to use hubsub.publish only"
-    )
-    schema.add_argument(
-        "--from", dest="version", type=number, metavar="VERSION", help="upgrade tables of this version instead"
+        "--grant-publish",
+        metavar="ROLE",
+        action="append",
+        default=[],
+        help="grant this role the right to call hubsub.publish, and no other; may be repeated",
     )
     schema.set_defaults(run=_postgres_schema)
     completion.add(commands)
@@ -73,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:  # before the command itself took care of Ctrl-C
         return 130
     except BrokenPipeError:
-        # Whoever read along has gone, as in `| head`. Python would complain when it flushes the rest.
+        # The reader has gone, as in `| head`. Python would raise again when it flushes the rest.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
@@ -147,7 +153,7 @@ def _demo(arguments: argparse.Namespace) -> int:
         others = errors.split(_is_reader_gone)[1]
         if others is not None:
             raise others from None
-        # Python would complain when it flushes the rest.
+        # Python would raise again when it flushes the rest.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
@@ -155,11 +161,7 @@ def _demo(arguments: argparse.Namespace) -> int:
 def _postgres_schema(arguments: argparse.Namespace) -> int:
     from .bridges.postgres import schema
 
-    try:
-        print(schema.script(arguments.grant, arguments.grant_publish, arguments.version), end="")
-    except ValueError as error:
-        print(f"--from: {error}", file=sys.stderr)
-        return 2
+    print(schema.script(arguments.grant, arguments.grant_publish), end="")
     return 0
 
 

@@ -28,6 +28,7 @@ HubsubError
 │   ├── BridgeNotReady (TimeoutError) not connected in time; the `__cause__` says why
 │   ├── BridgeClosed                  it was closed
 │   ├── BrokerBusy                    the broker accepts nothing for now; raised by adapters
+│   ├── AccessRefused                 the other side does not let us in, or not to this pattern or key
 │   ├── Unsupported (ValueError)      what was asked for, this broker cannot do
 │   ├── NoSuchLetter (LookupError)    no dead letter is at that position
 │   ├── EncodeError (ValueError)      a message that cannot be encoded
@@ -372,6 +373,13 @@ class BridgeClosed(BridgeError):
 
 class BrokerBusy(BridgeError):
     """The broker accepts nothing for now, though the connection is sound; adapters raise it, and the bridge retries."""
+
+
+class AccessRefused(BridgeError):
+    """The other side does not let the bridge in, or not to a pattern or a key; trying again would not help.
+
+    Raised by an adapter when it connects, it ends the bridge.
+    """
 
 
 class Unsupported(BridgeError, ValueError):

@@ -22,6 +22,7 @@ BROKERS = {
     "[Postgres log](postgres-log.md)": "postgres-log://localhost/x",
     "[Postgres NOTIFY](postgres.md)": "postgres://localhost/x",
     "[Kafka](kafka.md)": "kafka://localhost:9092",
+    "[WebSocket](../web/python.md)": "ws://localhost/ws",
     "[MQTT](mqtt.md)": "mqtt://localhost",
     "memory": "memory://features",
 }
@@ -40,7 +41,7 @@ def durable(adapter: Adapter) -> str:
 
 def size(number: int | None) -> str:
     if number is None:
-        return "no limit"
+        return "no limit of its own"
     return f"{number // 2**20} MiB" if number >= 2**20 else f"{number:,} bytes".replace(",", " ")
 
 
@@ -63,6 +64,9 @@ def table() -> str:
     lines = [" | ".join(["| ", *adapters]) + " |", "|---" * (len(adapters) + 1) + "|"]
     away = "Delivers confirmed messages to readers that were away"
     lines.append("| " + " | ".join([away, *map(durable, adapters.values())]) + " |")
+    short = "A short interruption is no gap"
+    resumed = [mark(True) if each.features.resumes else durable(each) for each in adapters.values()]
+    lines.append("| " + " | ".join([short, *resumed]) + " |")
     for row, of in ROWS.items():
         lines.append("| " + " | ".join([row, *(of(each.features) for each in adapters.values())]) + " |")
     return "\n".join(lines) + "\n"

@@ -184,6 +184,11 @@ class Border:
         carried = [pattern for outbox in self._outboxes if outbox.is_wanted for pattern in outbox._patterns]
         return [Key.create_from(each) for each in (*subscribed, *self._core._history.patterns, *carried)]
 
+    def responders(self) -> list[Key[Any]]:
+        """The patterns that somebody here responds to, each once."""
+        registered = (each for each in self._core._registered if each.responds)
+        return list(dict.fromkeys(pattern for each in registered for pattern in each.patterns))
+
     @property
     def outboxes(self) -> tuple[Outbox, ...]:
         """The open outboxes, in the order in which they were made."""

@@ -5,7 +5,7 @@ patterns are subscribed, echo, duplicates, liveness, gaps, the window of unfinis
 acknowledgement, health. An adapter connects, sends, receives, subscribes, acknowledges and closes, and says in
 `Features` what its broker can do. What it finds itself doing beyond that, the relay lacks.
 
-Three kinds of trouble, and where each ends:
+Four kinds of trouble, and where each ends:
 
 - **One message.** Whatever a received message does when it is decoded, routed or handled, the relay deals with, and an
   adapter that cannot read one hands it over all the same, as `Received` with `trouble`. A record that the broker
@@ -13,6 +13,8 @@ Three kinds of trouble, and where each ends:
 - **The connection.** Every other exception of a method means that the connection is lost: only the transport's own
   errors should leave an adapter. `BrokerBusy` from `send`, `receive`, `ack`, `extend` or `hand_back` does not: the
   broker accepts nothing for now over a sound connection, and the relay makes the same call again a little later.
+- **Access.** `AccessRefused` ends the bridge, since a retry would be refused too. A pattern that the broker refuses
+  over a sound connection stands in `Adapter.refused_patterns`.
 - **The adapter itself.** `NotImplementedError` and `NameError` end the bridge at once, and so do `TypeError`,
   `AttributeError` and `AssertionError` when they come three times running: that is a bug, and not the weather.
 """
@@ -49,6 +51,11 @@ class Features:
     """How deliveries are acknowledged: not at all, each by itself, or in order, the last one for all before it."""
     patterns: bool = False
     """The broker matches keys with patterns; else everything is received, and the relay matches."""
+    responders: bool = False
+    """The broker passes requests on to those who respond: `Adapter.respond`. Else a request is a message like others,
+    and reaches whoever is subscribed."""
+    verbatim: bool = True
+    """A payload arrives byte by byte as it was sent, so that it can be signed."""
     groups: bool = False
     """Several processes can share the messages: `group=`. Those of a broker that is not durable share what is there."""
     names: bool = False
@@ -189,6 +196,8 @@ class Loss(NamedTuple):
     lane: Hashable = None
     since: float | None = None
     """When the last message before it came, in seconds since the epoch, if the adapter knows better than the relay."""
+    keys: tuple[Key[Any], ...] | None = None
+    """Of which keys they are; None if that is unknown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,9 +228,11 @@ class Link:
     """For how many messages there is room now. A read asks for no more, over all lanes together; what a group's member
     has no room for stays with the others. Where control messages come another way than the others, it may be 0: then
     `receive` waits for control messages only, and for no longer than a second."""
+    wanted: Callable[[], Sequence[Key[Any]]] = lambda: ()
+    """The patterns that somebody wants now, and that `Adapter.subscribe` is about to be given."""
     encode: Callable[[Any], bytes] | None = None
-    """Makes a payload of a message, as the codec of the bridge does; for what an adapter itself publishes. None if
-    nobody says."""
+    """Returns the payload of a message, by the codec of the bridge; for adapters that publish messages themselves.
+    None without a bridge."""
     release: Callable[[Collection[Hashable]], Awaitable[None]] | None = None
     """To be awaited when the broker takes lanes away: it finishes what is in hand of them, within a deadline, and has
     it acknowledged."""
@@ -247,6 +258,9 @@ class Adapter:
     """What it can do at best; see `features_for`."""
     lag: int | None = None
     """Messages at the broker that were not received yet, as of when something was received last; None if unknown."""
+    refused_patterns: Mapping[Key[Any], Exception] = {}
+    """What of the patterns that it was asked to subscribe to, or to respond to, the broker refuses, and why; the others
+    work. `Bridge.ready` raises it."""
     activity: int = 0
     """Changes whenever bytes have moved over any of its connections, in either direction; see `bytes_moved`. While it
     connects, or subscribes, the relay takes a line that moves for alive, however slow it is."""
@@ -312,6 +326,16 @@ class Adapter:
 
     async def unsubscribe(self, patterns: Sequence[Key[Any]]) -> None:
         """Undo `subscribe`. Never called where subscriptions are durable: what nobody listens to now is kept."""
+
+    async def respond(self, patterns: Sequence[Key[Any]]) -> None:
+        """Have requests of these keys passed on to this connection; return when the broker has confirmed it.
+
+        Only with `features.responders`. Each request is received once, whether its key is subscribed to or not. A new
+        connection responds to nothing.
+        """
+
+    async def unrespond(self, patterns: Sequence[Key[Any]]) -> None:
+        """Undo `respond`."""
 
     async def ack(self, tokens: Sequence[Any]) -> None:
         """Have these count as handled. With `acks="prefix"` it is the last of each lane, and stands for all before."""

@@ -18,14 +18,14 @@ MOST = 500
 def main(url: str, namespace: str, limit: int, before: str | None, redeliver: Sequence[str], timeout: float) -> int:
     """List the last `limit` dead letters, or send back those at `redeliver`; return the exit code.
 
-    It is 0 if all went well, 1 if the broker does not answer or refuses, or a letter is not there, and 2 if the URL
-    makes no sense or that broker has no dead letters. An error is one line.
+    It is 0 on success; 1 if the broker does not answer or refuses, or a letter does not exist; and 2 if the URL is
+    invalid or the broker has no dead letters. An error is one line.
     """
     try:
         adapter = adapter_for(url)
     except Exception as error:
         return _complain(error, 2)
-    # The error that ends this says all that the log would.
+    # The log would repeat the error that ends this.
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -46,7 +46,7 @@ async def _run(
 ) -> None:
     async with Hub() as hub, Bridge(hub, adapter, outgoing="*", namespace=namespace) as bridge:
         if not adapter.features.dead_letters:
-            # Whether the broker answers or not.
+            # Before connecting: the broker need not answer.
             raise Unsupported(type(adapter).__name__, "dead letters")
         await bridge.ready(timeout)
         async with asyncio.timeout(timeout):
@@ -65,7 +65,7 @@ async def _run(
 
 
 def _lines(letter: StoredLetter) -> Iterator[str]:
-    """What is shown of a letter: the position alone at the beginning of a line."""
+    """Yield the lines that show a letter; only the line with its position begins without a space."""
     when = "" if letter.time is None else datetime.fromtimestamp(letter.time, UTC).isoformat(" ", "seconds")[:19] + "Z"
     reader = f"group {letter.group}" if letter.group else f"name {letter.name}" if letter.name else ""
     calls = "1 attempt" if letter.attempts == 1 else f"{letter.attempts} attempts"
@@ -75,7 +75,7 @@ def _lines(letter: StoredLetter) -> Iterator[str]:
 
 
 def _print(lines: Iterable[str]) -> None:
-    # Whoever wrote them may have meant to do strange things to a terminal.
+    # A message may contain control characters for the terminal.
     for line in lines:
         cut = line if len(line) <= MOST or not line.startswith(" ") else f"{line[:MOST]}…"
         print("".join(letter if letter.isprintable() else "?" for letter in cut), flush=True)

@@ -1,4 +1,4 @@
-"""The demo's bridge to other processes: this one's figures go to a broker, and those of the others come from it.
+"""The demo's bridge to other processes: a broker carries the figures of each to all others.
 
 share    publishes this machine's figures as demo/HOST/PID/host/cpu/percent and so on, which a bridge carries to others,
 follow   publishes the figures of the others as peer/HOST/PID/host/cpu/percent, None when they are gone, and gaps

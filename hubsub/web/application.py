@@ -30,6 +30,11 @@ def applications_of(hub: Hub) -> list[Application[Any]]:
     return list(_applications.get(hub, ()))
 
 
+def dispatched(hub: Hub, message: object) -> int:
+    """Have all applications of a hub hand over what was published; return how many connections got a message."""
+    return sum(each.feed.dispatch(message) for each in applications_of(hub))
+
+
 class Client(Protocol):
     """What an application keeps of each client."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from itertools import count
 from typing import Any, ClassVar
@@ -24,12 +25,15 @@ from ..errors import (
     RemoteError,
     RequestTimeout,
 )
+from ..event import Event, Gap
 from ..key import NAMESPACE, PLUS, STAR, Key
 from . import protocol
 from .access import Access, Action, Connection, Refused, covered, logger
+from .application import dispatched
 from .feed import Feed
 from .journal import not_resumed
 from .limits import Bucket
+from .names import NAME, source_of
 from .protocol import ClientFrame, ProtocolError
 from .stream import Stream
 from .subscriptions import Subscription, Subscriptions
@@ -38,6 +42,8 @@ from .subscriptions import Subscription, Subscriptions
 MOST_MALFORMED = 3
 # The longest that a client may wait for a confirmation or a reply, seconds.
 MOST_SECONDS = 60.0
+# How long ago a gap that a client reports may have ended, or be still to come, seconds.
+MOST_GAP_SECONDS = 86_400.0
 NO_LONGER = "this pattern is no longer allowed"
 # How long it waits for a reply if it does not say.
 REPLY_SECONDS = 10.0
@@ -61,6 +67,7 @@ class Commands:
         self._limits = limits = stream.limits
         self._loop = asyncio.get_running_loop()
         self._malformed = 0
+        self._was_too_fast = False
         self._bucket = Bucket(limits.publishes_per_second, limits.publish_burst)
         self._outgoing: list[Key[Any]] = []
         self._incoming: list[Key[Any]] = []
@@ -91,6 +98,7 @@ class Commands:
 
     async def follow_all(self, text: str) -> None:
         """Follow all that a text frame holds, in order."""
+        self._was_too_fast = False
         for frame in protocol.frames_of(text, self._limits.depth):
             if self._stream.over.done():
                 return
@@ -110,7 +118,7 @@ class Commands:
     def refuse(self, error: ProtocolError, id: int | None = None) -> None:
         """Answer with an error; the third malformed frame ends the connection."""
         self._stream.reply(protocol.error_frame(error.id if error.id is not None else id, error.code, error.message))
-        if error.code == "malformed":
+        if error.code == "malformed" and not error.is_of_message:
             self._malformed += 1
             if self._malformed >= MOST_MALFORMED:
                 self._stream.end(protocol.MALFORMED, "too many malformed frames")
@@ -207,6 +215,7 @@ class Commands:
 
     async def _unsubscribe(self, frame: protocol.Unsubscribe) -> None:
         if frame.of in self._responders:
+            self._feed.dispatch()
             self._responders.pop(frame.of)[1].remove()
         elif self.subscriptions.pop(frame.of, None) is not None:
             self.subscriptions.listen()
@@ -236,13 +245,19 @@ class Commands:
             declared = self._feed.hub.border.type_of(key)
             if not raw:
                 raw = b"null"
-            return self._feed.codec.decode(raw, declared)
+            message = self._feed.codec.decode(raw, declared)
+            if self._feed.is_json and protocol.may_be_infinite(raw):
+                self._feed.codec.encode(message)  # else it could be sent to nobody
+            return message
         except (ValueError, TypeError, HubsubError, RecursionError) as error:
-            raise ProtocolError("malformed", f"data cannot be decoded: {str(error)[:200]}") from None
+            text = f"data cannot be decoded: {str(error)[:200]}"
+            raise ProtocolError("malformed", text, is_of_message=True) from None
 
     def _check_rate(self) -> None:
-        wait = self._bucket.wait()
+        # What follows in the same frame is refused with it: a client that sends all of it again keeps its order.
+        wait = 0.01 if self._was_too_fast else self._bucket.wait()
         if wait:
+            self._was_too_fast = True
             raise ProtocolError("rate", f"too fast: wait {wait:.2f} s")
 
     def _check_headers(self, headers: dict[str, str] | None) -> None:
@@ -258,9 +273,17 @@ class Commands:
             raise ProtocolError("forbidden", "this key may not be published to")
         message = self._data(frame, key)
         hub = self._feed.hub
+        if frame.headers and (name := frame.headers.get(NAME)) is not None:
+            if self._feed.names.is_known(key, name) or source_of(name) == hub.border.origin:
+                # It was published before its answer was lost; or it was here first, and comes back by others.
+                self._stream.reply(protocol.ok(frame.id, self._feed.journal.position, count=0))
+                return
+            self._feed.names.note(key, name)
         if frame.confirm is not None:
             seconds = self._seconds(frame.confirm)
             self._start(frame.id, self._publish_confirmed(frame.id, key, message, frame.headers, seconds))
+            # It begins before what follows is published.
+            await asyncio.sleep(0)
             return
         try:
             if frame.headers:
@@ -269,7 +292,7 @@ class Commands:
                 reached = hub.publish(key, message)
         except InvalidKey as error:
             raise ProtocolError("invalid-key", str(error)[:200]) from None
-        reached += self._feed.dispatch(message)
+        reached += dispatched(hub, message)
         self._stream.reply(protocol.ok(frame.id, self._feed.journal.position, count=reached))
 
     async def _publish_confirmed(
@@ -338,15 +361,38 @@ class Commands:
             raise ProtocolError("failed", "the reply cannot be encoded", id) from None
         self._stream.reply(protocol.ok_with_data(id, data, self._feed.is_json))
 
+    async def _miss(self, frame: protocol.Missed) -> None:
+        self._check_rate()
+        now = time.time()
+        if not frame.since <= frame.until or abs(frame.until - now) > MOST_GAP_SECONDS:
+            raise ProtocolError("malformed", "a gap is a time that was not long ago", is_of_message=True)
+        patterns = list(dict.fromkeys(self._key(each) for each in frame.patterns))
+        if not 0 < len(patterns) <= self._limits.patterns:
+            raise ProtocolError("too-many", f"a gap has 1 to {self._limits.patterns} patterns")
+        for pattern in patterns:
+            if not covered(pattern, self._incoming) or not await self._may("publish", pattern):
+                raise ProtocolError("forbidden", "this key may not be published to")
+        keys = tuple(patterns) if not any(pattern.is_wildcard for pattern in patterns) else None
+        gap = Gap(frame.reason[:100], frame.count, frame.since, frame.until, keys)
+        self._feed.hub.border.report_gap(list(patterns), gap)
+        self._feed.dispatch()
+        self._stream.reply(protocol.ok(frame.id, self._feed.journal.position))
+
     async def _respond(self, frame: protocol.Respond) -> None:
         self._check_id(frame.id)
         patterns = await self._checked_patterns(frame.patterns, "respond")
-        listener = self._feed.hub.respond(list(patterns), self._question)
+        # Requests until here come as messages only, and those after the answer as requests, too.
+        self._feed.dispatch()
+        listener = self._feed.hub.respond(list(patterns), self._question, event=True)
         self._responders[frame.id] = patterns, listener
         self._stream.reply(protocol.ok(frame.id, self._feed.journal.position))
 
-    def _question(self, key: Key[Any], message: Any) -> asyncio.Future[Any]:
+    def _question(self, event: Event[Any]) -> asyncio.Future[Any] | None:
         """Pass a request on to the client; the responder of the hub."""
+        key, message = event
+        meta = event.meta
+        if meta is None or meta.reply_to is None:
+            return None  # a message like others, for those who are subscribed
         reply: asyncio.Future[Any] = self._loop.create_future()
         number = next(self._numbers)
         if len(self._asked) >= self._limits.requests:
@@ -354,7 +400,8 @@ class Commands:
             first = next(iter(self._asked))
             self._fail(*self._asked.pop(first), "the client does not answer")
         self._asked[number] = key, reply
-        self._stream.reply(protocol.request_frame(number, key, self._feed.codec.encode(message), self._feed.is_json))
+        data = self._feed.codec.encode(message)
+        self._stream.reply(protocol.request_frame(number, key, data, self._feed.is_json, meta.headers))
         return reply
 
     @staticmethod
@@ -390,6 +437,7 @@ class Commands:
         protocol.Unsubscribe: _unsubscribe,
         protocol.Publish: _publish,
         protocol.Request: _request,
+        protocol.Missed: _miss,
         protocol.Respond: _respond,
         protocol.Reply: _answer,
         protocol.Ping: _ping,

@@ -17,6 +17,7 @@ from . import eager
 from .access import logger
 from .journal import Journal, place_of
 from .limits import Limits
+from .names import NAME, Names
 from .protocol import message_frame
 from .queues import Item
 
@@ -53,6 +54,7 @@ class Feed:
         self.journal = Journal(self._origin, limits.log_messages, limits.log_bytes, limits.log_seconds)
         self.frames = Hub(name=f"frames of {hub.name}")
         self.streams: dict[Stream, None] = {}
+        self.names = Names(limits.log_messages)
         self.encoded = 0
         """Messages that were encoded."""
         self._trouble = Episode(logger)
@@ -117,6 +119,8 @@ class Feed:
         place = place_of(event.meta)
         frame = self.frame(key, self.codec.encode(message), event.meta, place)
         self.encoded += 1
+        if event.meta is not None and (name := event.meta.headers.get(NAME)) is not None:
+            self.names.note(key, name)
         self.journal.append(key, place, frame)
         return self.frames.publish(key, frame)
 
@@ -125,7 +129,8 @@ class Feed:
         at = None if place is None else f"{place[0]}:{place[1]}"
         if meta is None:
             return message_frame(key, data, at, is_json=self.is_json)
-        return message_frame(key, data, at, is_json=self.is_json, headers=meta.headers, time=meta.time)
+        asks = meta.reply_to is not None
+        return message_frame(key, data, at, is_json=self.is_json, headers=meta.headers, time=meta.time, asks=asks)
 
     def replay_frame(self, event: Event[Any]) -> bytes:
         """The bytes that stand for a message of the hub's history."""

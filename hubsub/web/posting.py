@@ -19,10 +19,10 @@ from ..errors import ConfirmationTimeout, DecodeError, DeliveryError, HubClosed,
 from ..hub import Hub
 from ..key import NAMESPACE, PLUS, STAR, Key, Patterns
 from .access import Access, Authorize, Connection, Identify, Refused, covered
-from .application import applications_of, is_request
+from .application import dispatched, is_request
 from .commands import MOST_SECONDS
 from .limits import Bucket, Limits
-from .protocol import encode, is_deeper
+from .protocol import encode, is_deeper, may_be_infinite
 from .stream import Receive, Send
 from .streams import answer
 
@@ -91,8 +91,7 @@ class Publishing:
                 reached = self.hub.publish_with_headers(key, message, headers)
             else:
                 reached = self.hub.publish(key, message)
-            sockets: int = sum(each.feed.dispatch(message) for each in applications_of(self.hub))
-            return reached + sockets
+            return reached + dispatched(self.hub, message)
         except InvalidKey as error:
             raise Refused(400, str(error)) from None
         except ConfirmationTimeout:
@@ -206,7 +205,10 @@ class Publishing:
             raise Refused(400, f"JSON may be nested {self.limits.depth} deep")
         try:
             msgspec.json.decode(body, type=msgspec.Raw)  # stricter: no NaN, for one
-            return self._codec.decode(body, self.hub.border.type_of(key))
+            message = self._codec.decode(body, self.hub.border.type_of(key))
+            if may_be_infinite(body):
+                self._codec.encode(message)  # else it could be sent to nobody
+            return message
         except (ValueError, TypeError, RecursionError, DecodeError) as error:
             if self._is_json(body):
                 raise Refused(422, str(error)) from None

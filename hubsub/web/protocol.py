@@ -101,6 +101,17 @@ class Request(_Message, tag="request"):
     timeout: float | None = None
 
 
+class Missed(_Frame, tag="gap"):
+    """Says that messages which the client wanted to publish are lost."""
+
+    id: Id
+    reason: str
+    count: Annotated[int, msgspec.Meta(ge=0, le=MOST)] | None
+    since: float
+    until: float
+    patterns: list[KeyParts]
+
+
 class Respond(_Frame, tag="respond"):
     """Offers to respond to requests of some patterns."""
 
@@ -125,7 +136,7 @@ class Pong(_Frame, tag="pong"):
     """It is."""
 
 
-ClientFrame: TypeAlias = Hello | Subscribe | Unsubscribe | Publish | Request | Respond | Reply | Ping | Pong
+ClientFrame: TypeAlias = Hello | Subscribe | Unsubscribe | Publish | Request | Missed | Respond | Reply | Ping | Pong
 
 _decode_type = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _decode_frame = msgspec.json.Decoder(ClientFrame)
@@ -138,13 +149,17 @@ _STRINGS = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 
 
 class ProtocolError(Exception):
-    """A frame that cannot be followed; `code` is that of the error frame, `id` of the request if it is known."""
+    """A frame that cannot be followed; `code` is that of the error frame, `id` of the request if it is known.
 
-    def __init__(self, code: str, message: str, id: int | None = None) -> None:
+    The frame itself is sound, and only the message in it is not, if `is_of_message`.
+    """
+
+    def __init__(self, code: str, message: str, id: int | None = None, *, is_of_message: bool = False) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
         self.id = id
+        self.is_of_message = is_of_message
 
 
 def frames_of(text: str, depth: int) -> Iterable[ClientFrame | ProtocolError]:
@@ -232,6 +247,15 @@ def is_deeper(text: str, most: int) -> bool:
     return False
 
 
+# Numbers that may become infinite, which JSON cannot say.
+_HUGE = re.compile(rb"[0-9][eE]\+?[0-9]{3}|[0-9]{309}")
+
+
+def may_be_infinite(data: bytes) -> bool:
+    """True if a number in JSON may be too large for a float."""
+    return _HUGE.search(data) is not None
+
+
 # What a client is sent
 
 
@@ -244,6 +268,7 @@ def message_frame(
     headers: Mapping[str, str] | None = None,
     time: float | None = None,
     replayed: bool = False,
+    asks: bool = False,
 ) -> bytes:
     """Return a message as an object of a frame; the only one without a `type`.
 
@@ -255,6 +280,7 @@ def message_frame(
         headers: What its publisher sent along.
         time: When it was published, seconds since the epoch.
         replayed: It comes from a history.
+        asks: It is a request, which those who respond also get as such.
     """
     parts = [b'{"key":', encode(key), b",", *_data(data, is_json)]
     if at is not None:
@@ -263,6 +289,8 @@ def message_frame(
         parts += (b',"headers":', encode(headers))
     if time is not None:
         parts += (b',"time":', encode(round(time, 3)))
+    if asks:
+        parts.append(b',"request":true')
     parts.append(b',"replayed":true}' if replayed else b"}")
     return b"".join(parts)
 
@@ -296,9 +324,10 @@ def ok_with_data(id: int, data: bytes, is_json: bool) -> bytes:
     return b'{"type":"ok","id":%d,%b%b}' % (id, *_data(data, is_json))
 
 
-def request_frame(id: int, key: Key[Any], data: bytes, is_json: bool) -> bytes:
+def request_frame(id: int, key: Key[Any], data: bytes, is_json: bool, headers: Mapping[str, str]) -> bytes:
     """A request to a client that responds."""
-    return b'{"type":"request","id":%d,"key":%b,%b%b}' % (id, encode(key), *_data(data, is_json))
+    more = b',"headers":' + encode(headers) if headers else b""
+    return b'{"type":"request","id":%d,"key":%b,%b%b%b}' % (id, encode(key), *_data(data, is_json), more)
 
 
 def error_frame(id: int | None, code: str, message: str) -> bytes:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -10,12 +12,14 @@ from typing import Any
 import aiokafka
 import aiokafka.errors
 import mqtt5
+from websockets.asyncio.client import connect
 
 from brokers.broker import Broker
 from brokers.kafka_server import Kafka
 from brokers.mosquitto import Mosquitto
 from brokers.postgres_server import Postgres
 from brokers.redis_server import Redis
+from brokers.web_server import WebServer
 from hubsub.bridges import Adapter, adapter_for
 from hubsub.bridges.memory import MemoryAdapter, MemoryBroker
 from hubsub.bridges.postgres.frames import Frames, channel_of
@@ -101,6 +105,31 @@ class HarmedKafka(Harmed):
                     await producer.send_and_wait(namespace, payload, key=address, headers=list(headers.items()))
                 except aiokafka.errors.MessageSizeTooLargeError:
                     pass  # it takes no such thing from anybody
+
+
+class HarmedEndpoint(Harmed):
+    """An endpoint for WebSockets."""
+
+    process: WebServer
+    forgets = True
+
+    async def inject(self, namespace: str, messages: Sequence[conformance.Raw]) -> None:
+        for parts, payload, headers in messages:
+            if isinstance(parts, bytes):
+                continue  # keys are lists
+            texts = {name: value.decode(errors="replace") for name, value in headers.items()}
+            frame = {"type": "publish", "id": 1, "key": list(parts), "headers": texts}
+            text = json.dumps(frame)[:-1] + f', "data": {(payload or b"null").decode(errors="replace")}}}'
+            # What JSON cannot hold would be a gap to whoever is subscribed, and rightly so.
+            in_base64 = json.dumps({**frame, "id": 2, "data_base64": base64.b64encode(payload or b"").decode()})
+            is_text = (payload or b"").isascii()
+            # A connection for each: after three malformed frames one is closed.
+            async with connect(self.process.url, max_size=None) as socket:
+                await socket.recv()
+                for each in (text, in_base64) if is_text else (text,):
+                    await socket.send(each)
+                    while not {"ok", "error"} & {answer.get("type") for answer in json.loads(await socket.recv())}:
+                        pass
 
 
 class HarmedPostgres(Harmed):

@@ -10,6 +10,7 @@ from brokers.kafka_server import Kafka
 from brokers.mosquitto import Mosquitto
 from brokers.postgres_server import Postgres
 from brokers.redis_server import Redis
+from brokers.web_server import WebServer
 from hubsub.bridges import adapter_for
 from hubsub.bridges.sqlite import SQLiteAdapter
 from hubsub.testing import conformance
@@ -67,3 +68,8 @@ async def test_the_adapter_of_the_log_in_postgres_conforms(check: conformance.Ch
 @checks("mqtt")
 async def test_the_adapter_of_mqtt_conforms(check: conformance.Check, mosquitto: Mosquitto) -> None:
     await check(lambda: adapter_for(mosquitto.url))
+
+
+@checks("ws")
+async def test_the_client_of_an_endpoint_conforms(check: conformance.Check, web: WebServer) -> None:
+    await check(lambda: adapter_for(web.url))

@@ -15,12 +15,22 @@ from brokers.kafka_server import Kafka
 from brokers.mosquitto import Mosquitto
 from brokers.postgres_server import Postgres
 from brokers.redis_server import Redis
+from brokers.web_server import WebServer
 from hubsub import Gap, Key
 from hubsub.testing import conformance
 from hubsub.testing.conformance import sites
 from hubsub.testing.conformance.scene import PATIENCE
 
-from .harmed import Harmed, HarmedKafka, HarmedMemory, HarmedMosquitto, HarmedPostgres, HarmedPostgresLog, HarmedRedis
+from .harmed import (
+    Harmed,
+    HarmedEndpoint,
+    HarmedKafka,
+    HarmedMemory,
+    HarmedMosquitto,
+    HarmedPostgres,
+    HarmedPostgresLog,
+    HarmedRedis,
+)
 from .harmed_file import HarmedSQLite
 from .pending import pending
 
@@ -45,6 +55,7 @@ KINDS = {
     "postgres-log": Kind(Postgres, HarmedPostgresLog, "postgres-log"),
     "postgres-log name": Kind(Postgres, HarmedPostgresLog, "postgres-log", {"name": "reader"}),
     "postgres-log group": Kind(Postgres, HarmedPostgresLog, "postgres-log", {"group": "readers"}),
+    "ws": Kind(WebServer, HarmedEndpoint, "ws"),
     "mqtt": Kind(Mosquitto, HarmedMosquitto, "mqtt"),
     "mqtt name": Kind(Mosquitto, HarmedMosquitto, "mqtt", {"name": "reader"}),
     "mqtt group": Kind(Mosquitto, HarmedMosquitto, "mqtt", {"group": "readers"}),

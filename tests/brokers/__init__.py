@@ -10,5 +10,17 @@ from .mosquitto import Mosquitto
 from .postgres_server import Postgres
 from .proxy import Proxy
 from .redis_server import Redis, Sentinel
+from .web_server import WebServer
 
-__all__ = ["Broker", "Certificates", "Kafka", "Mosquitto", "Postgres", "Proxy", "Redis", "Sentinel", "certificates"]
+__all__ = [
+    "Broker",
+    "Certificates",
+    "Kafka",
+    "Mosquitto",
+    "Postgres",
+    "Proxy",
+    "Redis",
+    "Sentinel",
+    "WebServer",
+    "certificates",
+]

@@ -19,10 +19,17 @@ from .kafka_server import Kafka
 from .mosquitto import Mosquitto
 from .postgres_server import Postgres
 from .redis_server import Redis
+from .web_server import WebServer
 
 B = TypeVar("B", bound=Broker)
 
-SHARED: dict[str, type[Broker]] = {"redis": Redis, "kafka": Kafka, "postgres": Postgres, "mosquitto": Mosquitto}
+SHARED: dict[str, type[Broker]] = {
+    "redis": Redis,
+    "kafka": Kafka,
+    "postgres": Postgres,
+    "mosquitto": Mosquitto,
+    "web": WebServer,
+}
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
@@ -82,6 +89,12 @@ def postgres() -> Iterator[Postgres]:
 def mosquitto() -> Iterator[Mosquitto]:
     """A Mosquitto for all tests of this worker."""
     yield from _shared(Mosquitto)
+
+
+@pytest.fixture(scope="session")
+def web() -> Iterator[WebServer]:
+    """An endpoint for all tests of this worker: whatever they publish, they find there."""
+    yield from _shared(WebServer)
 
 
 @pytest.fixture

@@ -10,14 +10,11 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
-import uvicorn
 import websockets
 from starlette.applications import Starlette
 from starlette.routing import Mount, Route, WebSocketRoute
@@ -27,6 +24,8 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from hubsub import Hub
 from hubsub.testing.conformance import until
 from hubsub.web import Connection, Limits, Refused, endpoint, events, lifespan, listen, plain, publishing, serve
+
+from .serving import served
 
 
 def application(hub: Hub) -> Starlette:
@@ -38,19 +37,6 @@ def application(hub: Hub) -> Starlette:
         ],
         lifespan=lifespan(hub),
     )
-
-
-@asynccontextmanager
-async def served(app: Any, ws: str = "websockets-sansio") -> AsyncIterator[str]:
-    with listen() as listening:
-        server = uvicorn.Server(uvicorn.Config(app, ws=ws, log_level="warning"))
-        task = asyncio.ensure_future(server.serve(sockets=[listening]))
-        await until(lambda: server.started or task.done(), "the server to start")
-        try:
-            yield f"127.0.0.1:{listening.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            await asyncio.wait_for(task, 20)
 
 
 async def say(client: Any, type: str, **fields: Any) -> None:

@@ -1,4 +1,4 @@
-"""PostgreSQL: LISTEN and NOTIFY, and a durable log in tables."""
+"""PostgreSQL: notifications by LISTEN and NOTIFY, and a durable log in tables."""
 
 from .log import PostgresLogAdapter
 from .notify import PostgresAdapter

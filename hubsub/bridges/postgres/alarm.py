@@ -1,4 +1,4 @@
-"""A time to wake up that others may bring forward."""
+"""An alarm whose time can be brought forward."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The two connections of a bridge: notifications come by one, and what is asked goes over the other."""
+"""The two connections of a bridge: one receives, the other sends."""
 
 from __future__ import annotations
 
@@ -15,29 +15,33 @@ Begin = Callable[[Any], Awaitable[object]]
 
 
 class Connections:
-    """Two connections from one connect until it is lost or closed: when one of them is lost, both are."""
+    """Two connections, from one connect until they are lost or closed. If one of them is lost, both are."""
 
     def __init__(self, database: Database, inbox: Inbox | None = None) -> None:
         self._database = database
         self._connections: list[Any] = []
-        # Transports, each from when it begins to connect.
+        # Their transports, each from when it begins to connect.
         self._listening: list[Any] = []
         self._asking: list[Any] = []
         self._turn = asyncio.Lock()
         self._asking_turn = asyncio.Lock()
         self.inbox = inbox or Inbox()
-        """What has come; fails when they are lost."""
+        """What was received; it fails when a connection is lost."""
         self.listener: Any = None
-        """The connection by which notifications come."""
+        """The connection that receives notifications."""
         self.asker: Any = None
-        """The other one."""
+        """The connection that sends."""
 
     async def open(self, listen: Begin, ask: Begin) -> None:
-        """Connect both at once, and let these begin with them.
+        """Open both connections at once, and prepare each.
+
+        Args:
+            listen: Prepares the connection that receives.
+            ask: Prepares the connection that sends.
 
         Raises:
-            BridgeError: The database refuses it for good; the error says what to change.
-            OSError: It does not answer, or cannot serve now.
+            BridgeError: The database refuses the connection for good; the error says what to change.
+            OSError: The database does not answer, or accepts no connections now.
         """
         both = self._open(self._listening, listen), self._open(self._asking, ask)
         opening = [asyncio.ensure_future(each) for each in both]
@@ -48,8 +52,8 @@ class Connections:
                 task.cancel()
             await asyncio.gather(*opening, return_exceptions=True)
             await self.close()
-            if isinstance(error, Exception) and (told := explained(error)) is not error:
-                raise told from error
+            if isinstance(error, Exception) and (explanation := explained(error)) is not error:
+                raise explanation from error
             raise
 
     async def _open(self, transports: list[Any], begin: Begin) -> Any:
@@ -60,17 +64,17 @@ class Connections:
         return connection
 
     async def listen(self, channel: str, call: Callable[[Any, int, str, str], None]) -> None:
-        """Call something with each notification of a channel; return when the server has confirmed it."""
+        """Call `call` with each notification of a channel; return when the server has confirmed it."""
         async with self._turn:
             await self.listener.add_listener(channel, call)
 
     async def read(self, sql: str, *arguments: Any) -> list[Any]:
-        """Query over the connection that receives notifications, which sending does not hold up; return the rows."""
+        """Run a query over the connection that receives, so that it does not wait for a batch; return the rows."""
         async with self._turn:
             return list(await self.listener.fetch(sql, *arguments))
 
     async def write(self, sql: str, *arguments: Any) -> list[Any]:
-        """Query over the connection that sends; return the rows."""
+        """Run a query over the connection that sends; return the rows."""
         async with self._asking_turn:
             return list(await self.asker.fetch(sql, *arguments))
 
@@ -86,29 +90,29 @@ class Connections:
 
     @property
     def receiving(self) -> int | None:
-        """Changes whenever bytes have come where notifications do; None where the system does not say."""
+        """Changes whenever the receiving connection has received bytes; None if the system does not count them."""
         return moved(self._listening)[1] or None
 
     @property
     def sending(self) -> int | None:
-        """Changes whenever bytes have moved over the other one; None where the system does not say."""
+        """Changes whenever bytes have moved over the sending connection; None if the system does not count them."""
         return sum(moved(self._asking)) or None
 
     def _lost(self, connection: Any) -> None:
         self.inbox.fail(ConnectionResetError("the connection to Postgres is lost"))
 
     async def close(self) -> None:
-        """Cut both, whatever they are doing. Closing twice is safe."""
+        """Abort both connections, whatever they are doing. Closing twice is safe."""
         self.inbox.fail(ConnectionResetError("the connection to Postgres is closed"))
         for connection in self._connections:
             connection.terminate()
         for transport in (*self._listening, *self._asking):
             transport.abort()
-        # What the driver had begun beside them ends in the next turn of the loop.
+        # Tasks that the driver has started end in the next turn of the loop.
         await asyncio.sleep(0)
 
 
 def moved(transports: list[Any]) -> tuple[int, int]:
-    """Bytes that were sent over these, and that came."""
+    """Return how many bytes were sent over transports, and how many were received."""
     each = [bytes_each_way(transport) for transport in transports]
-    return sum(sent for sent, _ in each), sum(came for _, came in each)
+    return sum(sent for sent, _ in each), sum(received for _, received in each)

@@ -1,4 +1,4 @@
-"""Where a URL or options lead."""
+"""The URL and options of a database, and how to connect to it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DECIDED = frozenset(
         *("statement_cache_size", "max_cached_statement_lifetime", "max_cacheable_statement_size"),
     )
 )
-"""The bridge keeps its own deadlines, and connects again by itself."""
+"""Options of asyncpg that the bridge sets: it has its own deadlines, and reconnects by itself."""
 
 
 def _text(value: Any) -> str:
@@ -50,7 +50,7 @@ def _settings(value: Any) -> dict[str, str]:
 
 
 TEXT = Option("text", _text)
-# What asyncpg reads from a query only.
+# asyncpg reads these only from the query of a URL.
 IN_QUERY: Mapping[str, Option] = {
     "sslmode": one_of("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
     **dict.fromkeys(("sslrootcert", "sslcert", "sslkey", "sslcrl"), TEXT),
@@ -78,18 +78,18 @@ class Database:
     """Opens connections to one database.
 
     Args:
-        adapter: The class that needs it, for messages.
-        url: `postgres://user:password@host:5432/database?option=value`; of several hosts, with commas between them,
-            the one that takes writes is used; `postgres:///database?host=/run/postgresql` for a socket.
-        given: Options beside it, or instead of it.
-        own: The adapter's own options, which may stand in the URL, too.
-        schemes: What such a URL may begin with.
-        like: An example, for messages.
+        adapter: The name of the adapter's class, for errors.
+        url: `postgres://user:password@host:5432/database?option=value`. Several hosts are separated by commas: the
+            first one that accepts writes is used. `postgres:///database?host=/run/postgresql` is a socket.
+        given: Options in addition to the URL, or instead of it.
+        own: The adapter's own options; the URL may have them, too.
+        schemes: The schemes of such a URL.
+        like: An example of a URL, for errors.
 
     Raises:
         MissingDriver: asyncpg is not installed.
-        TypeError: There is no one address, or an option does not exist or is for the bridge to decide.
-        ValueError: The URL or an option makes no sense. The URL is not repeated: a password may be anywhere in it.
+        TypeError: No address is given, or two are; or an option does not exist, or the bridge sets it.
+        ValueError: The URL or an option is invalid. The error does not repeat the URL, which may contain a password.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class Database:
             raise TypeError(f"{adapter} needs a URL, like {like}, or options that say where Postgres is")
         read = read_url(url or f"{schemes[0]}://", like=like, port=5432, schemes=dict.fromkeys(schemes, False))
         if decided := sorted(DECIDED & (given.keys() | dict(read.options).keys())):
-            raise TypeError(f"{adapter} decides by itself about {', '.join(decided)}")
+            raise TypeError(f"{adapter} sets {', '.join(decided)} itself: leave it out")
         values = read_options(adapter, {**own, **OPTIONS}, given, read.options)
         self.own = {name: values.pop(name) for name in own if name in values}
         """The values of the adapter's own options."""
@@ -123,18 +123,18 @@ class Database:
             ("password", read.password, read.password is not None),
         ):
             if is_there and name in values:
-                raise TypeError(f"the URL says {name} already; give it once")
+                raise TypeError(f"{name} is given twice: in the URL and as an option; give it once")
             if is_there:
                 values[name] = value
         if "port" in values and "host" not in values:
             values["host"] = "localhost"
         if "ssl" in values and "sslmode" in values:
-            raise TypeError("ssl and sslmode say the same; give one of them")
+            raise TypeError("ssl and sslmode are two ways to set TLS: give one of them")
         query = {name: values.pop(name) for name in IN_QUERY if name in values}
         self._url = f"postgres://?{urlencode(query)}" if query else None
         server = {"application_name": "hubsub", **values.pop("server_settings", {})}
         server |= {name: values.pop(name) for name in ("application_name", "options") if name in values}
-        # Of several the one that takes writes: a standby can neither send nor listen.
+        # Of several hosts only the primary: a standby can neither notify nor listen.
         self._settings = {"target_session_attrs": "primary", **values, "server_settings": server}
 
     def __repr__(self) -> str:
@@ -146,20 +146,20 @@ class Database:
         return f"{where}/{self._settings.get('database') or self._settings.get('user') or ''}"
 
     async def connect(self, transports: list[Any]) -> Any:
-        """Return a connection of asyncpg's.
+        """Return a new connection of asyncpg.
 
         Args:
-            transports: Its transport stands there as soon as it begins to connect.
+            transports: Its transport is appended here as soon as it begins to connect.
 
         Raises:
-            Exception: As asyncpg raises it; `errors.explained` says what it means.
+            Exception: An error of asyncpg; `errors.explained` translates it.
         """
         loop: Any = _Watched(asyncio.get_running_loop(), transports)
         return await self._driver.connect(self._url, loop=loop, timeout=None, **self._settings)
 
 
 class _Watched:
-    """An event loop that notes which connections are made, so that a slow one is not taken for a dead one."""
+    """An event loop that lists the connections it makes, so that the bridge can see the bytes of a slow one move."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, transports: list[Any]) -> None:
         self._loop = loop

@@ -1,4 +1,4 @@
-"""Messages as notifications: text of at most 7 999 bytes each, no two alike, and whatever is longer in pieces."""
+"""Messages as notifications: unique texts of at most 7 999 bytes; a longer message is several of them."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from ..address import Addresses
 as_tuple = tuple.__new__
 
 LONGEST = 7999
-"""Bytes of a notification, as Postgres takes them at most."""
+"""The most bytes that a notification may have in Postgres."""
 MOST_BYTES = 64 << 20
-"""Bytes of a message, which is then many notifications."""
+"""The most bytes of a message, which is then split over many notifications."""
 _PIECE = LONGEST - 40
 _HEAD = re.compile(r":([0-9a-f]+)(=?)(?:\.([0-9]{1,6})([+.]))?")
 
 
 def channel_of(namespace: str) -> str:
-    """The channel of a namespace: its name, or a digest of a long or odd one. Others are this one and a `:` with more.
+    """Return the channel of a namespace: its name, or a digest of a long or odd name. Suffixes follow a `:`.
 
-    The function `hubsub.bell` of the tables does the same.
+    The SQL function `hubsub.bell` computes the same.
     """
     if re.fullmatch("[ -9;-~]{1,48}", namespace):
         return namespace
@@ -35,14 +35,15 @@ def channel_of(namespace: str) -> str:
 
 
 class Frames:
-    """`:1f orders/new {"tea": 2}`: a number, the address, the payload. For one connection each way.
+    """Packs messages as `:1f orders/new {"tea": 2}`: a number, the address, the payload; and unpacks them.
 
-    All of it is ASCII, whatever the encoding of the database. A payload that is not ASCII is in base64, marked by a `=`
-    behind the number. A message of several notifications has `.0+`, `.1+`, `.2.` there: they leave in one transaction,
-    and so arrive together. The number makes each unlike all others: of equal ones a transaction sends one.
+    One object serves one connection. The text is ASCII, whatever the encoding of the database. A payload that is not
+    ASCII is in base64, marked by a `=` after the number. The notifications of a split message have `.0+`, `.1+`, `.2.`
+    after the number; one transaction sends them, so they arrive together. The number makes each notification unique,
+    because a transaction sends only one of several equal ones.
 
     Args:
-        is_control: What comes are control messages.
+        is_control: Unpack control messages.
     """
 
     def __init__(self, *, is_control: bool = False) -> None:
@@ -51,15 +52,15 @@ class Frames:
         self._is_control = is_control
         self._key: Any = self._addresses.key  # never None without a prefix
         self._tail = Received(Key(""), b"", is_control=is_control)[2:]
-        self._begun: tuple[object, ...] = ()  # of what is coming in pieces: the sender, the number, the encoding
+        self._begun: tuple[object, ...] = ()  # sender, number and encoding of a split message that is incomplete
         self._pieces: list[str] = []
 
     def pack(self, record: Record) -> list[str]:
-        """The notifications that a record becomes."""
+        """Return the notifications that a record becomes."""
         return self.pack_all([record])
 
     def pack_all(self, records: Sequence[Record]) -> list[str]:
-        """The same for several."""
+        """Return the notifications that several records become."""
         address_of, numbers = self._addresses.address, self._numbers
         texts: list[str] = []
         for record in records:
@@ -73,7 +74,7 @@ class Frames:
         return texts
 
     def frame(self, address: str, payload: bytes) -> list[str]:
-        """What a payload becomes under an address."""
+        """Return the notifications that a payload becomes under an address."""
         is_text = payload.isascii() and b"\0" not in payload
         data = (payload if is_text else b64encode(payload)).decode("ascii")
         head, body = f":{next(self._numbers):x}{'' if is_text else '='}", f"{address} {data}"
@@ -84,11 +85,11 @@ class Frames:
         return [f"{head}.{index}{mark} {piece}" for index, (mark, piece) in enumerate(zip(marks, pieces, strict=True))]
 
     def unpack(self, sender: object, text: str) -> Received | None:
-        """What a notification brings; None if more of it is to come.
+        """Return the message of a notification; None if it is split, and not complete yet.
 
         Args:
-            sender: Tells who sent it: pieces of several are not put together.
-            text: What came.
+            sender: Identifies the sender; pieces of different senders are not joined.
+            text: The text of the notification.
         """
         head, _, body = text.partition(" ")
         if head[:1] == ":" and head[1:].isalnum():
@@ -103,16 +104,16 @@ class Frames:
     def _unpack_odd(self, sender: object, head: str, body: str, text: str) -> Received | None:
         match = _HEAD.fullmatch(head)
         if match is None:
-            return self._trouble(text, "it is none of a bridge's")
+            return self._trouble(text, "no bridge sent it")
         number, is_coded, index, mark = match.groups()
         if index is not None:
             if index == "0":
                 self._begun, self._pieces = (sender, number, is_coded), []
             if self._begun != (sender, number, is_coded) or int(index) != len(self._pieces):
-                return self._trouble(text, "what belongs before it is missing")
+                return self._trouble(text, "the notification before it is missing")
             if len(self._pieces) * LONGEST > 3 * MOST_BYTES // 2:
                 self._pieces = []
-                return self._trouble(text, "it does not end")
+                return self._trouble(text, "it is part of a message that is too long")
             self._pieces.append(body)
             if mark == "+":
                 return None
@@ -123,7 +124,7 @@ class Frames:
         try:
             return self._received(address, b64decode(data, validate=True) if is_coded else data.encode())
         except ValueError:
-            return self._trouble(text, "it is no base64")
+            return self._trouble(text, "it is not base64")
 
     def _trouble(self, text: str, why: str) -> Received:
         _, _, body = text.partition(" ")

@@ -1,4 +1,4 @@
-"""`postgres-log://`: a log in tables of PostgreSQL, where NOTIFY only wakes those who read."""
+"""`postgres-log://`: a durable log in tables of PostgreSQL; NOTIFY only wakes its readers."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from .frames import MOST_BYTES, Frames, channel_of
 LIKE = "postgres-log://user:password@host:5432/database"
 OWN = {"maxlen": or_none(count("messages")), "max_age": or_none(seconds(most=1e10)), "lease": seconds()}
 PAGE_BYTES = 1 << 20
-"""Bytes of payloads that are read or released at once; but one message at least."""
+"""The most bytes of payloads that one query reads or releases; but always at least one message."""
 RETRY_SECONDS = 0.5
-"""After which a failed release of delayed messages is tried again."""
+"""The pause after a release of delayed messages that failed."""
 RELEASE_SECONDS = 0.05
-"""Between two releases at least, so that messages due one after the other are released together."""
+"""The least time between two releases, so that messages due shortly after each other are released together."""
 Refused: TypeAlias = dict[int, Exception]
 
-# Read from the catalogue itself: what is known of names may be old.
-IS_MISSING = """select not exists (select from pg_catalog.pg_class c
-    join pg_catalog.pg_namespace n on n.oid = c.relnamespace where (n.nspname, c.relname) = ('hubsub', 'version'))"""
+# From the catalogue itself: a name in a query may be resolved by a plan that is older than the table.
+TABLES = """select c.relname from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+    where n.nspname = 'hubsub' and c.relname = any($1)"""
 STATE = """select epoch, coalesce((select min(number) from hubsub.message where namespace = $1), last + 1) as first,
     last from hubsub.log where namespace = $1"""
 READ = f"""with state as ({STATE})
@@ -50,7 +50,7 @@ BEFORE = "select hubsub.before($1, to_timestamp($2::double precision))"
 APPEND = "select hubsub.append($1, $2, $3, $4, $5, $6)"
 APPEND_LATER = "select hubsub.append($1, $2, $3, $4, $5, $6, $7)"
 RELEASE = f"select hubsub.release($1, $2, {PAGE_BYTES})"
-TELL = "select count(pg_notify($1, text)) from unnest($2::text[]) as t (text)"
+NOTIFY = "select count(pg_notify($1, text)) from unnest($2::text[]) as t (text)"
 # Whoever keeps a position for a name has to hold it already.
 HOLD = """insert into hubsub.name values ($1, $2, $5, $3, clock_timestamp() + $4 * interval '1 second')
     on conflict (namespace, name) do update
@@ -72,19 +72,19 @@ DEAD = """select number, reader, key, data, reason, attempts, position, extract(
 
 
 class PostgresLogAdapter(LogAdapter):
-    """A durable log in tables of a database; they are made in the schema `hubsub` at the first connect.
+    """A durable log in tables of a database; the first bridge creates them in the schema `hubsub`.
 
     Args:
         url: `postgres-log://user:password@host:5432/database`; options in its query.
-        maxlen: Messages that a namespace keeps, by default 1 000 000; None, in a URL `none`, for all.
-        max_age: Seconds that a message is kept; by default, and with None, for ever.
-        lease: Seconds after which what a member of a group has not finished is given to another, unless extended; 30.
-        options: As for `PostgresAdapter`.
+        maxlen: How many messages a namespace keeps, 1 000 000 by default; None, in a URL `none`, keeps all.
+        max_age: For how many seconds a message is kept; None, the default, for ever.
+        lease: Seconds after which an unfinished message of a group's member goes to another, unless extended; 30.
+        options: Those of `PostgresAdapter`.
 
     Raises:
         MissingDriver: asyncpg is not installed.
-        TypeError: There is no one address, or an option does not exist or is for the bridge to decide.
-        ValueError: The URL or a figure makes no sense.
+        TypeError: No address is given, or two are; or an option does not exist, or the bridge sets it.
+        ValueError: The URL or an option is invalid.
     """
 
     features = replace(LogAdapter.features, max_payload=MOST_BYTES, dead_letters=True, delays=True)
@@ -109,7 +109,7 @@ class PostgresLogAdapter(LogAdapter):
 
     def features_for(self, link: Link) -> Any:
         if "\0" in link.namespace or not link.namespace.isprintable():
-            raise ValueError(f"{link.namespace!r} cannot be a namespace here: Postgres has no such text")
+            raise ValueError(f"the namespace {link.namespace!r} must be printable text: Postgres stores it as text")
         self._namespace = link.namespace
         self._encode = link.encode or self._encode
         return super().features_for(link)
@@ -125,46 +125,49 @@ class PostgresLogAdapter(LogAdapter):
         self._upkeep = [asyncio.create_task(self._keep_tidy()), asyncio.create_task(self._keep_releasing())]
 
     async def _prepare(self, connection: Any) -> None:
-        """Make what is not there, and release what became due while no bridge was there."""
+        """Create what is missing, and release messages that became due while no bridge was connected."""
         self._is_unicode = connection.get_settings().server_encoding == "UTF8"
         if self._is_unicode:
             self.addresses = LogAdapter.addresses
         else:
             self.addresses = Addresses("/", allowed="!-.0-~")
-        if (version := await self._version(connection)) != schema.VERSION:
-            await self._make_tables(connection, version)
+        if await self._version(connection) != schema.VERSION:
+            await self._make_tables(connection)
         await connection.execute("select hubsub.start_log($1)", self.link.namespace)
         await connection.fetchval(RELEASE, self.link.namespace, self._maxlen)
 
-    async def _make_tables(self, connection: Any, version: int | None) -> None:
-        """Make the tables, or upgrade those of a version; of several bridges that want it, one does."""
+    async def _make_tables(self, connection: Any) -> None:
+        """Create the tables, upgrade older ones, or create those that somebody has dropped."""
+        version = None
         try:
             async with connection.transaction():
                 await connection.execute("select pg_advisory_xact_lock(7232, 1)")
-                version = await self._version(connection)  # still, now that no other bridge is at it
+                # Another bridge may have done it meanwhile.
+                version = await self._version(connection)
                 if version is None or version < schema.VERSION:
-                    await connection.execute(schema.making(version))
-                    version = schema.VERSION
+                    await connection.execute(schema.SCRIPT)
         except Exception as error:
             if getattr(error, "sqlstate", None) != "42501":
                 raise
-            what = "are not there" if version is None else f"have version {version}, this hubsub needs {schema.VERSION}"
-            option = "" if version is None else f" --from {version}"
+            what = f"have version {version}, and this hubsub needs {schema.VERSION}" if version else "are missing"
             raise BridgeError(
-                f"the tables of {self!r} {what}, and its role may not make them: {error}; as a role that may, run"
-                f" python -m hubsub postgres-schema{option} --grant ROLE | psql DATABASE"
+                f"tables of {self!r} {what}, and its role may not make them: {error}; as a role that may, run"
+                " python -m hubsub postgres-schema --grant ROLE | psql DATABASE"
             ) from error
-        if version != schema.VERSION:
+        if version is not None and version > schema.VERSION:
             raise BridgeError(
                 f"{self!r} has tables of version {version}, and this hubsub knows version {schema.VERSION}: upgrade"
                 " hubsub, or use another database"
             )
 
     async def _version(self, connection: Any) -> int | None:
-        """The version of the tables; None if there are none."""
-        if await connection.fetchval(IS_MISSING):
+        """Return the version of the tables; None if one of them is missing."""
+        there = {row[0] for row in await connection.fetch(TABLES, schema.NAMES)}
+        if "version" not in there:
             return None
-        return int(await connection.fetchval("select version from hubsub.version"))
+        version: int | None = await connection.fetchval("select max(version) from hubsub.version")
+        is_whole = version != schema.VERSION or there.issuperset(schema.NAMES)
+        return version if is_whole else None
 
     async def _listen(self, connection: Any) -> None:
         bell = f"{channel_of(self.link.namespace)}:log"
@@ -177,17 +180,17 @@ class PostgresLogAdapter(LogAdapter):
     async def _keep_tidy(self) -> None:
         pause = min(self.UPKEEP_SECONDS, max(0.5, (self._max_age or math.inf) / 4))
         while True:
-            # What fails here fails elsewhere, too, where somebody waits for it.
+            # A failure here also occurs in calls that report it.
             with suppress(Exception):
                 await self._connected().write("select hubsub.tidy($1, $2)", self.link.namespace, self._max_age)
             await asyncio.sleep(pause)
 
     async def _keep_releasing(self) -> None:
-        """Release delayed messages when they are due; every bridge does, so that it does not depend on the sender."""
+        """Release delayed messages when they are due. Every bridge does, because the sender may have died."""
         while True:
             self._due.clear()
             seconds: float | None = RETRY_SECONDS
-            # As above; and any other bridge may do it meanwhile.
+            # Likewise; and meanwhile another bridge may release them.
             with suppress(Exception):
                 ((seconds,),) = await self._connected().write(RELEASE, self.link.namespace, self._maxlen)
             self._due.set(self.UPKEEP_SECONDS if seconds is None else min(seconds, self.UPKEEP_SECONDS))
@@ -220,16 +223,16 @@ class PostgresLogAdapter(LogAdapter):
 
     @property
     def receiving(self) -> int | None:  # type: ignore[override]
-        """Changes whenever bytes have come where it reads."""
+        """Changes whenever the reading connection has received bytes."""
         return None if self._lines is None else self._lines.receiving
 
     @property
     def sending(self) -> int | None:  # type: ignore[override]
-        """Changes whenever bytes have moved where it sends."""
+        """Changes whenever bytes have moved over the sending connection."""
         return None if self._lines is None else self._lines.sending
 
     async def _ask(self, sql: str, *arguments: Any) -> list[Any]:
-        """Ask about the namespace, the first argument; what is being sent does not hold it up."""
+        """Run a query over the reading connection, with the namespace as first argument; return the rows."""
         try:
             return await self._connected().read(sql, self.link.namespace, *arguments)
         except Exception as error:
@@ -257,13 +260,13 @@ class PostgresLogAdapter(LogAdapter):
         if control:
             indices, texts = zip(*control, strict=True)
             try:
-                await self._connected().write(TELL, self._control, texts)
+                await self._connected().write(NOTIFY, self._control, texts)
             except Exception as error:
                 refused |= dict.fromkeys(indices, refusal(error))
         return refused
 
     async def _append(self, indices: Sequence[int], columns: Sequence[Any], dues: Sequence[float | None]) -> Refused:
-        """Store messages: their sequences, addresses and payloads; return the errors, by their indices."""
+        """Store messages by their sequences, addresses, payloads and due times; return the errors by their indices."""
         link = self.link
         arguments = (link.namespace, link.sender, *columns, self._maxlen)
         try:
@@ -278,24 +281,25 @@ class PostgresLogAdapter(LogAdapter):
         return {}
 
     async def publish_in(self, connection: Any, key: KeyLike[Any], message: Any, *, due: float | None = None) -> None:
-        """Publish within a transaction of yours: the message is sent when that is committed, and else it never was.
+        """Publish in a transaction of yours: if it is committed, the message is sent; otherwise it never existed.
 
-        Everybody gets it as a message of another program, your own hub too. The bridge need not be connected, but the
-        tables have to be there. If the transaction is `repeatable read` or `serializable`, its commit may fail with
-        40001, to be tried again as always.
+        All bridges of the namespace receive it as a message of another program, your own too. The bridge need not be
+        connected, but the tables must exist. The commit of a `repeatable read` or `serializable` transaction may fail
+        with 40001; run it again then, as always.
 
         Args:
-            connection: One of asyncpg, psycopg 3 or SQLAlchemy, or a cursor or session of theirs, in a transaction.
+            connection: A connection, cursor or session of asyncpg, psycopg 3 or SQLAlchemy, in a transaction.
             key: An exact key.
-            message: What the codec of the bridge can encode, or JSON without a bridge; bytes are sent as they are.
-            due: When it is delivered, in seconds since the epoch; None, or a time that has passed: at once.
+            message: Anything that the codec of the bridge can encode, or JSON without a bridge. bytes are sent as they
+                are.
+            due: When to deliver it, in seconds since the epoch; None, or a time that has passed, means at once.
 
         Raises:
-            InvalidKey: It is a pattern, or no key.
+            InvalidKey: `key` is a pattern, or no key.
             EncodeError: The codec cannot encode the message.
-            TypeError: It is no such connection.
-            ValueError: `due` is no time.
-            Exception: Whatever the driver raises.
+            TypeError: `connection` is none of these.
+            ValueError: `due` is not a time.
+            Exception: An error of the driver.
         """
         key = publishable(key)
         try:

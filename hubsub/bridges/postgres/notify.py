@@ -1,4 +1,4 @@
-"""PostgreSQL by LISTEN and NOTIFY: messages reach whoever listens at that moment, and are kept nowhere."""
+"""`postgres://`: messages by LISTEN and NOTIFY reach those who listen at that moment, and are not stored."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .traffic import Traffic
 
 LONGEST_NAME = 63
 OWN_FOR = 60.0
-"""Seconds in which a server may still send on what was left in a connection that is lost."""
+"""Seconds after the loss of a connection in which the server may still deliver what was sent over it."""
 
 
 def _channel(name: Any) -> str:
@@ -31,18 +31,19 @@ OWN = {"channel": Option("a name of 1 to 63 bytes, and neither Hub, * nor +", _c
 
 
 class PostgresAdapter(Adapter):
-    """LISTEN and NOTIFY through two connections, one that listens and one that notifies.
+    """LISTEN and NOTIFY over two connections: one listens, the other notifies.
 
     Args:
         url: `postgres://user:password@host:5432/database`; options in its query.
-        channel: A channel of other programs, or several. What is published to `Key("chat")` goes to the channel `chat`
-            as it stands, and what they send there is received under that key. For bridges with `envelope=False`.
-        options: `host`, `user`, `password`, `ssl` (an `ssl.SSLContext`) and so on; those of libpq by their names there.
+        channel: A channel of other programs, or several. A message published to `Key("chat")` goes to the channel
+            `chat` unchanged, and notifications of that channel are received under that key. For bridges with
+            `envelope=False`.
+        options: `host`, `user`, `password`, `ssl` (an `ssl.SSLContext`) and so on, with the names of libpq.
 
     Raises:
         MissingDriver: asyncpg is not installed.
-        TypeError: There is no one address, or an option does not exist or is for the bridge to decide.
-        ValueError: The URL or an option makes no sense.
+        TypeError: No address is given, or two are; or an option does not exist, or the bridge sets it.
+        ValueError: The URL or an option is invalid.
     """
 
     features = Features(order="all", confirms="received", max_payload=MOST_BYTES)
@@ -52,7 +53,7 @@ class PostgresAdapter(Adapter):
         self._channels: tuple[str, ...] = self._database.own.get("channel", ())
         if self._channels:
             self.features = replace(self.features, max_payload=LONGEST)
-        self._pids: dict[int, float] = {}  # of our own backends that notify, and until when
+        self._pids: dict[int, float] = {}  # process ids of our own backends, and until when they may notify
         self._line: Traffic | None = None
 
     def __repr__(self) -> str:
@@ -60,7 +61,7 @@ class PostgresAdapter(Adapter):
 
     def features_for(self, link: Link) -> Features:
         if not link.namespace and not self._channels:
-            raise ValueError("without a namespace name the channels: postgres://...?channel=chat&channel=news")
+            raise ValueError("a bridge without a namespace needs channels: postgres://...?channel=chat&channel=news")
         return self.features
 
     async def connect(self, link: Link) -> None:
@@ -91,7 +92,7 @@ class PostgresAdapter(Adapter):
             await self._line.close()
 
     def forget(self) -> None:
-        # What the parent process notifies of is not our own any more.
+        # Notifications of the parent process are no longer our own.
         self._pids, self._line = {}, None
 
     @property
@@ -101,10 +102,10 @@ class PostgresAdapter(Adapter):
 
     @property
     def receiving(self) -> int | None:  # type: ignore[override]
-        """Changes whenever bytes have come where it listens."""
+        """Changes whenever the listening connection has received bytes."""
         return None if self._line is None else self._line.receiving
 
     @property
     def sending(self) -> int | None:  # type: ignore[override]
-        """Changes whenever bytes have moved where it notifies."""
+        """Changes whenever bytes have moved over the notifying connection."""
         return None if self._line is None else self._line.sending

@@ -1,4 +1,4 @@
-"""The transactional outbox: messages that are published within a transaction of the user's."""
+"""The transactional outbox: publishing in a transaction of the user."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ NAMES = ("key", "message", "namespace", "due")
 
 
 async def publish(connection: Any, address: str, payload: bytes, namespace: str, due: float | None) -> None:
-    """Publish a message within the transaction of a connection.
+    """Publish a message in the transaction of a connection.
 
     Args:
-        connection: One of asyncpg, psycopg 3 or SQLAlchemy, or a cursor or session of theirs.
-        address: The address of its key.
-        payload: The message.
-        namespace: That of the bridges that read it.
-        due: When it is delivered, in seconds since the epoch; None for at once.
+        connection: A connection, cursor or session of asyncpg, psycopg 3 or SQLAlchemy.
+        address: The address of the key.
+        payload: The encoded message.
+        namespace: The namespace of the bridges that read it.
+        due: When to deliver it, in seconds since the epoch; None means at once.
 
     Raises:
-        TypeError: It is no such connection.
-        ValueError: `due` is no time.
-        Exception: Whatever the driver raises.
+        TypeError: `connection` is none of these.
+        ValueError: `due` is not a time.
+        Exception: An error of the driver.
     """
     if due is not None:
         if not isinstance(due, int | float) or isinstance(due, bool) or not abs(due) < MOST_DUE:

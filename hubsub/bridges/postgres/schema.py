@@ -1,54 +1,54 @@
-"""The tables and functions of logs in PostgreSQL: all of them in one schema, `hubsub`."""
+"""The tables and functions of the log in PostgreSQL, all in the schema `hubsub`."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 VERSION = 2
-"""Of the tables, as the table `version` says it."""
+"""Of the tables, as the table `version` has it."""
 
-# `log` says of each namespace how far it is: whoever appends has its row until the transaction ends, so numbers have no
-# holes and are seen in their order. `shared` is a group: what nobody has got yet begins with `next`. What was handed
-# back is in hand of nobody. What a dead letter becomes that is sent back is for its `reader` alone.
-# The index of `in_hand` begins with the time. As long as nothing is known of the table, one that began like the primary
-# key would be used in place of that, and gone through as a whole for each number.
+# `log` has the last number of each namespace. An append locks its row until the transaction ends, so numbers have no
+# holes and become visible in their order. In `shared` a group has the number `next` of the first message that no member
+# has received. A message that was handed back has no owner in `in_hand`. A dead letter that is sent back is stored in
+# `message` again, for its `reader` alone.
+# The index of `in_hand` begins with the time. Before the table is analyzed, Postgres would prefer an index that began
+# like the primary key, and scan all of it for each number.
 TABLES = """
-create schema hubsub;
-create table hubsub.version (version integer not null);
-create table hubsub.log (namespace text primary key, epoch text not null, last bigint not null,
+create table if not exists hubsub.version (version integer not null);
+create table if not exists hubsub.log (namespace text primary key, epoch text not null, last bigint not null,
     time timestamptz not null);
-create table hubsub.message (namespace text, number bigint, key text not null, data bytea, time timestamptz not null,
-    reader text, primary key (namespace, number));
-create table hubsub.sender (namespace text, sender text, last bigint not null, time timestamptz not null,
+create table if not exists hubsub.message (namespace text, number bigint, key text not null, data bytea,
+    time timestamptz not null, reader text, primary key (namespace, number));
+create table if not exists hubsub.sender (namespace text, sender text, last bigint not null, time timestamptz not null,
     primary key (namespace, sender));
-create table hubsub.name (namespace text, name text, place text, owner text, until timestamptz,
+create table if not exists hubsub.name (namespace text, name text, place text, owner text, until timestamptz,
     primary key (namespace, name));
-create table hubsub.shared (namespace text, name text, next bigint not null, primary key (namespace, name));
-create table hubsub.in_hand (namespace text, name text, number bigint, owner text, until timestamptz not null,
-    attempts integer not null, primary key (namespace, name, number));
-create index in_hand_until on hubsub.in_hand (until, namespace, name);
-create table hubsub.dead (number bigint generated always as identity primary key, namespace text not null,
-    reader text not null, key text not null, data bytea, reason text not null, attempts integer not null, position text,
-    time timestamptz not null default clock_timestamp());
-create index dead_of_namespace on hubsub.dead (namespace, number);
-create table hubsub.staged (number bigint generated always as identity primary key, namespace text not null,
-    key text not null, data bytea);
+create table if not exists hubsub.shared (namespace text, name text, next bigint not null,
+    primary key (namespace, name));
+create table if not exists hubsub.in_hand (namespace text, name text, number bigint, owner text,
+    until timestamptz not null, attempts integer not null, primary key (namespace, name, number));
+create index if not exists in_hand_until on hubsub.in_hand (until, namespace, name);
+create table if not exists hubsub.dead (number bigint generated always as identity primary key,
+    namespace text not null, reader text not null, key text not null, data bytea, reason text not null,
+    attempts integer not null, position text, time timestamptz not null default clock_timestamp());
+create index if not exists dead_of_namespace on hubsub.dead (namespace, number);
+create table if not exists hubsub.staged (number bigint generated always as identity primary key,
+    namespace text not null, key text not null, data bytea);
+create table if not exists hubsub.delayed (number bigint generated always as identity primary key,
+    namespace text not null, key text not null, data bytea, due timestamptz not null);
+create index if not exists delayed_due on hubsub.delayed (namespace, due, number);
 """
-
-DELAYED = """
-create table hubsub.delayed (number bigint generated always as identity primary key, namespace text not null,
-    key text not null, data bytea, due timestamptz not null);
-create index delayed_due on hubsub.delayed (namespace, due, number);
-"""
+NAMES = tuple(re.findall(r"table if not exists hubsub\.(\w+)", TABLES))
 
 FUNCTIONS = """
--- The channel by which readers of a namespace are woken.
+-- Returns the channel whose notifications wake the readers of a namespace.
 create or replace function hubsub.bell(space text) returns text language sql immutable as $$
     select case when space ~ '^[ -~]{1,48}$' and strpos(space, ':') = 0 then space
         else 'hubsub:' || left(encode(sha256(convert_to(space, 'UTF8')), 'hex'), 32) end || ':log'
 $$;
 
--- Begins the log of a namespace, if there is none. What is left of an earlier one is of no use.
+-- Creates the log of a namespace, if there is none, and deletes what an earlier log has left.
 create or replace function hubsub.start_log(space text) returns void language plpgsql as $$
 begin
     perform from hubsub.log where namespace = space;
@@ -65,11 +65,11 @@ begin
     end if;
 end $$;
 
--- Stores messages behind the last one; the row of the log is locked.
+-- Stores messages after the last one; the caller has locked the row of the log.
 create or replace function hubsub.store(head hubsub.log, keys text[], datas bytea[], whose text) returns void
 language plpgsql as $$
 declare
-    -- A clock that is set back does not disturb the order of times.
+    -- Times never fall, even if the clock is set back.
     moment timestamptz := greatest(head.time, clock_timestamp());
     size integer := cardinality(keys);
 begin
@@ -80,7 +80,8 @@ begin
     perform pg_notify(hubsub.bell(head.namespace), '');
 end $$;
 
--- Keeps messages until they are due, in seconds since the epoch, and notifies the bridges of the first of them.
+-- Keeps messages until they are due, and notifies the bridges in how many seconds the first one is. The times in
+-- `dues` are seconds since the epoch; where one is null, the message is skipped.
 create or replace function hubsub.delay(space text, keys text[], datas bytea[], dues double precision[]) returns void
 language plpgsql as $$
 declare
@@ -95,7 +96,7 @@ begin
     end if;
 end $$;
 
--- Stores what is not stored yet of a sender's messages, and keeps no more than so many.
+-- Stores those of a sender's messages that are not stored yet, and trims the log to `most` messages.
 create or replace function hubsub.append(space text, who text, sequences bigint[], keys text[], datas bytea[],
     most bigint, dues double precision[] default null)
 returns boolean language plpgsql as $$
@@ -130,8 +131,8 @@ begin
     return true;
 end $$;
 
--- Numbers and stores the first of the delayed messages that are due, in the order of their times. Returns after how
--- many seconds the next one is due; null if there is none.
+-- Numbers and stores delayed messages that are due, in the order of their times: a thousand at most, and no more than
+-- so many bytes. Returns in how many seconds the next one is due; null if there is none.
 create or replace function hubsub.release(space text, most bigint, bytes bigint) returns double precision
 language plpgsql as $$
 declare
@@ -146,7 +147,7 @@ begin
         if not found then
             return null;
         end if;
-        -- Of several bridges that come here at once, the first one has released them now.
+        -- If several bridges get here at once, the first one releases the messages, and the others find none.
         with taken as (
             delete from hubsub.delayed where number in (
                 select d.number from (
@@ -169,7 +170,7 @@ begin
     return (select extract(epoch from min(due) - clock_timestamp()) from hubsub.delayed where namespace = space);
 end $$;
 
--- The number of the last message that was stored before a time: times never fall.
+-- Returns the number of the last message that was stored before a time, by binary search: times never fall.
 create or replace function hubsub.before(space text, moment timestamptz) returns bigint language plpgsql stable as $$
 declare
     low bigint;
@@ -193,7 +194,7 @@ begin
     return low;
 end $$;
 
--- Deletes what is too old.
+-- Deletes messages that are older than `age` seconds, and senders that were silent for a day.
 create or replace function hubsub.tidy(space text, age double precision) returns void language plpgsql as $$
 begin
     delete from hubsub.sender where namespace = space and time < clock_timestamp() - interval '1 day';
@@ -203,8 +204,8 @@ begin
     end if;
 end $$;
 
--- What of a group nobody has in hand. The last row says the epoch, and how many messages there are no more; it is
--- missing if there is no such group.
+-- Takes messages of a group that no member has in hand. The last row has the epoch, and in `attempts` the number of
+-- messages that no longer exist; without such a group no row is returned.
 create or replace function hubsub.take(space text, grp text, me text, most integer, bytes bigint,
     lease double precision)
 returns table (number bigint, key text, data bytea, at double precision, reader text, attempts integer)
@@ -223,7 +224,7 @@ begin
     if head.epoch is null or start is null then
         return;
     end if;
-    -- What was handed back, or whose lease is over; not what another member is taking at this moment.
+    -- Messages that were handed back, or whose lease is over, except those that another member is just taking.
     select array_agg(d.number) into due from (
         select i.number from hubsub.in_hand i
         where i.namespace = space and i.name = grp and i.until <= clock_timestamp()
@@ -271,7 +272,7 @@ begin
     return query select 0::bigint, head.epoch, null::bytea, null::double precision, null::text, gone::integer;
 end $$;
 
--- Sends a dead letter back to whoever gave it up.
+-- Stores a dead letter as a message for the reader that gave it up; returns whether there was such a letter.
 create or replace function hubsub.redeliver(space text, which bigint) returns boolean language plpgsql as $$
 declare
     head hubsub.log;
@@ -286,8 +287,9 @@ begin
     return true;
 end $$;
 
--- The transactional outbox. A message is staged, and gets its number when the transaction commits: so the row of the
--- log is not locked before, and a long transaction holds up nobody. All this has the rights of whoever made the schema.
+-- The transactional outbox. A message is staged, and gets its number when the transaction commits. So a long
+-- transaction does not lock the row of the log, and delays no other publisher. These functions run with the rights of
+-- the role that created the schema.
 create or replace function hubsub.deliver_staged() returns trigger language plpgsql security definer
 set search_path = pg_catalog, pg_temp as $$
 declare
@@ -295,8 +297,8 @@ declare
     keys text[];
     datas bytea[];
 begin
-    -- All that can be seen there is of this transaction: what others have committed is delivered.
-    -- The first call does it for all.
+    -- Every row that is visible there belongs to this transaction, since each commit empties the table. So the first
+    -- call delivers all of them.
     with taken as (delete from hubsub.staged s where s.namespace = new.namespace returning s.*)
         select array_agg(t.key order by t.number), array_agg(t.data order by t.number) into keys, datas from taken t;
     if keys is null then
@@ -308,7 +310,7 @@ begin
     return null;
 end $$;
 
--- One that is due later needs no number at commit.
+-- A message that is due later needs no number at commit, so it is not staged.
 create or replace function hubsub.publish(key text, message bytea, namespace text default 'hubsub',
     due timestamptz default null)
 returns void language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
@@ -345,60 +347,51 @@ returns void language sql security definer set search_path = pg_catalog, pg_temp
 $$;
 """
 
-TRIGGER = """
-create constraint trigger deliver after insert on hubsub.staged deferrable initially deferred
-    for each row execute function hubsub.deliver_staged();
-"""
-
-# Functions whose parameters have changed are dropped. Who has the rights of a bridge has them on the new table, too.
-TO_2 = f"""{DELAYED}
-drop function hubsub.append(text, text, bigint[], text[], bytea[], bigint);
-drop function hubsub.publish(text, text, text);
-drop function hubsub.publish(text, json, text);
-drop function hubsub.publish(text, jsonb, text);
+# Creates, upgrades or repairs: what is there already stays, with all rows. Version 1 had functions with fewer
+# parameters. Roles with the rights of a bridge get them for new tables, too.
+SCRIPT = f"""
+set local client_min_messages = warning;
+do $$ begin
+    if to_regnamespace('hubsub') is null then
+        create schema hubsub;
+    end if;
+end $$;
+{TABLES}
 do $$
 declare
     role text;
 begin
+    if (select max(version) from hubsub.version) > {VERSION} then
+        raise exception 'the tables are of a newer hubsub than this one, which makes version {VERSION}';
+    end if;
+    delete from hubsub.version;
+    insert into hubsub.version values ({VERSION});
     for role in
         select distinct case a.grantee when 0 then 'public' else a.grantee::regrole::text end
         from pg_class c, aclexplode(c.relacl) a
-        where c.oid = 'hubsub.message'::regclass and a.privilege_type = 'INSERT' and a.grantee <> c.relowner
+        where c.relnamespace = 'hubsub'::regnamespace and a.privilege_type = 'INSERT' and a.grantee <> c.relowner
     loop
-        execute format('grant select, insert, update, delete on hubsub.delayed to %s', role);
+        execute format('grant select, insert, update, delete on all tables in schema hubsub to %s', role);
     end loop;
 end $$;
+drop function if exists hubsub.append(text, text, bigint[], text[], bytea[], bigint);
+drop function if exists hubsub.publish(text, text, text);
+drop function if exists hubsub.publish(text, json, text);
+drop function if exists hubsub.publish(text, jsonb, text);
+{FUNCTIONS}
+do $$ begin
+    if not exists (select from pg_trigger where tgrelid = 'hubsub.staged'::regclass and tgname = 'deliver') then
+        create constraint trigger deliver after insert on hubsub.staged deferrable initially deferred
+            for each row execute function hubsub.deliver_staged();
+    end if;
+end $$;
 """
-CHANGES = {1: TO_2}
-"""What makes tables of a version those of the next one, but for the functions."""
+"""Creates the tables, or upgrades those of an older version; in one transaction."""
 
 
-def making(version: int | None = None) -> str:
-    """Return what makes all of it, in one transaction.
-
-    Args:
-        version: That of tables which are there already, at most `VERSION`; None if there are none.
-
-    Raises:
-        ValueError: There is no such version.
-    """
-    if version is None:
-        return f"{TABLES}{DELAYED}insert into hubsub.version values ({VERSION});\n{FUNCTIONS}{TRIGGER}"
-    if not 0 < version <= VERSION:
-        raise ValueError(f"the tables have a version from 1 to {VERSION}, not {version}")
-    changes = "".join(CHANGES[each] for each in range(version, VERSION))
-    return f"{changes}update hubsub.version set version = {VERSION};\n{FUNCTIONS}"
-
-
-def script(bridges: Iterable[str] = (), publishers: Iterable[str] = (), version: int | None = None) -> str:
-    """Return what makes all of it, for psql, with the rights of roles that have bridges, or that only publish.
-
-    Args:
-        bridges: Those roles.
-        publishers: And those.
-        version: As for `making`.
-    """
-    lines = ["begin;", making(version).strip()]
+def script(bridges: Iterable[str] = (), publishers: Iterable[str] = ()) -> str:
+    """Return `SCRIPT` for psql, with the rights of roles that have bridges, and of roles that only publish."""
+    lines = ["begin;", SCRIPT.strip()]
     lines += (f"grant usage on schema hubsub to {_quoted(role)};" for role in (*bridges, *publishers))
     rights = "grant select, insert, update, delete on all tables in schema hubsub to"
     lines += (f"{rights} {_quoted(role)};" for role in bridges)

@@ -1,4 +1,4 @@
-"""What comes and goes by LISTEN and NOTIFY, over the two connections of a bridge."""
+"""Sending by NOTIFY and receiving by LISTEN, over the two connections of a bridge."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ NOTIFY = """select count(pg_notify(coalesce(channel, $3), text))
     from unnest($1::text[], $2::text[]) as t (channel, text)"""
 
 Notice: TypeAlias = tuple[int, str, str]
-"""The index of a record, a channel, and what goes there for it."""
+"""The index of a record, a channel, and a text to send there for the record."""
 
 
 class Traffic(Connections):
-    """From one connect until it is lost.
+    """Sends and receives, from one connect until the connection is lost.
 
     Args:
         database: Where to connect.
-        link: What for.
-        channels: Those of other programs, if any.
-        pids: Of our own backends that notify, each with the time until which it may.
+        link: What the relay wants.
+        channels: The channels of other programs, if any.
+        pids: The process ids of our own backends, each with the time until which it may notify.
     """
 
     def __init__(self, database: Database, link: Link, channels: tuple[str, ...], pids: dict[int, float]) -> None:
@@ -42,8 +42,8 @@ class Traffic(Connections):
         self._data = channel_of(link.namespace)
         self._control = f"{self._data}:control"
         self._frames, self._control_frames = Frames(), Frames(is_control=True)
-        self._keys: set[Key[Any]] = set()  # of the control messages that are for us
-        self._came: list[tuple[int, str, str]] = []  # nobody has received it: process id, channel, text
+        self._keys: set[Key[Any]] = set()  # those of control messages for this bridge
+        self._came: list[tuple[int, str, str]] = []  # process id, channel and text of what was not returned yet
 
     async def begin(self) -> None:
         """Connect and listen."""
@@ -51,7 +51,7 @@ class Traffic(Connections):
 
     async def _prepare(self, connection: Any) -> None:
         self._notify = await connection.prepare(NOTIFY)
-        # Asked for: behind a pooler it is another one than the protocol says.
+        # By a query: behind a pooler the protocol gives another one.
         self._pids[await connection.fetchval("select pg_backend_pid()")] = math.inf
 
     async def _listen(self, connection: Any) -> None:
@@ -62,7 +62,7 @@ class Traffic(Connections):
                 await connection.add_listener(name, self._take)
 
     async def listen_to(self, keys: Sequence[Key[Any]]) -> None:
-        """Receive what is sent to these keys as control messages; return when that is confirmed."""
+        """Receive the control messages of these keys; return when the server has confirmed it."""
         self._keys.update(keys)
         await self.listen(self._control, self._take)
 
@@ -74,12 +74,12 @@ class Traffic(Connections):
             self.inbox.ring()
 
     async def receive(self) -> list[Received]:
-        """Wait for messages, and return those that are there."""
+        """Wait for messages, and return those that have come."""
         while True:
             came, self._came = self._came, []
             if received := self._read(came):
                 return received
-            self.inbox.take()  # raises if that was all, and the connection is lost
+            self.inbox.take()  # raises if the connection is lost
             if not self._came:
                 await self.inbox.wait()
 
@@ -104,7 +104,7 @@ class Traffic(Connections):
     # What goes
 
     async def send(self, records: Sequence[Record]) -> dict[int, Exception]:
-        """Notify, in order; return the errors of those that are refused."""
+        """Send records in order; return the errors of those that are refused, by their indices."""
         is_control = {record.is_control for record in records}
         if len(is_control) == 1 and (not self._channels or is_control == {True}):
             channel = self._control if is_control.pop() else self._data
@@ -116,11 +116,11 @@ class Traffic(Connections):
                 await self._notify.fetch(None, texts, channel)
                 return {}
             except Exception as error:
-                refusal(error)  # which raises what may pass
+                refusal(error)  # raises, unless the refusal is for good
         return await self._send_what_can_be(records)
 
     async def _send_what_can_be(self, records: Sequence[Record]) -> dict[int, Exception]:
-        """The same, where one may be refused, or where some may be equal."""
+        """Send records of which one may be refused, or some may be equal."""
         refused: dict[int, Exception] = {}
         lot: list[Notice] = []
         there: set[tuple[str, str]] = set()
@@ -134,7 +134,7 @@ class Traffic(Connections):
                 refused[index].__cause__ = error
             else:
                 if not there.isdisjoint(notices):
-                    # Of equal ones a transaction sends one.
+                    # A transaction sends only one of several equal notifications.
                     await self._send(lot, refused)
                     lot, there = [], set()
                 lot += [(index, *notice) for notice in notices]
@@ -143,20 +143,20 @@ class Traffic(Connections):
         return refused
 
     def _notices(self, record: Record) -> list[tuple[str, str]]:
-        """Channels, and what goes there for a record."""
+        """Return channels and texts: the notifications of a record."""
         if record.is_control or not self._channels:
             channel = self._control if record.is_control else self._data
             return [(channel, text) for text in self._frames.pack_all([record])]
         if len(record.key) > 1 or record.key[0] not in self._channels:
-            raise ValueError(f"name its channel in the URL, by ?channel=; there is {', '.join(self._channels)}")
+            raise ValueError(f"add ?channel= with its name to the URL; the channels are {', '.join(self._channels)}")
         if len(record.payload) > LONGEST:
             raise PayloadTooLarge(record.key, len(record.payload), LONGEST)
         if b"\0" in record.payload:
-            raise ValueError("Postgres has no NUL in a text")
+            raise ValueError("a text in Postgres cannot contain NUL")
         return [(record.key[0], record.payload.decode())]
 
     async def _send(self, lot: Sequence[Notice], refused: dict[int, Exception]) -> None:
-        """Send these in one transaction; where it is refused, each record in one of its own."""
+        """Send notifications in one transaction; if it is refused, send each record in a transaction of its own."""
         if not lot:
             return
         try:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from ..._core.checks import choice, named_options, seconds
+from ..._core.checks import choice, named_options, options_of, seconds
 from ...codec import Codec
 from ...errors import BridgeClosed, BridgeNotReady, Unsupported
 from ...event import Event
@@ -168,12 +169,15 @@ class Bridge(Life):
         """Wait until it is connected, and everything wanted is subscribed at the broker.
 
         Raises:
-            BridgeNotReady: `timeout` seconds have passed, or it cannot ever connect; the cause is the last error.
+            BridgeNotReady: `timeout` seconds have passed, or it cannot ever connect; the cause is the last error. Or
+                the broker refuses a pattern; the cause is the `AccessRefused`.
             BridgeClosed: It was closed.
         """
         if self._closing is None:
             await self.start()
         await self._until(lambda: self._state == "up" and not self._is_stale, timeout)
+        for error in self.adapter.refused_patterns.values():
+            raise BridgeNotReady(self, 0, error) from error
 
     @property
     def _is_stale(self) -> bool:
@@ -321,16 +325,41 @@ class Bridge(Life):
         )
 
 
+_OPTIONS = frozenset(inspect.signature(Bridge).parameters) - {"hub", "url_or_adapter"}
+
+
+def _adapter_with(url: str, options: dict[str, Any]) -> Adapter:
+    """Return the adapter of a URL, with options that no bridge has.
+
+    Raises:
+        TypeError: The adapter does not have them either; the error names the nearest one of a bridge, if one is near.
+    """
+    try:
+        return adapter_for(url, **options)
+    except TypeError:
+        from difflib import get_close_matches  # seldom needed, and not light
+
+        if any(get_close_matches(name, _OPTIONS, 1, 0.6) for name in options):
+            options_of(options, sorted(_OPTIONS), "Bridge")
+        raise
+
+
 @asynccontextmanager
-async def connect(url: str | Adapter, keys: Patterns, **options: Any) -> AsyncIterator[Hub]:
-    """Return a hub with a bridge that carries some patterns both ways; enter it like any hub.
+async def connect(url: str | Adapter, keys: Patterns | None = None, **options: Any) -> AsyncIterator[Hub]:
+    """Return a hub with a bridge; enter it like any hub.
 
     The bridge is `hub.bridges[0]`.
 
     Args:
         url: The broker, see `Bridge`.
-        keys: Patterns: one, or a list, set or frozenset of them.
-        **options: As of `Bridge`.
+        keys: Patterns of what is carried both ways: one, or a list, set or frozenset of them. Give `incoming` or
+            `outgoing` instead, or too, for what goes one way.
+        **options: As of `Bridge`; and with a URL, those of its adapter, such as `token` of `wss://`.
     """
+    beyond = {name: options.pop(name) for name in options.keys() - _OPTIONS}
+    if beyond and isinstance(url, str):
+        url = _adapter_with(url, beyond)
+    elif beyond:
+        options_of(beyond, _OPTIONS, "Bridge")
     async with Hub() as hub, Bridge(hub, url, both=keys, **options):
         yield hub

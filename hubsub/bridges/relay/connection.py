@@ -121,6 +121,8 @@ class Connection:
         self._held: deque[Received | Loss] = deque()
         self._overran = False
         self._subscribed: dict[Key[Any], None] = {}
+        self._responding: dict[Key[Any], None] = {}
+        self._refused: set[Key[Any]] = set()
         self._stale = asyncio.Event()
         self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._last_heard = time.time()
@@ -207,7 +209,11 @@ class Connection:
 
     def _link(self, sender: str) -> Link:
         parts = self._parts
-        return parts.plan.link(sender, parts.features, self._control, self._room, self._release)
+        return parts.plan.link(sender, parts.features, self._control, self._room, self._release, self._wanted)
+
+    def _wanted(self) -> list[Key[Any]]:
+        parts = self._parts
+        return list(dict.fromkeys(map(parts.plan.at_broker, parts.interest.wanted())))
 
     @property
     def _listens(self) -> bool:
@@ -334,7 +340,8 @@ class Connection:
                     await asyncio.sleep(0)
             elif self.is_stopping:
                 await self._turn_away(batch)
-            elif self.is_up:
+            elif self.is_up or self._parts.features.resumes:
+                # No gap has to be reported before it; held, it would be lost with the connection.
                 receiver.receive(batch)
             else:
                 self._hold(batch)
@@ -454,7 +461,8 @@ class Connection:
         self._round_trip = min(30.0, loop.time() - began)
         if self._pings and self._listens:
             await self._adapter.listen(self._control)
-        await self.sync()
+        # Once: however often subscriptions change meanwhile, it comes up.
+        await self.sync(once=True)
         await parts.receiver.begin_with_history(self._adapter)
 
     def changed(self) -> None:
@@ -463,14 +471,14 @@ class Connection:
             self.is_stale = True
             self._stale.set()
 
-    async def sync(self) -> None:
-        """Make the subscriptions at the broker match what is wanted."""
-        adapter, interest, at_broker = self._adapter, self._parts.interest, self._parts.plan.at_broker
+    async def sync(self, *, once: bool = False) -> None:
+        """Make the subscriptions at the broker match what is wanted, or was wanted a moment ago if `once`."""
+        adapter, interest = self._adapter, self._parts.interest
         while True:
             self.is_stale = False
             if not self._parts.features.patterns:
                 return
-            wanted = dict.fromkeys(map(at_broker, interest.wanted()))
+            wanted = dict.fromkeys(self._wanted())
             added = [key for key in wanted if key not in self._subscribed]
             removed = [key for key in self._subscribed if key not in wanted and not interest.is_lasting]
             # Subscribe first, then unsubscribe: what both cover is not missed in between.
@@ -482,11 +490,30 @@ class Connection:
                     await adapter.unsubscribe(removed)
                     for key in removed:
                         del self._subscribed[key]
+                if self._parts.features.responders:
+                    await self._sync_responders()
             except BaseException:
                 self.is_stale = True
                 raise
-            if not self.is_stale:
+            self._log_refused()
+            if once or not self.is_stale:
                 return
+
+    async def _sync_responders(self) -> None:
+        """Have the broker pass on the requests that somebody here responds to, and no others."""
+        parts = self._parts
+        wanted = dict.fromkeys(map(parts.plan.at_broker, parts.interest.responding()))
+        if added := [key for key in wanted if key not in self._responding]:
+            await self._adapter.respond(added)
+        if removed := [key for key in self._responding if key not in wanted]:
+            await self._adapter.unrespond(removed)
+        self._responding = wanted
+
+    def _log_refused(self) -> None:
+        refused = self._adapter.refused_patterns
+        for key in refused.keys() - self._refused:
+            self._parts.log.error("no messages of %r arrive: %s", key, refused[key])
+        self._refused = set(refused)
 
     async def _reconcile(self) -> None:
         while True:

@@ -11,7 +11,7 @@ class Health(NamedTuple):
     """State and counters of a bridge at a moment."""
 
     state: State
-    """"failed" if its adapter is broken: then it does not try again, and `last_error` says why."""
+    """"failed" if its adapter is broken, or it is not let in: then it does not try again; `last_error` says why."""
     since: float
     """When it entered that state, in seconds since the epoch."""
     last_received: float | None

@@ -50,6 +50,11 @@ class Interest:
         pairs = ((own, into) for own in self._by_somebody() for into in self._incoming)
         return uncovered([both for own, into in pairs if (both := meet(own, into)) is not None])
 
+    def responding(self) -> list[Key[Any]]:
+        """What somebody here responds to of what may come in, none covered by another."""
+        pairs = ((own, into) for own in self._hub.border.responders() for into in self._incoming)
+        return uncovered([both for own, into in pairs if (both := meet(own, into)) is not None])
+
     @property
     def is_idle(self) -> bool:
         """True while messages are held at the broker because nobody is subscribed to them."""

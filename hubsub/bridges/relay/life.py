@@ -12,7 +12,7 @@ from typing import Any
 
 from ..._core.life import outlast
 from ...codec import Codec, codec_of
-from ...errors import BridgeClosed, BridgeNotReady, BrokerBusy
+from ...errors import AccessRefused, BridgeClosed, BridgeNotReady, BrokerBusy
 from ...event import ListenerFailure
 from ...hub import Hub
 from ...key import NAMESPACE, Key, overlaps
@@ -333,6 +333,9 @@ class Life:
                     down_since = connection.last_heard
                     self._become("down")
             reason = self._last_error
+            if isinstance(reason, AccessRefused):
+                self._refuse(reason)
+                return
             bugs = bugs + 1 if isinstance(reason, _BUGS) and not connection.has_worked else 0
             if isinstance(reason, _CERTAIN_BUGS) or bugs >= self.MOST_BUGS:
                 self._fail(reason)
@@ -351,6 +354,12 @@ class Life:
         else:
             self._last_error = error
             self._refusal.failed(error)
+
+    def _refuse(self, error: AccessRefused) -> None:
+        """End for good: a retry would be refused too."""
+        self._log.error("the endpoint or broker refuses access, so the bridge has ended: %s", error)
+        self._parts.sender.give_up("the bridge has ended, since it was refused access")
+        self._become("failed")
 
     def _fail(self, error: BaseException | None) -> None:
         """End for good: the adapter has a bug that a retry would only repeat."""

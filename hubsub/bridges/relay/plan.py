@@ -98,6 +98,7 @@ class Plan:
         control: tuple[Key[Any], ...] = (),
         room: Callable[[], int] | None = None,
         release: Callable[[Collection[Hashable]], Awaitable[None]] | None = None,
+        wanted: Callable[[], Sequence[Key[Any]]] = lambda: (),
         encode: Callable[[Any], bytes] | None = None,
     ) -> Link:
         """The options that an adapter gets; `features` are the most that it has."""
@@ -116,6 +117,7 @@ class Plan:
             control=control,
             window=self.window,
             room=room or (lambda: self.window),
+            wanted=wanted,
             release=release,
             encode=encode,
         )
@@ -144,6 +146,8 @@ class Plan:
         ):
             if wanted and not can:
                 raise ValueError(f"{adapter} has no {what}")
+        if self.secret is not None and not features.verbatim:
+            raise ValueError(f"{adapter} cannot carry signatures: leave out secret=")
         if self.group is not None:
             self._check_group()
 

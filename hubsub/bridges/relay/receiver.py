@@ -270,7 +270,11 @@ class Receiver:
     def lost(self, loss: Loss) -> None:
         """Report that the broker has lost messages."""
         time = now()
-        self.report(Gap(loss.reason, loss.count, loss.since or self.last_received or time, time, None))
+        gap = Gap(loss.reason, loss.count, loss.since or self.last_received or time, time, loss.keys)
+        if loss.keys is None:
+            self.report(gap)
+        else:
+            self._report_of_keys(gap, loss.keys)
 
     def report(self, gap: Gap) -> None:
         """Report that messages are missing."""
@@ -281,7 +285,10 @@ class Receiver:
     def _sender_lost(self, notice: Any) -> None:
         """Report to the subscriptions concerned that another hub had to drop messages."""
         gap, patterns = notice
-        concerned = patterns if gap.keys is None else gap.keys
+        self._report_of_keys(gap, patterns if gap.keys is None else gap.keys)
+
+    def _report_of_keys(self, gap: Gap, concerned: Sequence[Key[Any]]) -> None:
+        """Tell those who might have got messages of some keys, or patterns, that they are missing."""
         if self._plan.prefix:
             concerned = [self._with_prefix(key) for key in concerned]
         incoming = self._plan.incoming

@@ -73,6 +73,8 @@ class Broker(Protocol):
 
     line: Line
     """Leads there."""
+    forgets: bool = False
+    """True if nothing is left of what it kept for clients that are away when it is killed; see `Features.resumes`."""
 
     def adapter(self, *, direct: bool = False) -> Adapter:
         """Make an adapter that reaches it through `line`, or past the line if `direct`."""

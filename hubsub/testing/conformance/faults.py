@@ -47,7 +47,7 @@ async def _kill(broker: Broker, seconds: float, **options: Any) -> None:
     async with scene(broker, **options) as it:
         async with it.publishing():
             await asyncio.sleep(0.2)
-            broker.kill()
+            it.kill()
             await it.is_down()
             await asyncio.sleep(seconds)
             await broker.start()
@@ -113,7 +113,7 @@ async def a_broker_that_is_restarted_between_messages(broker: Broker, **options:
     """No message is on its way, and none is confirmed meanwhile."""
     async with scene(broker, **options) as it:
         for _ in range(2):
-            broker.kill()
+            it.kill()
             await it.is_down()
             await broker.start()
             await it.settle()
@@ -143,7 +143,7 @@ async def _kill_often(broker: Broker, times: int, **options: Any) -> None:
                     for site in (it.receiver, it.sender):
                         await it.is_up(site)
                     await asyncio.sleep(chance.uniform(0, 0.3))
-                    broker.kill()
+                    it.kill()
                     await it.is_down()
                     await broker.start()
         finally:

@@ -71,13 +71,20 @@ class Scene:
         self.receiver: Site
         self.published: dict[int, float] = {}
         self.confirmed: set[int] = set()
+        self.was_killed = False
         self._reconnects: dict[Site, int] = {}
         self._going: set[asyncio.Task[None]] = set()
 
     @property
     def keeps(self) -> bool:
-        """True if no message is missed because a connection was lost."""
-        return self.features.durable or self.features.resumes
+        """True if no message is missed because of what was done to the broker, or to the line."""
+        has_forgotten = self.was_killed and self.broker.forgets
+        return self.features.durable or (self.features.resumes and not has_forgotten)
+
+    def kill(self) -> None:
+        """Kill the broker."""
+        self.broker.kill()
+        self.was_killed = True
 
     @property
     def received(self) -> list[int]:

@@ -1,0 +1,142 @@
+"""An endpoint of `hubsub.web` as a broker: the Python client."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from itertools import count
+from typing import Any
+
+from ...key import Key
+from ..adapter import Adapter, Features, Link, Loss, Received, Record
+from .flow import Position
+from .line import Line
+from .options import Endpoint, Token
+
+
+class WebSocketAdapter(Adapter):
+    """A client of a WebSocket endpoint that speaks `hubsub.v1`.
+
+    What the endpoint's hub publishes comes here, and what is published here is published there. A connection that is
+    lost costs nothing as long as the endpoint keeps what was missed; else there is a gap. Requests go both ways.
+
+    Args:
+        url: `wss://user:password@host:443/path?option=value`, or `ws://` without TLS. With several hosts they take
+            turns. What of the query is none of these options goes to the endpoint.
+        token: Says who this is: text, or a function, sync or async, that returns it and is called for each connection.
+        headers: HTTP headers of the request that opens the connection.
+        snapshot: Begin with the last message of each key that the endpoint retains, again after a gap.
+        max_size: Bytes of a frame that is received, at most; 16 MiB by default.
+        compression: "deflate" or "none", by default none.
+        proxy: The URL of a proxy; None for none; by default that of the system.
+        ssl_context: For TLS, instead of the files.
+        ssl_ca_certs: The file of the authorities to trust.
+        ssl_certfile: The file of our own certificate.
+        ssl_keyfile: The file of its key.
+
+    Raises:
+        MissingDriver: websockets or msgspec is not installed.
+        TypeError: An option does not exist, is given twice, or needs TLS.
+        ValueError: The URL or an option is invalid.
+    """
+
+    features = Features(
+        order="all",
+        confirms="received",
+        resumes=True,
+        patterns=True,
+        responders=True,
+        verbatim=False,
+        headers=True,
+    )
+
+    def __init__(self, url: str, *, token: Token | None = None, **options: Any) -> None:
+        given = options if token is None else {"token": token, **options}
+        self._endpoint = Endpoint(type(self).__name__, url, given)
+        self._position = Position()
+        self._ids = count(1)
+        self._line: Line | None = None
+        self._back_at = 0.0
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._endpoint!r}>"
+
+    # Connecting
+
+    async def connect(self, link: Link) -> None:
+        await self.lost()
+        # The endpoint has said when to come back.
+        await asyncio.sleep(max(0.0, self._back_at - time.monotonic()))
+        self._line = Line(self._endpoint, link, self._position, self._ids)
+        await self._line.open()
+
+    def _connected(self) -> Line:
+        if self._line is None:
+            raise ConnectionError(f"{self!r} is not connected")
+        return self._line
+
+    async def ping(self) -> None:
+        await self._connected().ping()
+
+    async def lost(self) -> None:
+        line, self._line = self._line, None
+        if line is not None:
+            self._back_at = time.monotonic() + line.away
+            await line.close(politely=False)
+
+    async def close(self) -> None:
+        line, self._line = self._line, None
+        if line is not None:
+            await line.close(politely=True)
+        self._position.forget()
+
+    def forget(self) -> None:
+        self._line = None
+        self._position = Position()
+
+    @property
+    def refused_patterns(self) -> Mapping[Key[Any], Exception]:  # type: ignore[override]
+        """What of the patterns the endpoint refuses, and why."""
+        return {} if self._line is None else self._line.refused
+
+    @property
+    def activity(self) -> int:  # type: ignore[override]
+        """Changes whenever bytes have moved."""
+        return 0 if self._line is None else sum(self._line.moved)
+
+    @property
+    def receiving(self) -> int | None:  # type: ignore[override]
+        """Changes whenever bytes have come."""
+        return None if self._line is None else self._line.moved[1]
+
+    @property
+    def sending(self) -> int | None:  # type: ignore[override]
+        """Changes whenever bytes have moved, or wait since the endpoint allows no more just now.
+
+        An answer stands behind all that comes before it, which over a slow line takes its time.
+        """
+        return None if self._line is None else sum(self._line.moved) + self._line.turns
+
+    # Carrying
+
+    async def send(self, records: Sequence[Record]) -> Mapping[int, Exception]:
+        return await self._connected().send(records)
+
+    async def receive(self) -> Sequence[Received | Loss]:
+        return await self._connected().receive()
+
+    async def listen(self, keys: Sequence[Key[Any]]) -> None:
+        self._connected().listen(keys)
+
+    async def subscribe(self, patterns: Sequence[Key[Any]]) -> None:
+        await self._connected().subscribe(patterns)
+
+    async def unsubscribe(self, patterns: Sequence[Key[Any]]) -> None:
+        await self._connected().unsubscribe(patterns)
+
+    async def respond(self, patterns: Sequence[Key[Any]]) -> None:
+        await self._connected().respond(patterns)
+
+    async def unrespond(self, patterns: Sequence[Key[Any]]) -> None:
+        await self._connected().unrespond(patterns)
