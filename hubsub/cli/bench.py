@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from hubsub import Bridge, Event, Hub, Key
+from hubsub import Event, Hub, Key
 from hubsub.bridges import Adapter
 
 from . import running
@@ -52,25 +52,22 @@ async def _bench(arguments: argparse.Namespace, there: Adapter, here: Adapter) -
     key: Key[Any] = Key("bench", os.urandom(6).hex())
     text = "x" * arguments.size
     message = text.encode() if arguments.codec == "bytes" else text
-    options: dict[str, Any] = {"namespace": arguments.namespace, "codec": arguments.codec}
-    async with Hub() as sender, Hub() as receiver, receiver.subscribe(key) as subscription:
-        try:
-            out, back = Bridge(sender, there, outgoing=key, **options), Bridge(receiver, here, incoming=key, **options)
-        except (ImportError, ValueError) as error:
-            raise running.WrongArguments(running.one_line(error)) from error
-        async with out, back:
-            await back.ready(arguments.timeout)
-            await out.ready(arguments.timeout)
-            latencies = []
-            for _ in range(SINGLE):
-                began = time.perf_counter()
-                sender.publish(key, message)
-                async with asyncio.timeout(arguments.timeout):
-                    await subscription.consume()
-                latencies.append(time.perf_counter() - began)
+    sender, receiver = Hub(), Hub()
+    out = running.bridge_of(sender, there, arguments, outgoing=key)
+    back = running.bridge_of(receiver, here, arguments, incoming=key)
+    async with sender, receiver, out, back, receiver.subscribe(key) as subscription:
+        await back.ready(arguments.timeout)
+        await out.ready(arguments.timeout)
+        latencies = []
+        for _ in range(SINGLE):
             began = time.perf_counter()
-            await _send(sender, key, message, arguments.messages, subscription, arguments.timeout)
-            rate = arguments.messages / (time.perf_counter() - began)
+            sender.publish(key, message)
+            async with asyncio.timeout(arguments.timeout):
+                await subscription.consume()
+            latencies.append(time.perf_counter() - began)
+        began = time.perf_counter()
+        await _send(sender, key, message, arguments.messages, subscription, arguments.timeout)
+        rate = arguments.messages / (time.perf_counter() - began)
     print(f"{arguments.messages} messages of {arguments.size} characters: {rate:,.0f} a second")
     print(f"one at a time: {_text(_percentile(latencies, 50))} median, {_text(_percentile(latencies, 99))} p99")
     for line in _chart(latencies):

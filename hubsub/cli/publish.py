@@ -63,20 +63,14 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 async def _publish(arguments: argparse.Namespace, adapter: Adapter, first: Any) -> None:
-    failures: list[BaseException] = []
-    async with Hub() as hub:
-        try:
-            bridge = Bridge(hub, adapter, outgoing=arguments.key, namespace=arguments.namespace, codec=arguments.codec)
-        except (ImportError, ValueError) as error:
-            raise running.WrongArguments(running.one_line(error)) from error
-        async with bridge:
-            await bridge.ready(arguments.timeout)
-            if not arguments.stdin:
-                failures += await _send(hub, bridge, arguments, [first])
-                if failures:
-                    raise running.Failed(running.one_line(failures[0]))
-                return
+    hub = Hub()
+    bridge = running.bridge_of(hub, adapter, arguments, outgoing=arguments.key)
+    async with hub, bridge:
+        await bridge.ready(arguments.timeout)
+        if arguments.stdin:
             await _publish_lines(hub, bridge, arguments)
+        elif failures := await _send(hub, bridge, arguments, [first]):
+            raise running.Failed(running.one_line(failures[0]))
 
 
 async def _publish_lines(hub: Hub, bridge: Bridge, arguments: argparse.Namespace) -> None:

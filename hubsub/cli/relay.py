@@ -34,7 +34,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--name",
         metavar="NAME",
-        help="keep the position under this name, for one relay at a time (default: hubsub-relay, over brokers that can)",
+        help="keep the position under this name, for one relay at a time (default where it can: hubsub-relay)",
     )
     parser.add_argument("--to-namespace", metavar="NAME", help="that at the second broker (default: as --namespace)")
     parser.add_argument("--count", type=number, metavar="N", help="end after N messages")
@@ -51,32 +51,18 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 async def _relay(arguments: argparse.Namespace, source: Adapter, target: Adapter) -> None:
-    began = time.monotonic()
     name = arguments.name
     if name is None and arguments.group is None and source.features.names:
         # Else what is published while the relay is away would be lost.
         name = "hubsub-relay"
-    async with Hub() as hub:
-        try:
-            there = Bridge(
-                hub,
-                target,
-                outgoing=arguments.keys,
-                namespace=arguments.namespace if arguments.to_namespace is None else arguments.to_namespace,
-                codec=arguments.codec,
-            )
-            here = Bridge(
-                hub,
-                source,
-                incoming=arguments.keys,
-                namespace=arguments.namespace,
-                codec=arguments.codec,
-                group=arguments.group,
-                name=name,
-                lazy=False,
-            )
-        except (ImportError, ValueError) as error:
-            raise running.WrongArguments(running.one_line(error)) from error
+    hub = Hub()
+    there_in = arguments.namespace if arguments.to_namespace is None else arguments.to_namespace
+    there = running.bridge_of(hub, target, arguments, outgoing=arguments.keys, namespace=there_in)
+    here = running.bridge_of(
+        hub, source, arguments, incoming=arguments.keys, group=arguments.group, name=name, lazy=False
+    )
+    began = time.monotonic()
+    async with hub:
         progress = running.Progress()
         is_ready = False
         try:

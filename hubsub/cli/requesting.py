@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from hubsub import Bridge, Hub, Key
+from hubsub import Hub, Key
 from hubsub.bridges import Adapter
 
 from . import running
@@ -53,16 +53,12 @@ def main_request(arguments: argparse.Namespace) -> int:
 
 
 async def _request(arguments: argparse.Namespace, adapter: Adapter, message: Any) -> None:
-    async with Hub() as hub:
-        try:
-            bridge = Bridge(hub, adapter, outgoing=arguments.key, namespace=arguments.namespace, codec=arguments.codec)
-        except (ImportError, ValueError) as error:
-            raise running.WrongArguments(running.one_line(error)) from error
-        async with bridge:
-            await bridge.ready(arguments.timeout)
-            reply = await hub.request(
-                arguments.key, message, arguments.timeout, local=False, headers=dict(arguments.header)
-            )
+    hub = Hub()
+    bridge = running.bridge_of(hub, adapter, arguments, outgoing=arguments.key)
+    async with hub, bridge:
+        await bridge.ready(arguments.timeout)
+        headers = dict(arguments.header)
+        reply = await hub.request(arguments.key, message, arguments.timeout, local=False, headers=headers)
     print(running.printable(text_of(reply)), flush=True)
 
 
@@ -85,19 +81,14 @@ async def _respond(arguments: argparse.Namespace, adapter: Adapter) -> None:
     def answer(key: Key[Any], message: Any) -> Any:
         return one(key, message)
 
-    async with Hub() as hub:
-        # A plain function: what it returns for several requests is awaited at the same time.
-        hub.respond(arguments.pattern, answer)
-        try:
-            bridge = Bridge(
-                hub, adapter, incoming=arguments.pattern, namespace=arguments.namespace, codec=arguments.codec
-            )
-        except (ImportError, ValueError) as error:
-            raise running.WrongArguments(running.one_line(error)) from error
-        async with bridge:
-            await bridge.ready(arguments.timeout)
-            running.note(f"respond: ready at {arguments.pattern.text}")
-            await asyncio.Event().wait()
+    hub = Hub()
+    bridge = running.bridge_of(hub, adapter, arguments, incoming=arguments.pattern)
+    # A plain function: what it returns for several requests is awaited at the same time.
+    hub.respond(arguments.pattern, answer)
+    async with hub, bridge:
+        await bridge.ready(arguments.timeout)
+        running.note(f"respond: ready at {arguments.pattern.text}")
+        await asyncio.Event().wait()
 
 
 async def _answer(command: Sequence[str], codec: str, key: Key[Any], message: Any) -> Any:

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import logging
 import signal
@@ -15,7 +16,7 @@ from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from hubsub import BridgeNotReady, HubsubError, Unsupported
+from hubsub import Bridge, BridgeNotReady, Hub, HubsubError, Unsupported
 from hubsub.bridges import Adapter, adapter_for
 
 DONE, FAILED, WRONG = 0, 1, 2
@@ -40,6 +41,20 @@ def adapter_of(url: str) -> Adapter:
     try:
         return adapter_for(url)
     except Exception as error:
+        raise WrongArguments(one_line(error)) from error
+
+
+def bridge_of(hub: Hub, adapter: Adapter, arguments: argparse.Namespace, **options: Any) -> Bridge:
+    """Return a bridge with the options that all commands have.
+
+    To be called before the hub is started: so nothing is said of a bridge that was made in vain.
+
+    Raises:
+        WrongArguments: An option is wrong, or the broker cannot do it.
+    """
+    try:
+        return Bridge(hub, adapter, **({"namespace": arguments.namespace, "codec": arguments.codec} | options))
+    except (ImportError, ValueError) as error:
         raise WrongArguments(one_line(error)) from error
 
 

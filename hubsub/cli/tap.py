@@ -10,7 +10,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-from hubsub import Bridge, Event, Gap, Hub, Key, Overflow
+from hubsub import Event, Gap, Hub, Key, Overflow
 from hubsub.bridges import Adapter
 
 from . import running
@@ -53,20 +53,11 @@ async def _tap(arguments: argparse.Namespace, adapter: Adapter) -> None:
     began = time.monotonic()
     # A terminal that is too slow costs messages, which shows as a gap, and no memory.
     options: dict[str, Any] = {"gaps": True, "overflow": Overflow.DROP_OLDEST}
-    async with Hub() as hub:
+    hub = Hub()
+    bridge = running.bridge_of(hub, adapter, arguments, incoming=arguments.patterns, history=arguments.history)
+    async with hub:
         # Before the bridge, so that nothing is missed; left before it, so that everything shown is finished.
-        subscription = hub.subscribe(arguments.patterns, **options)
-        try:
-            bridge = Bridge(
-                hub,
-                adapter,
-                incoming=arguments.patterns,
-                history=arguments.history,
-                namespace=arguments.namespace,
-                codec=arguments.codec,
-            )
-        except (ImportError, ValueError) as error:
-            raise running.WrongArguments(running.one_line(error)) from error
+        subscription = hub.subscribe(arguments.patterns, where=_is_foreign, **options)
         async with bridge, subscription:
             await bridge.ready(arguments.timeout)
             began = time.monotonic()
@@ -80,6 +71,10 @@ async def _tap(arguments: argparse.Namespace, adapter: Adapter) -> None:
                 seconds = max(time.monotonic() - began, 1e-9)
                 if sys.stderr.isatty():
                     running.note(f"{seen} messages in {seconds:.1f} s, {seen / seconds:.1f} a second")
+
+
+def _is_foreign(key: Key[Any], message: Any) -> bool:
+    return key[0] != "Hub"
 
 
 def _as_json(item: Event[Any] | Gap) -> None:
