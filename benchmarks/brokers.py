@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 
 def private(kind: str) -> Any:
-    """A new `Redis`, `Kafka` or `Postgres`, not started yet.
+    """A new `Redis`, `Kafka`, `Nats` or `Postgres`, not started yet.
 
     Raises:
         Missing: This machine cannot run it.
@@ -34,5 +34,5 @@ def private(kind: str) -> Any:
 
 @cache
 def shared(kind: str) -> Any:
-    """The one `Redis`, `Kafka` or `Postgres` of all benchmarks that leave it running."""
+    """The one `Redis`, `Kafka`, `Nats` or `Postgres` of all benchmarks that leave it running."""
     return private(kind).start()

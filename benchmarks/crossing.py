@@ -132,9 +132,24 @@ def postgres_log() -> tuple[Way, Way]:
     return partial(hubs, url.replace("postgres:", "postgres-log:"), group="group"), partial(drivers.postgres_table, url)
 
 
+def nats() -> tuple[Way, Way]:
+    url = brokers.shared("Nats").url
+    return partial(hubs, url), partial(drivers.nats_core, url)
+
+
 def kafka() -> tuple[Way, Way]:
     broker = brokers.shared("Kafka")
     return partial(hubs, broker.url, group="group"), partial(drivers.kafka, broker.address())
+
+
+def mqtt() -> tuple[Way, Way]:
+    broker = brokers.shared("Mosquitto")
+    return partial(hubs, broker.url), partial(drivers.mqtt, broker.port)
+
+
+def mqtt_client() -> tuple[Way, Way]:
+    broker = brokers.shared("Mosquitto")
+    return partial(hubs, broker.url), partial(drivers.mqtt_client, broker.port)
 
 
 @compare(at_least=5)
@@ -171,11 +186,34 @@ def bulk_through_sqlite() -> tuple[Side, Side]:
     return bulk(ours), bulk(theirs)
 
 
+@compare(at_least=0.4)
+def bulk_through_nats() -> tuple[Side, Side]:
+    """The same by core NATS against nats-py: `publish` and one `flush` for 500, `subscribe` with a callback."""
+    ours, theirs = nats()
+    return bulk(ours), bulk(theirs)
+
+
 @compare(at_least=0.5)
 def bulk_through_kafka() -> tuple[Side, Side]:
     """The same by Kafka and a group, at least once, against aiokafka: `send` by an idempotent producer, awaited by
     500, `getmany` of 500 at most, `commit` each 100 ms."""
     ours, theirs = kafka()
+    return bulk(ours), bulk(theirs)
+
+
+@compare(at_least=0.6)
+def bulk_through_mqtt() -> tuple[Side, Side]:
+    """The same by MQTT with QoS 1, against gmqtt, the fastest of the clients: `publish` of 500 and a turn of the loop,
+    which it does not wait for, and `on_message`."""
+    ours, theirs = mqtt_client()
+    return bulk(ours), bulk(theirs)
+
+
+@compare(at_least=0.6)
+def bulk_through_mqtt_codec() -> tuple[Side, Side]:
+    """The same against mqtt5 alone, the codec in Rust that the bridge stands on, with asyncio's sockets by hand: 500
+    packets without user properties written at once and awaited, acknowledgements written together."""
+    ours, theirs = mqtt()
     return bulk(ours), bulk(theirs)
 
 
@@ -245,6 +283,13 @@ def latency_through_redis_stream() -> tuple[Side, Side]:
 def latency_through_postgres_notify() -> tuple[Side, Side]:
     """The same by LISTEN and NOTIFY of Postgres, against asyncpg."""
     ours, theirs = postgres()
+    return latency(ours), latency(theirs)
+
+
+@compare(at_most=1.5)
+def latency_through_mqtt() -> tuple[Side, Side]:
+    """The same by MQTT with QoS 1, against the codec mqtt5 by hand."""
+    ours, theirs = mqtt()
     return latency(ours), latency(theirs)
 
 

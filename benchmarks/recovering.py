@@ -74,9 +74,21 @@ def recovery_of_redis_stream_after_2_s() -> Side:
 
 
 @measure("s", at_most=1, rounds=5)
+def recovery_of_nats_after_2_s() -> Side:
+    """The same by core NATS, from when it accepts connections."""
+    return _recovery("Nats", "nats", 2)
+
+
+@measure("s", at_most=1, rounds=5)
 def recovery_of_kafka_after_2_s() -> Side:
     """The same by Kafka and a group, from when it accepts connections."""
     return _recovery("Kafka", "kafka", 2, group="group")
+
+
+@measure("s", at_most=1, rounds=5)
+def recovery_of_mqtt_after_2_s() -> Side:
+    """The same by MQTT, from when mosquitto accepts connections."""
+    return _recovery("Mosquitto", "mqtt", 2)
 
 
 @measure("s", at_most=1, rounds=5)

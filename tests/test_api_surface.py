@@ -44,6 +44,7 @@ ROOMS: dict[str, set[str]] = {
     # What it publishes in a user's transaction is JSON without a bridge.
     "bridges.postgres": {"ground", "contract", "codec"},
     "bridges.sqlite": {"ground", "contract"},
+    "bridges.nats": {"ground", "contract"},
     "bridges.websocket": {"ground", "contract"},
     "bridges.mqtt": {"ground", "contract"},
     # The relay knows the contract and no adapter.

@@ -6,15 +6,20 @@ import os
 import subprocess
 import sys
 import uuid
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from brokers.mosquitto import Mosquitto
+from brokers.nats_server import Nats
 from brokers.postgres_server import Postgres
 
 FOLDER = Path(__file__).resolve().parent.parent / "examples"
 EXAMPLES = sorted(path.name for path in FOLDER.glob("*.py"))
 OF_POSTGRES = "fastapi_outbox.py"
+OF_NATS = "nats_requests.py"
+OF_MQTT = "mqtt_to_postgres.py"
 
 
 def promised(source: str) -> list[str]:
@@ -23,16 +28,30 @@ def promised(source: str) -> list[str]:
     return [line.removeprefix("# ") for line in block.splitlines()]
 
 
-@pytest.mark.parametrize("name", [name for name in EXAMPLES if name != OF_POSTGRES])
+@pytest.mark.parametrize("name", [name for name in EXAMPLES if name not in (OF_POSTGRES, OF_MQTT, OF_NATS)])
 def test_example_prints_what_it_says(name: str) -> None:
     check_output(name)
 
 
-async def test_example_of_postgres_prints_what_it_says(postgres: Postgres) -> None:
-    database = f"db{uuid.uuid4().hex[:12]}"
-    await postgres.execute(f"create database {database} owner hubsub")
-    await asyncio.to_thread(check_output, OF_POSTGRES, DATABASE_URL=postgres.url.removesuffix("hubsub") + database)
-    await postgres.execute(f"drop database {database} with (force)")
+@pytest.fixture
+async def database(postgres: Postgres) -> AsyncIterator[str]:
+    """The URL of a database of the example's own."""
+    name = f"db{uuid.uuid4().hex[:12]}"
+    await postgres.execute(f"create database {name} owner hubsub")
+    yield postgres.url.removesuffix("hubsub") + name
+    await postgres.execute(f"drop database {name} with (force)")
+
+
+async def test_example_of_postgres_prints_what_it_says(database: str) -> None:
+    await asyncio.to_thread(check_output, OF_POSTGRES, DATABASE_URL=database)
+
+
+async def test_example_of_mqtt_prints_what_it_says(database: str, mosquitto: Mosquitto) -> None:
+    await asyncio.to_thread(check_output, OF_MQTT, DATABASE_URL=database, MQTT_URL=mosquitto.url)
+
+
+async def test_example_of_nats_prints_what_it_says(nats: Nats) -> None:
+    await asyncio.to_thread(check_output, OF_NATS, NATS_URL=nats.url)
 
 
 def check_output(name: str, **environment: str) -> None:

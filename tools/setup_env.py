@@ -179,7 +179,8 @@ def has_postgres():
 BROKER_PACKAGES = (
     ("redis-server", lambda: shutil.which("redis-server")),
     ("postgresql", has_postgres),
-    # Debian keeps it out of a user's path.
+    # Debian keeps them out of a user's path. A newer NATS comes by pip.
+    ("nats-server", lambda: os.path.exists("/usr/sbin/nats-server") or shutil.which("nats-server")),
     ("mosquitto", lambda: shutil.which("mosquitto") or shutil.which("/usr/sbin/mosquitto")),
     ("default-jre-headless", lambda: find_java() >= OLDEST_JAVA),
     ("maven", lambda: has_kafka() or shutil.which("mvn")),

@@ -148,7 +148,7 @@ class Received(NamedTuple):
     """It came by `Adapter.listen`."""
     trouble: Exception | None = None
     """Why it cannot be read; `key` and `payload` are then the best that can be said of it. The relay counts it, logs
-    it, and buries it where there are dead letters."""
+    it, and buries it where there are dead letters. Of a control message: it stands for a reply that will not come."""
 
 
 class SentBack(Received):

@@ -103,7 +103,7 @@ class Addresses:
     def _escaped(self, part: str) -> str:
         if not part:
             return self._empty
-        escaped = self._unsafe.sub(_as_hex, part)
+        escaped = self._unsafe.sub(as_hex, part)
         # A part that looks like the text written for an empty one.
         return escaped if escaped != self._empty else "".join(map(_hex_of, part))
 
@@ -111,14 +111,14 @@ class Addresses:
         """True if it is not allowed in an address, or would be read as something else."""
         if self._is_impossible(part):
             return True
-        if "%" not in part or self._escaped(_unescape(part)) != part:
+        if "%" not in part or self._escaped(unescaped(part)) != part:
             return False
         if not self._foreign:
             return True
         # It looks like an escaped part. Unescaped, however often, does it become one that had to be escaped?
         least = min(len(match[1]) for match in _ESCAPED_AGAIN.finditer(part))
         part = _ESCAPED_AGAIN.sub(lambda match: "%" + match[1][least:], part)
-        once = _unescape(part)
+        once = unescaped(part)
         return self._is_impossible(once) and self._escaped(once) == part
 
     def _is_impossible(self, part: str) -> bool:
@@ -140,7 +140,7 @@ class Addresses:
             return ""
         if "%" not in text:
             return text
-        part = _unescape(text)
+        part = unescaped(text)
         if self._escaped(part) != text or (self._foreign and not self._has_to_be_escaped(part)):
             return text
         return part
@@ -154,11 +154,13 @@ def _hex_of(text: str) -> str:
     return "".join(f"%{byte:02X}" for byte in text.encode("utf-8", "surrogatepass"))
 
 
-def _as_hex(match: re.Match[str]) -> str:
+def as_hex(match: re.Match[str]) -> str:
+    """Return what a regular expression has found as it is written escaped."""
     return _hex_of(match[0])
 
 
-def _unescape(part: str) -> str:
+def unescaped(part: str) -> str:
+    """Return text with all escapes undone that are UTF-8."""
     return _ESCAPES.sub(_as_text, part)
 
 

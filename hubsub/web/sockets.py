@@ -85,7 +85,10 @@ class Endpoint(Application[Session]):
     # ASGI
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
-        """Serve one WebSocket, as ASGI says; mounted, it serves `hubsub.js` and its types, too. Anything else is answered by 426."""
+        """Serve one WebSocket, as ASGI says; mounted, `hubsub.js` and its types, too.
+
+        Anything else is answered by 426.
+        """
         if scope["type"] == "lifespan":
             await pass_lifespan(receive, send)
         elif scope["type"] == "websocket":

@@ -17,6 +17,7 @@ from websockets.asyncio.client import connect
 from brokers.broker import Broker
 from brokers.kafka_server import Kafka
 from brokers.mosquitto import Mosquitto
+from brokers.nats_server import Nats
 from brokers.postgres_server import Postgres
 from brokers.redis_server import Redis
 from brokers.web_server import WebServer
@@ -186,6 +187,37 @@ class HarmedPostgresLog(Harmed):
                 append = "select hubsub.append($1, gen_random_uuid()::text, '{1}', array[$2], array[$3::bytea], null)"
                 assert await client.fetchval(append, namespace, address, payload)
         await client.close()
+
+
+class HarmedNats(Harmed):
+    """Core NATS."""
+
+    process: Nats
+    LONGEST = 4096
+    """Bytes of a line of the protocol."""
+
+    async def forbid(self, namespace: str) -> None:
+        await asyncio.to_thread(self.process.permit, publish={"deny": [f"{namespace}.k.>"]})
+
+    async def allow(self, namespace: str) -> None:
+        await asyncio.to_thread(self.process.permit)
+
+    async def inject(self, namespace: str, messages: Sequence[conformance.Raw]) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.process.port)
+        await reader.readline()
+        writer.write(b'CONNECT {"verbose":false,"headers":true}\r\n')
+        for parts, payload, headers in messages:
+            subject = f"{namespace}.".encode() + (parts if isinstance(parts, bytes) else ".".join(parts).encode())
+            head = b"NATS/1.0\r\n" + b"".join(b"%b: %b\r\n" % (name.encode(), headers[name]) for name in headers)
+            data = head + b"\r\n" + (payload or b"")
+            begin = b"HPUB %b reply.to.me %d %d\r\n" % (subject, len(head) + 2, len(data))
+            # What a server takes from nobody costs the connection.
+            if len(subject.split()) == 1 and len(begin) < self.LONGEST and len(data) <= 1 << 20:
+                writer.write(begin + data + b"\r\n")
+        writer.write(b"PING\r\n")
+        while await reader.readline() != b"PONG\r\n":
+            pass
+        writer.close()
 
 
 class HarmedMosquitto(Harmed):

@@ -8,6 +8,7 @@ import pytest
 
 from brokers.kafka_server import Kafka
 from brokers.mosquitto import Mosquitto
+from brokers.nats_server import Nats
 from brokers.postgres_server import Postgres
 from brokers.redis_server import Redis
 from brokers.web_server import WebServer
@@ -63,6 +64,11 @@ async def test_the_adapter_of_sqlite_conforms(check: conformance.Check, tmp_path
 @checks("postgres-log")
 async def test_the_adapter_of_the_log_in_postgres_conforms(check: conformance.Check, postgres: Postgres) -> None:
     await check(lambda: adapter_for(postgres.url.replace("postgres:", "postgres-log:")))
+
+
+@checks("nats")
+async def test_the_adapter_of_core_nats_conforms(check: conformance.Check, nats: Nats) -> None:
+    await check(lambda: adapter_for(nats.url))
 
 
 @checks("mqtt")

@@ -13,6 +13,7 @@ from brokers.broker import Broker
 from brokers.fixtures import Expendable
 from brokers.kafka_server import Kafka
 from brokers.mosquitto import Mosquitto
+from brokers.nats_server import Nats, NewestNats
 from brokers.postgres_server import Postgres
 from brokers.redis_server import Redis
 from brokers.web_server import WebServer
@@ -27,6 +28,7 @@ from .harmed import (
     HarmedKafka,
     HarmedMemory,
     HarmedMosquitto,
+    HarmedNats,
     HarmedPostgres,
     HarmedPostgresLog,
     HarmedRedis,
@@ -55,6 +57,11 @@ KINDS = {
     "postgres-log": Kind(Postgres, HarmedPostgresLog, "postgres-log"),
     "postgres-log name": Kind(Postgres, HarmedPostgresLog, "postgres-log", {"name": "reader"}),
     "postgres-log group": Kind(Postgres, HarmedPostgresLog, "postgres-log", {"group": "readers"}),
+    "nats": Kind(Nats, HarmedNats, "nats"),
+    "nats group": Kind(NewestNats, HarmedNats, "nats", {"group": "readers"}),
+    # Both with the other version.
+    "nats newest": Kind(NewestNats, HarmedNats, "nats"),
+    "nats oldest group": Kind(Nats, HarmedNats, "nats", {"group": "readers"}),
     "ws": Kind(WebServer, HarmedEndpoint, "ws"),
     "mqtt": Kind(Mosquitto, HarmedMosquitto, "mqtt"),
     "mqtt name": Kind(Mosquitto, HarmedMosquitto, "mqtt", {"name": "reader"}),
@@ -67,7 +74,7 @@ KINDS = {
 OF_REDIS = [name for name, kind in KINDS.items() if kind.harmed is HarmedRedis]
 
 # Of what takes seconds, and is the same for each way to read, one is enough for `make test`.
-ONE_OF_EACH = {"redis", "postgres-log group", "redis-stream group", "kafka name", "mqtt name"}
+ONE_OF_EACH = {"redis", "nats", "postgres-log group", "redis-stream group", "kafka name", "mqtt name"}
 SLOW = {
     "a_narrow_line_is_not_a_dead_one",
     "a_long_line_is_not_a_dead_one",
@@ -93,7 +100,11 @@ def trials() -> list[Any]:
             marks = [pytest.mark.xdist_group(f"faults of {name}"), *pending(fault.__name__, name)]
             # A Kafka takes seconds for what others do in tenths; the log in Postgres is read in three ways by one code.
             is_slow = fault.__name__ in SLOW or name.startswith(("kafka", "postgres-log"))
-            is_long = fault.is_long or (name.startswith("kafka") and fault.__name__ in LONG_WITH_KAFKA)
+            is_long = (
+                fault.is_long
+                or name in ("nats newest", "nats oldest group")
+                or (name.startswith("kafka") and fault.__name__ in LONG_WITH_KAFKA)
+            )
             if is_long or (is_slow and name not in ONE_OF_EACH):
                 # Not on the function: its marks come first.
                 marks += [pytest.mark.long, pytest.mark.timeout(1800)]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from brokers.kafka_server import Kafka
+from brokers.nats_server import Nats
 from brokers.postgres_server import Postgres
 from brokers.redis_server import Redis
 
@@ -49,6 +50,12 @@ async def test_forked_processes_hear_each_other_over_redis(redis: Redis, namespa
 @WHEN
 async def test_forked_processes_hear_each_other_over_postgres(postgres: Postgres, namespace: str, when: str) -> None:
     heard = await fork_and_talk(postgres.url, namespace, when)
+    assert heard["parent"].keys() - {"before"} == heard["child"].keys() == {"parent", "child"}
+
+
+@WHEN
+async def test_forked_processes_hear_each_other_over_nats(nats: Nats, namespace: str, when: str) -> None:
+    heard = await fork_and_talk(nats.url, namespace, when)
     assert heard["parent"].keys() - {"before"} == heard["child"].keys() == {"parent", "child"}
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from brokers.nats_server import Nats
 from brokers.postgres_server import Postgres
 from brokers.redis_server import Redis
 from hubsub import Bridge, Hub, Key
@@ -68,6 +69,11 @@ def test_a_bridge_carries_in_each_run(how: str, namespace: str) -> None:
 @HOW
 def test_a_bridge_by_redis_carries_in_each_run(how: str, redis: Redis, namespace: str) -> None:
     check(redis.url, namespace, how)
+
+
+@HOW
+def test_a_bridge_by_nats_carries_in_each_run(how: str, nats: Nats, namespace: str) -> None:
+    check(nats.url, namespace, how)
 
 
 @HOW

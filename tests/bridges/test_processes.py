@@ -18,6 +18,8 @@ import pytest
 
 from brokers.fixtures import Private
 from brokers.kafka_server import Kafka
+from brokers.mosquitto import Mosquitto
+from brokers.nats_server import Nats
 from brokers.postgres_server import Postgres
 from brokers.redis_server import Redis
 
@@ -206,6 +208,27 @@ async def test_names_on_the_log_in_postgres_get_every_confirmed_message(
     await names_balance(new_company(postgres.url.replace("postgres:", "postgres-log:")), namespace=namespace)
 
 
+async def test_names_on_mqtt_get_every_confirmed_message(
+    new_company: Callable[..., Company], mosquitto: Mosquitto, namespace: str
+) -> None:
+    company = new_company(mosquitto.url)
+    begun: set[Message] = set()
+
+    def hire(name: str) -> int:
+        # Nothing is kept for a name that was never there: what counts begins when all have been.
+        return company.hire(name, {"name": name, "namespace": namespace})
+
+    before, _ = await kill_and_restart(company, hire)
+    ready = max(line.time for line in company.of("ready")[:3])
+    begun |= {line.message for line in company.of("publishing") if line.time > ready}
+    await company.finish(lambda: all(company.confirmed() & begun <= company.received(name).keys() for name in "abc"))
+    for name in "ac":
+        assert set(company.received(name).values()) == {1}, name
+    again = {message for message, times in company.received("b").items() if times > 1}
+    assert again <= company.received(pid=before).keys()
+    assert not company.of("gap")
+
+
 async def test_names_in_a_file_of_sqlite_get_every_confirmed_message(
     new_company: Callable[..., Company], tmp_path: Path
 ) -> None:
@@ -297,7 +320,49 @@ async def test_a_group_on_kafka_shares_every_confirmed_message(
 async def test_subscribers_of_redis_pubsub_miss_nothing_but_while_they_are_away(
     new_company: Callable[..., Company], redis: Redis, namespace: str
 ) -> None:
-    company = new_company(redis.url)
+    await subscribers_balance(new_company(redis.url), namespace)
+
+
+async def test_subscribers_of_nats_miss_nothing_but_while_they_are_away(
+    new_company: Callable[..., Company], nats: Nats, namespace: str
+) -> None:
+    await subscribers_balance(new_company(nats.url), namespace)
+
+
+async def test_a_group_on_nats_shares_what_is_there(
+    new_company: Callable[..., Company], nats: Nats, namespace: str
+) -> None:
+    await fleeting_group_balances(new_company(nats.url), namespace)
+
+
+async def test_subscribers_of_mqtt_miss_nothing_but_while_they_are_away(
+    new_company: Callable[..., Company], mosquitto: Mosquitto, namespace: str
+) -> None:
+    await subscribers_balance(new_company(mosquitto.url), namespace)
+
+
+async def test_a_group_on_mqtt_shares_what_is_there(
+    new_company: Callable[..., Company], mosquitto: Mosquitto, namespace: str
+) -> None:
+    await fleeting_group_balances(new_company(mosquitto.url), namespace)
+
+
+async def fleeting_group_balances(company: Company, namespace: str) -> None:
+    before, after = await kill_and_restart(
+        company, lambda name: company.hire(name, {"group": "g", "namespace": namespace})
+    )
+    await company.work("a", "b")
+    # What was on its way to the killed one is lost: no more than was published before the broker knew.
+    killed = company.of("received", pid=before)[-1].time
+    late = {line.message for line in company.of("publishing") if line.time > killed + 2}
+    await company.finish(lambda: company.confirmed() & late <= company.received().keys())
+    assert set(company.received().values()) == {1}
+    for pid in (before, after):
+        assert company.received(pid=pid), "it had no share"
+    assert not company.of("gap")
+
+
+async def subscribers_balance(company: Company, namespace: str) -> None:
     before, after = await kill_and_restart(company, lambda name: company.hire(name, {"namespace": namespace}))
     ready = {line.pid: line.time for line in company.of("ready")}
     started = max(ready[line.pid] for line in company.of("ready") if line.pid != after)

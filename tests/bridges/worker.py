@@ -18,6 +18,8 @@ from typing import Any
 
 from hubsub import Bridge, Gap, Hub, HubsubError, Key
 from hubsub.bridges.kafka import KafkaAdapter
+from hubsub.bridges.mqtt import MQTTAdapter
+from hubsub.bridges.nats import NatsAdapter
 from hubsub.bridges.postgres import PostgresLogAdapter
 from hubsub.bridges.redis import RedisAdapter, RedisStreamAdapter
 from hubsub.bridges.sqlite import SQLiteAdapter
@@ -26,8 +28,10 @@ ADAPTERS: dict[str, Any] = {
     "redis": RedisAdapter,
     "redis-stream": RedisStreamAdapter,
     "kafka": KafkaAdapter,
+    "nats": NatsAdapter,
     "sqlite": SQLiteAdapter,
     "postgres-log": PostgresLogAdapter,
+    "mqtt": MQTTAdapter,
 }
 WORK = Key("work", "*")
 AT_ONCE = 10

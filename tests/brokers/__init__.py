@@ -7,6 +7,7 @@ from .broker import Broker
 from .certificates import Certificates, certificates
 from .kafka_server import Kafka
 from .mosquitto import Mosquitto
+from .nats_server import Nats
 from .postgres_server import Postgres
 from .proxy import Proxy
 from .redis_server import Redis, Sentinel
@@ -17,6 +18,7 @@ __all__ = [
     "Certificates",
     "Kafka",
     "Mosquitto",
+    "Nats",
     "Postgres",
     "Proxy",
     "Redis",

@@ -1,7 +1,7 @@
 """The fixtures by which tests get brokers, and what a test that has one of them is marked with.
 
-`redis`, `kafka`, `postgres` and `mosquitto` are instances for everybody: a test keeps to its own `namespace`, and
-leaves them as it found them.
+`redis`, `kafka`, `postgres`, `mosquitto` and `nats` are instances for everybody: a test keeps to its own `namespace`,
+and leaves them as it found them.
 Whoever kills, freezes or configures makes an instance of his own with `private`.
 """
 
@@ -17,6 +17,7 @@ import pytest
 from .broker import Broker
 from .kafka_server import Kafka
 from .mosquitto import Mosquitto
+from .nats_server import Nats, NewestNats
 from .postgres_server import Postgres
 from .redis_server import Redis
 from .web_server import WebServer
@@ -28,6 +29,7 @@ SHARED: dict[str, type[Broker]] = {
     "kafka": Kafka,
     "postgres": Postgres,
     "mosquitto": Mosquitto,
+    "nats": Nats,
     "web": WebServer,
 }
 
@@ -77,6 +79,12 @@ def redis() -> Iterator[Redis]:
 def kafka() -> Iterator[Kafka]:
     """A Kafka for all tests of this worker."""
     yield from _shared(Kafka)
+
+
+@pytest.fixture(scope="session")
+def nats() -> Iterator[Nats]:
+    """A NATS for all tests of this worker, the newest that is here."""
+    yield from _shared(NewestNats)
 
 
 @pytest.fixture(scope="session")

@@ -60,8 +60,9 @@ class Mosquitto(Broker):
         ]
         if self.logins:
             words = self.folder / "passwords"
-            words.write_text("".join(f"{user}:{word}\n" for user, word in self.logins.items()))
-            subprocess.run(["mosquitto_passwd", "-U", words], check=True, env={"PATH": "/usr/bin:/usr/sbin:/bin"})
+            words.touch()
+            for user, word in self.logins.items():
+                subprocess.run(["mosquitto_passwd", "-b", words, user, word], check=True)
             lines.append(f"password_file {words}")
         if self.tls:
             files = certificates()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ import httpx2
 import pytest
 import pytest_asyncio
 from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
 from starlette.routing import Route, WebSocketRoute
 
 from brokers.proxy import Proxy
@@ -31,6 +33,7 @@ from hubsub.web import Connection, Limits, Refused, endpoint, events, lifespan, 
 from .background import Browser, background
 from .browsers import ROOT, chromium, opened, page, seen
 from .test_frameworks import served
+from .test_module import identify
 
 # One browser after the other: each has several processes, and they would keep the tests of other workers waiting.
 pytestmark = [
@@ -304,6 +307,30 @@ async def test_an_event_source_resumes_by_itself(browser: Any) -> None:
         each.proxy.cut()
         each.publish(5)
         await each.all_came(tab)
+
+
+async def test_the_examples_of_the_page_do_what_they_say(browser: Any) -> None:
+    text = (ROOT / "docs" / "web" / "browser.md").read_text(encoding="utf-8")
+    examples = "\n".join(re.findall(r"^```js\n(.*?)^```$", text, re.MULTILINE | re.DOTALL))
+    expected = re.findall(r"// logs: (.*)$", examples, re.MULTILINE)
+    hub = Hub()
+    hub.retain(ROOM)
+    patterns: list[Any] = [ROOM, ("math", "*")]
+    routes = [
+        Route("/", page),
+        Route("/hubsub.js", script),
+        Route("/token", lambda request: PlainTextResponse("right")),
+        WebSocketRoute("/ws", endpoint(hub, outgoing=patterns, incoming=patterns)),
+        WebSocketRoute("/private", endpoint(hub, outgoing=patterns, identify=identify)),
+    ]
+    async with served(Starlette(routes=routes, lifespan=lifespan(hub))) as address:
+        tab = await opened(await browser.new_context(), address)
+        logged: list[str] = []
+        tab.on("console", lambda message: logged.append(message.text))
+        tab.on("pageerror", lambda error: logged.append(str(error)))
+        await tab.add_script_tag(content=f"{examples}\nconsole.log('the end');", type="module")
+        await until(lambda: "the end" in logged, lambda: f"the examples to end: {logged}")
+    assert logged == [*expected, "the end"]
 
 
 # Tabs that share a connection

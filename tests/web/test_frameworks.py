@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-import os
-import signal
 import socket
-import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -123,58 +118,6 @@ def test_a_listening_socket_gives_up_on_the_dead() -> None:
             assert listening.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 3000
         with pytest.raises(OSError):  # noqa: PT011 - the address is in use
             listen(port=listening.getsockname()[1])
-
-
-SERVER = """
-import sys, uvicorn
-from hubsub import Hub
-from hubsub.web import listen
-sys.path.insert(0, sys.argv[1])
-from web.test_frameworks import application
-hub = Hub()
-app = application(hub)
-with listen() as listening:
-    print(listening.getsockname()[1], flush=True)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
-    server.run(sockets=[listening])
-print("never printed: the signal is raised again")
-"""
-
-
-@pytest.mark.once
-async def test_a_server_that_gets_sigterm_ends_at_once_and_says_so_to_everybody() -> None:
-    process = subprocess.Popen(  # noqa: ASYNC220 - it is there at once
-        [sys.executable, "-c", SERVER, str(Path(__file__).parent.parent)],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONWARNINGS": "ignore"},
-    )
-    try:
-        assert process.stdout is not None
-        port = int(await asyncio.to_thread(process.stdout.readline))
-        address = f"127.0.0.1:{port}"
-        async with contextlib.AsyncExitStack() as stack:
-            clients = [await stack.enter_async_context(websockets.connect(f"ws://{address}/ws")) for _ in range(30)]
-            http = await stack.enter_async_context(httpx2.AsyncClient(limits=httpx2.Limits(max_connections=100)))
-            streams = [
-                await stack.enter_async_context(http.stream("GET", f"http://{address}/events")) for _ in range(30)
-            ]
-            for client in clients:
-                await hear(client, "welcome")
-            process.send_signal(signal.SIGTERM)
-            for client in clients:
-                # The server closes them, too: whoever comes first.
-                await asyncio.wait_for(client.wait_closed(), 10)
-                assert client.close_code == 1012
-            for stream in streams:
-                async with asyncio.timeout(10):
-                    assert "event: open" in "".join([text async for text in stream.aiter_text()])
-        assert await asyncio.to_thread(process.wait, 20) == -signal.SIGTERM
-    finally:
-        process.kill()
-        process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
 
 
 # From routes of one's own

@@ -19,6 +19,11 @@ PUBACK, PUBREC, PUBREL, PUBCOMP = 0x40, 0x50, 0x62, 0x70
 LAST_ID = 65535
 FAREWELL = 0.2
 """Seconds in which a broker may close a connection that has said goodbye."""
+CLOSED = "the connection to the MQTT broker is closed"
+UNSAID = (
+    "the MQTT broker closed the connection and did not say why: look in its log; if another client has the same client"
+    " id, give each bridge a name= or client_id= of its own"
+)
 OLD_CONNACK = b"\x20\x02"
 """How the answer of MQTT 3.1.1 begins, which has no properties."""
 
@@ -39,18 +44,23 @@ class Connection(asyncio.Protocol):
     Args:
         driver: The module `mqtt5`, which makes packets of bytes and bytes of packets.
         take: Called with each message that comes.
+        taken: Called when all that came together has been taken.
         lost: Called when the connection has failed, or was closed.
     """
 
-    def __init__(self, driver: Any, take: Callable[[Any], None], lost: Callable[[], None]) -> None:
+    def __init__(
+        self, driver: Any, take: Callable[[Any], None], taken: Callable[[], None], lost: Callable[[], None]
+    ) -> None:
         self._driver = driver
         self._take = take
+        self._taken = taken
         self._lost = lost
         self._loop = asyncio.get_running_loop()
         self._transport: Any = None
         self._buffer = bytearray()
         self._needed = 0  # bytes of the packet that has come in part
         self._written = 0
+        self._answering: list[bytes] = []  # to what is being handled, sent together
         self._connack: asyncio.Future[Any] = self._loop.create_future()
         self._ended = asyncio.Event()
         self._id = 0
@@ -71,7 +81,7 @@ class Connection(asyncio.Protocol):
             driver.PublishPacket: take,
             driver.PubAckPacket: self._acknowledged,
             driver.PubRecPacket: self._received_once,
-            driver.PubRelPacket: lambda packet: self.write(short(PUBCOMP, packet.packet_id)),
+            driver.PubRelPacket: lambda packet: self.answer(short(PUBCOMP, packet.packet_id)),
             driver.PubCompPacket: self._acknowledged,
             driver.SubAckPacket: self._answered,
             driver.UnsubAckPacket: self._answered,
@@ -138,6 +148,10 @@ class Connection(asyncio.Protocol):
             self._written += len(data)
             self._transport.write(data)
 
+    def answer(self, data: bytes) -> None:
+        """Send a packet together with the other answers to what is being handled."""
+        self._answering.append(data)
+
     async def publish(
         self, records: Sequence[Record], pack: Pack, qos: Callable[[Record], int]
     ) -> dict[int, Exception]:
@@ -202,16 +216,14 @@ class Connection(asyncio.Protocol):
         batch.open -= 1
         if int(packet.reason_code) >= 0x80:
             batch.refused[index] = refusal(f"refuses a message of {batch.records[index].key!r}", packet)
-        if self._batch is not None:
-            self._pump()
-        if batch is not self._batch:
+        if not batch.open:
             batch.finish_if_done()
 
     def _received_once(self, packet: Any) -> None:
         if int(packet.reason_code) >= 0x80:
             self._acknowledged(packet)
         else:
-            self.write(short(PUBREL, packet.packet_id))
+            self.answer(short(PUBREL, packet.packet_id))
 
     async def ask(self, packets: Sequence[Question]) -> list[Any]:
         """Send packets that are answered, such as SUBSCRIBE; return the answers.
@@ -285,17 +297,23 @@ class Connection(asyncio.Protocol):
                 break
             begin += size
             kinds[type(packet)](packet)
+        if self._batch is not None:
+            self._pump()
+        if self._answering:
+            self.write(b"".join(self._answering))
+            self._answering.clear()
+        self._taken()
         return end - begin
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._ended.set()
-        self._fail(exc)
+        self._fail(exc or ConnectionResetError(UNSAID))
 
     def _fail(self, cause: Exception | None) -> None:
         """Mark it as failed, and wake every caller with an error."""
         if self.error is not None:
             return
-        self.error = cause or ConnectionResetError("the connection to the MQTT broker is closed")
+        self.error = cause or ConnectionResetError(CLOSED)
         if self._keeping is not None:
             self._keeping.cancel()
         waiting: list[asyncio.Future[Any]] = [self._connack, *self._pongs]
@@ -316,7 +334,7 @@ class Connection(asyncio.Protocol):
         """Return an error that says why the connection failed."""
         if isinstance(self.error, BridgeError):
             return self.error
-        failure = ConnectionResetError("the connection to the MQTT broker is closed")
+        failure = ConnectionResetError(CLOSED if self.error is None else str(self.error))
         failure.__cause__ = self.error
         return failure
 

@@ -19,20 +19,25 @@ class Copies:
 
     def __init__(self) -> None:
         self._exact: dict[tuple[str, ...], int] = {}
-        self._wild: dict[Key[Any], int] = {}
-        self._first: Callable[[Key[Any]], int | None] = cached(self._find)
+        self._wild: dict[int, Key[Any]] = {}
         self._live: set[int] = set()
+        self._first: Callable[[Key[Any]], int | None] = cached(self._find)
 
     def add(self, pattern: Key[Any], number: int) -> None:
         """Expect copies by a pattern, with this identifier."""
-        (self._wild if pattern.is_wildcard else self._exact)[pattern] = number
+        if pattern.is_wildcard:
+            self._wild[number] = pattern
+        else:
+            self._exact[pattern] = number
         self._live.add(number)
         self._first = cached(self._find)
 
-    def remove(self, pattern: Key[Any]) -> None:
+    def remove(self, pattern: Key[Any], number: int) -> None:
         """Expect no more of them; for when the broker has confirmed that."""
-        number = (self._wild if pattern.is_wildcard else self._exact).pop(pattern, None)
-        self._live.discard(number or 0)
+        self._wild.pop(number, None)
+        if self._exact.get(pattern) == number:
+            del self._exact[pattern]
+        self._live.discard(number)
         self._first = cached(self._find)
 
     def counts(self, key: Key[Any], numbers: Sequence[int]) -> bool:
@@ -43,7 +48,7 @@ class Copies:
     def _find(self, key: Key[Any]) -> int | None:
         # A key that others publish may look like a pattern: it is an exact key all the same.
         exact = escaped(key)
-        found = [number for pattern, number in self._wild.items() if is_subset(exact, pattern)]
+        found = [number for number, pattern in self._wild.items() if is_subset(exact, pattern)]
         if key in self._exact:
             found.append(self._exact[key])
         return min(found, default=None)

@@ -11,7 +11,7 @@ REMEDIES = {
     0x84: "it speaks another version of MQTT; the bridge needs one that speaks MQTT 5",
     0x85: "it allows other client ids only: give one with client_id=",
     0x86: "correct user and password in the URL",
-    0x87: "allow it to connect, and to read and write the topics of the namespace, in the broker's ACL",
+    0x87: "correct user and password in the URL, or allow it to read and write the namespace in the broker's ACL",
     0x8E: "another client has connected with the same client id; give each bridge a name= or client_id= of its own",
     0x90: "the broker does not allow such a topic",
     0x95: "raise the broker's limit of a packet",

@@ -131,12 +131,18 @@ class Server:
         return context
 
     async def connect(
-        self, take: Callable[[Any], None], lost: Callable[[], None], opened: list[Connection], **hello: Any
+        self,
+        take: Callable[[Any], None],
+        taken: Callable[[], None],
+        lost: Callable[[], None],
+        opened: list[Connection],
+        **hello: Any,
     ) -> tuple[Connection, Any]:
         """Connect to the first host that can be reached; return the connection and the broker's answer.
 
         Args:
             take: Called with each message that comes.
+            taken: Called when all that came together has been taken.
             lost: Called when the connection has failed.
             opened: Where the connection is put before anything is sent, so that it can be watched.
             hello: What else the `ConnectPacket` says.
@@ -148,7 +154,7 @@ class Server:
             **hello,
         )
         for number, (host, port) in enumerate(self._url.hosts, 1):
-            connection = Connection(self.driver, take, lost)
+            connection = Connection(self.driver, take, taken, lost)
             opened.append(connection)
             try:
                 return connection, await connection.open(host, port, self._context, packet)

@@ -9,7 +9,8 @@ from contextlib import suppress
 from typing import Any
 
 from ...errors import NameTaken
-from ..adapter import Link
+from ...key import NAMESPACE, Key
+from ..adapter import Link, Record
 from .connection import Connection
 from .topics import Topics
 
@@ -22,7 +23,7 @@ class Owner:
 
     It says who has the session, and by which identifiers it is subscribed to which filters. An owner that ends leaves a
     record without an owner, by its last will at the latest. Should there be none, it is asked whether it lives, and
-    answers with the record. Where the broker's ACL does not allow the record, everything goes on without.
+    answers with the record.
 
     Args:
         link: What is connected.
@@ -84,10 +85,21 @@ class Owner:
         return self._driver.Will(self.record, payload=payload, qos=self._driver.QoS.AT_LEAST_ONCE, retain=True)
 
     async def write(self, filters: Mapping[str, int]) -> None:
-        """Write that the session is ours, and what it is subscribed to."""
+        """Write that the session is ours, and what it is subscribed to.
+
+        Raises:
+            BridgeError: The broker does not allow it.
+        """
         self._filters, self.is_mine = filters, True
-        self._line.write(self._packet(self._me, filters).write())
-        await self._line.ping()
+        about = {"qos": self._driver.QoS.AT_LEAST_ONCE, "retain": True}
+
+        def pack(record: Record, id: int | None) -> bytes:
+            data: bytes = self._driver.PublishPacket(self.record, record.payload, packet_id=id, **about).write()
+            return data
+
+        record = Record(Key(NAMESPACE, "session", self._name), _written(self._me, filters))
+        for error in (await self._line.publish([record], pack, lambda record: 1)).values():
+            raise error
 
     def leave(self) -> None:
         """Write that it is nobody's."""
@@ -96,7 +108,6 @@ class Owner:
             self._line.write(self._packet("", self._filters).write())
 
     def _packet(self, owner: str, filters: Mapping[str, int]) -> Any:
-        # With QoS 0: whether it is refused makes no difference.
         return self._driver.PublishPacket(self.record, _written(owner, filters), retain=True)
 
 

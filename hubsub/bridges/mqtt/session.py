@@ -15,7 +15,7 @@ from .copies import Copies
 from .errors import refusal
 from .options import Server
 from .owner import Owner
-from .packing import Packing
+from .packing import GAPS, Packing
 from .topics import Topics, headers_of, quoted
 
 POLL = 0.02
@@ -46,10 +46,12 @@ class Session:
         self._topics = Topics(link.namespace)
         self._packing = Packing(server, self._topics)
         self._copies = Copies()
-        self._last = 0  # identifier of a subscription
+        self._last = len(link.incoming)  # identifier of a subscription; lower ones are those of groups
+        self._filters: dict[str, tuple[int, set[Key[Any]]]] = {}  # the identifier of each, and whose filter it is
         self._listens: dict[str, int] = {}  # of each topic of control messages
         self._owner = Owner(link, self._topics, self._driver) if is_durable else None
         self._inbox = Inbox()
+        self._came: list[Received] = []  # together, and not handed over yet
         self._waiting: deque[Received] = deque()  # for room
         self._unacknowledged: deque[tuple[int | None, int, int]] = deque()  # token, id and QoS, as they came
         self._tokens = 0
@@ -80,6 +82,7 @@ class Session:
     ) -> Connection:
         connection, answer = await self._server.connect(
             take,
+            self._taken,
             self._lost,
             self.connections,
             client_id=client_id,
@@ -101,7 +104,7 @@ class Session:
         await self._subscribe_over(self.sender, [(topic, 0, {}) for topic in (owner.record, owner.call)], qos=0)
         await owner.learn(self.sender, loop.time() - began)
         known = owner.filters or {}
-        self._last = max(known.values(), default=0)
+        self._last = max(known.values(), default=self._last)
         wanted: dict[str, int] = {}
         for pattern in link.incoming:
             if filter := self._filter(pattern):
@@ -134,11 +137,16 @@ class Session:
 
     async def _say(self, key: Key[Any], state: str) -> None:
         """Have it retained how the bridge is."""
-        assert self.sender is not None
-        packet = self._driver.PublishPacket
-        topic, payload = self._topics.topic(key), f'"{state}"'.encode()
-        self.sender.write(packet(topic, payload, retain=True, content_type="application/json").write())
-        await self.sender.ping()
+        packet, once, topic = self._driver.PublishPacket, self._server.levels[1], self._topics.topic(key)
+
+        def pack(record: Record, id: int | None) -> bytes:
+            about = {"content_type": "application/json", "qos": once, "packet_id": id, "retain": True}
+            data: bytes = packet(topic, record.payload, **about).write()
+            return data
+
+        refused = await self._sending().publish([Record(key, f'"{state}"'.encode())], pack, lambda record: 1)
+        for error in refused.values():
+            raise error
 
     def _lost(self) -> None:
         """Called when a connection has failed: then all have."""
@@ -198,8 +206,13 @@ class Session:
         # A broker refuses it with a group: there it is up to chance who gets what a member sends.
         settings = {"no_local": self._link.group is None}
         for pattern in patterns:
-            if filter := self._filter(pattern):
-                self._copies.add(pattern, number := self._number_of(pattern))
+            filter = self._filter(pattern)
+            if filter in self._filters:
+                self._filters[filter][1].add(pattern)
+            elif filter:
+                number = self._number_of(pattern)
+                self._filters[filter] = number, {pattern}
+                self._copies.add(pattern, number)
                 asked.append((self._shared(filter), number, settings))
         await self._subscribe_over(self._reading(), asked, qos=self._server.qos)
 
@@ -207,24 +220,31 @@ class Session:
         """In a group the copies of a message go to any members: all have to think the same one to be the first."""
         incoming = sorted(self._link.incoming)
         if self._link.group is None or pattern not in incoming:
-            return self._next_number() + len(incoming)
+            return self._next_number()
         return 1 + incoming.index(pattern)
 
     async def unsubscribe(self, patterns: Sequence[Key[Any]]) -> None:
         """Undo `subscribe`."""
-        asked = [(pattern, filter) for pattern in patterns if (filter := self._filter(pattern))]
-        await self._reading().ask([self._unsubscribing(*each) for each in asked])
+        asked = []
+        for pattern in patterns:
+            filter = self._filter(pattern)
+            number, whose = self._filters.get(filter, (0, set()))
+            whose.discard(pattern)
+            if number and not whose:
+                del self._filters[filter]
+                asked.append(self._unsubscribing(pattern, self._shared(filter), number))
+        await self._reading().ask(asked)
 
-    def _unsubscribing(self, pattern: Key[Any], filter: str) -> Question:
-        packet, shared, copies = self._driver.UnsubscribePacket, self._shared(filter), self._copies
-        return lambda id: packet(id, [shared]), lambda: copies.remove(pattern)
+    def _unsubscribing(self, pattern: Key[Any], filter: str, number: int) -> Question:
+        packet, copies = self._driver.UnsubscribePacket, self._copies
+        return lambda id: packet(id, [filter]), lambda: copies.remove(pattern, number)
 
     async def listen(self, keys: Sequence[Key[Any]]) -> None:
         """Subscribe to control messages, by the connection that sends."""
         asked: list[Any] = []
         for key in keys:
             topic = self._topics.topic(key)
-            self._listens[topic] = self._next_number() + len(self._link.incoming)
+            self._listens[topic] = self._next_number()
             asked.append((topic, self._listens[topic], {}))
         # Of QoS 1 are the notices of gaps.
         await self._subscribe_over(self._sending(), asked, qos=1)
@@ -251,20 +271,26 @@ class Session:
 
     def _take_control(self, packet: Any) -> None:
         """A message came by the connection that only sends and listens."""
-        topic, owner, connection = packet.topic, self._owner, self.sender
-        if packet.packet_id is not None and connection is not None:
-            connection.write(short(PUBACK if packet.qos == 1 else PUBREC, packet.packet_id))
+        topic, owner = packet.topic, self._owner
+        if packet.packet_id is not None:
+            self.connections[0].answer(short(PUBACK if packet.qos == 1 else PUBREC, packet.packet_id))
         if owner is not None and topic in (owner.record, owner.call):
             owner.hear(topic, packet.payload, is_retained=packet.retain)
         elif topic in self._listens:
-            self._inbox.put([self._received(self._topics.key(topic), packet, is_control=True)])
+            self._came.append(self._received(self._topics.key(topic), packet)._replace(is_control=True))
+
+    def _taken(self) -> None:
+        """Hand over what came together."""
+        if self._came:
+            came, self._came = self._came, []
+            self._inbox.put(came)
 
     def _take(self, packet: Any) -> None:
         """A message came."""
-        topic, numbers = packet.topic, packet.subscription_ids
+        topic, id, numbers = packet.topic, packet.packet_id, packet.subscription_ids
         key = self._topics.key(topic)
         if self._owner is not None:
-            if key is None or not self._copies.counts(key, numbers):
+            if key is None or (key[0] == NAMESPACE and key != GAPS) or not self._copies.counts(key, numbers):
                 self._note(None, packet)
             else:
                 self._tokens += 1
@@ -272,28 +298,22 @@ class Session:
                 self._waiting.append(self._received(key, packet)._replace(token=token))
                 self._inbox.ring()
             return
-        if packet.packet_id is not None:
-            self._reading().write(short(PUBACK if packet.qos == 1 else PUBREC, packet.packet_id))
-        listens = self._listens.get(topic)
-        if listens is not None:
-            if listens in numbers or not numbers:
-                self._inbox.put([self._received(key, packet, is_control=True)])
+        if id is not None:
+            self.connections[0].answer(short(PUBACK if packet.qos == 1 else PUBREC, id))
+        if topic in self._listens:
+            if not numbers or self._listens[topic] in numbers:
+                self._came.append(self._received(key, packet)._replace(is_control=True))
         elif key is not None and key[0] != NAMESPACE and self._copies.counts(key, numbers):
-            self._inbox.put([self._received(key, packet)])
+            self._came.append(self._received(key, packet))
 
-    def _received(self, key: Any, packet: Any, *, is_control: bool = False) -> Received:
-        content_type, properties = packet.content_type, packet.user_properties
-        headers = headers_of(content_type, properties) if properties or content_type else {}
-        # With a content type it is a message of no bytes, if it is of text, say; else there is no value any more.
-        payload = packet.payload or (None if content_type is None else b"")
-        return Received(
-            key,
-            payload,
-            headers,
-            attempts=int(packet.duplicate),
-            is_replayed=packet.retain,
-            is_control=is_control,
-        )
+    def _received(self, key: Any, packet: Any) -> Received:
+        content_type, payload, duplicate, retain = packet.content_type, packet.payload, packet.duplicate, packet.retain
+        if not payload and content_type is None:
+            payload = None  # with a content type it may be a text that is empty
+        headers = headers_of(content_type, packet.user_properties)
+        if duplicate or retain:
+            return Received(key, payload, headers, attempts=int(duplicate), is_replayed=retain)
+        return Received(key, payload, headers)
 
     async def receive(self) -> Sequence[Received | Loss]:
         """Wait for messages, and return those for which there is room."""

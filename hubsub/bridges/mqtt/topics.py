@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ...errors import EncodeError
@@ -91,23 +91,31 @@ def properties_of(headers: Mapping[str, str]) -> tuple[str | None, list[tuple[st
     if "%" in together or not together.isprintable():
         values = [_written(value) for value in values]  # type: ignore[assignment]
     content_type = headers.get(CONTENT_TYPE)
-    pairs = zip(_names(tuple(headers)), values, strict=True)
-    if content_type is None:
-        return None, list(pairs)
-    return content_type, [pair for pair in pairs if pair[0] != CONTENT_TYPE]
+    pairs = list(zip(_names(tuple(headers)), values, strict=True))
+    if content_type is not None:
+        del pairs[list(headers).index(CONTENT_TYPE)]
+    return content_type, pairs
 
 
-def headers_of(content_type: str | None, properties: Iterable[tuple[str, str]]) -> dict[str, str]:
+def headers_of(content_type: str | None, properties: Sequence[tuple[str, str]]) -> dict[str, str]:
     """Return the headers that a message has come with."""
-    headers = dict(properties)
-    if any("%" in value for value in headers.values()) or any("%" in name for name in headers):
-        headers = {_read(name): _read(value) for name, value in headers.items()}
-    if "specversion" in headers and "ce_specversion" not in headers:
-        headers = {_ce(name): value for name, value in headers.items()}
+    headers: dict[str, str] = {}
+    if properties:
+        names, values = zip(*properties, strict=True)
+        if "%" in "".join(values):
+            values = tuple(map(_read, values))
+        headers.update(zip(_names_of(names), values, strict=True))
     if content_type is not None:
         headers[CONTENT_TYPE] = content_type
     return headers
 
 
-_is_attribute = _ATTRIBUTE.fullmatch
-_ce: Callable[[str], str] = cached(lambda name: f"ce_{name}" if _is_attribute(name) else name)
+def _meant(properties: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names of headers that came as user properties of these names."""
+    names = tuple(map(_read, properties))
+    if "specversion" not in names or "ce_specversion" in names:
+        return names
+    return tuple(f"ce_{name}" if _ATTRIBUTE.fullmatch(name) else name for name in names)
+
+
+_names_of: Callable[[Any], tuple[str, ...]] = cached(_meant)

@@ -526,6 +526,11 @@ class Connection:
             # Comparing many patterns takes time: leave most of it to other tasks.
             await asyncio.sleep(2 * (time.thread_time() - begun))
 
+    async def leave_group(self) -> None:
+        """Have what comes from now on go to the others of the group; what is on its way here still comes."""
+        await self.call(self._adapter.unsubscribe(list(self._subscribed)))
+        await asyncio.sleep(0)  # for the reader, which is about to get it
+
     # Acknowledging
 
     async def _acknowledge(self) -> None:

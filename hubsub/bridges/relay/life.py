@@ -420,6 +420,7 @@ class Life:
         loop = asyncio.get_running_loop()
         grace = self.hub.border.grace()
         until = grace.sent(loop.time()) if timeout is None else loop.time() + timeout
+        await self._leave_group(until)
         self._is_stopping = True
         if self._connection is not None:
             self._connection.is_stopping = True
@@ -467,6 +468,15 @@ class Life:
             _, stuck = await asyncio.wait([self._living], timeout=left + min(0.1, left))
             for task in stuck:
                 self._log.error("%r ignores its cancellation", task)
+
+    async def _leave_group(self, until: float) -> None:
+        """Leave a group of a broker that keeps nothing: what it sends to a member that is gone, nobody gets."""
+        plan, features = self._plan, self._parts.features
+        if plan.group is None or features.durable or self._connection is None or self._state != "up":
+            return
+        with suppress(Exception):
+            async with asyncio.timeout((until - asyncio.get_running_loop().time()) / 3):
+                await self._connection.leave_group()
 
     async def _hand_back(self, timeout: float) -> None:
         """Acknowledge what is finished, and give the rest to the other members of the group at once."""

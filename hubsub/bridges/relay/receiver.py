@@ -257,7 +257,10 @@ class Receiver:
                 self._requests.receive_garbled(error)
             return
         if key == self._requests.address:
-            self._requests.receive(message, meta)
+            if received.trouble is not None:
+                self._requests.lose(meta)
+            else:
+                self._requests.receive(message, meta)
         elif key == GAPS and kind == GAP and meta is not None and meta.source != self._border.origin:
             if received.is_control and self._reads_log:
                 return

@@ -62,6 +62,13 @@ class OpenRequests:
             request.take_error(RemoteError(getattr(request, "key", self.address), error))
         return True
 
+    def lose(self, meta: Meta | None) -> None:
+        """Notify who asked that nobody at this broker will reply; others may."""
+        request = self._find(meta)
+        if request is not None and meta is not None and meta.correlation is not None:
+            del self._requests[meta.correlation]
+            request.lose()
+
     def receive_garbled(self, error: DecodeError) -> bool:
         """Fail a request, since its reply cannot be decoded; return whether there is one."""
         request = self._find(getattr(error, "meta", None))
