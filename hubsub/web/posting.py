@@ -19,7 +19,7 @@ from ..errors import ConfirmationTimeout, DecodeError, DeliveryError, HubClosed,
 from ..hub import Hub
 from ..key import NAMESPACE, PLUS, STAR, Key, Patterns
 from .access import Access, Authorize, Connection, Identify, Refused, covered
-from .application import dispatched, is_request
+from .application import confirmed, dispatched, is_request
 from .commands import MOST_SECONDS
 from .limits import Bucket, Limits
 from .protocol import encode, is_deeper, may_be_infinite
@@ -32,6 +32,8 @@ MOST_BUCKETS = 10_000
 _JSON = frozenset(("application/json", "text/json", ""))
 _EVENT = "application/cloudevents+json"
 _BATCH = "application/cloudevents-batch+json"
+# Some of Python's codecs take time that grows with the square of the length, or raise what they like.
+_CHARSETS = frozenset(("utf-8", "us-ascii", "iso-8859-1", "iso-8859-15", "windows-1252", "utf-16", "latin-1"))
 # Attributes of a CloudEvent that are no headers of the message.
 _ATTRIBUTES = frozenset(("data", "data_base64", "datacontenttype", "specversion"))
 
@@ -86,7 +88,11 @@ class Publishing:
         message, headers = self._message(key, connection, await self._body(connection, receive))
         try:
             if confirm is not None:
-                return await self.hub.publish_confirmed(key, message, headers=headers, timeout=confirm)
+                task, more = await confirmed(self.hub, key, message, headers, confirm)
+                try:
+                    return await task + more
+                finally:
+                    task.cancel()
             if headers:
                 reached = self.hub.publish_with_headers(key, message, headers)
             else:
@@ -188,9 +194,12 @@ class Publishing:
         if kind in _JSON or kind.endswith("+json"):
             return self._json(key, body)
         if kind == "text/plain":
+            charset = parameters.get("charset", "utf-8").lower()
+            if charset not in _CHARSETS:
+                raise Refused(400, f"the charset is one of {', '.join(sorted(_CHARSETS))}")
             try:
-                return body.decode(parameters.get("charset", "utf-8"))
-            except (UnicodeDecodeError, LookupError):
+                return body.decode(charset)
+            except UnicodeDecodeError:
                 raise Refused(400, "the text is not what its charset says") from None
         if kind == "application/octet-stream":
             return body

@@ -27,6 +27,8 @@ from hubsub.testing.conformance import sites, until
 ALL: Key[Any] = Key("*")
 END = Key("the", "end")
 PASSWORD = "s3cret/pa:ss"
+# About as long as a notification, and longer.
+LONG = [b"y" * number for number in (3900, 7960, 7970, 7980, 7990, 8000, 20_000)]
 
 
 def link(namespace: str = "hubsub", **fields: Any) -> Link:
@@ -353,6 +355,38 @@ async def test_what_nobody_can_read_is_told_and_what_follows_is_read(postgres: P
         assert good == [Received(Key("k"), b"x" * 20_000), Received(Key("k"), b"1")]
         assert all(isinstance(each.trouble, DecodeError) for each in received if each not in good)
         assert len(received) == len(odd) + 2
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([Key("k"), Key("größe", "a b"), Key("x" * 900)]),
+            st.binary(max_size=30) | st.text("a ,*:\0", max_size=20).map(str.encode) | st.sampled_from(LONG),
+        ),
+        max_size=40,
+    )
+)
+def test_messages_of_a_batch_share_notifications_and_keep_their_order(messages: list[tuple[Key[Any], bytes]]) -> None:
+    sender, receiver = Frames(), Frames()
+    texts = sender.pack_all([Record(key, payload) for key, payload in messages])
+    assert all(text.isascii() and len(text) <= LONGEST for text in texts)
+    assert len(set(texts)) == len(texts)
+    found = [each for text in texts for each in receiver.unpack_all(1, text)]
+    assert [(each.key, each.payload) for each in found] == messages
+    assert all(each.trouble is None for each in found)
+
+
+def test_a_hundred_short_messages_are_few_notifications() -> None:
+    assert len(Frames().pack_all([Record(Key("k"), b"x" * 150)] * 100)) == 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["*", "*1", "*1 ", "*1 x k 1", "*1 3,0 k 1", "*1 -3 k 1", "*1 3 k 1k", "*1 9 k 1", "*1 3 kkk", "*1 3,,3 k 1k 2"],
+)
+def test_a_notification_of_several_messages_that_cannot_be_read_is_one_trouble(text: str) -> None:
+    (one,) = Frames().unpack_all(1, text)
+    assert isinstance(one.trouble, DecodeError)
 
 
 async def test_pieces_without_end_take_no_memory(postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,8 @@ LONGEST = 7999
 MOST_BYTES = 64 << 20
 """The most bytes of a message, which is then split over many notifications."""
 _PIECE = LONGEST - 40
+_JOINED = LONGEST - 20
+"""The most bytes of joined messages, without the number."""
 _HEAD = re.compile(r":([0-9a-f]+)(=?)(?:\.([0-9]{1,6})([+.]))?")
 
 
@@ -37,10 +39,14 @@ def channel_of(namespace: str) -> str:
 class Frames:
     """Packs messages as `:1f orders/new {"tea": 2}`: a number, the address, the payload; and unpacks them.
 
-    One object serves one connection. The text is ASCII, whatever the encoding of the database. A payload that is not
-    ASCII is in base64, marked by a `=` after the number. The notifications of a split message have `.0+`, `.1+`, `.2.`
-    after the number; one transaction sends them, so they arrive together. The number makes each notification unique,
-    because a transaction sends only one of several equal ones.
+    All text is ASCII, whatever the encoding of the database. A payload that is not ASCII is in base64, marked by a `=`
+    after the number. The notifications of a split message have `.0+`, `.1+`, `.2.` after the number; one transaction
+    sends them, so they arrive together. The number makes each notification unique, because a transaction sends only one
+    of several equal ones.
+
+    Short messages of a batch share notifications, because each notification costs more than a message in it:
+    `*1f 12,13 orders/new 1orders/old 22` has a number, the lengths, and that many characters for each message. One
+    object serves one connection.
 
     Args:
         is_control: Unpack control messages.
@@ -61,17 +67,35 @@ class Frames:
 
     def pack_all(self, records: Sequence[Record]) -> list[str]:
         """Return the notifications that several records become."""
-        address_of, numbers = self._addresses.address, self._numbers
+        address_of = self._addresses.address
         texts: list[str] = []
+        joined: list[str] = []
+        size = 0
         for record in records:
             key, payload = record[0], record[1]
             if payload.isascii() and b"\0" not in payload:
-                text = f":{next(numbers):x} {address_of(key)} {payload.decode('ascii')}"
-                if len(text) <= LONGEST:
-                    texts.append(text)
+                text = f"{address_of(key)} {payload.decode('ascii')}"
+                length = len(text) + 5  # and its length in the head
+                if length <= _JOINED:
+                    if size + length > _JOINED:
+                        texts.append(self._join(joined))
+                        joined, size = [], 0
+                    joined.append(text)
+                    size += length
                     continue
+            if joined:
+                texts.append(self._join(joined))
+                joined, size = [], 0
             texts += self.frame(address_of(key), payload)
+        if joined:
+            texts.append(self._join(joined))
         return texts
+
+    def _join(self, joined: list[str]) -> str:
+        number = next(self._numbers)
+        if len(joined) == 1:
+            return f":{number:x} {joined[0]}"
+        return f"*{number:x} {','.join(map(str, map(len, joined)))} {''.join(joined)}"
 
     def frame(self, address: str, payload: bytes) -> list[str]:
         """Return the notifications that a payload becomes under an address."""
@@ -83,6 +107,27 @@ class Frames:
         pieces = [body[start : start + _PIECE] for start in range(0, len(body), _PIECE)]
         marks = ["+"] * (len(pieces) - 1) + ["."]
         return [f"{head}.{index}{mark} {piece}" for index, (mark, piece) in enumerate(zip(marks, pieces, strict=True))]
+
+    def unpack_all(self, sender: object, text: str) -> Sequence[Received]:
+        """Return the messages of a notification; none if it is part of one that is not complete yet."""
+        if text[:1] != "*":
+            one = self.unpack(sender, text)
+            return () if one is None else (one,)
+        _, _, rest = text.partition(" ")
+        lengths, _, body = rest.partition(" ")
+        key, tail, found, start = self._key, self._tail, [], 0
+        try:
+            for length in map(int, lengths.split(",")):
+                address, space, data = body[start : start + length].partition(" ")
+                if length <= 0 or not space:
+                    raise ValueError
+                found.append(as_tuple(Received, (key(address), data.encode(), *tail)))
+                start += length
+        except ValueError:
+            start = -1
+        if start != len(body):
+            return (self._trouble(text, "its messages cannot be told apart"),)
+        return found
 
     def unpack(self, sender: object, text: str) -> Received | None:
         """Return the message of a notification; None if it is split, and not complete yet.

@@ -19,7 +19,7 @@ from ..urls import count, or_none, seconds
 from . import outbox, schema
 from .alarm import Alarm
 from .connections import Connections
-from .database import Database
+from .database import Database, Instant
 from .errors import refusal
 from .frames import MOST_BYTES, Frames, channel_of
 
@@ -173,9 +173,12 @@ class PostgresLogAdapter(LogAdapter):
         bell = f"{channel_of(self.link.namespace)}:log"
         self._control = f"{bell}:control"
         if self.link.reads:
-            await connection.add_listener(bell, lambda *_: self.inbox.ring())
-        due = self._due
-        await connection.add_listener(f"{bell}:due", lambda _1, _2, _3, seconds: due.set(float(seconds)))
+            await connection.add_listener(bell, Instant(lambda *_: self.inbox.ring()))
+        await connection.add_listener(f"{bell}:due", self._note_due)
+
+    def _note_due(self, connection: Any, pid: int, channel: str, text: str) -> None:
+        with suppress(ValueError):  # any program can notify there
+            self._due.set(float(text))
 
     async def _keep_tidy(self) -> None:
         pause = min(self.UPKEEP_SECONDS, max(0.5, (self._max_age or math.inf) / 4))

@@ -13,12 +13,12 @@ from ...errors import EncodeError, PayloadTooLarge
 from ...key import Key, is_subset
 from ..adapter import Link, Received, Record
 from .connections import Connections
-from .database import Database
+from .database import Database, Instant
 from .errors import refusal
 from .frames import LONGEST, Frames, channel_of
 
-NOTIFY = """select count(pg_notify(coalesce(channel, $3), text))
-    from unnest($1::text[], $2::text[]) as t (channel, text)"""
+NOTIFY = "select count(pg_notify($1, text)) from unnest($2::text[]) as t (text)"
+NOTIFY_EACH = "select count(pg_notify(channel, text)) from unnest($1::text[], $2::text[]) as t (channel, text)"
 
 Notice: TypeAlias = tuple[int, str, str]
 """The index of a record, a channel, and a text to send there for the record."""
@@ -51,20 +51,21 @@ class Traffic(Connections):
 
     async def _prepare(self, connection: Any) -> None:
         self._notify = await connection.prepare(NOTIFY)
+        self._notify_each = await connection.prepare(NOTIFY_EACH)
         # By a query: behind a pooler the protocol gives another one.
         self._pids[await connection.fetchval("select pg_backend_pid()")] = math.inf
 
     async def _listen(self, connection: Any) -> None:
         if not self._channels and self._incoming:
-            await connection.add_listener(self._data, self._take)
+            await connection.add_listener(self._data, Instant(self._take))
         for name in self._channels:
             if any(is_subset(Key(name), pattern) for pattern in self._incoming):
-                await connection.add_listener(name, self._take)
+                await connection.add_listener(name, Instant(self._take))
 
     async def listen_to(self, keys: Sequence[Key[Any]]) -> None:
         """Receive the control messages of these keys; return when the server has confirmed it."""
         self._keys.update(keys)
-        await self.listen(self._control, self._take)
+        await self.listen(self._control, Instant(self._take))
 
     # What comes
 
@@ -85,20 +86,17 @@ class Traffic(Connections):
 
     def _read(self, came: list[tuple[int, str, str]]) -> list[Received]:
         received: list[Received] = []
-        pids, control, append, unpack = self._pids, self._control, received.append, self._frames.unpack
+        pids, control, unpack = self._pids, self._control, self._frames.unpack_all
         is_foreign = bool(self._channels)
         for pid, channel, text in came:
             if channel == control:
-                one = self._control_frames.unpack(pid, text)
-                if one is None or one.key not in self._keys:
-                    continue
+                received += (each for each in self._control_frames.unpack_all(pid, text) if each.key in self._keys)
             elif pid in pids and pids[pid] > time.monotonic():
                 continue  # our own
             elif is_foreign:
-                one = Received(Key(channel), text.encode())
-            elif (one := unpack(pid, text)) is None:
-                continue
-            append(one)
+                received.append(Received(Key(channel), text.encode()))
+            else:
+                received += unpack(pid, text)
         return received
 
     # What goes
@@ -113,7 +111,7 @@ class Traffic(Connections):
             except Exception:
                 return await self._send_what_can_be(records)
             try:
-                await self._notify.fetch(None, texts, channel)
+                await self._notify.fetch(channel, texts)
                 return {}
             except Exception as error:
                 refusal(error)  # raises, unless the refusal is for good
@@ -160,7 +158,7 @@ class Traffic(Connections):
         if not lot:
             return
         try:
-            await self._notify.fetch([channel for _, channel, _ in lot], [text for _, _, text in lot], None)
+            await self._notify_each.fetch([channel for _, channel, _ in lot], [text for _, _, text in lot])
         except Exception as error:
             why = refusal(error)
             records = [list(notices) for _, notices in groupby(lot, itemgetter(0))]
