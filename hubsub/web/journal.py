@@ -49,8 +49,8 @@ def not_resumed() -> Gap:
 class Journal:
     """The last messages of an endpoint, in the order in which it had them.
 
-    A client says the highest number that it has seen of each origin. The journal knows what it missed only if the journal
-    has everything of that origin since then, in the order of the numbers. It says no if
+    A client says the highest number that it has seen of each origin. What it missed is known only if the journal has
+    everything of that origin since then, in the order of the numbers. The journal says no if
 
     - it is younger than the client's number, or has dropped something behind it;
     - a message without a countable name came since;
