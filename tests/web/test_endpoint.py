@@ -649,7 +649,7 @@ async def test_another_policy_drops_and_says_where(hub: Hub, overflow: Overflow,
 
 
 def test_a_queue_that_grows_is_refused(hub: Hub) -> None:
-    with pytest.raises(ValueError, match="grow"):
+    with pytest.raises(ValueError, match="GROW"):
         endpoint(hub, overflow=Overflow.GROW)
 
 
