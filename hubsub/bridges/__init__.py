@@ -5,7 +5,20 @@ async with Hub() as hub, Bridge(hub, "redis://localhost:6379", both=[Key("orders
 """
 
 from ..codec import Codec
-from .adapter import Adapter, Buried, DelayedRecord, Features, Link, Loss, Received, Record, SentBack, bytes_moved
+from .adapter import (
+    Adapter,
+    Buried,
+    ConfirmedRecord,
+    DelayedRecord,
+    Features,
+    Link,
+    Loss,
+    NotFinished,
+    Received,
+    Record,
+    SentBack,
+    bytes_moved,
+)
 from .address import Addresses, Copies
 from .inbox import Inbox
 from .log import LogAdapter, LogState
@@ -22,6 +35,7 @@ __all__ = [
     "Bridge",
     "Buried",
     "Codec",
+    "ConfirmedRecord",
     "Copies",
     "DelayedRecord",
     "Features",
@@ -32,6 +46,7 @@ __all__ = [
     "LogAdapter",
     "LogState",
     "Loss",
+    "NotFinished",
     "Received",
     "Record",
     "SentBack",

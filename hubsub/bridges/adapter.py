@@ -54,6 +54,8 @@ class Features:
     responders: bool = False
     """The broker passes requests on to those who respond: `Adapter.respond`. Else a request is a message like others,
     and reaches whoever is subscribed."""
+    finishes: bool = False
+    """The broker knows when everybody there has finished with a message, see `ConfirmedRecord`."""
     verbatim: bool = True
     """A payload arrives byte by byte as it was sent, so that it can be signed."""
     groups: bool = False
@@ -123,6 +125,17 @@ class DelayedRecord(Record):
 
     def _replace(self, **changes: Any) -> DelayedRecord:  # pyright: ignore[reportIncompatibleMethodOverride]
         return self.at(self._due, Record(*self)._replace(**changes))
+
+
+class ConfirmedRecord(Record):
+    """What somebody waits for; only with `Features.finishes`.
+
+    `Adapter.send` returns when everybody at the broker has finished with it, or with a `NotFinished` in its result.
+    """
+
+
+class NotFinished(Exception):
+    """The broker has a `ConfirmedRecord`, but not everybody there has finished with it."""
 
 
 class Received(NamedTuple):

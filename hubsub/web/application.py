@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary, WeakSet
 from .._core.message_queue import Overflow
 from ..describe import describe
 from ..hub import Hub
+from ..key import Key
 from .access import Access, Connection, Refused
 from .feed import Feed
 from .limits import Limits
@@ -33,6 +34,21 @@ def applications_of(hub: Hub) -> list[Application[Any]]:
 def dispatched(hub: Hub, message: object) -> int:
     """Have all applications of a hub hand over what was published; return how many connections got a message."""
     return sum(each.feed.dispatch(message) for each in applications_of(hub))
+
+
+async def confirmed(
+    hub: Hub, key: Key[Any], message: Any, headers: Mapping[str, str] | None, seconds: float
+) -> tuple[asyncio.Task[int], int]:
+    """Publish a message now; return a task that ends as `Hub.publish_confirmed`, and what is to be added to its result.
+
+    Together that is how many subscriptions and connections there are.
+    """
+    task = asyncio.ensure_future(hub.publish_confirmed(key, message, timeout=seconds, headers=headers))
+    task.add_done_callback(lambda task: task.cancelled() or task.exception())
+    # It publishes in its first step, and so before whatever the caller does next.
+    await asyncio.sleep(0)
+    carriers = sum(each.feed.carries(key) for each in applications_of(hub))
+    return task, dispatched(hub, message) - carriers
 
 
 class Client(Protocol):

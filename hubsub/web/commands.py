@@ -29,7 +29,7 @@ from ..event import Event, Gap
 from ..key import NAMESPACE, PLUS, STAR, Key
 from . import protocol
 from .access import Access, Action, Connection, Refused, covered, logger
-from .application import dispatched
+from .application import confirmed, dispatched
 from .feed import Feed
 from .journal import not_resumed
 from .limits import Bucket
@@ -273,18 +273,27 @@ class Commands:
             raise ProtocolError("forbidden", "this key may not be published to")
         message = self._data(frame, key)
         hub = self._feed.hub
-        if frame.headers and (name := frame.headers.get(NAME)) is not None:
-            if self._feed.names.is_known(key, name) or source_of(name) == hub.border.origin:
-                # It was published before its answer was lost; or it was here first, and comes back by others.
+        name = None if frame.headers is None else frame.headers.get(NAME)
+        names = self._feed.names
+        if name is not None and (names.is_known(key, name) or source_of(name) == hub.border.origin):
+            # It was published before its answer was lost; or it was here first, and comes back by others.
+            running = names.confirming(key, name)
+            if running is not None and frame.confirm is not None:
+                self._start(frame.id, self._confirm(frame.id, *running))
+            else:
                 self._stream.reply(protocol.ok(frame.id, self._feed.journal.position, count=0))
-                return
-            self._feed.names.note(key, name)
+            return
         if frame.confirm is not None:
             seconds = self._seconds(frame.confirm)
-            self._start(frame.id, self._publish_confirmed(frame.id, key, message, frame.headers, seconds))
-            # It begins before what follows is published.
-            await asyncio.sleep(0)
+            self._check_open()
+            task, more = await confirmed(hub, key, message, frame.headers, seconds)
+            if name is not None:
+                names.note(key, name)
+                names.confirm(key, name, task, more)
+            self._start(frame.id, self._confirm(frame.id, task, more))
             return
+        if name is not None:
+            names.note(key, name)
         try:
             if frame.headers:
                 reached = hub.publish_with_headers(key, message, frame.headers)
@@ -295,16 +304,15 @@ class Commands:
         reached += dispatched(hub, message)
         self._stream.reply(protocol.ok(frame.id, self._feed.journal.position, count=reached))
 
-    async def _publish_confirmed(
-        self, id: int, key: Key[Any], message: Any, headers: dict[str, str] | None, seconds: float
-    ) -> None:
+    async def _confirm(self, id: int, task: asyncio.Task[int], more: int) -> None:
         try:
-            finished = await self._feed.hub.publish_confirmed(key, message, timeout=seconds, headers=headers)
+            # Who has sent it may be gone before that, and ask again over another connection.
+            finished = await asyncio.shield(task)
         except ConfirmationTimeout:
             raise ProtocolError("timeout", "not everybody has finished in time", id) from None
         except DeliveryError as error:
             raise ProtocolError("failed", f"{len(error.exceptions)} did not finish with it", id) from None
-        self._stream.reply(protocol.ok(id, self._feed.journal.position, count=finished))
+        self._stream.reply(protocol.ok(id, self._feed.journal.position, count=finished + more))
 
     @staticmethod
     def _seconds(given: float) -> float:
@@ -314,9 +322,11 @@ class Commands:
 
     def _start(self, id: int, coroutine: Coroutine[Any, Any, None]) -> None:
         """Do something that takes its time, while other frames are followed."""
-        if len(self.tasks) >= self._limits.requests:
+        try:
+            self._check_open()
+        except ProtocolError:
             coroutine.close()
-            raise ProtocolError("too-many", f"at most {self._limits.requests} requests are open at a time")
+            raise
         self.tasks[id] = self._loop.create_task(self._doing(id, coroutine))
 
     async def _doing(self, id: int, coroutine: Coroutine[Any, Any, None]) -> None:
@@ -331,6 +341,11 @@ class Commands:
             self.refuse(ProtocolError("failed", type(error).__name__), id)
         finally:
             self.tasks.pop(id, None)
+
+    def _check_open(self) -> None:
+        if len(self.tasks) >= self._limits.requests:
+            self._was_too_fast = True
+            raise ProtocolError("too-many", f"at most {self._limits.requests} requests are open at a time")
 
     async def _request(self, frame: protocol.Request) -> None:
         self._check_id(frame.id)

@@ -77,6 +77,10 @@ class Feed:
     def _origin(self) -> str:
         return self.hub.border.origin
 
+    def carries(self, key: Key[Any]) -> bool:
+        """True if messages of a key leave by it."""
+        return self._outbox is not None and self._outbox.is_on(key)
+
     def close(self) -> None:
         """Take nothing more of the hub."""
         if self._outbox is not None:

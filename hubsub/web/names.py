@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import msgspec
@@ -24,6 +25,7 @@ class Names:
         # Two generations: forgetting the older one at once costs nothing for each message.
         self._new: set[tuple[Key[Any], str]] = set()
         self._old: set[tuple[Key[Any], str]] = set()
+        self._confirming: dict[tuple[Key[Any], str], tuple[asyncio.Task[int], int]] = {}
 
     def is_known(self, key: Key[Any], name: str) -> bool:
         """True if a message of this name came lately."""
@@ -34,6 +36,15 @@ class Names:
         if len(self._new) >= self._most:
             self._old, self._new = self._new, set()
         self._new.add((key, name))
+
+    def confirm(self, key: Key[Any], name: str, task: asyncio.Task[int], more: int) -> None:
+        """A message of this name is being confirmed by a task; who has sent it may come back and ask again."""
+        self._confirming[key, name] = task, more
+        task.add_done_callback(lambda task: self._confirming.pop((key, name), None))
+
+    def confirming(self, key: Key[Any], name: str) -> tuple[asyncio.Task[int], int] | None:
+        """What `confirm` was given of a message that is not finished; None if there is none."""
+        return self._confirming.get((key, name))
 
 
 class _Source(msgspec.Struct):

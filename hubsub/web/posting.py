@@ -19,7 +19,7 @@ from ..errors import ConfirmationTimeout, DecodeError, DeliveryError, HubClosed,
 from ..hub import Hub
 from ..key import NAMESPACE, PLUS, STAR, Key, Patterns
 from .access import Access, Authorize, Connection, Identify, Refused, covered
-from .application import dispatched, is_request
+from .application import confirmed, dispatched, is_request
 from .commands import MOST_SECONDS
 from .limits import Bucket, Limits
 from .protocol import encode, is_deeper, may_be_infinite
@@ -88,7 +88,11 @@ class Publishing:
         message, headers = self._message(key, connection, await self._body(connection, receive))
         try:
             if confirm is not None:
-                return await self.hub.publish_confirmed(key, message, headers=headers, timeout=confirm)
+                task, more = await confirmed(self.hub, key, message, headers, confirm)
+                try:
+                    return await task + more
+                finally:
+                    task.cancel()
             if headers:
                 reached = self.hub.publish_with_headers(key, message, headers)
             else:

@@ -608,3 +608,64 @@ async def test_a_client_of_a_server_that_restarts_goes_on_with_its_subscriptions
             assert bridge.health().reconnects == 1
             # Another server does not know what was missed, and says so.
             assert bridge.health().gaps == 1
+
+
+async def test_a_confirmed_message_is_finished_by_everybody_at_the_endpoint() -> None:
+    async with site() as (server, _, url), client(url) as one:
+        begun, may_end = asyncio.Event(), asyncio.Event()
+
+        @server.on(ROOMS)
+        async def listener(key: Key[Any], message: Any) -> None:
+            begun.set()
+            if message == "bad":
+                raise ValueError
+            await may_end.wait()
+
+        confirming = asyncio.ensure_future(one.publish_confirmed(("room", "1"), "good", timeout=20))
+        await begun.wait()
+        await one.bridges[0].ready()
+        assert not confirming.done()
+        may_end.set()
+        assert await confirming == 1
+        with pytest.raises(DeliveryError, match="not finished") as error:
+            await one.publish_confirmed(("room", "1"), "bad", timeout=20)
+        assert "failed" in str(error.value.exceptions[0].__cause__)
+        assert (one.bridges[0].health().sent, one.bridges[0].health().refused) == (2, 0)
+
+
+async def test_who_comes_back_before_his_message_was_confirmed_learns_of_it_and_it_is_published_once() -> None:
+    async with site() as (server, app, url), client(url) as one:
+        came: list[Any] = []
+        may_end = asyncio.Event()
+
+        @server.on(ROOMS)
+        async def listener(key: Key[Any], message: Any) -> None:
+            came.append(message)
+            await may_end.wait()
+
+        confirming = asyncio.ensure_future(one.publish_confirmed(("room", "1"), 1, timeout=20))
+        await until(lambda: came)
+        for connection in app.connections:
+            await connection.close(4408)
+        await until(lambda: one.bridges[0].health().reconnects == 1)
+        await one.bridges[0].ready()
+        assert not confirming.done()
+        may_end.set()
+        assert await confirming == 1
+        assert came == [1]
+
+
+async def test_a_count_is_of_subscriptions_and_connections_whoever_publishes_and_confirms() -> None:
+    async with site() as (server, _, url), client(url, None, incoming=ROOMS) as one, raw(url) as socket:
+        other = endpoint(server, outgoing=ROOMS)  # carries the same, to nobody
+        heard(server), heard(one)
+        await one.bridges[0].synced()
+        counts = []
+        for id, more in ((1, {}), (2, {"confirm": 5})):
+            await socket.send(json.dumps({"type": "publish", "id": id, "key": ["room", "1"], "data": 1, **more}))
+            while not (found := [each for each in json.loads(await socket.recv()) if each.get("id") == id]):
+                pass
+            counts.append(found[0]["count"])
+        # A listener of the hub, and a connection.
+        assert counts == [2, 2]
+        await other.close()

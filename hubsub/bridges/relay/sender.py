@@ -18,7 +18,7 @@ from ...errors import BridgeError, BrokerBusy, EncodeError, HubsubError, Payload
 from ...event import Event, Gap, Meta
 from ...hub import Hub
 from ...key import NAMESPACE, Key
-from ..adapter import Adapter, DelayedRecord, Features, Record
+from ..adapter import Adapter, ConfirmedRecord, DelayedRecord, Features, NotFinished, Record
 from .plan import GAPS, Plan
 from .replies import OpenRequests
 from .wire import BEAT, GAP, MESSAGE, Notice, Wire, time_text
@@ -217,6 +217,8 @@ class Sender:
         outgoing = Outgoing(key, record, time)
         if event is not None and (event.confirmed is not None or (meta is not None and meta.reply_to is not None)):
             outgoing.event = event
+            if event.confirmed is not None and self._features.finishes:
+                outgoing.record = as_tuple(ConfirmedRecord, record)
         self._queue.append(outgoing)
         self._messages += 1
         self.bytes += outgoing.size
@@ -373,7 +375,8 @@ class Sender:
             raise
         finally:
             self._in_hand = 0
-        if len(refused) == len(batch) > 1:
+        unfinished = [each for each in refused.values() if isinstance(each, NotFinished)]
+        if len(refused) - len(unfinished) == len(batch) > 1:
             # The batch was refused because of one of them: only a refusal of a single record counts.
             self._most = 1
             return
@@ -381,12 +384,15 @@ class Sender:
             self._queue.popleft()
             self._messages -= 1
             self.bytes -= each.size
-            if index in refused:
-                self._refuse(each.key, each.record.payload, each.event, refused[index])
-            else:
-                self.sent += 1
-                if each.event is not None:
-                    each.event.done()
+            why = refused.get(index)
+            if why is not None and not isinstance(why, NotFinished):
+                self._refuse(each.key, each.record.payload, each.event, why)
+                continue
+            self.sent += 1
+            if each.event is not None and why is None:
+                each.event.done()
+            elif each.event is not None:
+                each.event.fail(why, "not everybody at the broker has finished with it")
         self._hold()
         self._most = min(2 * self._most, self.BATCH)
 

@@ -47,6 +47,7 @@ class WebSocketAdapter(Adapter):
         resumes=True,
         patterns=True,
         responders=True,
+        finishes=True,
         verbatim=False,
         headers=True,
     )
@@ -107,8 +108,8 @@ class WebSocketAdapter(Adapter):
 
     @property
     def receiving(self) -> int | None:  # type: ignore[override]
-        """Changes whenever bytes have come."""
-        return None if self._line is None else self._line.moved[1]
+        """Changes whenever bytes have come, and while much of what was sent is on its way."""
+        return None if self._line is None else self._line.heard
 
     @property
     def sending(self) -> int | None:  # type: ignore[override]

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from datetime import datetime
 from functools import partial
 from itertools import count
 from typing import Any
@@ -28,6 +29,8 @@ _SILENT = logging.Logger("hubsub.websockets", logging.CRITICAL + 1)
 # Seconds: how long the last frames may take, and a `bye` may keep a client away.
 GOODBYE = 1.0
 MOST_AWAY = 5.0
+# How long a message may take from its publisher to here, seconds; then it was the line that was silent.
+MOST_LATE = 30.0
 # How often in succession what follows a position may be unreadable, before it is given up.
 MOST_FAILURES = 3
 NOT_RESUMED = "not resumed"
@@ -52,6 +55,7 @@ class Line(Sending):
         self._welcomed = False
         self._farewell: Frame | None = None
         self._heard = time.time()
+        self._last: Received | None = None
         self._resumed: dict[int, Key[Any]] = {}  # asked for with hello
         self._subscribed: dict[Key[Any], int] = {}
         self._responding: dict[Key[Any], int] = {}
@@ -146,8 +150,18 @@ class Line(Sending):
         if self.flow.error is None and self._has_said_hello:
             # What was subscribed to, and not only asked for: the rest is new next time.
             self.position.patterns = [*self._subscribed, *self._resumed.values()]
-            self.position.left = self._heard
+            self.position.left = min(self._heard, self._published)
         super().fail(error)
+
+    @property
+    def _published(self) -> float:
+        """When the last message that came was published, unless that is long ago: the next ones came no sooner."""
+        text = "" if self._last is None else self._last.headers.get("ce_time", "")
+        try:
+            published = datetime.fromisoformat(text).timestamp()
+        except (ValueError, OverflowError):
+            return self._heard
+        return published if self._heard - MOST_LATE < published else self._heard
 
     async def close(self, *, politely: bool) -> None:
         """Let go of the connection. Closing twice is safe."""
@@ -258,7 +272,8 @@ class Line(Sending):
         if frame.request and self._responding and self._responds_to(frame.key or ()):
             self.flow.put(None, mark)
         else:
-            self.flow.put(frames.received_of(frame), mark)
+            self._last = frames.received_of(frame)
+            self.flow.put(self._last, mark)
         self._replayed_one()
 
     def _responds_to(self, key: Sequence[str]) -> bool:

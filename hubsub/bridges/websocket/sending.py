@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from ...describe import describe_error
 from ...errors import AccessRefused, BridgeError, EncodeError, PayloadTooLarge
 from ...key import NAMESPACE, Key
-from ..adapter import Link, Received, Record
+from ..adapter import ConfirmedRecord, Link, NotFinished, Received, Record
 from . import frames
 from .flow import Position
 from .frames import Frame, encode, said
@@ -23,6 +23,8 @@ from .talk import Talk
 
 # How long a responder elsewhere has for a reply, seconds: the most that an endpoint grants.
 REPLY_SECONDS = 60
+# How long everybody at the endpoint has to finish with a message that is confirmed, seconds.
+CONFIRM_SECONDS = 30
 # The longest pause in which nothing is sent while something waits, seconds.
 PAUSE = 0.5
 
@@ -75,6 +77,7 @@ class Sending(Talk):
                 continue
             batch: list[Piece] = []
             size = 2
+            room = min(room, int(self.limits["requests"]))
             while pieces and len(batch) < room and (not batch or size + len(pieces[0].text) < self._frame_bytes):
                 size += len(pieces[0].text) + 1
                 batch.append(pieces.popleft())
@@ -111,7 +114,15 @@ class Sending(Talk):
         await self.send_text((b"[" + b",".join(piece.text for piece in batch) + b"]").decode())
         if not awaited:
             return []
-        await self.until(future)
+        waiting = asyncio.ensure_future(self.until(future))
+        try:
+            while not waiting.done():
+                # Whoever has to finish with a message there may take his time.
+                self.turns += any(isinstance(piece.record, ConfirmedRecord) for piece in batch)
+                await asyncio.wait([waiting], timeout=PAUSE)
+            waiting.result()
+        finally:
+            waiting.cancel()
         again = []
         for piece in batch:
             answer = answers.get(piece.id)
@@ -126,6 +137,8 @@ class Sending(Talk):
         return again
 
     def _error_of(self, record: Record, answer: Frame) -> Exception:
+        if isinstance(record, ConfirmedRecord) and answer.code in ("failed", "timeout"):
+            return NotFinished(f"{self.endpoint!r}, {record.key!r}: {said(answer)}")
         if answer.code == "forbidden":
             return AccessRefused(
                 f"{self.endpoint!r} refuses {record.key!r}: {said(answer)}; allow it in the endpoint's incoming="
@@ -153,6 +166,8 @@ class Sending(Talk):
                 **frames.data_of(record, int(self.limits["depth"]) - 2),
                 "headers": frames.headers_of(record, self.origin, named),
             }
+            if isinstance(record, ConfirmedRecord):
+                frame["confirm"] = CONFIRM_SECONDS
             if is_request:
                 frame["timeout"] = REPLY_SECONDS
                 self.answers[id] = lambda answer: self._replied(record, frame, answer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import struct
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -15,6 +16,14 @@ from .flow import Flow, Position
 from .frames import Frame, encode
 from .options import Endpoint
 
+try:
+    import fcntl
+    import termios
+except ImportError:  # Windows
+    fcntl = termios = None  # type: ignore[assignment]
+
+# Bytes on their way, behind which an answer may take its time.
+MUCH = 16 * 1024
 # What an endpoint allows if it does not say.
 LIMITS = {
     "frame_bytes": 65536.0,
@@ -23,6 +32,7 @@ LIMITS = {
     "patterns": 500.0,
     "publishes_per_second": 100.0,
     "publish_burst": 200.0,
+    "requests": 100.0,
 }
 
 
@@ -62,6 +72,23 @@ class Talk:
         """Bytes that were sent and have arrived, and bytes that were received."""
         transport = getattr(self.socket, "transport", None)
         return (0, 0) if transport is None else bytes_each_way(transport)
+
+    @property
+    def on_the_way(self) -> int:
+        """Bytes that we have sent and that have not arrived there; 0 where the system does not say."""
+        try:
+            transport = self.socket.transport
+            number = transport.get_extra_info("socket").fileno()
+            (unsent,) = struct.unpack("i", fcntl.ioctl(number, termios.TIOCOUTQ, bytes(4)))
+            return int(transport.get_write_buffer_size() + unsent)
+        except (AttributeError, OSError, NotImplementedError, ValueError):
+            return 0
+
+    @property
+    def heard(self) -> int:
+        """Changes when something has come; also while much of ours is on its way, since answers stand behind that."""
+        sent, received = self.moved
+        return received + (sent if self.on_the_way > MUCH else 0)
 
     def fail(self, error: Exception) -> None:
         """End it; the first reason counts."""
