@@ -341,8 +341,9 @@ class Line:
             head = frames.publish_head(number, self.names.control, address, mandatory=False)
             return head + frames.content(number, headers, record.payload, self.sending.frame_max, mode=b"\x01")
         assert record.due is not None
+        await self.delays.prepare(path(ticks_until(record.due))[0])
+        # Making what was missing took a while.
         top, wait = path(ticks_until(record.due))
-        await self.delays.prepare(top)
         head = frames.publish_head(number, self.delays.entrance(top), address, mandatory=False)
         return head + frames.content(number, {**headers, **wait}, record.payload, self.sending.frame_max)
 
