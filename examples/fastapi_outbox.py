@@ -51,7 +51,7 @@ Transaction = Annotated[asyncpg.Connection, Depends(transaction, scope="function
 
 
 @app.post("/orders", status_code=201)
-async def place(dish: str, connection: Transaction) -> dict[str, int]:
+async def place(dish: str, connection: Transaction) -> dict[str, Any]:
     number = await connection.fetchval("insert into orders (dish) values ($1) returning number", dish)
     await adapter.publish_in(connection, ("orders", "new"), {"number": number, "dish": dish})
     if dish == "soup":

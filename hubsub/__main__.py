@@ -1,16 +1,16 @@
-"""The command line: `python -m hubsub`, or `hubsub`, with `demo`, `dead-letters` or `postgres-schema`."""
+"""The command line: `python -m hubsub COMMAND`, or `hubsub COMMAND`."""
 
 from __future__ import annotations
 
 import argparse
 import errno
-import math
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 
 from . import MissingDriver, UnknownScheme, __version__
+from .cli import bench, check, completion, publish, relay, requesting, tap
+from .cli.arguments import number, port, seconds
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     demo.add_argument(
         "--seconds",
-        type=_seconds,
+        type=seconds,
         metavar="N",
         help="seconds after which to end (default: never on a terminal, else 10)",
     )
@@ -39,12 +39,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     demo.add_argument(
         "--web",
-        type=_port,
+        type=port,
         metavar="PORT",
         help="show them in the browser, too, at this port of this machine; 0 takes a free one",
     )
     demo.set_defaults(run=_demo)
+    for module in (tap, publish, requesting, relay):
+        module.add(commands)
     _add_dead_letters(commands)
+    for module in (bench, check):
+        module.add(commands)
 
     schema = commands.add_parser(
         "postgres-schema",
@@ -67,12 +71,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="grant this role the right to call hubsub.publish, and no other; may be repeated",
     )
     schema.set_defaults(run=_postgres_schema)
+    completion.add(commands)
 
     arguments = parser.parse_args(argv)
     try:
         return int(arguments.run(arguments))
     except KeyboardInterrupt:  # before the command itself took care of Ctrl-C
         return 130
+    except BrokenPipeError:
+        # The reader has gone, as in `| head`. Python would raise again when it flushes the rest.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
 
 def _add_dead_letters(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -83,7 +92,7 @@ def _add_dead_letters(commands: argparse._SubParsersAction[argparse.ArgumentPars
     )
     letters.add_argument("url", metavar="URL", help="the broker, such as redis-stream://localhost:6379")
     letters.add_argument("--namespace", default="hubsub", help="that of the bridges (default: %(default)s)")
-    letters.add_argument("--limit", type=_number, default=100, metavar="N", help="letters (default: %(default)s)")
+    letters.add_argument("--limit", type=number, default=100, metavar="N", help="letters (default: %(default)s)")
     letters.add_argument("--before", metavar="POSITION", help="only letters older than this one")
     letters.add_argument(
         "--redeliver",
@@ -93,7 +102,7 @@ def _add_dead_letters(commands: argparse._SubParsersAction[argparse.ArgumentPars
         help="send this letter back to the group or name that gave it up; may be repeated",
     )
     letters.add_argument(
-        "--timeout", type=_seconds, default=10.0, metavar="N", help="seconds to wait for the broker (default: 10)"
+        "--timeout", type=seconds, default=10.0, metavar="N", help="seconds to wait for the broker (default: 10)"
     )
     letters.set_defaults(run=_dead_letters)
 
@@ -101,19 +110,14 @@ def _add_dead_letters(commands: argparse._SubParsersAction[argparse.ArgumentPars
 def _dead_letters(arguments: argparse.Namespace) -> int:
     from .cli import dead_letters
 
-    try:
-        return dead_letters.main(
-            arguments.url,
-            arguments.namespace,
-            arguments.limit,
-            arguments.before,
-            arguments.redeliver,
-            arguments.timeout,
-        )
-    except BrokenPipeError:
-        # The reader has gone, as in `| head`. Python would raise again when it flushes the rest.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    return dead_letters.main(
+        arguments.url,
+        arguments.namespace,
+        arguments.limit,
+        arguments.before,
+        arguments.redeliver,
+        arguments.timeout,
+    )
 
 
 def _demo(arguments: argparse.Namespace) -> int:
@@ -164,30 +168,6 @@ def _postgres_schema(arguments: argparse.Namespace) -> int:
 def _is_reader_gone(error: BaseException) -> bool:
     """True if the reader of our output has gone, as in `| head`, or the terminal has."""
     return isinstance(error, OSError) and error.errno in (errno.EPIPE, errno.EIO)
-
-
-def _seconds(text: str) -> float:
-    with suppress(ValueError):
-        seconds = float(text)
-        if 0 < seconds < math.inf:
-            return seconds
-    raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
-
-
-def _port(text: str) -> int:
-    with suppress(ValueError):
-        port = int(text)
-        if 0 <= port < 65536:
-            return port
-    raise argparse.ArgumentTypeError(f"{text!r} is not a port, 0 to 65535")
-
-
-def _number(text: str) -> int:
-    with suppress(ValueError):
-        number = int(text)
-        if number > 0:
-            return number
-    raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from ..errors import BrokerBusy, NameTaken, NoSuchLetter
 from .adapter import Adapter, Features, Link, Loss, Received, SentBack
@@ -63,9 +63,7 @@ class LogAdapter(Adapter):
         self._used: tuple[str, int] | None = None  # up to here, what was handed over was certainly used
 
     def features_for(self, link: Link) -> Features:
-        acks = "each" if link.group else "prefix" if link.name else "none"
-        order, lease = ("none", self.lease) if link.group else ("all", None)
-        return replace(self.features, order=order, acks=acks, lease=lease)  # type: ignore[arg-type]
+        return features_of(self.features, link, self.lease)
 
     # What a subclass implements
 
@@ -264,6 +262,13 @@ class LogAdapter(Adapter):
                     elif self.link.name:
                         await self.hold(0)
         await self.shut()
+
+
+def features_of(features: Features, link: Link, lease: float, order: Literal["all", "key"] = "all") -> Features:
+    """Return what a broker of groups and names can do for a link; readers that share messages have no order."""
+    if link.group:
+        return replace(features, order="none", acks="each", lease=lease)
+    return replace(features, order=order, acks="prefix" if link.name else "none", lease=None)
 
 
 def place_of(position: str) -> tuple[str, int] | None:

@@ -1,4 +1,4 @@
-"""`memory://name`: a broker within the process. It is the reference for adapters, and for tests it can misbehave."""
+"""`memory://name`: a broker within the process. It is a reference for adapters, and can misbehave in tests."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from .adapter import Adapter, Features, Link, Received, Record
 class MemoryBroker:
     """Passes messages between all adapters that are connected to the same name.
 
-    It can be made to misbehave: `drop` and `duplicate` are called with each record and return whether it is lost or
-    doubled, `delay` is in seconds, and while `is_frozen` nothing is answered or delivered. `cut()` breaks every
-    connection.
+    Tests can have it misbehave: `drop` and `duplicate` are called with each record, and return whether it is lost or
+    doubled; `delay` is in seconds; while `thawed` is clear, nothing is answered or delivered; while `is_down`, nobody
+    can connect. `cut()` breaks every connection.
     """
 
     named: ClassVar[dict[str, MemoryBroker]] = {}

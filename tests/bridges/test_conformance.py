@@ -11,7 +11,7 @@ from brokers.mosquitto import Mosquitto
 from brokers.nats_server import Nats
 from brokers.postgres_server import Postgres
 from brokers.rabbitmq_server import RabbitMQ
-from brokers.redis_server import Redis
+from brokers.redis_server import Redis, Valkey
 from brokers.web_server import WebServer
 from hubsub.bridges import adapter_for
 from hubsub.bridges.sqlite import SQLiteAdapter
@@ -45,6 +45,16 @@ async def test_the_adapter_of_redis_pubsub_conforms(check: conformance.Check, re
 @checks("redis-stream")
 async def test_the_adapter_of_redis_streams_conforms(check: conformance.Check, redis: Redis) -> None:
     await check(lambda: adapter_for(redis.url.replace("redis:", "redis-stream:")))
+
+
+@checks("redis")
+async def test_the_adapter_of_redis_pubsub_conforms_with_valkey(check: conformance.Check, valkey: Valkey) -> None:
+    await check(lambda: adapter_for(valkey.url))
+
+
+@checks("redis-stream")
+async def test_the_adapter_of_redis_streams_conforms_with_valkey(check: conformance.Check, valkey: Valkey) -> None:
+    await check(lambda: adapter_for(valkey.url.replace("redis:", "redis-stream:")))
 
 
 @checks("kafka")

@@ -590,7 +590,7 @@ async def test_a_file_that_is_none_of_ours_is_refused_with_the_remedy_and_left_a
     text.write_text("this is no database, but a text that somebody needs\n" * 100)
     assert "is damaged, or no database of SQLite" in await _why(SQLiteAdapter(text))
     assert text.read_text().startswith("this is no database")
-    assert "cannot be opened: its folder has to be there" in await _why(SQLiteAdapter(tmp_path / "none" / "log.db"))
+    assert "cannot be opened: its folder must exist" in await _why(SQLiteAdapter(tmp_path / "none" / "log.db"))
     assert "cannot be opened" in await _why(SQLiteAdapter(tmp_path))
 
 

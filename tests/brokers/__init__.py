@@ -11,7 +11,7 @@ from .nats_server import Nats
 from .postgres_server import Postgres
 from .proxy import Proxy
 from .rabbitmq_server import RabbitMQ
-from .redis_server import Redis, Sentinel
+from .redis_server import Redis, Sentinel, Valkey
 from .web_server import WebServer
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "RabbitMQ",
     "Redis",
     "Sentinel",
+    "Valkey",
     "WebServer",
     "certificates",
 ]

@@ -105,7 +105,8 @@ class Nats(Broker):
             user: dict[str, Any] = {"user": self.user or "anybody", "password": self.password or "anybody"}
             if self.permissions is not None:
                 user["permissions"] = self.permissions
-            configuration["authorization"] = {"users": [user]}
+            # Whoever comes by a very long line has time to say who it is.
+            configuration["authorization"] = {"users": [user], "timeout": 60}
             if self.user is None:
                 configuration["no_auth_user"] = user["user"]
         self._conf.write_text(json.dumps(configuration, ensure_ascii=False), encoding="utf-8")

@@ -183,7 +183,7 @@ class _Watched:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loop, name)
 
-    def call_soon(self, callback: Callable[..., object], *arguments: Any, context: Any = None) -> Any:
+    def call_soon(self, callback: Any, *arguments: Any, context: Any = None) -> Any:
         if type(callback) is Instant:
             return callback.listener(*arguments)
         return self._loop.call_soon(callback, *arguments, context=context)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..adapter import bytes_moved
-from .answers import error_of, is_denied, sound
+from .answers import error_of, is_denied, is_unknown, sound
 from .resp import Command, Parser, pack
+from .scripts import Script
 
 Take = Callable[[list[Any]], None]
 
@@ -148,9 +149,25 @@ class Connection(asyncio.Protocol):
         """Send the commands together; return the reply to each."""
         return await self.exchange(pack(*commands), len(commands))
 
-    async def one(self, *command: Any) -> Any:
-        """Send a command and return its reply; raise an error reply as `sound` does."""
-        return sound(*await self.ask(command))
+    async def run(self, script: Script, keys: Sequence[bytes], *arguments: Any) -> Any:
+        """Run a script, sending it if the server lacks it; return its reply, which may be an error."""
+        (reply,) = await self.ask(("EVALSHA", script.sha, len(keys), *keys, *arguments))
+        if is_unknown(reply):
+            (reply,) = await self.ask(("EVAL", script.text, len(keys), *keys, *arguments))
+        return reply
+
+    async def ask_scripts(self, scripts: Sequence[Script], *commands: Command) -> list[Any]:
+        """Return the reply to each command that runs one of the scripts; load those if the server lacks one."""
+        replies = await self.ask(*commands)
+        if any(map(is_unknown, replies)):
+            await self.load(scripts)
+            replies = await self.ask(*commands)
+        return replies
+
+    async def load(self, scripts: Sequence[Script]) -> None:
+        """Load scripts into the server."""
+        for reply in await self.ask(*(("SCRIPT", "LOAD", script.text) for script in scripts)):
+            sound(reply)
 
     async def atomically(self, *commands: Command) -> list[Any]:
         """Send the commands as a transaction; return the reply to each."""

@@ -2,64 +2,31 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from time import monotonic
 from typing import Any
 
 from ...errors import BrokerBusy
-from ..adapter import Loss, Received
+from ..adapter import Link, Loss, Received
 from .answers import is_no_stream, is_unknown, is_without_group, sound
 from .connection import Connection
-from .entries import Entries
-from .pace import Pace
 from .position import BEGINNING
-from .reader import STATE_BYTES, begin
-from .resp import Command
-from .scripts import HANDED_BACK, JOIN, LOOK, RECLAIM, TIDY, Script
-from .source import Shares, Source, new_epoch
+from .reader import STATE_BYTES, Reader, Setup, begin
+from .resp import Command, encode
+from .scripts import HANDED_BACK, JOIN, LOOK, RECLAIM, TIDY
+from .source import Source, new_epoch
 
 SCRIPTS = (JOIN, LOOK, RECLAIM, TIDY)
 """The scripts that run over the connection that reads."""
 
 
-class Member:
-    """Reads streams as a member of a group, over a connection of its own; it is made for that connection.
+class Member(Reader):
+    """Reads streams as a member of a group, and takes over what other members have handed back or left behind."""
 
-    Args:
-        connection: Used for reading, which waits on it.
-        sources: The streams to read.
-        group: The group.
-        consumer: The name of this member.
-        start: Where a new group begins.
-        lease: Seconds after which a message that a member has not finished goes to another member, unless extended.
-        pace: Says how many entries to request.
-        entries: Turns entries into messages.
-        block: Milliseconds that the server waits for a message before it replies that there is none.
-    """
-
-    def __init__(
-        self,
-        connection: Connection,
-        sources: Sequence[Source],
-        group: bytes,
-        consumer: bytes,
-        start: str | float,
-        lease: float,
-        pace: Pace,
-        entries: Entries,
-        block: int,
-    ) -> None:
-        self._connection = connection
-        self._sources = sources
-        self._group = group
-        self._consumer = consumer
-        self._start = start
-        self._lease = lease
-        self._pace = pace
-        self._entries = entries
-        self._block = block
-        self._shares = Shares()
+    def __init__(self, connection: Connection, sources: Sequence[Source], link: Link, setup: Setup) -> None:
+        super().__init__(connection, sources, link, setup)
+        self._group = encode(str(link.group))
+        self._consumer = encode(link.sender)
         self._tend_at = 0.0
         self._looked_at: set[bytes] = set()
 
@@ -73,10 +40,7 @@ class Member:
 
     async def _join(self, sources: Sequence[Source]) -> None:
         """Make the group where it does not exist. If it existed when we read last, everything before is lost."""
-        replies = await self._connection.ask(*(self._joining(source) for source in sources))
-        if any(map(is_unknown, replies)):
-            await self.load()
-            replies = await self._connection.ask(*(self._joining(source) for source in sources))
+        replies = await self._connection.ask_scripts(SCRIPTS, *(self._joining(source) for source in sources))
         for source, is_new in zip(sources, replies, strict=True):
             source.lost += source.broken(is_no_stream(is_new))
             if not source.is_broken:
@@ -86,13 +50,8 @@ class Member:
 
     def _joining(self, source: Source) -> Command:
         # A member that was in the group when it was deleted begins at the start: it has seen nothing of what is there.
-        after = BEGINNING if source.is_joined else begin(self._start)
+        after = BEGINNING if source.is_joined else begin(self._link.start)
         return ("EVALSHA", JOIN.sha, 2, source.raw, source.beside("epoch"), self._group, after, new_epoch())
-
-    async def load(self) -> None:
-        """Load the scripts into the server."""
-        for reply in await self._connection.ask(*(("SCRIPT", "LOAD", script.text) for script in SCRIPTS)):
-            sound(reply)
 
     def look_for_returns(self) -> None:
         """Look first for messages that were handed back."""
@@ -104,7 +63,10 @@ class Member:
     async def read(self, room: int) -> list[Received | Loss]:
         """Return messages for this member: its own pending ones, those others handed back or left behind, and new ones.
 
-        Waits a second for them. While the server accepts no writes, nothing can be read, and the result is empty.
+        Waits a second for them.
+
+        Raises:
+            BrokerBusy: The server accepts no writes for now, so it cannot note who has what.
         """
         found: list[Received | Loss] = []
         for source in self._sources:
@@ -117,18 +79,19 @@ class Member:
         except BrokerBusy:
             for source in self._sources:
                 source.mine = b"-"  # some messages may have been on their way to us
-            await asyncio.sleep(self._block / 1000)
+            if not found:
+                raise
             return found
 
     async def _take_over(self, room: int) -> list[Received | Loss]:
         """Return a page of pending messages: our own, those handed back, and those others have left behind."""
         found: list[Received | Loss] = []
         if monotonic() >= self._tend_at:
-            self._tend_at = monotonic() + self._lease / 3
+            self._tend_at = monotonic() + self._setup.lease / 3
             for source in self._sources:
                 source.others = b"-"
                 await self._tidy(source)
-        lease = b"%d" % int(self._lease * 1000)
+        lease = b"%d" % int(self._setup.lease * 1000)
         for source in self._sources:
             while source.mine is not None and not found:
                 source.mine = await self._reclaim(source, found, room, source.mine, self._consumer)
@@ -144,7 +107,7 @@ class Member:
         """Append a page of pending messages; return where the next page begins, None if this was the last."""
         count = self._pace.count(room)
         arguments = (self._group, self._consumer, after, count, whose, HANDED_BACK, *lease)
-        reply = await self._run(RECLAIM, (source.raw,), *arguments)
+        reply = await self._connection.run(RECLAIM, (source.raw,), *arguments)
         if is_no_stream(reply) or is_without_group(reply):
             return None  # reading reports it
         last, entries, gone = sound(reply)
@@ -155,25 +118,17 @@ class Member:
         return None if last is None else b"(" + last
 
     async def _tidy(self, source: Source) -> None:
-        reply = await self._run(TIDY, (source.raw,), self._group, self._consumer, int(self._lease * 10_000))
+        silence = int(self._setup.lease * 10_000)
+        reply = await self._connection.run(TIDY, (source.raw,), self._group, self._consumer, silence)
         if not (is_no_stream(reply) or is_without_group(reply)):
             sound(reply)
-
-    async def _run(self, script: Script, keys: Sequence[bytes], *arguments: Any) -> Any:
-        command = ("EVALSHA", script.sha, len(keys), *keys, *arguments)
-        (reply,) = await self._connection.ask(command)
-        if is_unknown(reply):
-            await self.load()
-            (reply,) = await self._connection.ask(command)
-        return reply
 
     async def _read_new(self, room: int) -> list[Received | Loss]:
         """Return messages that no member has received yet."""
         sources = self._sources
         if len(sources) == 1:
-            return await self._read_each([(sources[0], self._pace.count(room))], "BLOCK", self._block)
-        shares = self._shares.of(sources, min(room, max(len(sources), self._pace.count(room))))
-        found = await self._read_each(shares)
+            return await self._read_each([(sources[0], self._pace.count(room))], "BLOCK", self._setup.block)
+        found = await self._read_each(self._share(sources, room))
         return found or await self._wait(room)
 
     async def _read_each(self, shares: Sequence[tuple[Source, int]], *block: Any) -> list[Received | Loss]:
@@ -205,11 +160,11 @@ class Member:
             self._read(source, entries, found)
         self._pace.note(number, size, seconds)
         if any(map(is_unknown, replies)):
-            await self.load()
+            await self._connection.load(SCRIPTS)
         if gone:
             await self._join(gone)
         elif not found and all(source.is_broken for source, _ in shares):
-            await asyncio.sleep(self._block / 1000)
+            await self._pause()
         return found
 
     async def _wait(self, room: int) -> list[Received | Loss]:
@@ -218,14 +173,14 @@ class Member:
         if not sources:
             return []
         if len(sources) <= room:
-            (reply,) = await self._connection.ask(self._reading(sources, 1, "BLOCK", self._block))
+            (reply,) = await self._connection.ask(self._reading(sources, 1, "BLOCK", self._setup.block))
         else:
             # Room for less than one entry of each: only see whether something comes, and leave it there.
             seen = await self._connection.ask(*map(self._looking, sources))
             last = [each[1] if isinstance(each, list) else b"$" for each in seen]
             streams = (source.raw for source in sources)
             (reply,) = await self._connection.ask(
-                ("XREAD", "COUNT", 1, "BLOCK", self._block, "STREAMS", *streams, *last)
+                ("XREAD", "COUNT", 1, "BLOCK", self._setup.block, "STREAMS", *streams, *last)
             )
             if isinstance(reply, list):
                 return []
@@ -249,4 +204,4 @@ class Member:
 
     def _read(self, source: Source, entries: Sequence[Any], found: list[Received | Loss]) -> None:
         if entries:
-            self._entries.read(source.stream, entries, found, lambda id: (source, id))
+            self._setup.entries.read(source.stream, entries, found, lambda id: (source, id))

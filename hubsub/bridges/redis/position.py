@@ -42,7 +42,7 @@ class Position:
         )
 
     def missed(self, stream: State, read: int, is_all: bool, before: int = 0) -> int:
-        """Return how many entries after this position were missed, if `read` entries were read from it just now.
+        """Return how many entries after this position were missed, if `read` entries were just read from it.
 
         If `is_all`, reading has reached the end and the number is exact; else it is a minimum. The entries that are
         gone are those ever added less those still there; entries before this position may be among them. Of the entries

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any, cast
 
 from ...errors import BrokerBusy
-from ..adapter import Loss, Received
+from ..adapter import Link, Loss, Received
 from .answers import is_no_stream, is_unknown, sound
 from .connection import Connection
 from .entries import Entries
@@ -17,51 +17,68 @@ from .pace import Pace
 from .position import BEGINNING, Position, State, number_of
 from .resp import Command
 from .scripts import STATE
+from .server import Server
 from .source import Shares, Source, new_epoch
 
 STATE_BYTES = 100
 """Approximate bytes of the state of a stream, in a reply with entries."""
 
 
-class PositionReader:
-    """Reads streams from positions, over a connection of its own; it is made for that connection.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """The settings that all sessions share."""
 
-    Args:
-        connection: Used for reading, which waits on it.
-        sources: The streams to read, with their positions.
-        start: Where to begin with a stream that was not read yet.
-        name: Positions are saved under this name.
-        pace: Says how many entries to request.
-        entries: Turns entries into messages.
-        block: Milliseconds that the server waits for a message before it replies that there is none.
-    """
+    server: Server
+    entries: Entries
+    maxlen: bytes
+    lease: float
+    block: int
+    """Milliseconds that the server waits for a message before it replies that there is none."""
+    pace: Pace
+    """The pace of the line over which streams are read."""
 
-    def __init__(
-        self,
-        connection: Connection,
-        sources: Sequence[Source],
-        start: str | float,
-        name: str | None,
-        pace: Pace,
-        entries: Entries,
-        block: int,
-    ) -> None:
+
+class Reader:
+    """Reads streams over a connection of its own, which waits for messages; it is made for that connection."""
+
+    def __init__(self, connection: Connection, sources: Sequence[Source], link: Link, setup: Setup) -> None:
         self._connection = connection
         self._sources = sources
-        self._start = start
-        self._name = name
-        self._pace = pace
-        self._entries = entries
-        self._block = block
+        self._link = link
+        self._setup = setup
+        self._pace = setup.pace
         self._shares = Shares()
+
+    async def begin(self) -> None:
+        """Find out where to begin, or join the group."""
+        raise NotImplementedError
+
+    async def read(self, room: int) -> list[Received | Loss]:
+        """Return messages and losses; wait a second for them.
+
+        Raises:
+            BrokerBusy: The server replies to no reads for now; nothing was skipped.
+        """
+        raise NotImplementedError
+
+    def _share(self, sources: Sequence[Source], room: int) -> list[tuple[Source, int]]:
+        """Return streams, each with a number of entries to request, as the line and the room allow."""
+        return self._shares.of(sources, min(room, max(len(sources), self._pace.count(room))))
+
+    async def _pause(self) -> None:
+        await asyncio.sleep(self._setup.block / 1000)
+
+
+class PositionReader(Reader):
+    """Reads streams from positions: those that are saved for a name, or those where reading was."""
 
     # Where to begin
 
     async def begin(self) -> None:
         """Find out where to begin: at the saved position of the name, or where reading was, or at `start`."""
         for source in self._sources:
-            source.position = None if self._name or source.known is None else replace(source.known)
-        if self._name is not None:
+            source.position = None if self._link.name or source.known is None else replace(source.known)
+        if self._link.name is not None:
             # Also after an interruption: messages that were not acknowledged are delivered again.
             await self._begin_with_saved()
         new = [source for source in self._sources if source.position is None]
@@ -71,7 +88,7 @@ class PositionReader:
             source.known = source.returned = replace(_position(source))
 
     def _saved(self, source: Source) -> bytes:
-        return source.beside("position", str(self._name))
+        return source.beside("position", str(self._link.name))
 
     async def _begin_with_saved(self) -> None:
         """Begin at the saved positions of the name."""
@@ -88,7 +105,7 @@ class PositionReader:
 
     async def _begin_anew(self, sources: Sequence[Source]) -> None:
         """Begin with streams that are read for the first time."""
-        start = begin(self._start)
+        start = begin(self._link.start)
         saving: list[Command] = []
         for source, stream in zip(sources, await self._states(sources), strict=True):
             if stream is None:
@@ -100,7 +117,7 @@ class PositionReader:
                 source.position = Position(BEGINNING, stream.added - stream.length, stream.epoch)
             else:
                 source.position = Position(min(start, stream.last, key=number_of), None, stream.epoch)
-            if self._name is not None:
+            if self._link.name is not None:
                 # Else a reader of new messages would miss those that come while it is away before its first one.
                 saving.append(("SET", self._saved(source), bytes(source.position)))
         for reply in await self._connection.ask(*saving):
@@ -108,11 +125,7 @@ class PositionReader:
 
     async def _states(self, sources: Sequence[Source]) -> list[State | None]:
         """Return the states of streams, None for a key that is not a stream; give each an epoch."""
-        asking = [*map(_state_of, sources)]
-        replies = await self._connection.ask(*asking)
-        if any(map(is_unknown, replies)):
-            await self._connection.one("SCRIPT", "LOAD", STATE.text)
-            replies = await self._connection.ask(*asking)
+        replies = await self._connection.ask_scripts((STATE,), *map(_state_of, sources))
         states = [None if is_no_stream(reply) else State(*sound(reply)) for reply in replies]
         new: list[Command] = [
             ("SET", source.beside("epoch"), new_epoch(), "NX")
@@ -128,14 +141,12 @@ class PositionReader:
     # Reading
 
     async def read(self, room: int) -> list[Received | Loss]:
-        """Return the messages after our positions, and the losses; wait a second for them."""
         try:
             return await self._read(room)
         except BrokerBusy:
             for source in self._sources:
                 source.position = None if source.returned is None else replace(source.returned)
-            await asyncio.sleep(self._block / 1000)
-            return []
+            raise
 
     async def _read(self, room: int) -> list[Received | Loss]:
         found = await self._read_on(room, {})
@@ -143,12 +154,12 @@ class PositionReader:
             return found
         streams = [source for source in self._sources if not source.is_broken]
         if not streams:
-            await asyncio.sleep(self._block / 1000)
+            await self._pause()
             return found
         # It only shows that something came; losses before that have to be reported first.
         (reply,) = await self._connection.ask(
             (
-                *("XREAD", "COUNT", 1, "BLOCK", self._block, "STREAMS"),
+                *("XREAD", "COUNT", 1, "BLOCK", self._setup.block, "STREAMS"),
                 *(source.raw for source in streams),
                 *(_position(source).id for source in streams),
             )
@@ -166,7 +177,7 @@ class PositionReader:
         sources = self._sources
         if len(sources) > room and rung:
             sources = list(rung)
-        shares = self._shares.of(sources, min(room, max(len(sources), self._pace.count(room))))
+        shares = self._share(sources, room)
         commands: list[Command] = []
         for source, count in shares:
             commands.append(_state_of(source))
@@ -176,7 +187,7 @@ class PositionReader:
                 commands.append(("XREAD", "COUNT", count - len(first), "STREAMS", source.raw, after))
         replies = await self._at_once(commands)
         if any(map(is_unknown, replies)):
-            await self._connection.one("SCRIPT", "LOAD", STATE.text)
+            await self._connection.load((STATE,))
             replies = await self._at_once(commands)
         size, seconds = self._connection.size - STATE_BYTES * len(shares), self._connection.seconds
         for reply in replies:
@@ -239,7 +250,7 @@ class PositionReader:
             found.append(Loss("trimmed", missed, source.stream))
             position.advance(position.id, missed)
         if its:
-            self._entries.read(source.stream, its, found, self._token_of(source))
+            self._setup.entries.read(source.stream, its, found, self._token_of(source))
             position.advance(its[-1][0], len(its))
         if is_all:
             position.ordinal = stream.added
@@ -248,7 +259,7 @@ class PositionReader:
 
     def _token_of(self, source: Source) -> Any:
         """Return a function that makes the token of an entry from its id; for a name, the token is a position."""
-        if self._name is None:
+        if self._link.name is None:
             return None
         position = _position(source)
         ordinal, epoch = position.ordinal, position.epoch

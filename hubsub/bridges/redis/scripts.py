@@ -209,7 +209,7 @@ return {last, entries, gone}
 """)
 
 TIDY = Script("""
--- KEYS: stream. ARGV: group, consumer, milliseconds. Removes those who have nothing and were not heard of for so long.
+-- KEYS: stream. ARGV: group, consumer, milliseconds. Removes consumers without messages that were silent for so long.
 for _, each in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
   local name, pending, idle = each[2], each[4], each[6]
   if name ~= ARGV[2] and pending == 0 and idle > tonumber(ARGV[3]) then
@@ -218,26 +218,17 @@ for _, each in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
 end
 """)
 
-EXTEND = Script("""
--- KEYS: stream. ARGV: group, consumer, ids. Whatever another consumer has by now stays his.
-for i = 3, #ARGV do
-  if redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[i], ARGV[i], 1, ARGV[2])[1] then
-    redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[i], 'JUSTID')
-  end
-end
-""")
-
-# Trimmed entries stay pending: the member that finds them reports them as missing.
-HAND_BACK = Script("""
--- KEYS: stream. ARGV: group, consumer, who gets it, a channel that wakes the others, ids.
+MOVE = Script("""
+-- KEYS: stream. ARGV: group, consumer, who gets them, a channel that wakes the others or '', ids. What another consumer
+-- has by now stays there. Trimmed entries that are handed back stay pending: the member that finds them reports them.
 for i = 5, #ARGV do
   local id = ARGV[i]
   local is_mine = redis.call('XPENDING', KEYS[1], ARGV[1], id, id, 1, ARGV[2])[1]
-  if is_mine and redis.call('XRANGE', KEYS[1], id, id)[1] then
+  if is_mine and (ARGV[2] == ARGV[3] or redis.call('XRANGE', KEYS[1], id, id)[1]) then
     redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[3], 0, id, 'JUSTID')
   end
 end
-redis.pcall('PUBLISH', ARGV[4], '')
+if ARGV[4] ~= '' then redis.pcall('PUBLISH', ARGV[4], '') end
 """)
 
 LEAVE = Script("""
@@ -265,20 +256,15 @@ if moved > 0 then redis.pcall('PUBLISH', ARGV[4], '') end
 # A bridge that has lost its name must not write a position: it belongs to another. A name that is kept is extended
 # without SET, which a server without memory would refuse.
 HOLD_NAME = Script("""
--- KEYS: who has the name, positions. ARGV: who wants it, milliseconds, what the positions are. Returns whether it has
--- the name.
+-- KEYS: who has the name, positions. ARGV: who wants it, milliseconds, 0 to give it back, what the positions are.
+-- Returns whether it has the name.
 local owner = redis.call('GET', KEYS[1])
 if owner and owner ~= ARGV[1] then return 0 end
 if owner then
   redis.call('PEXPIRE', KEYS[1], ARGV[2])
-else
+elseif ARGV[2] ~= '0' then
   redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 end
 for i = 2, #KEYS do redis.call('SET', KEYS[i], ARGV[i + 1]) end
 return 1
-""")
-
-GIVE_NAME = Script("""
--- KEYS: who has the name. ARGV: who gives it back.
-if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
 """)

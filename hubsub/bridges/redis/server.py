@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib import import_module
 from ssl import SSLContext
 from typing import Any, NamedTuple
@@ -59,7 +59,7 @@ class Server:
         options: Options of redis-py's connections; with the prefix `sentinel_`, of the connections to Sentinels, which
             use TLS like the others unless `sentinel_ssl=False`; and `ssl_context`, for all of them.
         scheme: The scheme of the adapter's URLs, for messages.
-        own: The adapter's own options that a URL may have, each with a function that parses it or raises `ValueError`.
+        own: The names of the adapter's own options that a URL may have.
 
     Raises:
         MissingDriver: redis-py is not installed.
@@ -75,7 +75,7 @@ class Server:
         options: Mapping[str, Any],
         *,
         scheme: str = "redis",
-        own: Mapping[str, Callable[[str], Any]] | None = None,
+        own: Collection[str] = (),
     ) -> None:
         try:
             self._driver: Any = import_module("redis.asyncio")
@@ -83,8 +83,8 @@ class Server:
             raise MissingDriver(adapter, "redis", "redis") from error
         self._adapter = adapter
         self._scheme = scheme
-        self._own = own or {}
-        self.own: dict[str, Any] = {}
+        self._own = own
+        self.own: tuple[tuple[str, str], ...] = ()
         """The adapter's own options in the URL."""
         self._service: str | None = None
         self._sentinels: list[ServerAddress] = []
@@ -183,7 +183,7 @@ class Server:
             options = parse_qsl(parts.query, keep_blank_values=True)
         except ValueError:
             raise self._nonsense() from None
-        self._read_own(options)
+        self.own = tuple((name, value) for name, value in options if name in self._own)
         options = [(name, value) for name, value in options if name not in self._own]
         ours = [(name, value) for name, value in options if not name.startswith("sentinel_")]
         theirs = [(name.removeprefix("sentinel_"), value) for name, value in options if (name, value) not in ours]
@@ -210,11 +210,6 @@ class Server:
                 f"the URL of a service behind Sentinels is {self._scheme}+sentinel://host:port,host:port/service"
             )
         return settings, their_settings, sentinels
-
-    def _read_own(self, options: Sequence[tuple[str, str]]) -> None:
-        for name, value in options:
-            if name in self._own:
-                self.own[name] = self._own[name](value)
 
     def _nonsense(self) -> ValueError:
         return ValueError(

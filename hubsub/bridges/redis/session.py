@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from ...errors import BrokerBusy, NameTaken
 from ...key import Key
 from ..adapter import Link, Loss, Received
-from .answers import is_denied, is_no_stream, is_unknown, is_without_group, sound
+from .answers import is_denied, is_no_stream, is_without_group, sound
 from .connection import Connection
 from .control import Channels, Control
-from .entries import ABOUT, GIVEN_UP_BY, SENT_BACK_TO, Entries
+from .entries import ABOUT, GIVEN_UP_BY, SENT_BACK_TO
 from .group import SCRIPTS, Member
 from .pace import Pace
 from .position import Position
-from .reader import PositionReader
+from .reader import PositionReader, Reader, Setup
 from .resp import Command, encode
-from .scripts import EXTEND, GIVE_NAME, HAND_BACK, HANDED_BACK, HOLD_NAME, LEAVE, REDELIVER, STATE, Script
-from .server import Server
+from .scripts import HANDED_BACK, HOLD_NAME, LEAVE, MOVE, REDELIVER, STATE
 from .source import Source, ids_by_stream, new_epoch
 from .writer import DEAD, Writer
 
@@ -31,25 +31,10 @@ LEAVE_SECONDS = 0.5
 """The least seconds that closing waits for handing back; on a slow line, a few round trips."""
 SILENT_LOOKS = 10
 """How many checks, a second apart, a connection may fail to reply while others do."""
-PAUSE = 0.05
-"""Seconds before a server that accepts nothing for now is asked again; doubled each time, up to one."""
 PAUSE_FOR_ROOM = 0.001
 """Seconds between the first checks whether there is room again; later a fifth of the time waited so far."""
 MOST_IDS = 1000
 """Ids in one call of a script."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Setup:
-    """The settings that all sessions share."""
-
-    server: Server
-    entries: Entries
-    maxlen: bytes
-    lease: float
-    block: int
-    pace: Pace
-    """The pace of the line over which streams are read."""
 
 
 class Session:
@@ -75,9 +60,9 @@ class Session:
         self._waking = self._channels.waking(link.group or "")
         self._connections: list[Connection] = []
         self._news = asyncio.Event()
-        self._reader: PositionReader | Member | None = None
+        self._reader: Reader | None = None
         self._reading: asyncio.Task[list[Received | Loss]] | None = None
-        self._renewal: asyncio.Task[None] | None = None
+        self._renew_at = math.inf  # when to hold the name again
         self._control: Control | None = None
         self._asker: Connection | None = None
         self._listening: Connection | None = None
@@ -119,31 +104,23 @@ class Session:
 
     async def _begin(self, connection: Connection) -> None:
         link, setup = self._link, self._setup
+        reader: Reader
         if link.group:
-            group = encode(link.group)
-            member = Member(
-                connection, self._sources, group, self._consumer, link.start, setup.lease, setup.pace, setup.entries,
-                setup.block,
-            )  # fmt: skip
+            reader = Member(connection, self._sources, link, setup)
             assert self._control is not None
             watching = asyncio.ensure_future(self._control.watch(self._waking, self._woken))
             try:
-                await member.begin()
+                await reader.begin()
                 await watching
             finally:
                 watching.cancel()
-            self._reader = member
             self._is_inside = True
-            return
-        if link.name:
-            await self._hold_name()
-            self._is_inside = True
-            self._renewal = asyncio.create_task(self._keep_name())
-            self._renewal.add_done_callback(lambda _: self._news.set())
-        reader = PositionReader(
-            connection, self._sources, link.start, link.name, setup.pace, setup.entries, setup.block
-        )
-        await reader.begin()
+        else:
+            if link.name:
+                await self._hold_name()
+                self._is_inside = True
+            reader = PositionReader(connection, self._sources, link, setup)
+            await reader.begin()
         self._reader = reader
 
     async def listen(self, keys: Sequence[Key[Any]]) -> None:
@@ -194,15 +171,12 @@ class Session:
 
         Raises:
             ConnectionError: A connection is lost.
-            NameTaken: Another bridge has taken over our name.
         """
         if self._is_closed:
             raise ConnectionResetError("the connection to Redis is closed")
         for connection in self._connections:
             if connection.error is not None:
                 raise connection.failure()
-        if self._renewal is not None and self._renewal.done():
-            self._renewal.result()
 
     def _look(self) -> None:
         """Detect a connection that is dead while the others live; nothing else would detect that.
@@ -232,7 +206,12 @@ class Session:
     # Receiving
 
     async def receive(self) -> list[Received | Loss]:
-        """Return control messages as soon as they come, and messages from the streams as far as there is room."""
+        """Return control messages as soon as they come, and messages from the streams as far as there is room.
+
+        Raises:
+            BrokerBusy: The server accepts no writes, or no reads, for now.
+            NameTaken: Another bridge has taken over our name.
+        """
         self._look()
         loop = asyncio.get_running_loop()
         began = loop.time()
@@ -240,6 +219,9 @@ class Session:
         while True:
             self._news.clear()
             self._check()
+            if loop.time() > self._renew_at:  # also after the process stood still: then nothing is handed over
+                with suppress(BrokerBusy):  # nobody else can write either
+                    await self._hold_name()
             if self._control is not None and self._control.inbox:
                 return list(self._control.receive())
             if self._reading is None:
@@ -290,77 +272,49 @@ class Session:
     # Acknowledging
 
     async def ack(self, tokens: Sequence[Any]) -> None:
-        """Acknowledge messages; wait while the server accepts nothing.
+        """Acknowledge messages.
 
         Raises:
-            NameTaken: Another bridge has taken over our name, and goes on from the last saved position.
+            BrokerBusy: The server accepts nothing for now.
+            NameTaken: Another bridge has taken over our name, and continues from the last saved position.
         """
         if self._link.group:
             ids = ids_by_stream(tokens)
             acks: list[Command] = [("XACK", stream, self._link.group, *its) for stream, its in ids.items()]
-            await self._patiently(lambda: self._send_all(acks))
+            for reply in await self._asked().ask(*acks):
+                if not is_no_stream(reply):
+                    sound(reply)
         elif self._link.name:
-            last: dict[Source, Position] = dict(tokens)
-            await self._patiently(lambda: self._hold_name(last))
-
-    async def _send_all(self, commands: Sequence[Command]) -> None:
-        for reply in await self._asked().ask(*commands):
-            if not is_no_stream(reply):
-                sound(reply)
-
-    async def _patiently(self, call: Callable[[], Awaitable[None]]) -> None:
-        """Call again and again until the server accepts it."""
-        pause = PAUSE
-        while True:
-            try:
-                return await call()
-            except BrokerBusy:
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, 1.0)
+            await self._hold_name(dict(tokens))
 
     async def extend(self, tokens: Sequence[Any]) -> None:
-        """Extend the leases of messages. If the group is gone, reading reports it."""
-        for stream, ids in ids_by_stream(tokens).items():
-            for part in _parts(ids):
-                reply = await self._run(EXTEND, (stream,), self._link.group, self._consumer, *part)
-                # While the server accepts no writes, nobody else can claim them.
-                if not (is_without_group(reply) or is_no_stream(reply) or isinstance(reply, BrokerBusy)):
-                    sound(reply)
+        """Extend the leases of messages."""
+        await self._move(tokens, self._consumer)
 
     async def hand_back(self, tokens: Sequence[Any]) -> None:
         """Hand messages back to the other members at once, and stop reading."""
         self._is_leaving = True
         self._unblock()
+        await self._move(tokens, HANDED_BACK, self._waking)
+
+    async def _move(self, tokens: Sequence[Any], to: bytes, channel: bytes = b"") -> None:
         for stream, ids in ids_by_stream(tokens).items():
-            for part in _parts(ids):
-                arguments = (self._link.group, self._consumer, HANDED_BACK, self._waking, *part)
-                reply = await self._run(HAND_BACK, (stream,), *arguments)
+            for start in range(0, len(ids), MOST_IDS):
+                arguments = (self._link.group, self._consumer, to, channel, *ids[start : start + MOST_IDS])
+                reply = await self._asked().run(MOVE, (stream,), *arguments)
+                # Reading reports that the group is gone.
                 if not (is_without_group(reply) or is_no_stream(reply)):
                     sound(reply)
-
-    async def _run(self, script: Script, keys: Sequence[bytes], *arguments: Any) -> Any:
-        """Run a script, sending it first if the server does not have it; return the reply."""
-        asker = self._asked()
-        (reply,) = await asker.ask(("EVALSHA", script.sha, len(keys), *keys, *arguments))
-        if is_unknown(reply):
-            (reply,) = await asker.ask(("EVAL", script.text, len(keys), *keys, *arguments))
-        return reply
 
     async def _hold_name(self, positions: Mapping[Source, Position] | None = None) -> None:
         """Take our name, or keep it, and save our positions with it."""
         name = str(self._link.name)
         where = {source.beside("position", name): bytes(position) for source, position in (positions or {}).items()}
         milliseconds = int(NAME_SECONDS * 1000)
-        reply = await self._run(HOLD_NAME, (self._name_key, *where), self._consumer, milliseconds, *where.values())
-        if not sound(reply):
+        self._renew_at = asyncio.get_running_loop().time() + NAME_SECONDS / 4
+        keys, arguments = (self._name_key, *where), (self._consumer, milliseconds, *where.values())
+        if not sound(await self._asked().run(HOLD_NAME, keys, *arguments)):
             raise NameTaken(name)
-
-    async def _keep_name(self) -> None:
-        while True:
-            await asyncio.sleep(NAME_SECONDS / 4)
-            # While the server accepts no writes, nobody else can take it.
-            with suppress(BrokerBusy):
-                await self._hold_name()
 
     # History
 
@@ -387,7 +341,7 @@ class Session:
         """Append a dead letter to its stream again, for whoever gave it up, and delete it; return if it was there."""
         keys = (source.beside(DEAD[1:]), source.raw, source.beside("epoch"))
         fields = (GIVEN_UP_BY, SENT_BACK_TO, ABOUT[0])
-        return bool(sound(await self._run(REDELIVER, keys, id, self._setup.maxlen, new_epoch(), *fields)))
+        return bool(sound(await self._asked().run(REDELIVER, keys, id, self._setup.maxlen, new_epoch(), *fields)))
 
     # Ending
 
@@ -399,10 +353,9 @@ class Session:
         """
         self._is_leaving = self._is_closed = True
         self._news.set()
-        tasks: list[asyncio.Task[Any]] = [task for task in (self._reading, self._renewal) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.gather(self._reading, return_exceptions=True)
         if leave and self._is_inside:
             self._is_inside = False
             # A courtesy, which must not delay closing for long.
@@ -427,9 +380,5 @@ class Session:
                 arguments = (self._link.group, self._consumer, HANDED_BACK, self._waking)
                 commands.append(("EVAL", LEAVE.text, 1, source.raw, *arguments))
         else:
-            commands.append(("EVAL", GIVE_NAME.text, 1, self._name_key, self._consumer))
+            commands.append(("EVAL", HOLD_NAME.text, 1, self._name_key, self._consumer, 0))
         await connection.ask(*commands)
-
-
-def _parts(ids: Sequence[bytes]) -> list[Sequence[bytes]]:
-    return [ids[start : start + MOST_IDS] for start in range(0, len(ids), MOST_IDS)]

@@ -12,18 +12,23 @@ from typing import Any, cast
 from ...errors import NoSuchLetter
 from ...key import Key
 from ..adapter import Adapter, Buried, Features, Link, Loss, Received, Record
+from ..log import LogAdapter, features_of
+from ..urls import count, or_none, read_options, seconds
 from .entries import Entries, unpackable
 from .pace import Pace
 from .position import number_of
+from .reader import Setup
 from .resp import encode
 from .server import Server
-from .session import Session, Setup
+from .session import Session
 from .source import Source
 from .writer import DEAD
 
 _POSITION = re.compile("[0-9]{1,20}(-[0-9]{1,20})?")
 _ID = re.compile("[0-9]{1,19}-[0-9]{1,19}")
 _LAST = 2**64 - 1
+OPTIONS = {"maxlen": or_none(count("entries")), "lease": seconds()}
+"""The options of the adapter itself."""
 
 
 class RedisStreamAdapter(Adapter):
@@ -49,21 +54,7 @@ class RedisStreamAdapter(Adapter):
     BLOCK = 1000
     """Milliseconds that the server waits for a message before it replies that there is none."""
 
-    features = Features(
-        confirms="stored",
-        idempotent=True,
-        durable=True,
-        replay=True,
-        acks="each",
-        groups=True,
-        names=True,
-        history=True,
-        dead_letters=True,
-        headers=True,
-        push=False,
-        lease=30.0,
-        max_payload=512 << 20,
-    )
+    features = replace(LogAdapter.features, dead_letters=True, headers=True, max_payload=512 << 20)
 
     def __init__(
         self,
@@ -78,10 +69,11 @@ class RedisStreamAdapter(Adapter):
     ) -> None:
         if route is not None and sources is None:
             raise TypeError("route= needs sources=, the streams to read, which may be an empty list")
-        own = {"maxlen": _read_maxlen, "lease": _read_lease}
-        self._server = Server(type(self).__name__, url, client, options, scheme="redis-stream", own=own)
-        maxlen = _checked_maxlen(self._server.own.get("maxlen", maxlen))
-        self._lease = _checked_lease(self._server.own.get("lease", lease))
+        name = type(self).__name__
+        self._server = Server(name, url, client, options, scheme="redis-stream", own=OPTIONS)
+        own = read_options(name, OPTIONS, {"maxlen": maxlen, "lease": lease})
+        own |= read_options(name, OPTIONS, {}, self._server.own)
+        maxlen, self._lease = own["maxlen"], own["lease"]
         self._route = route
         self._names = None if sources is None else tuple(sources)
         self._entries = Entries()
@@ -103,12 +95,7 @@ class RedisStreamAdapter(Adapter):
         return f"<{type(self).__name__} {self._server!r}>"
 
     def features_for(self, link: Link) -> Features:
-        return replace(
-            type(self).features,
-            order="none" if link.group else "key" if self._route else "all",
-            acks="each" if link.group else "prefix" if link.name else "none",
-            lease=self._lease if link.group else None,
-        )
+        return features_of(self.features, link, self._lease, "key" if self._route else "all")
 
     @property
     def lag(self) -> int | None:  # type: ignore[override]
@@ -280,29 +267,3 @@ def _id_of(position: str) -> str:
 
 def _milliseconds(rounded: Callable[[float], int], seconds: float) -> int:
     return min(max(0, rounded(seconds * 1000)), _LAST - 1)
-
-
-def _read_maxlen(text: str) -> int | None:
-    try:
-        return None if text.lower() == "none" else int(text)
-    except ValueError:
-        raise ValueError("maxlen in a URL must be a number of entries, or none") from None
-
-
-def _checked_maxlen(maxlen: int | None) -> int | None:
-    if maxlen is not None and maxlen < 1:
-        raise ValueError(f"maxlen must be a number of entries, at least 1, not {maxlen!r}")
-    return maxlen
-
-
-def _read_lease(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise ValueError("lease in a URL must be a number of seconds") from None
-
-
-def _checked_lease(lease: float) -> float:
-    if not 0 < lease < 1e6:
-        raise ValueError(f"lease must be a number of seconds, not {lease!r}")
-    return lease

@@ -29,23 +29,23 @@ OPTIONS = {
     "synchronous": one_of("normal", "full"),
 }
 LEAVE_SECONDS = 0.5
-"""How long closing waits for the file to be closed; a disk that does not answer is left alone."""
+"""Seconds that closing waits for the file; a disk that does not answer is left alone."""
 
 
 class SQLiteAdapter(LogAdapter):
-    """A log in a file of SQLite: durable, without any server, for all processes of one machine.
+    """A durable log in a file of SQLite, without a server, for all processes of one machine.
 
     Args:
-        url: `sqlite:///absolute/path` or `sqlite://relative/path`, options in its query; or a path, as `pathlib` has
-            them. The file is made if it is not there; its folder has to be.
+        url: `sqlite:///absolute/path` or `sqlite://relative/path`, with options in its query; or a `pathlib.Path`. The
+            file is created if it does not exist; its folder has to exist.
         maxlen: Messages that a namespace keeps, by default 1 000 000; None, in a URL `none`, for all.
-        max_age: Seconds that a message is kept; by default, and with None, for ever.
-        lease: Seconds after which what a member of a group has not finished is given to another, unless extended; 30.
+        max_age: Seconds for which a message is kept; by default, and with None, for ever.
+        lease: Seconds, by default 30, after which a message that a member has not finished goes to another member.
         synchronous: "normal" if a confirmation survives the death of every process; "full" if a power cut too.
 
     Raises:
-        TypeError: There is no such option, or it is given twice.
-        ValueError: The URL or a figure makes no sense.
+        TypeError: An option does not exist, or is given twice.
+        ValueError: The URL or a value is invalid.
     """
 
     features = replace(LogAdapter.features, max_payload=512 << 20, dead_letters=True, delays=True)
@@ -96,7 +96,7 @@ class SQLiteAdapter(LogAdapter):
 
     def forget(self) -> None:
         if self._file is not None:
-            self._file.close()  # in a forked process there is no thread to close it, and nothing is touched
+            self._file.close()  # no thread of a forked process would do it
             self._file = None
 
     async def _ask(self, work: Callable[..., V], *arguments: Any, writes: bool = False) -> V:
@@ -197,4 +197,4 @@ class SQLiteAdapter(LogAdapter):
 
 
 _REFUSALS = (sqlite3.DataError, sqlite3.IntegrityError, OverflowError)
-"""Of a record for good: it is too long, or a trigger of the user's forbids it."""
+"""Errors by which SQLite refuses a record for good: it is too long, or a trigger of the user forbids it."""

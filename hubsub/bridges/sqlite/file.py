@@ -1,4 +1,4 @@
-"""A file of SQLite, open in a thread of its own: what is asked of it never stops the loop."""
+"""A file of SQLite, open in a thread of its own, so that no query blocks the loop."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ Connection = sqlite3.Connection
 Work = Callable[[Connection], V]
 
 LOCKED_SECONDS = 0.2
-"""How long SQLite waits for a lock; meanwhile nothing else is done in the thread."""
+"""Seconds that SQLite waits for a lock, and the thread with it."""
 PATIENCE = 2.0
-"""How long a lock is waited for in all, with other work in between."""
+"""Seconds that a job waits for a lock in all, with other jobs in between."""
 FORK_SECONDS = 2.0
-"""How long a fork waits until the file is closed: one that hangs is left open."""
+"""Seconds that a fork waits until the file is closed; a file that hangs is left open."""
 LOOK_SECONDS = 0.004
-"""Between two looks whether another connection has changed something, while there is nothing to do."""
+"""Seconds between two checks, in an idle thread, whether another connection has changed something."""
 QUICK_SECONDS, QUICK_FOR = 0.001, 0.1
-"""The same, for so long after something was changed: what changes often is soon changed again."""
+"""The same for a while after a change, since another one often follows soon; and for how many seconds."""
 UPKEEP_SECONDS = 1.0
-"""Between two looks whether the file is still the one that was opened, and whether there is something to tidy up."""
+"""Seconds between two checks whether the file is still the one that was opened, and something to tidy up."""
 
 
 class Locked(BrokerBusy):
-    """Another program holds a lock that is needed."""
+    """Another program holds the lock that is needed."""
 
 
 class _Job(NamedTuple):
@@ -44,7 +44,7 @@ class _Job(NamedTuple):
 
 
 class _Pause(NamedTuple):
-    """The file is to be closed while the process forks."""
+    """A request to close the file while the process forks."""
 
     is_closed: Event
     is_over: Event
@@ -54,12 +54,12 @@ class File:
     """One connection to the file, from `open` to `close`, made for one event loop.
 
     Args:
-        path: Where it is.
-        prepare: Called with the new connection, in the thread.
-        changed: Called in the thread whenever something was committed, by whomever; returns when `tidy` is to be
-            called at the latest, in seconds since the epoch.
+        path: The path of the file.
+        prepare: Called in the thread with the new connection.
+        changed: Called in the thread after each commit of any process; returns the latest time for the next call of
+            `tidy`, in seconds since the epoch.
         tidy: Called in the thread about once a second, within a transaction.
-        failed: Called on the loop when looking for changes fails: the connection is of no use any more.
+        failed: Called on the loop when checking for changes fails, which makes the connection useless.
     """
 
     def __init__(
@@ -88,23 +88,23 @@ class File:
     # On the loop
 
     async def open(self) -> None:
-        """Open it.
+        """Open the file.
 
         Raises:
-            BridgeError: It cannot be opened; the message names the remedy.
+            BridgeError: The file cannot be opened; the message names the remedy.
         """
         _FILES.add(self)
-        # A thread that the interpreter does not wait for: SQLite undoes what it was about to write.
+        # The interpreter does not wait for this thread: SQLite rolls back what it was about to write.
         Thread(target=self._main, name=f"hubsub {os.path.basename(self.path)}", daemon=True).start()
         await self._opened
 
     async def run(self, work: Work[V], *, writes: bool = False) -> V:
-        """Do some work in the thread; if it writes, as one transaction, which is undone if it fails.
+        """Call a function in the thread; if it writes, in a transaction, which is rolled back if the function fails.
 
         Raises:
-            BrokerBusy: Nothing can be written just now, and nothing was: the file is locked, or its disk is full.
-            BridgeError: It is damaged, or whatever else SQLite says; the message names the remedy.
-            ConnectionError: It is closed, or the file was replaced.
+            BrokerBusy: Nothing was written, since the file is locked, its disk is full, or the like.
+            BridgeError: The file is damaged, or SQLite reports another error; the message names the remedy.
+            ConnectionError: The file is closed, or was replaced.
         """
         until = self._loop.time() + PATIENCE
         while True:
@@ -119,7 +119,7 @@ class File:
                     raise
 
     def close(self) -> None:
-        """Have the thread end, after what it is doing. Closing twice is safe."""
+        """End the thread after its current job. Closing twice is safe."""
         if not self._is_closed:
             self._is_closed = True
             self._jobs.put(None)
@@ -129,7 +129,7 @@ class File:
         await self._ended.wait()
 
     def pause(self) -> _Pause | None:
-        """Have the file be closed, until `is_over` is set; None if there is nothing to close."""
+        """Request that the file is closed until `is_over` is set; return None if it is closed already."""
         if self._is_closed:
             return None
         pause = _Pause(Event(), Event())
@@ -139,7 +139,7 @@ class File:
     # In the thread
 
     def post(self, call: Callable[..., object], *arguments: Any) -> None:
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        with suppress(RuntimeError):  # the loop is closed, and nobody waits
             self._loop.call_soon_threadsafe(call, *arguments)
 
     def _main(self) -> None:
@@ -163,7 +163,7 @@ class File:
             self.post(_settle, job.done, None, error)
 
     def _live(self) -> None:
-        """Open, work, and close; once more after each fork."""
+        """Open the file, do the jobs, and close it; start over after each fork."""
         while not self._is_closed:
             db = self._connect()
             self.post(_settle, self._opened, None, None)
@@ -196,7 +196,7 @@ class File:
                 return db
 
     def _work(self, db: Connection) -> _Pause | None:
-        """Do what is asked for, until it is to be closed, or to be closed for a while."""
+        """Do the jobs until the file is closed, or a pause is requested, which is returned."""
         while not self._is_closed:
             try:
                 job = self._jobs.get(timeout=QUICK_SECONDS if monotonic() < self._quick_until else LOOK_SECONDS)
@@ -222,7 +222,7 @@ class File:
             return
         self.post(_settle, job.done, result, None)
         if job.writes:
-            with suppress(sqlite3.Error):  # looking finds out
+            with suppress(sqlite3.Error):  # the next check meets it, too
                 self._tidy_by = self._changed(db)
 
     def _transact(self, db: Connection, work: Work[V]) -> V:
@@ -230,7 +230,7 @@ class File:
         try:
             result = work(db)
             if self._is_closed:
-                # Whoever wanted it has gone: what was to be taken would be in nobody's hands.
+                # Nobody waits for the result: messages that were lent would be in nobody's hands.
                 raise ConnectionResetError(f"{self.path} is closed")
             db.execute("commit")
         except BaseException:
@@ -242,7 +242,7 @@ class File:
         return result
 
     def _look(self, db: Connection) -> None:
-        """Find out whether another connection has committed something; once a second look after all else."""
+        """Check whether another connection has committed something; once a second, tidy up."""
         now = monotonic()
         self._look_at = now + LOOK_SECONDS
         (version,) = db.execute("pragma data_version").fetchone()
@@ -258,13 +258,13 @@ class File:
                 self._tidy_by = self._changed(db)
 
     def _check_identity(self) -> None:
-        """See to it that others see what is written: a file that was deleted or replaced is nobody else's."""
+        """Raise an error if the file was deleted or replaced: nobody else would see what is written to it."""
         if _identity(self.path) != self._identity:
             raise ConnectionResetError(f"{self.path} was deleted, moved or replaced while it was open")
 
 
-# SQLite remembers by process which locks it holds. A child would take those of its parent for its own, and go on
-# writing into what its parent has deleted: so nothing is open while a process forks.
+# SQLite records for each process which locks it holds. A child would take its parent's locks for its own, and would
+# continue to write to a file that its parent has deleted. So no file is open while a process forks.
 _FILES: WeakSet[File] = WeakSet()
 _PAUSES: list[_Pause] = []
 
@@ -307,31 +307,31 @@ def _identity(path: str) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-# What one record does, or a bug of ours.
+# Errors that one record causes, or a bug of hubsub.
 _OF_ONE = (sqlite3.DataError, sqlite3.IntegrityError, sqlite3.ProgrammingError)
 
 
 def explained(error: Exception, path: str, *, writes: bool = False) -> Exception:
-    """Return what an error of SQLite means for whoever uses the file, and what to do; any other one as it is."""
+    """Return an error that says what an error of SQLite means, and what to do; return any other error unchanged."""
     if not isinstance(error, sqlite3.Error) or isinstance(error, _OF_ONE):
         return error
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     kind = BrokerBusy if writes else BridgeError
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        kind, why = Locked, "is locked by another program: end the transaction that it holds open in it"
+        kind, why = Locked, "is locked by another program: end that program's open transaction"
     elif code == sqlite3.SQLITE_FULL:
         why = "has no room to grow: make room on its disk, or raise the limit of its size"
     elif code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
-        why = "is read only: give this user the right to write it, and the folder that it is in"
+        why = "is read only: give this user the right to write it, and to write in its folder"
     elif code == sqlite3.SQLITE_IOERR:
-        why = f"cannot be read or written ({error}): look at its disk, and at the limit of its size"
+        why = f"cannot be read or written ({error}): check its disk, and the limit of its size"
     elif code == sqlite3.SQLITE_CANTOPEN:
-        why = "cannot be opened: its folder has to be there, and this user has to have the right to write in it"
+        why = "cannot be opened: its folder must exist, and this user needs the right to write in it"
     elif code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         kind = BridgeError
         why = (
-            f"is damaged, or no database of SQLite ({error}): move it away to begin a new log; its command .recover"
-            " saves what can be read"
+            f"is damaged, or no database of SQLite ({error}): move it away to begin a new log; SQLite's command"
+            " .recover saves what can be read"
         )
     else:
         kind, why = BridgeError, f"cannot be used: {error}"

@@ -1,4 +1,4 @@
-"""The tables of a log in SQLite, and all that is said to them: what writes runs within a transaction."""
+"""The tables of a log in SQLite, and the functions that query them; those that write run within a transaction."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ Connection = sqlite3.Connection
 R = TypeVar("R", bound=tuple[Any, ...])
 
 VERSION = 1
-"""Of the tables, as `pragma user_version` says it."""
+"""The version of the tables, in `pragma user_version`."""
 OURS = int.from_bytes(b"hubs")
-"""Whose file it is, as `pragma application_id` says it."""
+"""Marks a file of hubsub, in `pragma application_id`."""
 MOST_BYTES = 4 << 20
-"""Bytes of payloads read at once; but one message at least."""
+"""The most bytes of payloads in one read; but at least one message is read."""
 CONTROL_SECONDS = 30
-"""How long a control message can be read."""
+"""Seconds for which a control message is kept."""
 MOST_CONTROL = 100_000
-"""So many of them are kept at most."""
+"""The most control messages that are kept."""
 SENDER_SECONDS = 86400
-"""How long it is remembered what a sender has stored last."""
+"""Seconds for which the last sequence of a sender is kept."""
 
-# `reader` of a message is set if it is a dead letter that was sent back, to that one. `shared` is a group: what nobody
-# has got yet begins with `next`. What was handed back is in hand of nobody, until 0.
+# A message with a `reader` is a dead letter that was sent back to it. `shared` has a group, and the number of its next
+# message, which no member has received yet. A message that was handed back is in hand, with no owner, until 0.
 TABLES = """
 create table if not exists log (space text primary key, epoch text, last integer, time real) without rowid;
 create table if not exists message (space text, number integer, key text, data blob, time real, reader text,
@@ -72,26 +72,26 @@ LETTERS = """select number, cast(key as blob), data, stored, position, attempts,
 
 
 class GroupGone(ConnectionError):
-    """The group is not there any more."""
+    """The group no longer exists."""
 
 
 # Opening
 
 
 def prepare(db: Connection, path: str, space: str, synchronous: str) -> None:
-    """Make the tables, and the log of a namespace, if they are not there.
+    """Create the tables, and the log of a namespace, if there are none.
 
     Raises:
-        BridgeError: The file is another program's, or of another version, or where no log can be.
+        BridgeError: The file belongs to another program, has another version, or is where no log can be.
     """
     if not _is_ready(db, path, space):
         (mode,) = db.execute("pragma journal_mode = wal").fetchone()
         if mode != "wal":
-            raise BridgeError(f"{path} is where SQLite cannot share memory: it needs a disk of this machine")
+            raise BridgeError(f"{path} is on a disk where SQLite cannot share memory: use a local disk")
         db.execute("begin immediate")
         try:
             if not _is_ready(db, path, space):
-                # Also of a log of which somebody has dropped a table: what was in it is reported as missing.
+                # Also if somebody has dropped a table of the log: its messages are reported as missing.
                 for statement in TABLES.strip().split(";\n"):
                     db.execute(statement)
                 db.execute(f"pragma user_version = {VERSION}")
@@ -126,10 +126,10 @@ def _is_ready(db: Connection, path: str, space: str) -> bool:
 
 
 def state(db: Connection, space: str) -> LogState:
-    """What there is of a log.
+    """Return the state of a log.
 
     Raises:
-        ConnectionError: There is none of this namespace any more: connecting makes a new one.
+        ConnectionError: The namespace no longer has a log; connecting again creates one.
     """
     epoch, last, _ = _log(db, space)
     (first,) = db.execute("select min(number) from message where space = ?", (space,)).fetchone()
@@ -137,7 +137,10 @@ def state(db: Connection, space: str) -> LogState:
 
 
 def _log(db: Connection, space: str) -> tuple[str, int, float]:
-    """Epoch and last number of a log, and when that was stored; another program may have added messages by itself."""
+    """Return the epoch and the last number of a log, and when that was stored.
+
+    Another program may have added messages by itself.
+    """
     found = db.execute("select epoch, last, time from log where space = ?", (space,)).fetchone()
     if found is None:
         raise ConnectionResetError(f"the log of {space!r} was deleted")
@@ -146,7 +149,7 @@ def _log(db: Connection, space: str) -> tuple[str, int, float]:
 
 
 def read(db: Connection, space: str, after: int, limit: int) -> tuple[LogState, list[Row]]:
-    """The first messages behind a number, and the state of the log at that moment."""
+    """Return the state of the log, and the first messages after a number."""
     db.execute("begin")
     try:
         return state(db, space), list(_bounded(db.execute(MESSAGES, (space, after + 1, limit))))
@@ -155,7 +158,7 @@ def read(db: Connection, space: str, after: int, limit: int) -> tuple[LogState, 
 
 
 def _bounded(rows: Iterable[R]) -> Iterator[R]:
-    """Those rows, of which the third column is a payload, up to so many bytes."""
+    """Yield rows until their payloads, in the third column, exceed `MOST_BYTES`."""
     size = 0
     for row in rows:
         yield row
@@ -184,7 +187,7 @@ def judged(row: tuple[Any, ...]) -> tuple[Row, TypeError | None]:
 
 
 def before(db: Connection, space: str, moment: float) -> int:
-    """The number of the last message that was stored before a moment: their times never fall."""
+    """Return the number of the last message that was stored before a moment; the times of messages never fall."""
     there = state(db, space)
     low, high = there.first - 1, there.last
     while low < high:
@@ -199,12 +202,12 @@ def before(db: Connection, space: str, moment: float) -> int:
 
 
 def control(db: Connection, space: str, after: int) -> list[tuple[int, str, bytes]]:
-    """The control messages behind a number."""
+    """Return the control messages after a number."""
     return db.execute(CONTROL, (space, after)).fetchall()
 
 
 def last_control(db: Connection) -> int:
-    """The number of the last control message ever."""
+    """Return the number of the last control message ever."""
     found = db.execute("select seq from sqlite_sequence where name = 'control'").fetchone()
     return 0 if found is None else int(found[0])
 
@@ -243,13 +246,13 @@ def send(
 
 
 def next_due(db: Connection, space: str) -> float | None:
-    """When the first of the delayed messages is due; None if there are none."""
+    """Return when the first delayed message is due; None if there is none."""
     (due,) = db.execute("select min(due) from delayed where space = ?", (space,)).fetchone()
     return None if due is None else float(due)
 
 
 def _release(db: Connection, space: str, maxlen: int | None) -> None:
-    """Give the delayed messages that are due their places among the others."""
+    """Place the delayed messages that are due among the others."""
     query = "select number, key, data from delayed where space = ? and due <= ? order by due, number limit 1000"
     found = db.execute(query, (space, now())).fetchall()
     if found:
@@ -258,7 +261,7 @@ def _release(db: Connection, space: str, maxlen: int | None) -> None:
 
 
 def _store(db: Connection, space: str, rows: Sequence[tuple[Any, Any, str | None]], maxlen: int | None) -> None:
-    """Add messages: address, payload and reader of each."""
+    """Append messages, each with address, payload and reader."""
     if not rows:
         return
     _, last, time = _log(db, space)
@@ -311,7 +314,7 @@ def join(db: Connection, space: str, group: str, after: int) -> bool:
 
 
 def has_news(db: Connection, space: str, group: str) -> bool:
-    """True if a member of a group would get something."""
+    """Return whether there are messages for a member of a group."""
     start = _next(db, space, group)
     (is_due,) = db.execute(
         "select exists (select 1 from in_hand where space = ? and name = ? and until <= ?)", (space, group, now())
@@ -377,7 +380,7 @@ def prolong(db: Connection, space: str, group: str, owner: str, numbers: Iterabl
 def bury(
     db: Connection, space: str, reader: str, address: str, received: Received, why: str, maxlen: int | None
 ) -> None:
-    """Put a message aside that cannot be handled."""
+    """Append a message that cannot be handled to the dead letters."""
     _, payload, _, _, position, _, attempts, time, *_ = received
     values = (space, address, payload, time, position, attempts, why, reader, now())
     number = db.execute(BURY, values).lastrowid
@@ -386,12 +389,12 @@ def bury(
 
 
 def letters(db: Connection, space: str, limit: int, before: int) -> list[tuple[Any, ...]]:
-    """The last dead letters below a number, the oldest first."""
+    """Return the last dead letters below a number, the oldest first."""
     return db.execute(LETTERS, (space, before, limit)).fetchall()[::-1]
 
 
 def send_back(db: Connection, space: str, number: int, maxlen: int | None) -> bool:
-    """Make a message of a dead letter; False if it is not there."""
+    """Move a dead letter back to the messages; return whether there was one."""
     which = (space, number)
     found = db.execute("select key, data, reader from dead where space = ? and number = ?", which).fetchone()
     if found is None:
