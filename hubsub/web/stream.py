@@ -1,4 +1,4 @@
-"""Sending to one connection: what waits for it, and what is just being sent."""
+"""Sending to one connection: what waits, and what is being sent."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .._core.message_queue import Overflow
 from ..event import Gap
 from .access import logger
 from .limits import Limits
-from .protocol import GOING_AWAY, TOO_SLOW
+from .protocol import TOO_SLOW
 from .queues import Item, queue_for
 
 Message: TypeAlias = MutableMapping[str, Any]
@@ -20,7 +20,7 @@ Send: TypeAlias = Callable[[Message], Coroutine[Any, Any, None]]
 
 
 class Stream:
-    """One connection, as its feed sees it; `over` is set when it is to end, with code and reason if it is our wish.
+    """One connection, as its feed sees it; `over` is set when it must end, with code and reason if we end it.
 
     Args:
         mark: Has the feed send in its next turn what a stream has.
@@ -35,7 +35,7 @@ class Stream:
         self.queue = queue_for(overflow, limits, self)
         """Messages that wait."""
         self.is_busy = False
-        """Something is being sent, and has to wait."""
+        """A send is waiting."""
         self.busy_since = 0.0
         self.over: asyncio.Future[tuple[int, str] | None] = asyncio.get_running_loop().create_future()
         self.sending_task: asyncio.Task[None] | None = None
@@ -66,14 +66,10 @@ class Stream:
 
     def is_left(self, reading: asyncio.Task[None]) -> None:
         """What reads from the client has ended: the client is gone."""
-        error = None if reading.cancelled() else reading.exception()
-        if self.over.done():
-            return
-        if error is None:
+        if not reading.cancelled():
+            reading.exception()
+        if not self.over.done():
             self.over.set_result(None)
-        else:
-            logger.error("following a web client failed, and ends", error=error)
-            self.end(GOING_AWAY, "an error of the server")
 
     async def ended(self) -> None:
         """Wait until it is over, and everything that belongs to it."""
@@ -104,7 +100,7 @@ class Stream:
         return self._send(packed)
 
     def is_sent_by(self, task: asyncio.Task[None]) -> None:
-        """It has to wait: a task goes on with it."""
+        """Note that a task goes on sending it."""
         self.is_busy = True
         self.busy_since = time.monotonic()
         self.sending_task = task
@@ -119,13 +115,13 @@ class Stream:
             self._mark(self)
 
     def lost(self, error: BaseException) -> None:
-        """It could not be sent: the client is gone."""
-        logger.debug("a web client cannot be sent to", error=error)
+        """Note that sending failed: the client is gone."""
+        logger.debug("sending to a web client failed: it is gone", error=error)
         if not self.over.done():
             self.over.set_result(None)
 
     def give_up(self) -> None:
-        """Send nothing any more."""
+        """Send nothing more."""
         if not self.over.done():
             self.over.set_result(None)
         if self.sending_task is not None:

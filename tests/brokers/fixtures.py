@@ -1,6 +1,6 @@
 """The fixtures by which tests get brokers, and what a test that has one of them is marked with.
 
-`redis`, `kafka`, `postgres`, `mosquitto` and `nats` are instances for everybody: a test keeps to its own `namespace`,
+`redis`, `valkey`, `kafka`, `postgres`, `mosquitto` and `nats` are instances for everybody: a test keeps to its own `namespace`,
 and leaves them as it found them.
 Whoever kills, freezes or configures makes an instance of his own with `private`.
 """
@@ -19,13 +19,14 @@ from .kafka_server import Kafka
 from .mosquitto import Mosquitto
 from .nats_server import Nats, NewestNats
 from .postgres_server import Postgres
-from .redis_server import Redis
+from .redis_server import Redis, Valkey
 from .web_server import WebServer
 
 B = TypeVar("B", bound=Broker)
 
 SHARED: dict[str, type[Broker]] = {
     "redis": Redis,
+    "valkey": Valkey,
     "kafka": Kafka,
     "postgres": Postgres,
     "mosquitto": Mosquitto,
@@ -49,8 +50,8 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 def require(kind: type[Broker]) -> None:
     """Skip the test if this machine has no such broker; fail it where nothing may be skipped."""
     reason = kind.missing()
-    # What is no broker, such as a file, is there without one.
-    if os.environ.get("BROKERS") == "0" and issubclass(kind, Broker):
+    # What is no broker, such as a file, is there without one; and so is an endpoint of our own.
+    if os.environ.get("BROKERS") == "0" and issubclass(kind, Broker) and kind is not WebServer:
         reason = "BROKERS=0"
     if reason is None:
         return
@@ -73,6 +74,12 @@ def _shared(kind: type[B]) -> Iterator[B]:
 def redis() -> Iterator[Redis]:
     """A Redis for all tests of this worker."""
     yield from _shared(Redis)
+
+
+@pytest.fixture(scope="session")
+def valkey() -> Iterator[Valkey]:
+    """A Valkey for all tests of this worker."""
+    yield from _shared(Valkey)
 
 
 @pytest.fixture(scope="session")
