@@ -1,4 +1,4 @@
-"""Who is at the other end of a connection, and what crosses it."""
+"""The client at the other end of a connection, and what may cross it."""
 
 from __future__ import annotations
 
@@ -92,11 +92,11 @@ class Connection:
 
 
 class Access:
-    """What may cross the connections of an endpoint: named patterns, narrowed by `authorize`.
+    """What may cross the connections of an endpoint: the named patterns, narrowed by `authorize`.
 
     Args:
-        outgoing: Patterns of what clients may get; `{identity}` as a part stands for their own.
-        incoming: Patterns of what clients may publish and ask.
+        outgoing: Patterns of what clients may receive; a part `{identity}` stands for the client's own.
+        incoming: Patterns of what clients may publish and request.
         authorize: See `endpoint`.
         origins: "same", "*", or the origins of pages that may connect.
     """
@@ -116,21 +116,21 @@ class Access:
         self._trouble = Episode(logger)
         for name, function in (("authorize", authorize), ("identify", identify)):
             if function is not None and not callable(function):
-                raise TypeError(f"{name} is a function, not {describe(function)}")
+                raise TypeError(f"{name} must be a function, not {describe(function)}")
         if isinstance(origins, str):
             if origins not in ("same", "*"):
-                raise ValueError(f"origins is 'same', '*', or a list of origins, not {origins!r}")
+                raise ValueError(f"origins must be 'same', '*', or a list of origins, not {origins!r}")
             self._origins: Collection[str] = () if origins == "same" else ("*",)
         else:
             self._origins = frozenset(origins)
 
     @property
     def everything(self) -> list[Key[Any]]:
-        """Patterns of all that may leave, of whatever identity."""
+        """The patterns of everything that may leave, for any identity."""
         return [Key.create_from(PLUS if part == IDENTITY else part for part in pattern) for pattern in self.outgoing]
 
     def of(self, patterns: Sequence[Key[Any]], identity: str | None) -> list[Key[Any]]:
-        """The patterns as they are for an identity: those with `{identity}` are left out without one."""
+        """Return the patterns of one identity; without an identity, those with `{identity}` are left out."""
         found = []
         for pattern in patterns:
             if IDENTITY in pattern:
@@ -142,7 +142,7 @@ class Access:
         return found
 
     def is_foreign(self, connection: Connection) -> bool:
-        """True if the page that connects is of another origin, and not of one that may."""
+        """True if the connecting page has another origin, and `origins` does not allow it."""
         origin = connection.headers.get("origin")
         if origin is None or "*" in self._origins or origin in self._origins:
             return False
@@ -152,10 +152,10 @@ class Access:
         return page.netloc.lower() != connection.headers.get("host", "").lower()
 
     async def identify(self, connection: Connection) -> None:
-        """Find out who it is.
+        """Set the identity of a client.
 
         Raises:
-            Refused: It may not come in.
+            Refused: `identify` refuses the client, or failed.
         """
         if self._identify is None:
             return
@@ -174,7 +174,7 @@ class Access:
         connection.identity = identity
 
     def _log(self, name: str, error: BaseException) -> None:
-        self._trouble.error("%s of a web endpoint failed, and so refused", name, error=error)
+        self._trouble.error("%s of a web endpoint failed, so the client was refused", name, error=error)
 
     @property
     def narrows(self) -> bool:
@@ -182,12 +182,12 @@ class Access:
         return self._authorize is not None
 
     async def allows(self, connection: Connection, action: Action, key: Key[Any]) -> bool:
-        """True if `authorize` has nothing against it."""
+        """True if `authorize` allows it, or there is none."""
         answer = self.answer(connection, action, key)
         return answer if isinstance(answer, bool) else await self.judged(answer)
 
     async def judged(self, answer: Awaitable[bool]) -> bool:
-        """Await an answer. Nothing is raised; failing refuses."""
+        """Await an answer of `authorize`. Nothing is raised; a failure refuses."""
         try:
             return (await answer) is True
         except Exception as error:
@@ -195,7 +195,7 @@ class Access:
             return False
 
     def answer(self, connection: Connection, action: Action, key: Key[Any]) -> bool | Awaitable[bool]:
-        """What `authorize` says, or what has to be awaited for it. Nothing is raised; failing refuses."""
+        """Return the answer of `authorize`, or an awaitable of it. Nothing is raised; a failure refuses."""
         if self._authorize is None:
             return True
         try:
@@ -249,7 +249,7 @@ def _named(patterns: Patterns, name: str) -> list[Key[Any]]:
     named = [Key.create_from(pattern) for pattern in as_patterns(patterns)]
     for pattern in named:
         if pattern[0] == NAMESPACE:
-            raise ValueError(f"{name}: {pattern!r}: the hub's own namespace does not cross")
+            raise ValueError(f"{name} must not name the hub's own namespace, as {pattern!r} does")
     return named
 
 
@@ -257,7 +257,7 @@ async def called(hook: Hook | None, name: str, connection: Connection) -> None:
     """Call a hook, and await what it returns.
 
     Raises:
-        Refused: The hook does. Whatever else it raises is logged.
+        Refused: The hook raised it. Anything else that it raises is logged.
     """
     if hook is None:
         return

@@ -1,4 +1,4 @@
-"""From the hub to the connections: each message is encoded once, kept, handed to whoever wants it, and sent."""
+"""From the hub to the connections: each message is encoded once, kept, queued for its subscribers, and sent."""
 
 from __future__ import annotations
 
@@ -82,14 +82,14 @@ class Feed:
         return self._outbox is not None and self._outbox.is_on(key)
 
     def close(self) -> None:
-        """Take nothing more of the hub."""
+        """Receive nothing more from the hub."""
         if self._outbox is not None:
             self._outbox.close()
 
     # From the hub
 
     def dispatch(self, watched: object = None) -> int:
-        """Hand over all that was published; return how many connections got a certain message."""
+        """Hand over everything that was published; return how many connections got the message `watched`."""
         count = 0
         while self._outbox is not None and (taken := self._outbox.take(CHUNK)):
             count += self._carry(taken, watched)
@@ -106,7 +106,7 @@ class Feed:
                 reached = self._publish(event)
             except Exception as error:
                 self._trouble.error(
-                    "a message of %r cannot be sent to web clients, who get a gap", event[0], error=error
+                    "a message of %r cannot be encoded for web clients; they get a gap instead", event[0], error=error
                 )
                 now = time.time()
                 self._missed(Gap("cannot be encoded", 1, now, now, (event[0],)))

@@ -1,4 +1,4 @@
-"""What waits for one connection, and what a full queue does."""
+"""The frames that wait for one connection, and what a full queue does."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class FrameQueue:
         items.append(frame)
         self.bytes += len(frame)
         if len(items) > self._room or (self.bytes > self._room_bytes and len(items) > 1):
-            # A client that asks, and does not read the answers.
+            # The client asks and does not read the answers.
             self._owner.too_slow()
         elif not self.is_marked:
             self._owner.has_something()
@@ -87,7 +87,7 @@ class FrameQueue:
             self._owner.has_something()
 
     def take(self, most: int, most_bytes: int) -> list[Item]:
-        """Take so many frames at most, of so many bytes; a larger one alone."""
+        """Pop at most so many frames, of at most so many bytes together; a larger frame comes alone."""
         items = self.items
         if len(items) <= most and self.bytes <= most_bytes:
             taken = list(items)

@@ -73,7 +73,7 @@ class Session(Stream):
             both: list[asyncio.Future[Any]] = [reading, self.over]
             await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
             if reading.done() and (error := reading.exception()) is not None:
-                logger.error("following a web client failed, and ends", error=error)
+                logger.error("handling the frames of a web client failed; it was disconnected", error=error)
                 self.end(protocol.GOING_AWAY, "an error of the server")
             if self.over.done() and (goodbye := self.over.result()) is not None:
                 await self._say_goodbye(*goodbye)
@@ -87,14 +87,14 @@ class Session(Stream):
             self._ended.set()
 
     async def close(self, code: int, reason: str) -> None:
-        """As `end`, and wait until it has; not where that would be waiting for itself."""
+        """As `end`, and wait until it has ended, unless the caller is a task of this session."""
         self.end(code, reason)
         own = (self._reading, self.commands.subscriptions.deciding, *self.commands.tasks.values())
         if asyncio.current_task() not in own:
             await self._ended.wait()
 
     async def _say_goodbye(self, code: int, reason: str) -> None:
-        # Clients come back when they like to; not all at the same time after a restart.
+        # After a restart, clients must not come back all at the same time.
         comes_back = code in (protocol.RESTART, protocol.GOING_AWAY, protocol.TOO_SLOW)
         bye = protocol.bye(code, reason, random.randint(100, 3000) if comes_back else None)
         rest = [] if code == protocol.TOO_SLOW else self.batch()
@@ -105,7 +105,7 @@ class Session(Stream):
                 await self._send(self.packed([*rest, bye]))
                 await self._send({"type": "websocket.close", "code": code, "reason": reason[:100]})
         except Exception as error:
-            logger.debug("a web client was gone before it was said goodbye to", error=error)
+            logger.debug("a web client was gone before its bye was sent", error=error)
 
     # Reading
 
@@ -132,7 +132,7 @@ class Session(Stream):
             elif text is not None:
                 return str(text)
             else:
-                self.commands.refuse(ProtocolError("malformed", "frames are text"))
+                self.commands.refuse(ProtocolError("malformed", "frames must be text"))
 
     async def _wait_for_token(self) -> bool:
         try:
@@ -144,7 +144,7 @@ class Session(Stream):
                     frames = list(protocol.frames_of(text, self.limits.depth))
                     if frames and isinstance(frames[0], protocol.Hello):
                         break
-                    self.commands.refuse(ProtocolError("malformed", "say hello first, with a token"))
+                    self.commands.refuse(ProtocolError("malformed", "the first frame must be hello, with a token"))
                 self.connection._token = frames[0].token
                 is_admitted = await self._admit(self.connection)
         except TimeoutError:

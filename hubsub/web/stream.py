@@ -1,4 +1,4 @@
-"""Sending to one connection: what waits for it, and what is just being sent."""
+"""Sending to one connection: what waits, and what is being sent."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Send: TypeAlias = Callable[[Message], Coroutine[Any, Any, None]]
 
 
 class Stream:
-    """One connection, as its feed sees it; `over` is set when it is to end, with code and reason if it is our wish.
+    """One connection, as its feed sees it; `over` is set when it must end, with code and reason if we end it.
 
     Args:
         mark: Has the feed send in its next turn what a stream has.
@@ -35,7 +35,7 @@ class Stream:
         self.queue = queue_for(overflow, limits, self)
         """Messages that wait."""
         self.is_busy = False
-        """Something is being sent, and has to wait."""
+        """A send is waiting."""
         self.busy_since = 0.0
         self.over: asyncio.Future[tuple[int, str] | None] = asyncio.get_running_loop().create_future()
         self.sending_task: asyncio.Task[None] | None = None
@@ -87,7 +87,7 @@ class Stream:
         return self._send(packed)
 
     def sent(self, task: asyncio.Task[None] | None) -> None:
-        """It was sent, or goes on in that task."""
+        """Note that it was sent, or that a task goes on sending it."""
         if task is not None:
             self.is_busy = True
             self.busy_since = time.monotonic()
@@ -103,13 +103,13 @@ class Stream:
             self._mark(self)
 
     def lost(self, error: BaseException) -> None:
-        """It could not be sent: the client is gone."""
-        logger.debug("a web client cannot be sent to", error=error)
+        """Note that sending failed: the client is gone."""
+        logger.debug("sending to a web client failed: it is gone", error=error)
         if not self.over.done():
             self.over.set_result(None)
 
     def give_up(self) -> None:
-        """Send nothing any more."""
+        """Send nothing more."""
         if not self.over.done():
             self.over.set_result(None)
         if self.sending_task is not None:

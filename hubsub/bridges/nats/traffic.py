@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -46,8 +47,9 @@ class Traffic:
         self._reader = Connection(server, self._inbox, self._take)
         self._writer = Connection(server, self._inbox, self._take)
         self._subjects = subjects = Subjects(link.namespace)
-        # Of overlapping patterns of one queue group the server sends one copy.
-        self._queue = queue_of(link.group if link.group is not None else link.sender)
+        # Of overlapping patterns of one queue group the server sends one copy. Another one for each connection: a lost
+        # one, of which the server does not know yet, would get its share.
+        self._queue = queue_of(link.group if link.group is not None else f"{link.sender}-{os.urandom(8).hex()}")
         self._sender = link.sender
         self._shares = link.group is not None
         self._sids: dict[Key[Any], int] = {}
