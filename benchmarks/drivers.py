@@ -280,9 +280,10 @@ async def rabbitmq(url: str, arrived: Arrived) -> AsyncIterator[Ends]:
         await subscriber.basic_consume(name, take)
         yield Ends(many, publish)
     finally:
-        await subscriber.queue_delete(name)
-        await writing.close()
+        # aiormq logs a warning if it still reads.
         await reading.close()
+        await publisher.queue_delete(name)
+        await writing.close()
 
 
 @asynccontextmanager
