@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, Literal, TypeAlias
 from urllib.parse import parse_qs, urlsplit
 
@@ -53,15 +54,7 @@ class Connection:
         client = scope.get("client")
         self.address: str = client[0] if client else ""
         """Where the client is: the forwarded address where the server trusts its proxy."""
-        self.headers: dict[str, str] = {
-            name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope.get("headers", ())
-        }
-        """Headers of the request, names in lower case."""
-        query = scope.get("query_string", b"").decode("latin-1")
-        self.query: dict[str, str] = {
-            name: values[-1] for name, values in parse_qs(query, keep_blank_values=True).items()
-        }
-        """Parameters of the query, of each the last."""
+        self._scope = scope
         self.path_params: dict[str, Any] = dict(scope.get("path_params") or {})
         """What the framework's route found in the path."""
         self.state: dict[str, Any] = {}
@@ -69,8 +62,23 @@ class Connection:
         self.expires: float | None = None
         """When the connection ends, seconds since the epoch: `identify` may set it, from its token perhaps."""
         self.asked_for_token = False
-        self._token = self.query.get("token")
+        self._token = self.query.get("token") if scope.get("query_string") else None
         self._close: Callable[[int, str], Awaitable[None]] | None = None
+
+    # Made when they are asked for: a thousand connections that are idle need none.
+
+    @cached_property
+    def headers(self) -> dict[str, str]:
+        """Headers of the request, names in lower case."""
+        return {
+            name.decode("latin-1").lower(): value.decode("latin-1") for name, value in self._scope.get("headers", ())
+        }
+
+    @cached_property
+    def query(self) -> dict[str, str]:
+        """Parameters of the query, of each the last."""
+        query = self._scope.get("query_string", b"").decode("latin-1")
+        return {name: values[-1] for name, values in parse_qs(query, keep_blank_values=True).items()}
 
     @property
     def token(self) -> str | None:
@@ -89,6 +97,14 @@ class Connection:
 
     def __repr__(self) -> str:
         return f"<Connection {self.id} {describe(self.identity)} {self.address}>"
+
+
+def _header(connection: Connection, name: bytes) -> str | None:
+    """One header, by its name in lower case, without making the others."""
+    for each, value in connection._scope.get("headers", ()):
+        if each.lower() == name:
+            return str(value.decode("latin-1"))
+    return None
 
 
 class Access:
@@ -143,13 +159,13 @@ class Access:
 
     def is_foreign(self, connection: Connection) -> bool:
         """True if the connecting page has another origin, and `origins` does not allow it."""
-        origin = connection.headers.get("origin")
+        origin = _header(connection, b"origin")
         if origin is None or "*" in self._origins or origin in self._origins:
             return False
         if self._origins:
             return True
         page = urlsplit(origin)
-        return page.netloc.lower() != connection.headers.get("host", "").lower()
+        return page.netloc.lower() != (_header(connection, b"host") or "").lower()
 
     async def identify(self, connection: Connection) -> None:
         """Set the identity of a client.

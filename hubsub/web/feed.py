@@ -60,6 +60,8 @@ class Feed:
         self._trouble = Episode(logger)
         self._marked: deque[Stream] = deque()
         self._turning: asyncio.AbstractEventLoop | None = None
+        self._is_carrying = False  # in a turn, which sees to what is marked
+        self._is_late = False  # handing over has taken a whole slice: sending has the next one
         self._outbox = (
             hub.border.outbox(
                 patterns,
@@ -162,7 +164,8 @@ class Feed:
         if not stream.queue.is_marked:
             stream.queue.is_marked = True
             self._marked.append(stream)
-            self._schedule()
+            if not self._is_carrying:
+                self._schedule()
 
     def _schedule(self) -> None:
         try:
@@ -180,12 +183,22 @@ class Feed:
             return
         until = time.perf_counter() + SLICE
         more = True
-        while more and time.perf_counter() < until:
-            taken = self._outbox.take(CHUNK) if self._outbox is not None else []
-            more = bool(taken)
-            if more:
-                self._carry(taken)
-        self._flush(loop, time.perf_counter() + SLICE)
+        if not self._is_late:
+            self._is_carrying = True
+            try:
+                while more:
+                    taken = self._outbox.take(CHUNK) if self._outbox is not None else []
+                    more = bool(taken)
+                    if more:
+                        self._carry(taken)
+                        if time.perf_counter() >= until:
+                            break
+            finally:
+                self._is_carrying = False
+        # One message to thousands takes a slice to hand over, and many to send.
+        self._is_late = not self._is_late and time.perf_counter() >= until
+        if not self._is_late:
+            self._flush(loop, time.perf_counter() + SLICE)
         if more or self._marked:
             self._schedule()
 
@@ -196,7 +209,8 @@ class Feed:
         kind: type | None = None
         while marked:
             stream = marked.popleft()
-            stream.queue.is_marked = False
+            queue = stream.queue
+            queue.is_marked = False
             if stream.is_busy or stream.over.done():
                 continue
             batch = stream.batch()
@@ -204,11 +218,13 @@ class Feed:
                 if batch != last or type(stream) is not kind:
                     last, packed, kind = batch, stream.packed(batch), type(stream)
                 try:
-                    stream.sent(eager.run(stream.sending(packed), loop))
+                    task = eager.run(stream.sending(packed), loop)
                 except Exception as error:
                     stream.lost(error)
                     continue
-            if stream.queue.items and not stream.is_busy:
+                if task is not None:
+                    stream.is_sent_by(task)
+            if queue.items and not stream.is_busy:
                 self.mark(stream)
             if time.perf_counter() > until:
                 break

@@ -60,7 +60,6 @@ class Session(Stream):
         self._heard = time.monotonic()
         self._was_pinged = False
         self._reading: asyncio.Task[None] | None = None
-        self._ended = asyncio.Event()
         connection._close = self.close
 
     async def run(self, wants_token: bool) -> None:
@@ -70,12 +69,8 @@ class Session(Stream):
         try:
             if not wants_token:
                 self._welcome()
-            both: list[asyncio.Future[Any]] = [reading, self.over]
-            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-            if reading.done() and (error := reading.exception()) is not None:
-                logger.error("handling the frames of a web client failed; it was disconnected", error=error)
-                self.end(protocol.GOING_AWAY, "an error of the server")
-            if self.over.done() and (goodbye := self.over.result()) is not None:
+            reading.add_done_callback(self.is_left)
+            if (goodbye := await self.over) is not None:
                 await self._say_goodbye(*goodbye)
         finally:
             self.feed.streams.pop(self, None)
@@ -84,14 +79,14 @@ class Session(Stream):
             self.give_up()
             reading.cancel()
             await ended([reading, *tasks])
-            self._ended.set()
+            self._ended.set_result(None)
 
     async def close(self, code: int, reason: str) -> None:
         """As `end`, and wait until it has ended, unless the caller is a task of this session."""
         self.end(code, reason)
         own = (self._reading, self.commands.subscriptions.deciding, *self.commands.tasks.values())
         if asyncio.current_task() not in own:
-            await self._ended.wait()
+            await self.ended()
 
     async def _say_goodbye(self, code: int, reason: str) -> None:
         # After a restart, clients must not come back all at the same time.
@@ -166,6 +161,12 @@ class Session(Stream):
         self.reply(protocol.welcome(self.connection.id, at, self.limits.ping_seconds, limits))
 
     # As `Stream`
+
+    def is_left(self, reading: asyncio.Task[None]) -> None:
+        if not self.over.done() and not reading.cancelled() and (error := reading.exception()) is not None:
+            logger.error("handling the frames of a web client failed; it was disconnected", error=error)
+            self.end(protocol.GOING_AWAY, "an error of the server")
+        super().is_left(reading)
 
     def packed(self, batch: Sequence[Item]) -> Message:
         frames: Any = batch

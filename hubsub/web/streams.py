@@ -91,7 +91,6 @@ class EventStream(Stream):
         self._subscriptions = Subscriptions(app.feed, self, app.access, connection)
         self._subscriptions[0] = Subscription(patterns)
         self._sent_last = time.monotonic()
-        self._ended = asyncio.Event()
         connection._close = self.close
 
     async def run(self, last: str | None) -> None:
@@ -101,9 +100,8 @@ class EventStream(Stream):
         self.feed.streams[self] = None
         try:
             await self._begin(last)
-            both: list[asyncio.Future[Any]] = [leaving, self.over]
-            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-            if self.over.done() and self.over.result():
+            leaving.add_done_callback(self.is_left)
+            if await self.over:
                 await self._finish()
         finally:
             self.feed.streams.pop(self, None)
@@ -111,7 +109,7 @@ class EventStream(Stream):
             self.give_up()
             leaving.cancel()
             await ended([leaving])
-            self._ended.set()
+            self._ended.set_result(None)
 
     async def _begin(self, last: str | None) -> None:
         subscriptions = self._subscriptions
@@ -143,7 +141,7 @@ class EventStream(Stream):
         """As `Connection.close`; a response has no codes, and a browser comes back after its `retry`."""
         self.end(code, reason)
         if asyncio.current_task() is not self._subscriptions.deciding:
-            await self._ended.wait()
+            await self.ended()
 
     # As `Stream`
 

@@ -12,6 +12,7 @@ import httpx2
 import pytest
 import websockets
 from starlette.applications import Starlette
+from starlette.endpoints import WebSocketEndpoint
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -162,6 +163,20 @@ def test_a_plain_socket_is_one_payload_a_frame() -> None:
             other.send_text("there")
             assert other.receive_text() == "there"
         assert not hub.patterns()
+
+
+def test_a_plain_socket_works_from_a_class_of_the_framework() -> None:
+    hub = Hub()
+
+    class Chat(WebSocketEndpoint):
+        async def dispatch(self) -> None:
+            websocket = WebSocket(self.scope, self.receive, self.send)
+            await plain(websocket, hub, send=("chat", "{room}"), receive=("chat", "{room}"))
+
+    app = Starlette(routes=[WebSocketRoute("/{room}", Chat)], lifespan=lifespan(hub))
+    with TestClient(app) as http, http.websocket_connect("/1") as one, http.websocket_connect("/1") as other:
+        one.send_text("hello")
+        assert [each.receive_text() for each in (one, other)] == ["hello"] * 2
 
 
 def test_a_plain_socket_may_carry_bytes_json_and_history() -> None:
