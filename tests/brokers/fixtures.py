@@ -1,7 +1,7 @@
 """The fixtures by which tests get brokers, and what a test that has one of them is marked with.
 
-`redis`, `valkey`, `kafka`, `postgres`, `mosquitto` and `nats` are instances for everybody: a test keeps to its own `namespace`,
-and leaves them as it found them.
+`redis`, `valkey`, `kafka`, `postgres`, `mosquitto` and `nats` are instances for everybody: a test keeps to its own
+`namespace`, and leaves them as it found them.
 Whoever kills, freezes or configures makes an instance of his own with `private`.
 """
 
