@@ -49,6 +49,7 @@ docs: ## build the documentation into site/
 bench: ## compare with other libraries
 	$(SETUP) $(if $(filter 0,$(BROKERS)),,--brokers) --venv .venv-bench bench
 	$(SETUP) --venv .venv-broadcaster bench-broadcaster
+	$(SETUP) --venv .venv-web bench-web
 	.venv-bench/bin/python -m benchmarks $(ARGS)
 
 matrix: ## run the core tests on the other event loops, and on every other Python here

@@ -29,6 +29,7 @@ GROUPS = (
     "recovering",
     "memory",
     "importing",
+    "web.comparing",
 )
 BROADCASTER = ROOT / ".venv-broadcaster" / "bin" / "python"
 
@@ -65,6 +66,8 @@ def main() -> None:
         versions.append(version_in(options.broadcaster, "broadcaster"))
     else:
         print("Without broadcaster: its environment is missing, `make bench` makes it.")
+    if (web := ROOT / ".venv-web" / "bin" / "python").exists():
+        versions += [version_in(web, each) for each in ("fastapi_websocket_pubsub", "starlette", "uvicorn")]
     where, what = report.machine(), report.versions(versions)
     print(f"{where}\n{what}\n")
 

@@ -43,6 +43,7 @@ ROOMS: dict[str, set[str]] = {
     "bridges.kafka": {"ground", "contract"},
     # What it publishes in a user's transaction is JSON without a bridge.
     "bridges.postgres": {"ground", "contract", "codec"},
+    "bridges.rabbitmq": {"ground", "contract"},
     "bridges.sqlite": {"ground", "contract"},
     "bridges.nats": {"ground", "contract"},
     "bridges.websocket": {"ground", "contract"},

@@ -5,12 +5,15 @@ import re
 import subprocess
 import sys
 from contextlib import redirect_stdout
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 from sybil import Document, Example
 from sybil.evaluators.python import PythonEvaluator
 from sybil.parsers.markdown import CodeBlockParser
+
+from hubsub.web import Limits
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -84,3 +87,8 @@ def test_the_schema_of_the_protocol_is_that_of_the_code() -> None:
 @pytest.mark.once
 def test_the_table_of_brokers_is_what_their_adapters_say() -> None:
     subprocess.run([sys.executable, ROOT / "tools" / "features.py", "--check"], check=True)
+
+
+def test_the_table_of_limits_is_that_of_the_code() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| ([\d.]+) \|", (ROOT / "docs/web/limits.md").read_text(encoding="utf-8"), re.M)
+    assert {name: float(default) for name, default in rows} == asdict(Limits())

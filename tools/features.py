@@ -22,6 +22,7 @@ BROKERS = {
     "[Postgres log](postgres-log.md)": "postgres-log://localhost/x",
     "[Postgres NOTIFY](postgres.md)": "postgres://localhost/x",
     "[Kafka](kafka.md)": "kafka://localhost:9092",
+    "[RabbitMQ](rabbitmq.md)": "amqp://localhost",
     "[NATS](nats.md)": "nats://localhost",
     "[WebSocket](../web/python.md)": "ws://localhost/ws",
     "[MQTT](mqtt.md)": "mqtt://localhost",

@@ -179,6 +179,8 @@ def has_postgres():
 BROKER_PACKAGES = (
     ("redis-server", lambda: shutil.which("redis-server")),
     ("postgresql", has_postgres),
+    ("rabbitmq-server", lambda: pathlib.Path("/usr/lib/rabbitmq/bin/rabbitmq-server").exists()),
+    # Debian keeps it out of a user's path.
     # Debian keeps them out of a user's path. A newer NATS comes by pip.
     ("nats-server", lambda: os.path.exists("/usr/sbin/nats-server") or shutil.which("nats-server")),
     ("mosquitto", lambda: shutil.which("mosquitto") or shutil.which("/usr/sbin/mosquitto")),

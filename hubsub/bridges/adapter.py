@@ -269,6 +269,8 @@ class Adapter:
     """What it can do at best; see `features_for`."""
     lag: int | None = None
     """Messages at the broker that were not received yet, when something was received last; None if unknown."""
+    unroutable: int = 0
+    """Messages that were sent, and confirmed, though the broker had nobody to give them to; 0 if it does not say."""
     refused_patterns: Mapping[Key[Any], Exception] = {}
     """The patterns that the broker refuses to subscribe or to respond to, and why; the others work. `Bridge.ready`
     raises the reason."""

@@ -1,4 +1,4 @@
-"""Who is at the other end of a connection, and what crosses it."""
+"""The client at the other end of a connection, and what may cross it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, Literal, TypeAlias
 from urllib.parse import parse_qs, urlsplit
 
@@ -53,15 +54,7 @@ class Connection:
         client = scope.get("client")
         self.address: str = client[0] if client else ""
         """Where the client is: the forwarded address where the server trusts its proxy."""
-        self.headers: dict[str, str] = {
-            name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope.get("headers", ())
-        }
-        """Headers of the request, names in lower case."""
-        query = scope.get("query_string", b"").decode("latin-1")
-        self.query: dict[str, str] = {
-            name: values[-1] for name, values in parse_qs(query, keep_blank_values=True).items()
-        }
-        """Parameters of the query, of each the last."""
+        self._scope = scope
         self.path_params: dict[str, Any] = dict(scope.get("path_params") or {})
         """What the framework's route found in the path."""
         self.state: dict[str, Any] = {}
@@ -69,8 +62,23 @@ class Connection:
         self.expires: float | None = None
         """When the connection ends, seconds since the epoch: `identify` may set it, from its token perhaps."""
         self.asked_for_token = False
-        self._token = self.query.get("token")
+        self._token = self.query.get("token") if scope.get("query_string") else None
         self._close: Callable[[int, str], Awaitable[None]] | None = None
+
+    # Made when they are asked for: a thousand connections that are idle need none.
+
+    @cached_property
+    def headers(self) -> dict[str, str]:
+        """Headers of the request, names in lower case."""
+        return {
+            name.decode("latin-1").lower(): value.decode("latin-1") for name, value in self._scope.get("headers", ())
+        }
+
+    @cached_property
+    def query(self) -> dict[str, str]:
+        """Parameters of the query, of each the last."""
+        query = self._scope.get("query_string", b"").decode("latin-1")
+        return {name: values[-1] for name, values in parse_qs(query, keep_blank_values=True).items()}
 
     @property
     def token(self) -> str | None:
@@ -91,12 +99,20 @@ class Connection:
         return f"<Connection {self.id} {describe(self.identity)} {self.address}>"
 
 
+def _header(connection: Connection, name: bytes) -> str | None:
+    """One header, by its name in lower case, without making the others."""
+    for each, value in connection._scope.get("headers", ()):
+        if each.lower() == name:
+            return str(value.decode("latin-1"))
+    return None
+
+
 class Access:
-    """What may cross the connections of an endpoint: named patterns, narrowed by `authorize`.
+    """What may cross the connections of an endpoint: the named patterns, narrowed by `authorize`.
 
     Args:
-        outgoing: Patterns of what clients may get; `{identity}` as a part stands for their own.
-        incoming: Patterns of what clients may publish and ask.
+        outgoing: Patterns of what clients may receive; a part `{identity}` stands for the client's own.
+        incoming: Patterns of what clients may publish and request.
         authorize: See `endpoint`.
         origins: "same", "*", or the origins of pages that may connect.
     """
@@ -116,21 +132,21 @@ class Access:
         self._trouble = Episode(logger)
         for name, function in (("authorize", authorize), ("identify", identify)):
             if function is not None and not callable(function):
-                raise TypeError(f"{name} is a function, not {describe(function)}")
+                raise TypeError(f"{name} must be a function, not {describe(function)}")
         if isinstance(origins, str):
             if origins not in ("same", "*"):
-                raise ValueError(f"origins is 'same', '*', or a list of origins, not {origins!r}")
+                raise ValueError(f"origins must be 'same', '*', or a list of origins, not {origins!r}")
             self._origins: Collection[str] = () if origins == "same" else ("*",)
         else:
             self._origins = frozenset(origins)
 
     @property
     def everything(self) -> list[Key[Any]]:
-        """Patterns of all that may leave, of whatever identity."""
+        """The patterns of everything that may leave, for any identity."""
         return [Key.create_from(PLUS if part == IDENTITY else part for part in pattern) for pattern in self.outgoing]
 
     def of(self, patterns: Sequence[Key[Any]], identity: str | None) -> list[Key[Any]]:
-        """The patterns as they are for an identity: those with `{identity}` are left out without one."""
+        """Return the patterns of one identity; without an identity, those with `{identity}` are left out."""
         found = []
         for pattern in patterns:
             if IDENTITY in pattern:
@@ -142,20 +158,20 @@ class Access:
         return found
 
     def is_foreign(self, connection: Connection) -> bool:
-        """True if the page that connects is of another origin, and not of one that may."""
-        origin = connection.headers.get("origin")
+        """True if the connecting page has another origin, and `origins` does not allow it."""
+        origin = _header(connection, b"origin")
         if origin is None or "*" in self._origins or origin in self._origins:
             return False
         if self._origins:
             return True
         page = urlsplit(origin)
-        return page.netloc.lower() != connection.headers.get("host", "").lower()
+        return page.netloc.lower() != (_header(connection, b"host") or "").lower()
 
     async def identify(self, connection: Connection) -> None:
-        """Find out who it is.
+        """Set the identity of a client.
 
         Raises:
-            Refused: It may not come in.
+            Refused: `identify` refuses the client, or failed.
         """
         if self._identify is None:
             return
@@ -174,7 +190,7 @@ class Access:
         connection.identity = identity
 
     def _log(self, name: str, error: BaseException) -> None:
-        self._trouble.error("%s of a web endpoint failed, and so refused", name, error=error)
+        self._trouble.error("%s of a web endpoint failed, so the client was refused", name, error=error)
 
     @property
     def narrows(self) -> bool:
@@ -182,12 +198,12 @@ class Access:
         return self._authorize is not None
 
     async def allows(self, connection: Connection, action: Action, key: Key[Any]) -> bool:
-        """True if `authorize` has nothing against it."""
+        """True if `authorize` allows it, or there is none."""
         answer = self.answer(connection, action, key)
         return answer if isinstance(answer, bool) else await self.judged(answer)
 
     async def judged(self, answer: Awaitable[bool]) -> bool:
-        """Await an answer. Nothing is raised; failing refuses."""
+        """Await an answer of `authorize`. Nothing is raised; a failure refuses."""
         try:
             return (await answer) is True
         except Exception as error:
@@ -195,7 +211,7 @@ class Access:
             return False
 
     def answer(self, connection: Connection, action: Action, key: Key[Any]) -> bool | Awaitable[bool]:
-        """What `authorize` says, or what has to be awaited for it. Nothing is raised; failing refuses."""
+        """Return the answer of `authorize`, or an awaitable of it. Nothing is raised; a failure refuses."""
         if self._authorize is None:
             return True
         try:
@@ -249,7 +265,7 @@ def _named(patterns: Patterns, name: str) -> list[Key[Any]]:
     named = [Key.create_from(pattern) for pattern in as_patterns(patterns)]
     for pattern in named:
         if pattern[0] == NAMESPACE:
-            raise ValueError(f"{name}: {pattern!r}: the hub's own namespace does not cross")
+            raise ValueError(f"{name} must not name the hub's own namespace, as {pattern!r} does")
     return named
 
 
@@ -257,7 +273,7 @@ async def called(hook: Hook | None, name: str, connection: Connection) -> None:
     """Call a hook, and await what it returns.
 
     Raises:
-        Refused: The hook does. Whatever else it raises is logged.
+        Refused: The hook raised it. Anything else that it raises is logged.
     """
     if hook is None:
         return

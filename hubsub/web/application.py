@@ -27,7 +27,7 @@ _applications: WeakKeyDictionary[Hub, WeakSet[Application[Any]]] = WeakKeyDictio
 
 
 def applications_of(hub: Hub) -> list[Application[Any]]:
-    """The applications of a hub that are not gone."""
+    """The applications of a hub that still exist."""
     return list(_applications.get(hub, ()))
 
 
@@ -118,27 +118,27 @@ class Application(Generic[C]):
         return Connections(self._clients)
 
     def stop(self) -> None:
-        """Disconnect everybody, and let nobody in any more: the server is about to end."""
+        """Disconnect all clients and refuse new ones: the server is about to end."""
         self._is_stopped = True
         for client in list(self._clients.values()):
             client.end(RESTART, "the server restarts")
 
     def start(self) -> None:
-        """Let clients in again."""
+        """Accept clients again."""
         self._is_stopped = False
 
     async def close(self) -> None:
-        """Disconnect everybody, and take nothing more from the hub. Closing twice is safe."""
+        """Disconnect all clients, and receive nothing more from the hub. Closing twice is safe."""
         self.stop()
         for client in list(self._clients.values()):
             await client.close(RESTART, "the server restarts")
         self.feed.close()
 
     def _check(self, connection: Connection) -> None:
-        """Refuse a client that may not come in, whoever it is.
+        """Refuse a client that may not connect, whatever its identity.
 
         Raises:
-            Refused: The server ends, there are too many of its address, or its page is of another host.
+            Refused: The server is stopping, its address has too many connections, or its page is of another host.
         """
         limit = self.limits.connections_per_address
         if self._is_stopped:
@@ -150,7 +150,7 @@ class Application(Generic[C]):
 
     @contextmanager
     def _connected(self, client: C) -> Iterator[None]:
-        """Count a client as long as it is connected, and look after it."""
+        """Register a client while it is connected; the clock checks it."""
         connection = client.connection
         self._clients[connection] = client
         self._addresses[connection.address] += 1
@@ -176,21 +176,21 @@ class Application(Generic[C]):
 
 
 def checked(overflow: Overflow, limits: Limits) -> Overflow:
-    """Return the policy of the queues of connections.
+    """Return the overflow policy of the connections' queues.
 
     Raises:
-        ValueError: It is none, or would let a client fill the memory.
-        TypeError: The limits are none.
+        ValueError: It is no policy, or it would let a client fill the memory.
+        TypeError: `limits` is no `Limits`.
     """
     if overflow is Overflow.GROW:
-        raise ValueError("overflow: a queue that grows would let a client fill the memory; choose another policy")
+        raise ValueError("overflow must not be GROW: a client could fill the memory; choose another policy")
     if not isinstance(limits, Limits):
-        raise TypeError(f"limits is a hubsub.web.Limits, not {describe(limits)}")
+        raise TypeError(f"limits must be a hubsub.web.Limits, not {describe(limits)}")
     return Overflow(overflow)
 
 
 async def is_request(scope: Mapping[str, Any], receive: Receive, send: Send, takes: str) -> bool:
-    """True for an ordinary request. Anything else is answered here: a WebSocket is closed, `takes` is the reason."""
+    """True for an ordinary request. Anything else is answered here: a WebSocket is closed with the reason `takes`."""
     if scope["type"] == "lifespan":
         await pass_lifespan(receive, send)
     elif scope["type"] == "websocket":
@@ -200,7 +200,7 @@ async def is_request(scope: Mapping[str, Any], receive: Receive, send: Send, tak
 
 
 async def pass_lifespan(receive: Receive, send: Send) -> None:
-    """An application that is served by itself has nothing to do when the server starts and ends."""
+    """Answer the lifespan events: an application that is served by itself does nothing on start and shutdown."""
     while True:
         message = await receive()
         await send({"type": f"{message['type']}.complete"})

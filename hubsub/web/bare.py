@@ -14,7 +14,7 @@ from ..key import Key, KeyLike, Patterns, as_patterns
 from .access import logger
 from .stream import ended
 
-# Messages that wait for one client at most; beyond that it is too slow.
+# The most messages that wait for one client; beyond that it is disconnected.
 QUEUE = 1000
 
 
@@ -35,8 +35,8 @@ async def plain(
     Args:
         websocket: A `starlette.websockets.WebSocket`; accepted here unless it is already.
         hub: The hub.
-        send: Patterns of what the client gets.
-        receive: The key that what it sends is published to; None ignores it.
+        send: Patterns of what the client receives.
+        receive: The key to which the client's payloads are published; None ignores them.
         codec: What a payload is: `str`, `bytes`, "json", or a codec. Text travels in text frames, all else in binary
             ones.
         history: Begin with the last so many retained messages of each key.
@@ -97,7 +97,7 @@ async def _close(websocket: Any, code: int) -> None:
         async with asyncio.timeout(1.0):
             await websocket.close(code)
     except Exception as error:
-        logger.debug("a client was gone before its socket was closed", error=error)
+        logger.debug("a web client was gone before its socket was closed", error=error)
 
 
 def _codec(codec: str | type | Codec) -> Codec:
@@ -114,7 +114,7 @@ def _filled(parts: Sequence[str], values: Any) -> tuple[str, ...]:
         if len(part) > 2 and part[0] == "{" and part[-1] == "}":
             part = str(values[part[1:-1]])
             if part in ("*", "+", ""):
-                raise ValueError(f"{part!r} in the path is no part of a key")
+                raise ValueError(f"{part!r} in the path cannot be a part of a key")
         filled.append(part)
     return tuple(filled)
 
@@ -131,7 +131,7 @@ async def _read(websocket: Any, hub: Hub, key: Key[Any] | None, codec: Codec) ->
         try:
             message = codec.decode(payload, hub.border.type_of(key))
         except (ValueError, TypeError) as error:
-            logger.debug("a client has sent what cannot be decoded", error=error)
+            logger.debug("a web client has sent a payload that cannot be decoded", error=error)
             await _close(websocket, 1007)
             return
         hub.publish(key, message)
@@ -143,7 +143,7 @@ async def _write(websocket: Any, subscription: Any, codec: Codec) -> None:
         try:
             payload = codec.encode(message)
         except (EncodeError, ValueError, TypeError) as error:
-            logger.error("a message of %r cannot be sent to a web client", key, error=error)
+            logger.error("a message of %r cannot be encoded for a web client", key, error=error)
             continue
         if is_text:
             await websocket.send_text(payload.decode("utf-8", "replace"))

@@ -85,7 +85,7 @@ class Commands:
         self.subscriptions.forget_answers()
 
     def leave(self) -> None:
-        """The client is gone: end what it has begun."""
+        """End everything that the client has begun: it is gone."""
         self.subscriptions.leave()
         for _, responder in self._responders.values():
             responder.remove()
@@ -131,7 +131,7 @@ class Commands:
     def _exact(self, parts: list[str], of: Sequence[Key[Any]]) -> Key[Any]:
         key = self._key(parts)
         if STAR in key or PLUS in key:
-            raise ProtocolError("invalid-key", "a key that is published to has no wildcards")
+            raise ProtocolError("invalid-key", "the key must not have wildcards")
         if key[0] == NAMESPACE or not covered(key, of):
             raise ProtocolError("forbidden", "this key may not be published to")
         return key
@@ -143,7 +143,7 @@ class Commands:
     async def _checked_patterns(self, parts: list[list[str]], action: Action) -> list[Key[Any]]:
         patterns = list(dict.fromkeys(self._key(each) for each in parts))
         if not patterns:
-            raise ProtocolError("malformed", "patterns is a list of at least one pattern")
+            raise ProtocolError("malformed", "patterns must hold at least one pattern")
         used = len(self.subscriptions.patterns) + sum(len(each) for each, _ in self._responders.values())
         if len(self.subscriptions) + len(self._responders) >= self._limits.subscriptions:
             raise ProtocolError("too-many", f"a connection has at most {self._limits.subscriptions} subscriptions")
@@ -196,7 +196,7 @@ class Commands:
     async def _subscribe(self, frame: protocol.Subscribe) -> None:
         self._check_id(frame.id)
         if not 0 <= frame.history <= self._limits.history_messages:
-            raise ProtocolError("too-many", f"history is at most {self._limits.history_messages}")
+            raise ProtocolError("too-many", f"history must be at most {self._limits.history_messages}")
         patterns = await self._checked_patterns(frame.patterns, "subscribe")
         history = max(frame.history, int(frame.snapshot))
         try:
@@ -206,7 +206,7 @@ class Commands:
             self._feed.dispatch()
             frames = self.subscriptions.retained(patterns, history) if history else []
         except HistoryUnavailable:
-            raise ProtocolError("no-history", "nothing of these patterns is kept") from None
+            raise ProtocolError("no-history", "nothing is retained for these patterns") from None
         self.subscriptions[frame.id] = Subscription(patterns, frame.gaps, frame.snapshot)
         more: dict[str, Any] = {"replayed": len(frames)} if history else {}
         self._stream.reply(protocol.ok(frame.id, self._feed.journal.position, **more))
@@ -232,15 +232,15 @@ class Commands:
         raw = b"" if isinstance(frame.data, msgspec.UnsetType) else bytes(frame.data)
         if frame.data_base64 is not None:
             if raw:
-                raise ProtocolError("malformed", "data and data_base64 are one or the other")
+                raise ProtocolError("malformed", "only one of data and data_base64 may be given")
             try:
                 raw = base64.b64decode(frame.data_base64, validate=True)
             except (binascii.Error, ValueError):
-                raise ProtocolError("malformed", "data_base64 is base64") from None
+                raise ProtocolError("malformed", "data_base64 must be base64") from None
             if self._feed.is_json:
                 return raw
         elif not self._feed.is_json and raw:
-            raise ProtocolError("malformed", f"data_base64 has the data, as {self._feed.codec.content_type}")
+            raise ProtocolError("malformed", f"the data must be in data_base64, as {self._feed.codec.content_type}")
         try:
             declared = self._feed.hub.border.type_of(key)
             if not raw:
@@ -309,15 +309,15 @@ class Commands:
             # Who has sent it may be gone before that, and ask again over another connection.
             finished = await asyncio.shield(task)
         except ConfirmationTimeout:
-            raise ProtocolError("timeout", "not everybody has finished in time", id) from None
+            raise ProtocolError("timeout", "not every recipient has finished in time", id) from None
         except DeliveryError as error:
-            raise ProtocolError("failed", f"{len(error.exceptions)} did not finish with it", id) from None
+            raise ProtocolError("failed", f"{len(error.exceptions)} recipients failed", id) from None
         self._stream.reply(protocol.ok(id, self._feed.journal.position, count=finished + more))
 
     @staticmethod
     def _seconds(given: float) -> float:
         if not 0 < given <= MOST_SECONDS:
-            raise ProtocolError("malformed", f"seconds are more than 0, and at most {MOST_SECONDS:g}")
+            raise ProtocolError("malformed", f"a time must be more than 0 and at most {MOST_SECONDS:g} seconds")
         return given
 
     def _start(self, id: int, coroutine: Coroutine[Any, Any, None]) -> None:
@@ -370,7 +370,7 @@ class Commands:
         except NoResponders:
             raise ProtocolError("failed", "the responder is gone", id) from None
         except RemoteError:
-            # What it raised is for the log of who responds, not for strangers.
+            # What the responder raised is for its own log, not for strangers.
             raise ProtocolError("failed", "the responder failed", id) from None
         except EncodeError:
             raise ProtocolError("failed", "the reply cannot be encoded", id) from None
@@ -380,7 +380,9 @@ class Commands:
         self._check_rate()
         now = time.time()
         if not frame.since <= frame.until or abs(frame.until - now) > MOST_GAP_SECONDS:
-            raise ProtocolError("malformed", "a gap is a time that was not long ago", is_of_message=True)
+            raise ProtocolError(
+                "malformed", "since and until of a gap must be recent times, in this order", is_of_message=True
+            )
         patterns = list(dict.fromkeys(self._key(each) for each in frame.patterns))
         if not 0 < len(patterns) <= self._limits.patterns:
             raise ProtocolError("too-many", f"a gap has 1 to {self._limits.patterns} patterns")
@@ -411,7 +413,7 @@ class Commands:
         reply: asyncio.Future[Any] = self._loop.create_future()
         number = next(self._numbers)
         if len(self._asked) >= self._limits.requests:
-            # Who asked first has given up most likely.
+            # The client that asked first has most likely given up.
             first = next(iter(self._asked))
             self._fail(*self._asked.pop(first), "the client does not answer")
         self._asked[number] = key, reply

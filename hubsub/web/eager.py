@@ -7,21 +7,16 @@ import sys
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any
 
-
-def run(coroutine: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop) -> asyncio.Task[None] | None:
-    """Run a coroutine now; return a task that goes on with it, or None if it has finished.
-
-    A task for each of a thousand sends that do not wait would cost more than the sends.
-
-    Raises:
-        Exception: The coroutine did, before it waited.
-    """
-    return _run(coroutine, loop)
-
-
 if sys.version_info >= (3, 12):
 
-    def _run(coroutine: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop) -> asyncio.Task[None] | None:
+    def run(coroutine: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop) -> asyncio.Task[None] | None:
+        """Run a coroutine now; return a task that goes on with it, or None if it has finished.
+
+        A task for each of a thousand sends that do not wait would cost more than the sends.
+
+        Raises:
+            Exception: The coroutine did, before it waited.
+        """
         task = asyncio.Task(coroutine, loop=loop, eager_start=True)
         if not task.done():
             return task
@@ -30,7 +25,8 @@ if sys.version_info >= (3, 12):
 
 else:
 
-    def _run(coroutine: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop) -> asyncio.Task[None] | None:
+    def run(coroutine: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop) -> asyncio.Task[None] | None:
+        """As above."""
         try:
             future = coroutine.send(None)
         except StopIteration:

@@ -1,4 +1,4 @@
-"""From the hub to the connections: each message is encoded once, kept, handed to whoever wants it, and sent."""
+"""From the hub to the connections: each message is encoded once, kept, queued for its subscribers, and sent."""
 
 from __future__ import annotations
 
@@ -60,6 +60,8 @@ class Feed:
         self._trouble = Episode(logger)
         self._marked: deque[Stream] = deque()
         self._turning: asyncio.AbstractEventLoop | None = None
+        self._is_carrying = False  # in a turn, which sees to what is marked
+        self._is_late = False  # handing over has taken a whole slice: sending has the next one
         self._outbox = (
             hub.border.outbox(
                 patterns,
@@ -82,14 +84,14 @@ class Feed:
         return self._outbox is not None and self._outbox.is_on(key)
 
     def close(self) -> None:
-        """Take nothing more of the hub."""
+        """Receive nothing more from the hub."""
         if self._outbox is not None:
             self._outbox.close()
 
     # From the hub
 
     def dispatch(self, watched: object = None) -> int:
-        """Hand over all that was published; return how many connections got a certain message."""
+        """Hand over everything that was published; return how many connections got the message `watched`."""
         count = 0
         while self._outbox is not None and (taken := self._outbox.take(CHUNK)):
             count += self._carry(taken, watched)
@@ -106,7 +108,7 @@ class Feed:
                 reached = self._publish(event)
             except Exception as error:
                 self._trouble.error(
-                    "a message of %r cannot be sent to web clients, who get a gap", event[0], error=error
+                    "a message of %r cannot be encoded for web clients; they get a gap instead", event[0], error=error
                 )
                 now = time.time()
                 self._missed(Gap("cannot be encoded", 1, now, now, (event[0],)))
@@ -162,7 +164,8 @@ class Feed:
         if not stream.queue.is_marked:
             stream.queue.is_marked = True
             self._marked.append(stream)
-            self._schedule()
+            if not self._is_carrying:
+                self._schedule()
 
     def _schedule(self) -> None:
         try:
@@ -180,12 +183,22 @@ class Feed:
             return
         until = time.perf_counter() + SLICE
         more = True
-        while more and time.perf_counter() < until:
-            taken = self._outbox.take(CHUNK) if self._outbox is not None else []
-            more = bool(taken)
-            if more:
-                self._carry(taken)
-        self._flush(loop, time.perf_counter() + SLICE)
+        if not self._is_late:
+            self._is_carrying = True
+            try:
+                while more:
+                    taken = self._outbox.take(CHUNK) if self._outbox is not None else []
+                    more = bool(taken)
+                    if more:
+                        self._carry(taken)
+                        if time.perf_counter() >= until:
+                            break
+            finally:
+                self._is_carrying = False
+        # One message to thousands takes a slice to hand over, and many to send.
+        self._is_late = not self._is_late and time.perf_counter() >= until
+        if not self._is_late:
+            self._flush(loop, time.perf_counter() + SLICE)
         if more or self._marked:
             self._schedule()
 
@@ -196,7 +209,8 @@ class Feed:
         kind: type | None = None
         while marked:
             stream = marked.popleft()
-            stream.queue.is_marked = False
+            queue = stream.queue
+            queue.is_marked = False
             if stream.is_busy or stream.over.done():
                 continue
             batch = stream.batch()
@@ -204,11 +218,13 @@ class Feed:
                 if batch != last or type(stream) is not kind:
                     last, packed, kind = batch, stream.packed(batch), type(stream)
                 try:
-                    stream.sent(eager.run(stream.sending(packed), loop))
+                    task = eager.run(stream.sending(packed), loop)
                 except Exception as error:
                     stream.lost(error)
                     continue
-            if stream.queue.items and not stream.is_busy:
+                if task is not None:
+                    stream.is_sent_by(task)
+            if queue.items and not stream.is_busy:
                 self.mark(stream)
             if time.perf_counter() > until:
                 break

@@ -1,4 +1,4 @@
-"""What an endpoint has sent lately, for clients that come back; and what it can promise them."""
+"""The messages that an endpoint has sent lately, and what a client that comes back missed of them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ..event import Gap, Meta
 from ..key import Key, is_subset
 from .protocol import Position
 
-# Origins that are remembered; of more, the one that was silent longest is forgotten.
+# Beyond so many origins, the one that has been silent longest is forgotten.
 MOST_ORIGINS = 256
 
-# What crosses a bridge may arrive so much later than what was published here, seconds.
+# Seconds by which a message over a bridge may arrive later than one that was published here.
 SKEW = 5.0
 
 
@@ -41,7 +41,7 @@ def place_of(meta: Meta | None) -> tuple[str, int] | None:
 
 
 def not_resumed() -> Gap:
-    """What a client gets instead of what it missed, where nobody can know that."""
+    """The gap that a client gets if nobody can know what it missed."""
     now = time.time()
     return Gap("not resumed", None, now, now, None)
 
@@ -49,12 +49,12 @@ def not_resumed() -> Gap:
 class Journal:
     """The last messages of an endpoint, in the order in which it had them.
 
-    A client says the highest number that it has seen of each origin. From that follows what it missed only where the
-    journal has all of an origin since then, in the order of the numbers. What proves otherwise makes it say no:
+    A client says the highest number that it has seen of each origin. What it missed is known only if the journal has
+    everything of that origin since then, in the order of the numbers. The journal says no if
 
-    - it is younger than the client's number, or has pushed out something behind it;
+    - it is younger than the client's number, or has dropped something behind it;
     - a message without a countable name came since;
-    - an origin's messages came out of order, as those of a broker that keeps the order of a key only.
+    - an origin's messages came out of order, as they do over a broker that keeps only the order of each key.
 
     Args:
         own: Returns the origin of the hub's own messages, another one after a fork.
@@ -116,7 +116,7 @@ class Journal:
         else:
             last = self._last.get(origin)
             if last is None:
-                # Whether there was anything before it, nobody here knows.
+                # Nobody here knows whether there was anything before it.
                 self.know(origin, sequence - 1)
                 self._last[origin] = sequence
             elif sequence > last:
@@ -149,7 +149,7 @@ class Journal:
                 self._pushed_out.add(oldest.origin)
 
     def since(self, seen: Position, patterns: Iterable[Sequence[str]]) -> list[Entry] | None:
-        """What a client that has seen so much missed of some patterns, in order; None if nobody can know."""
+        """Return what a client at this position missed of some patterns, in order; None if nobody can know."""
         self._push_out(time.time())
         known = self._known(seen)
         if known is None:
@@ -157,8 +157,8 @@ class Journal:
         start, left = self._bounds(known)
         if any(number > left for number in (self._nameless, self._gap_gone, *self._unordered.values())):
             return None
-        # Of origins that it had not heard of, the client missed all that came after it left: here that is behind what
-        # it saw last, and at another worker perhaps a little before.
+        # Of an origin that is new to the client, it missed everything that came after it left. Here that is what
+        # follows its last message; at another worker it may begin a little earlier.
         is_here = self._own() in known
         since = 0.0 if is_here or not left else self._entries[left - self._first].time - SKEW
         are_gone = left < self._first if is_here else since <= self._gone_until

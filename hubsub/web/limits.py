@@ -14,10 +14,10 @@ _COUNTS_FROM_ZERO = frozenset(("connections_per_address", "history_messages"))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What one client may ask of an endpoint; what goes beyond is an error or a close code, never a log line.
+    """What one client may ask of an endpoint. Beyond a limit it gets an error or a close code; nothing is logged.
 
     Raises:
-        ValueError: A limit is no number, or too small.
+        ValueError: A limit is not a number, or too small.
     """
 
     frame_bytes: int = 64 * 1024
@@ -35,7 +35,7 @@ class Limits:
     patterns: int = 500
     """Patterns of all of them together."""
     requests: int = 100
-    """Requests of one connection that are not answered yet, either way."""
+    """Unanswered requests of one connection, in each direction."""
     publishes_per_second: float = 100.0
     """Messages and requests of one connection a second, in the long run."""
     publish_burst: int = 200
@@ -78,17 +78,17 @@ class Limits:
                 seconds(value, field.name, zero=False)
 
     def fault_of_key(self, parts: Sequence[str]) -> str | None:
-        """Say what is too much about a key or a pattern; None if nothing is."""
+        """Return which limit a key or pattern exceeds; None if it exceeds none."""
         if not 0 < len(parts) <= self.key_parts:
-            return f"a key has 1 to {self.key_parts} parts"
+            return f"a key must have 1 to {self.key_parts} parts"
         if any(len(part) > self.part_characters for part in parts):
-            return f"a part of a key has at most {self.part_characters} characters"
+            return f"a part of a key must have at most {self.part_characters} characters"
         return None
 
     def fault_of_headers(self, headers: Mapping[str, str]) -> str | None:
-        """Say what is too much about headers; None if nothing is."""
+        """Return which limit headers exceed; None if they exceed none."""
         if sum(len(name) + len(value) for name, value in headers.items()) > self.headers_bytes:
-            return f"headers have at most {self.headers_bytes} bytes"
+            return f"headers must have at most {self.headers_bytes} bytes"
         return None
 
 

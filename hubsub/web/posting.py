@@ -34,7 +34,7 @@ _EVENT = "application/cloudevents+json"
 _BATCH = "application/cloudevents-batch+json"
 # Some of Python's codecs take time that grows with the square of the length, or raise what they like.
 _CHARSETS = frozenset(("utf-8", "us-ascii", "iso-8859-1", "iso-8859-15", "windows-1252", "utf-16", "latin-1"))
-# Attributes of a CloudEvent that are no headers of the message.
+# Attributes of a CloudEvent that do not become headers of the message.
 _ATTRIBUTES = frozenset(("data", "data_base64", "datacontenttype", "specversion"))
 
 
@@ -101,14 +101,14 @@ class Publishing:
         except InvalidKey as error:
             raise Refused(400, str(error)) from None
         except ConfirmationTimeout:
-            raise Refused(504, "not everybody has finished in time") from None
+            raise Refused(504, "not every recipient has finished in time") from None
         except DeliveryError as error:
-            raise Refused(502, f"{len(error.exceptions)} did not finish with it") from None
+            raise Refused(502, f"{len(error.exceptions)} recipients failed") from None
         except HubClosed:
             raise Refused(503, "the hub is closed") from None
 
     def _key(self, scope: Mapping[str, Any]) -> Key[Any]:
-        """The key is the path below the mount, each part for itself."""
+        """Return the key: the path below the mount, each part unquoted by itself."""
         raw = scope.get("raw_path")
         path = raw.decode("latin-1") if raw else quote(scope["path"])
         path = path.partition("?")[0]
@@ -120,11 +120,11 @@ class Publishing:
         except UnicodeDecodeError:
             raise Refused(400, "the path is not UTF-8") from None
         if "" in parts:
-            raise Refused(400, "the path is a key, and no part of it is empty")
+            raise Refused(400, "the path must be a key without empty parts")
         if (fault := self.limits.fault_of_key(parts)) is not None:
             raise Refused(400, fault)
         if STAR in parts or PLUS in parts:
-            raise Refused(400, "a key that is published to has no wildcards")
+            raise Refused(400, "the key must not have wildcards")
         if parts[0] == NAMESPACE:
             raise Refused(403, "this key may not be published to")
         return Key.create_from(parts)
@@ -152,7 +152,7 @@ class Publishing:
         except ValueError:
             seconds = 0.0
         if not 0 < seconds <= MOST_SECONDS:
-            raise Refused(400, f"confirm is a number of seconds, more than 0 and at most {MOST_SECONDS:g}")
+            raise Refused(400, f"confirm must be a number of seconds, more than 0 and at most {MOST_SECONDS:g}")
         return seconds
 
     async def _body(self, connection: Connection, receive: Receive) -> bytes:
@@ -176,10 +176,10 @@ class Publishing:
                 return b"".join(chunks)
 
     def _message(self, key: Key[Any], connection: Connection, body: bytes) -> tuple[Any, dict[str, str] | None]:
-        """What was posted, and its headers: JSON, text, bytes, or a CloudEvent in either form."""
+        """Return the posted message and its headers: JSON, text, bytes, or a CloudEvent in either form."""
         kind, parameters = _media_type(connection.headers.get("content-type", ""))
         if kind == _BATCH:
-            raise Refused(415, "one event a request")
+            raise Refused(415, "a request must hold one event, not a batch")
         if kind == _EVENT:
             return self._event(key, body)
         headers = {
@@ -196,20 +196,20 @@ class Publishing:
         if kind == "text/plain":
             charset = parameters.get("charset", "utf-8").lower()
             if charset not in _CHARSETS:
-                raise Refused(400, f"the charset is one of {', '.join(sorted(_CHARSETS))}")
+                raise Refused(400, f"the charset must be one of {', '.join(sorted(_CHARSETS))}")
             try:
                 return body.decode(charset)
             except UnicodeDecodeError:
                 raise Refused(400, "the text is not what its charset says") from None
         if kind == "application/octet-stream":
             return body
-        raise Refused(415, "JSON, text/plain, application/octet-stream or a CloudEvent")
+        raise Refused(415, "the content must be JSON, text/plain, application/octet-stream or a CloudEvent")
 
     def _json(self, key: Key[Any], body: bytes) -> Any:
         try:
             text = body.decode()
         except UnicodeDecodeError:
-            raise Refused(400, "JSON is UTF-8") from None
+            raise Refused(400, "JSON must be UTF-8") from None
         if is_deeper(text, self.limits.depth):
             raise Refused(400, f"JSON may be nested {self.limits.depth} deep")
         try:
@@ -237,9 +237,9 @@ class Publishing:
             event = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
             version = msgspec.json.decode(event.get("specversion", b'""'), type=str)
         except msgspec.MsgspecError:
-            raise Refused(400, "this is no CloudEvent") from None
+            raise Refused(400, "the body is not a CloudEvent") from None
         if version != "1.0":
-            raise Refused(400, "a CloudEvent of version 1.0")
+            raise Refused(400, "the CloudEvent must be of version 1.0")
         headers = {}
         for name, raw in event.items():
             if name not in _ATTRIBUTES:
@@ -252,13 +252,13 @@ class Publishing:
             try:
                 data = base64.b64decode(_string(event, "data_base64"), validate=True)
             except (binascii.Error, ValueError):
-                raise Refused(400, "data_base64 is base64") from None
+                raise Refused(400, "data_base64 must be base64") from None
             return self._data(key, kind or "application/octet-stream", parameters, data), headers or None
         if kind in _JSON or kind.endswith("+json"):
             return self._json(key, data), headers or None
         text = msgspec.json.decode(data)
         if not isinstance(text, str):
-            raise Refused(400, "data that is no JSON is a string")
+            raise Refused(400, "data must be a string if its content type is not JSON")
         return self._data(key, kind, {}, text.encode("utf-8", "surrogatepass")), headers or None
 
     def _check_headers(self, headers: Mapping[str, str]) -> None:
@@ -278,7 +278,7 @@ def _string(event: Mapping[str, msgspec.Raw], name: str) -> str:
     try:
         return msgspec.json.decode(event[name], type=str)
     except msgspec.MsgspecError:
-        raise Refused(400, f"{name} is a string") from None
+        raise Refused(400, f"{name} must be a string") from None
 
 
 def _media_type(text: str) -> tuple[str, dict[str, str]]:
@@ -301,8 +301,9 @@ def publishing(
 ) -> Publishing:
     """Make an ASGI application that publishes what is posted to it: `POST /room/1` publishes to `("room", "1")`.
 
-    JSON, text, bytes and CloudEvents 1.0 (binary and structured) are taken; JSON becomes what is declared for the key.
-    The answer is 202 with `{"count": n}`; with `?confirm=5` it comes when everybody has finished, within 5 seconds.
+    It accepts JSON, text, bytes and CloudEvents 1.0 (binary and structured); JSON is decoded as the type declared for
+    the key. The answer is 202 with `{"count": n}`; with `?confirm=5` it comes when every recipient has finished, within
+    5 seconds.
     Otherwise 400 (malformed), 401 (who are you), 403, 405, 413 (too large), 415 (another type), 422 (JSON, but not what
     is declared), 429 with `Retry-After`, 502 and 504 (not confirmed), 503 (closed).
 
@@ -315,7 +316,7 @@ def publishing(
         limits: As in `endpoint`; the rate is that of an identity, or of an address.
 
     Raises:
-        ValueError: An option makes no sense.
-        InvalidKey: A pattern is none.
+        ValueError: An option has an invalid value.
+        InvalidKey: A pattern is invalid.
     """
     return Publishing(hub, incoming, authorize, identify, origins, limits)

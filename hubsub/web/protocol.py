@@ -1,4 +1,4 @@
-"""The frames of subprotocol `hubsub.v1`: what a client may send, and what it is sent. See docs/web/protocol.md."""
+"""The frames of subprotocol `hubsub.v1`: those of clients, and those of the server. See docs/web/protocol.md."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def frames_of(text: str, depth: int) -> Iterable[ClientFrame | ProtocolError]:
         is_array = text.lstrip(" \t\r\n")[:1] == "["
         each = _decode_frames.decode(text) if is_array else [msgspec.Raw(text.encode())]
     except (msgspec.MsgspecError, UnicodeEncodeError, RecursionError):
-        yield ProtocolError("malformed", "a frame is a JSON object, or an array of them")
+        yield ProtocolError("malformed", "a frame must be a JSON object, or an array of them")
         return
     for raw in each:
         try:
@@ -188,7 +188,7 @@ def _frame_of(raw: bytes) -> ClientFrame:
         frame: ClientFrame = _decode_frame.decode(raw)
     except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
         raise _reason(raw, error) from None
-    # Of a name that stands twice, readers differ in which they believe.
+    # Readers differ in which of two values with the same name they believe.
     if _may_have_doubles(raw):
         _refuse_doubles(raw, getattr(frame, "id", None))
     return frame
@@ -199,11 +199,11 @@ def _reason(raw: bytes, error: Exception) -> ProtocolError:
     try:
         parts = _decode_type.decode(raw)
     except (msgspec.MsgspecError, RecursionError, UnicodeError):
-        return ProtocolError("malformed", "a frame is a JSON object")
+        return ProtocolError("malformed", "a frame must be a JSON object")
     id = _part(parts, "id", int)
     kind = _part(parts, "type", str)
     if kind is not None and kind not in TYPES:
-        return ProtocolError("unknown-type", "there is no frame of this type", id)
+        return ProtocolError("unknown-type", "unknown frame type", id)
     return ProtocolError("malformed", str(error)[:200], id)
 
 
@@ -226,7 +226,7 @@ def _refuse_doubles(raw: bytes, id: int | None) -> None:
     def look(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) != len(pairs):
-            raise ProtocolError("malformed", "a name stands twice in an object", id)
+            raise ProtocolError("malformed", "an object has the same name twice", id)
         return found
 
     json.loads(raw, object_pairs_hook=look)

@@ -1,8 +1,7 @@
-"""What waits for one connection, and what a full queue does."""
+"""The frames that wait for one connection, and what a full queue does."""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Collection
 from typing import Any, Protocol, TypeAlias
 
@@ -35,7 +34,8 @@ class FrameQueue:
     __slots__ = ("_most", "_most_bytes", "_owner", "_room", "_room_bytes", "bytes", "is_marked", "items")
 
     def __init__(self, limits: Limits, owner: Owner) -> None:
-        self.items: deque[Any] = deque()
+        # An empty list is small, and most connections have nothing that waits.
+        self.items: list[Any] = []
         self.bytes = 0
         self.is_marked = False
         """The owner knows that there is something."""
@@ -67,7 +67,7 @@ class FrameQueue:
         items.append(frame)
         self.bytes += len(frame)
         if len(items) > self._room or (self.bytes > self._room_bytes and len(items) > 1):
-            # A client that asks, and does not read the answers.
+            # The client asks and does not read the answers.
             self._owner.too_slow()
         elif not self.is_marked:
             self._owner.has_something()
@@ -87,23 +87,23 @@ class FrameQueue:
             self._owner.has_something()
 
     def take(self, most: int, most_bytes: int) -> list[Item]:
-        """Take so many frames at most, of so many bytes; a larger one alone."""
+        """Pop at most so many frames, of at most so many bytes together; a larger frame comes alone."""
         items = self.items
         if len(items) <= most and self.bytes <= most_bytes:
-            taken = list(items)
-            items.clear()
+            self.items = []
             self.bytes = 0
-            self._shrink(len(taken), self._room_bytes)
-            return taken
-        taken = []
+            if self._room > self._most:
+                self._shrink(len(items), self._room_bytes)
+            return items
+        taken: list[Item] = []
         size = 0
-        while items and len(taken) < most:
-            first = items[0]
-            length = len(first) if isinstance(first, bytes) else 0
+        for item in items[:most]:
+            length = len(item) if isinstance(item, bytes) else 0
             if taken and size + length > most_bytes:
                 break
             size += length
-            taken.append(items.popleft())
+            taken.append(item)
+        del items[: len(taken)]
         self.bytes -= size
         self._shrink(len(taken), size)
         return taken
@@ -115,7 +115,7 @@ class FrameQueue:
             self._room_bytes = max(self._room_bytes - size, self._most_bytes)
 
     def clear(self) -> None:
-        self.items.clear()
+        self.items = []
         self.bytes = 0
 
 
@@ -185,14 +185,13 @@ class DroppingQueue(FrameQueue):
     def take(self, most: int, most_bytes: int) -> list[Item]:
         taken: list[Item] = []
         size = 0
-        while self.items and len(taken) < most:
-            first = self.items[0]
-            if type(first) is OpenGap:
-                taken.append(first.gap())
-            elif type(first) is Gap:
-                taken.append(first)
+        for item in self.items[:most]:
+            if type(item) is OpenGap:
+                taken.append(item.gap())
+            elif type(item) is Gap:
+                taken.append(item)
             else:
-                key, frame = first if type(first) is tuple else (None, first)
+                key, frame = item if type(item) is tuple else (None, item)
                 if taken and size + len(frame) > most_bytes:
                     break
                 size += len(frame)
@@ -200,7 +199,7 @@ class DroppingQueue(FrameQueue):
                 if key is not None:
                     self._count -= 1
                     self._keys.pop(key, None)
-            self.items.popleft()
+        del self.items[: len(taken)]
         self.bytes -= size
         self._shrink(len(taken), size)
         return taken

@@ -1,4 +1,4 @@
-"""What servers need beside an application: a socket that notices the dead, and a lifespan that ends streams."""
+"""What servers need besides an application: a socket that notices dead clients, and a lifespan that ends streams."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def listen(
 ) -> socket.socket:
     """Return a listening socket whose connections end when the client stops reading.
 
-    An ASGI application cannot end such a connection itself. Hand the socket to the server:
+    An ASGI application cannot end such a connection itself. Pass the socket to the server:
     `uvicorn.Server.serve(sockets=[...])`, or `--fd` with its `fileno()`, which child processes inherit.
 
     Args:
@@ -31,7 +31,7 @@ def listen(
         backlog: Connections that wait to be accepted.
 
     Raises:
-        OSError: The address is in use, or none of this machine's.
+        OSError: The address is in use, or this machine does not have it.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
@@ -50,10 +50,10 @@ def listen(
 
 
 def lifespan(hub: Hub, *parts: AbstractAsyncContextManager[Any]) -> Callable[[Any], AbstractAsyncContextManager[None]]:
-    """Make the `lifespan` of a Starlette or FastAPI application from a hub, its bridges, and whatever else is entered.
+    """Make the `lifespan` of a Starlette or FastAPI application from a hub, its bridges and other context managers.
 
-    The hub opens first and closes last. Servers end streams late or never, since to them a stream is a request that is
-    not finished: so the signal that ends the server ends all connections of the hub's endpoints first.
+    The hub opens first and closes last. To a server a stream is an unfinished request, for which it waits long or for
+    ever. So the signal that ends the server first ends all connections of the hub's endpoints.
 
     >>> from hubsub import Hub
     >>> hub = Hub()
@@ -84,7 +84,7 @@ def _stop(hub: Hub) -> None:
 
 @contextmanager
 def _stopped_by_signals(hub: Hub) -> Iterator[None]:
-    """Stop the endpoints of a hub as soon as a signal comes that ends the server, and then let the server have it."""
+    """Stop the endpoints of a hub on a signal that ends the server, then pass the signal on to the server."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -60,7 +60,6 @@ class Session(Stream):
         self._heard = time.monotonic()
         self._was_pinged = False
         self._reading: asyncio.Task[None] | None = None
-        self._ended = asyncio.Event()
         connection._close = self.close
 
     async def run(self, wants_token: bool) -> None:
@@ -70,12 +69,8 @@ class Session(Stream):
         try:
             if not wants_token:
                 self._welcome()
-            both: list[asyncio.Future[Any]] = [reading, self.over]
-            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-            if reading.done() and (error := reading.exception()) is not None:
-                logger.error("following a web client failed, and ends", error=error)
-                self.end(protocol.GOING_AWAY, "an error of the server")
-            if self.over.done() and (goodbye := self.over.result()) is not None:
+            reading.add_done_callback(self.is_left)
+            if (goodbye := await self.over) is not None:
                 await self._say_goodbye(*goodbye)
         finally:
             self.feed.streams.pop(self, None)
@@ -84,17 +79,17 @@ class Session(Stream):
             self.give_up()
             reading.cancel()
             await ended([reading, *tasks])
-            self._ended.set()
+            self._ended.set_result(None)
 
     async def close(self, code: int, reason: str) -> None:
-        """As `end`, and wait until it has; not where that would be waiting for itself."""
+        """As `end`, and wait until it has ended, unless the caller is a task of this session."""
         self.end(code, reason)
         own = (self._reading, self.commands.subscriptions.deciding, *self.commands.tasks.values())
         if asyncio.current_task() not in own:
-            await self._ended.wait()
+            await self.ended()
 
     async def _say_goodbye(self, code: int, reason: str) -> None:
-        # Clients come back when they like to; not all at the same time after a restart.
+        # After a restart, clients must not come back all at the same time.
         comes_back = code in (protocol.RESTART, protocol.GOING_AWAY, protocol.TOO_SLOW)
         bye = protocol.bye(code, reason, random.randint(100, 3000) if comes_back else None)
         rest = [] if code == protocol.TOO_SLOW else self.batch()
@@ -105,7 +100,7 @@ class Session(Stream):
                 await self._send(self.packed([*rest, bye]))
                 await self._send({"type": "websocket.close", "code": code, "reason": reason[:100]})
         except Exception as error:
-            logger.debug("a web client was gone before it was said goodbye to", error=error)
+            logger.debug("a web client was gone before its bye was sent", error=error)
 
     # Reading
 
@@ -132,7 +127,7 @@ class Session(Stream):
             elif text is not None:
                 return str(text)
             else:
-                self.commands.refuse(ProtocolError("malformed", "frames are text"))
+                self.commands.refuse(ProtocolError("malformed", "frames must be text"))
 
     async def _wait_for_token(self) -> bool:
         try:
@@ -144,7 +139,7 @@ class Session(Stream):
                     frames = list(protocol.frames_of(text, self.limits.depth))
                     if frames and isinstance(frames[0], protocol.Hello):
                         break
-                    self.commands.refuse(ProtocolError("malformed", "say hello first, with a token"))
+                    self.commands.refuse(ProtocolError("malformed", "the first frame must be hello, with a token"))
                 self.connection._token = frames[0].token
                 is_admitted = await self._admit(self.connection)
         except TimeoutError:
@@ -166,6 +161,12 @@ class Session(Stream):
         self.reply(protocol.welcome(self.connection.id, at, self.limits.ping_seconds, limits))
 
     # As `Stream`
+
+    def is_left(self, reading: asyncio.Task[None]) -> None:
+        if not self.over.done() and not reading.cancelled() and (error := reading.exception()) is not None:
+            logger.error("handling the frames of a web client failed; it was disconnected", error=error)
+            self.end(protocol.GOING_AWAY, "an error of the server")
+        super().is_left(reading)
 
     def packed(self, batch: Sequence[Item]) -> Message:
         frames: Any = batch

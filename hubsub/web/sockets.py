@@ -43,7 +43,7 @@ class Endpoint(Application[Session]):
     ) -> None:
         for name, hook in (("on_connect", on_connect), ("on_disconnect", on_disconnect)):
             if hook is not None and not callable(hook):
-                raise TypeError(f"{name} is a function, not {describe(hook)}")
+                raise TypeError(f"{name} must be a function, not {describe(hook)}")
         policy = checked(overflow, limits)
         access = Access(outgoing, incoming, authorize, identify, origins)
         super().__init__(hub, access, Feed(hub, access.everything, codec, limits), policy, limits)
@@ -115,7 +115,7 @@ class Endpoint(Application[Session]):
             scope: As of ASGI.
             receive: As of ASGI.
             send: As of ASGI.
-            identity: Who it is, if that is known; then `identify` is not called.
+            identity: The client's identity, if it is known; then `identify` is not called.
             opened: The socket is accepted already.
         """
         connection = Connection(secrets.token_hex(8), scope)
@@ -128,7 +128,7 @@ class Endpoint(Application[Session]):
                 try:
                     await self.access.identify(connection)
                 except Refused:
-                    # It looked for a token, and there was none: the client may have one to say hello with.
+                    # It looked for a token and found none: the client may send one in its hello.
                     if not connection.asked_for_token:
                         raise
                     wants_token = True
@@ -190,7 +190,7 @@ def endpoint(
 ) -> Endpoint:
     """Make an ASGI application that connects browsers and other clients to a hub by WebSocket.
 
-    Nothing crosses that is not named. Clients speak `hubsub.v1`, see docs/web/protocol.md.
+    Only what `outgoing` and `incoming` name crosses. Clients speak `hubsub.v1`, see docs/web/protocol.md.
 
     Args:
         hub: The hub.
@@ -199,24 +199,24 @@ def endpoint(
         incoming: Patterns of what clients may publish to and ask, likewise.
         authorize: `authorize(connection, action, key)`, plain or async, returns whether a client may do it; it only
             narrows. The action is "subscribe" or "respond" with a pattern, or "publish", "request" or "receive" with a
-            key. "receive" is asked for each key that is delivered, and its answer is remembered for a minute. If it
-            fails, that is a no.
-        identify: `identify(connection)`, plain or async, returns who it is, or None for nobody in particular; or raises
-            `Refused`. If it looks at `connection.token`, finds none and refuses, it is called again once the client has
-            said `hello` with a token.
+            key. "receive" is asked for each key that is delivered, and its answer is remembered for a minute. If
+            `authorize` fails, the answer is no.
+        identify: `identify(connection)`, plain or async, returns the client's identity, or None for an anonymous
+            client; or raises `Refused`. If it looks at `connection.token`, finds none and refuses, it is called again
+            once the client has sent `hello` with a token.
         origins: Pages that may connect: "same" for those of this host, "*" for all, or a list of origins, such as
-            "https://example.org". What is no browser sends no origin, and may connect.
-        codec: Of the messages. One that does not make JSON travels in base64.
+            "https://example.org". Clients other than browsers send no origin, and may connect.
+        codec: Encodes the messages. What is not JSON travels in base64.
         overflow: What happens if a client reads more slowly than messages come: by default it is disconnected, with
-            code 4413, and comes back where it was. The other policies, but for `GROW`, drop messages, and send a gap.
+            code 4413, and resumes. The other policies, except `GROW`, drop messages and send a gap.
         limits: What a client may ask.
-        on_connect: Called with a `Connection` that comes in, plain or async; it may raise `Refused`.
-        on_disconnect: Called with each that has come in and is gone.
+        on_connect: Called with each `Connection` before it is accepted, plain or async; it may raise `Refused`.
+        on_disconnect: Called with each accepted `Connection` when it has ended.
 
     Raises:
-        ValueError: An option makes no sense.
-        TypeError: Likewise.
-        InvalidKey: A pattern is none.
+        ValueError: An option has an invalid value.
+        TypeError: An option has the wrong type.
+        InvalidKey: A pattern is invalid.
     """
     return Endpoint(
         hub, outgoing, incoming, authorize, identify, origins, codec, overflow, limits, on_connect, on_disconnect
@@ -232,12 +232,12 @@ async def _respond(send: Send, status: int, body: bytes, headers: list[tuple[byt
 async def serve(websocket: Any, endpoint: Endpoint, *, identity: str | None = None) -> None:
     """Serve a WebSocket of Starlette or FastAPI by an endpoint, from a route of your own.
 
-    So that dependencies of the framework decide who it is. Returns when either side has ended the connection.
+    This way the framework's dependencies decide who the client is. Returns when either side has ended the connection.
 
     Args:
         websocket: A `starlette.websockets.WebSocket`, accepted or not.
-        endpoint: Who serves it.
-        identity: Who it is; None asks the endpoint's `identify`.
+        endpoint: The endpoint that serves it.
+        identity: The client's identity; None asks the endpoint's `identify`.
     """
     opened = websocket.application_state.name == "CONNECTED"
     if websocket.client_state.name == "CONNECTING":

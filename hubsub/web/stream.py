@@ -1,4 +1,4 @@
-"""Sending to one connection: what waits for it, and what is just being sent."""
+"""Sending to one connection: what waits, and what is being sent."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Send: TypeAlias = Callable[[Message], Coroutine[Any, Any, None]]
 
 
 class Stream:
-    """One connection, as its feed sees it; `over` is set when it is to end, with code and reason if it is our wish.
+    """One connection, as its feed sees it; `over` is set when it must end, with code and reason if we end it.
 
     Args:
         mark: Has the feed send in its next turn what a stream has.
@@ -35,10 +35,11 @@ class Stream:
         self.queue = queue_for(overflow, limits, self)
         """Messages that wait."""
         self.is_busy = False
-        """Something is being sent, and has to wait."""
+        """A send is waiting."""
         self.busy_since = 0.0
         self.over: asyncio.Future[tuple[int, str] | None] = asyncio.get_running_loop().create_future()
         self.sending_task: asyncio.Task[None] | None = None
+        self._ended: asyncio.Future[None] = self.over.get_loop().create_future()
         self._send = send
 
     def reply(self, *frames: bytes) -> None:
@@ -63,6 +64,18 @@ class Stream:
         if not self.over.done():
             self.over.set_result((code, reason))
 
+    def is_left(self, reading: asyncio.Task[None]) -> None:
+        """What reads from the client has ended: the client is gone."""
+        if not reading.cancelled():
+            reading.exception()
+        if not self.over.done():
+            self.over.set_result(None)
+
+    async def ended(self) -> None:
+        """Wait until it is over, and everything that belongs to it."""
+        # Whoever is cancelled here has nothing to do with the others.
+        await asyncio.wait([self._ended])
+
     def missed(self, gap: Gap) -> None:
         """Messages are missing here."""
         raise NotImplementedError
@@ -74,7 +87,7 @@ class Stream:
     def batch(self) -> list[Item]:
         """Take what is to be sent next."""
         taken = self.queue.take(self.limits.batch_messages, self.limits.batch_bytes)
-        if any(type(item) is Gap for item in taken):
+        if Gap in map(type, taken):
             return [each for item in taken for each in (self.gap_frames(item) if isinstance(item, Gap) else [item])]
         return taken
 
@@ -86,13 +99,12 @@ class Stream:
         """Send it."""
         return self._send(packed)
 
-    def sent(self, task: asyncio.Task[None] | None) -> None:
-        """It was sent, or goes on in that task."""
-        if task is not None:
-            self.is_busy = True
-            self.busy_since = time.monotonic()
-            self.sending_task = task
-            task.add_done_callback(self._was_sent)
+    def is_sent_by(self, task: asyncio.Task[None]) -> None:
+        """Note that a task goes on sending it."""
+        self.is_busy = True
+        self.busy_since = time.monotonic()
+        self.sending_task = task
+        task.add_done_callback(self._was_sent)
 
     def _was_sent(self, task: asyncio.Task[None]) -> None:
         self.is_busy = False
@@ -103,13 +115,13 @@ class Stream:
             self._mark(self)
 
     def lost(self, error: BaseException) -> None:
-        """It could not be sent: the client is gone."""
-        logger.debug("a web client cannot be sent to", error=error)
+        """Note that sending failed: the client is gone."""
+        logger.debug("sending to a web client failed: it is gone", error=error)
         if not self.over.done():
             self.over.set_result(None)
 
     def give_up(self) -> None:
-        """Send nothing any more."""
+        """Send nothing more."""
         if not self.over.done():
             self.over.set_result(None)
         if self.sending_task is not None:

@@ -27,7 +27,7 @@ from .session import GOODBYE
 from .stream import Message, Receive, Send, Stream, ended
 from .subscriptions import Subscription, Subscriptions
 
-# Seconds without a message after which a comment is sent, so that whoever stands between does not cut the line.
+# Seconds without a message after which a comment is sent, so that no proxy cuts the line.
 COMMENT = 15.0
 # Milliseconds that a browser waits before it comes back, at random.
 RETRY = (1000, 3000)
@@ -91,7 +91,6 @@ class EventStream(Stream):
         self._subscriptions = Subscriptions(app.feed, self, app.access, connection)
         self._subscriptions[0] = Subscription(patterns)
         self._sent_last = time.monotonic()
-        self._ended = asyncio.Event()
         connection._close = self.close
 
     async def run(self, last: str | None) -> None:
@@ -101,9 +100,8 @@ class EventStream(Stream):
         self.feed.streams[self] = None
         try:
             await self._begin(last)
-            both: list[asyncio.Future[Any]] = [leaving, self.over]
-            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-            if self.over.done() and self.over.result():
+            leaving.add_done_callback(self.is_left)
+            if await self.over:
                 await self._finish()
         finally:
             self.feed.streams.pop(self, None)
@@ -111,7 +109,7 @@ class EventStream(Stream):
             self.give_up()
             leaving.cancel()
             await ended([leaving])
-            self._ended.set()
+            self._ended.set_result(None)
 
     async def _begin(self, last: str | None) -> None:
         subscriptions = self._subscriptions
@@ -120,7 +118,7 @@ class EventStream(Stream):
         # From here to `listen` nothing is awaited.
         self.reply(b"retry: %d\n\n" % random.randint(*RETRY))
         if last is None:
-            # Whoever has received nothing can come back, too.
+            # A client that has received nothing can resume, too.
             self.reply(event_of(b"{}", self.feed.journal.position, "open"))
         else:
             self.replay(self.gap_frames(not_resumed()) if missed is None else missed)
@@ -143,7 +141,7 @@ class EventStream(Stream):
         """As `Connection.close`; a response has no codes, and a browser comes back after its `retry`."""
         self.end(code, reason)
         if asyncio.current_task() is not self._subscriptions.deciding:
-            await self._ended.wait()
+            await self.ended()
 
     # As `Stream`
 
@@ -164,7 +162,7 @@ class EventStream(Stream):
         return [event_of(frame, position, "gap") for frame in self._subscriptions.gap_frames(gap)]
 
     def look(self, now: float) -> None:
-        """See whether it is read, may stay, and has been quiet for long."""
+        """See whether the client reads, may stay, and has heard nothing for long."""
         expires = self.connection.expires
         if expires is not None and time.time() >= expires:
             self.end(protocol.IDENTITY, "expired")
@@ -220,7 +218,7 @@ class Events(Application[EventStream]):
         outgoing = self.access.of(self.access.outgoing, connection.identity)
         patterns = list(dict.fromkeys(_patterns_of(scope, self.limits))) or outgoing
         if not patterns:
-            raise Refused(403, "there is nothing for you here")
+            raise Refused(403, "no pattern of this endpoint is open to this client")
         for pattern in patterns:
             if not covered(pattern, outgoing) or not await self.access.allows(connection, "subscribe", pattern):
                 raise Refused(403, "this pattern may not be subscribed to")
@@ -236,7 +234,7 @@ def _patterns_of(scope: Mapping[str, Any], limits: Limits) -> Iterator[Key[Any]]
         try:
             pattern: Key[Any] = Key.parse(text)
         except ValueError:
-            raise Refused(400, "a pattern cannot be read") from None
+            raise Refused(400, "a pattern is invalid") from None
         if (fault := limits.fault_of_key(pattern)) is not None:
             raise Refused(400, fault)
         yield pattern
@@ -256,8 +254,8 @@ def events(
     """Make an ASGI application that streams the messages of a hub to browsers as server-sent events.
 
     `GET /events?pattern=room/*` (repeatable; without it everything of `outgoing`). Each event's `data` is one message,
-    as in `hubsub.v1`, and its `id` is where the client is: a browser that comes back sends it as `Last-Event-ID`, and
-    gets what it missed, or `event: gap`. `event: open` comes first and has the position to come back to.
+    as in `hubsub.v1`, and its `id` is the client's position: a browser that comes back sends it as `Last-Event-ID`, and
+    gets what it missed, or `event: gap`. `event: open` comes first and holds the position at the beginning.
 
     Args:
         hub: The hub.
@@ -270,8 +268,8 @@ def events(
         limits: As in `endpoint`.
 
     Raises:
-        ValueError: An option makes no sense.
-        InvalidKey: A pattern is none.
+        ValueError: An option has an invalid value.
+        InvalidKey: A pattern is invalid.
     """
     return Events(hub, outgoing, authorize, identify, origins, codec, overflow, limits)
 

@@ -1,4 +1,4 @@
-"""What one client is subscribed to, and what of it may reach it."""
+"""What one client is subscribed to, and which of these messages may reach it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .feed import Feed
 from .protocol import Position
 from .stream import Stream
 
-# How often keys that came meanwhile are asked about before a replay begins.
+# Rounds of asking about keys that came meanwhile, before a replay begins.
 MOST_ROUNDS = 5
 
 
@@ -47,8 +47,8 @@ class Subscriptions(dict[int, Subscription]):
     Args:
         feed: Where messages come from.
         stream: Where they go.
-        access: Who may have what.
-        connection: Whose they are.
+        access: Who may receive what.
+        connection: The client.
     """
 
     def __init__(self, feed: Feed, stream: Stream, access: Access, connection: Connection) -> None:
@@ -69,7 +69,7 @@ class Subscriptions(dict[int, Subscription]):
         return [pattern for each in self.values() for pattern in each.patterns]
 
     def listen(self) -> None:
-        """Get the messages of what is subscribed now."""
+        """Listen to the patterns that are subscribed now."""
         before, self._listener = self._listener, None
         patterns = list(dict.fromkeys(self.patterns))
         if patterns:
@@ -82,7 +82,7 @@ class Subscriptions(dict[int, Subscription]):
             before.remove()
 
     def leave(self) -> None:
-        """Get nothing any more."""
+        """Receive nothing more."""
         self.clear()
         self.listen()
         self._undecided.clear()
@@ -149,7 +149,7 @@ class Subscriptions(dict[int, Subscription]):
             self.deciding = None
 
     async def learn_all(self, keys: Callable[[], Iterable[Key[Any]]]) -> None:
-        """Ask about keys until the answers are known to all that `keys` returns, since meanwhile there may be more."""
+        """Ask about keys until all that `keys` returns are decided; while it waits, there may be more."""
         if self._access.narrows:
             for _ in range(MOST_ROUNDS):
                 unknown = [key for key in dict.fromkeys(keys()) if self._allowed(key) is None]
@@ -159,7 +159,7 @@ class Subscriptions(dict[int, Subscription]):
                     await self._learn(key)
 
     def may_have(self, key: Key[Any]) -> bool:
-        """True if the client is known to be allowed a key."""
+        """True if the client is known to be allowed to receive a key."""
         return not self._access.narrows or self._allowed(key) is True
 
     def forget_answers(self) -> None:
@@ -176,7 +176,7 @@ class Subscriptions(dict[int, Subscription]):
             return []
 
     def retained(self, patterns: list[Key[Any]], history: int) -> list[bytes]:
-        """The last messages of each key that the client is known to be allowed, as frames.
+        """The last messages of each key that the client may receive, as frames.
 
         Raises:
             HistoryUnavailable: Nothing retains the patterns.
@@ -192,7 +192,7 @@ class Subscriptions(dict[int, Subscription]):
         return frames
 
     async def missed(self, seen: Position | None, patterns: list[Key[Any]]) -> list[bytes] | None:
-        """What a client that has seen so much missed of some patterns, as frames; None if nobody can know.
+        """Return what a client at this position missed of some patterns, as frames; None if nobody can know.
 
         The feed has handed over everything by then, and nothing is awaited after the last question to `authorize`: a
         caller that listens at once misses nothing, and gets nothing twice.

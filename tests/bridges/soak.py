@@ -20,11 +20,13 @@ import psutil
 from brokers.broker import Broker
 from brokers.kafka_server import Kafka
 from brokers.postgres_server import Postgres
+from brokers.rabbitmq_server import RabbitMQ
 from brokers.redis_server import Redis
 from hubsub import Bridge, Event, Hub, Key, Undelivered
 from hubsub.bridges import Adapter
 from hubsub.bridges.kafka import KafkaAdapter
 from hubsub.bridges.postgres import PostgresLogAdapter
+from hubsub.bridges.rabbitmq import RabbitMQAdapter
 from hubsub.bridges.redis import RedisStreamAdapter
 from hubsub.bridges.sqlite import SQLiteAdapter
 
@@ -83,6 +85,7 @@ KINDS = {
         lambda url: PostgresLogAdapter(url.replace("postgres:", "postgres-log:"), maxlen=100_000),
         5.0,
     ),
+    "rabbitmq": Kind(RabbitMQ, RabbitMQAdapter, 5.0),
     "sqlite": Kind(Disk, lambda url: SQLiteAdapter(url, maxlen=100_000), 3.0),
 }
 

@@ -10,6 +10,7 @@ from brokers.kafka_server import Kafka
 from brokers.mosquitto import Mosquitto
 from brokers.nats_server import Nats
 from brokers.postgres_server import Postgres
+from brokers.rabbitmq_server import RabbitMQ
 from brokers.redis_server import Redis, Valkey
 from brokers.web_server import WebServer
 from hubsub.bridges import adapter_for
@@ -74,6 +75,11 @@ async def test_the_adapter_of_sqlite_conforms(check: conformance.Check, tmp_path
 @checks("postgres-log")
 async def test_the_adapter_of_the_log_in_postgres_conforms(check: conformance.Check, postgres: Postgres) -> None:
     await check(lambda: adapter_for(postgres.url.replace("postgres:", "postgres-log:")))
+
+
+@checks("rabbitmq")
+async def test_the_adapter_of_rabbitmq_conforms(check: conformance.Check, rabbitmq: RabbitMQ) -> None:
+    await check(lambda: adapter_for(rabbitmq.url))
 
 
 @checks("nats")

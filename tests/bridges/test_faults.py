@@ -15,6 +15,7 @@ from brokers.kafka_server import Kafka
 from brokers.mosquitto import Mosquitto
 from brokers.nats_server import Nats, NewestNats
 from brokers.postgres_server import Postgres
+from brokers.rabbitmq_server import RabbitMQ
 from brokers.redis_server import Redis
 from brokers.web_server import WebServer
 from hubsub import Gap, Key
@@ -34,6 +35,7 @@ from .harmed import (
     HarmedRedis,
 )
 from .harmed_file import HarmedSQLite
+from .harmed_rabbitmq import HarmedRabbitMQ
 from .pending import pending
 
 ALL: Key[Any] = Key("*")
@@ -57,6 +59,9 @@ KINDS = {
     "postgres-log": Kind(Postgres, HarmedPostgresLog, "postgres-log"),
     "postgres-log name": Kind(Postgres, HarmedPostgresLog, "postgres-log", {"name": "reader"}),
     "postgres-log group": Kind(Postgres, HarmedPostgresLog, "postgres-log", {"group": "readers"}),
+    "amqp": Kind(RabbitMQ, HarmedRabbitMQ, "amqp"),
+    "amqp name": Kind(RabbitMQ, HarmedRabbitMQ, "amqp", {"name": "reader"}),
+    "amqp group": Kind(RabbitMQ, HarmedRabbitMQ, "amqp", {"group": "readers"}),
     "nats": Kind(Nats, HarmedNats, "nats"),
     "nats group": Kind(NewestNats, HarmedNats, "nats", {"group": "readers"}),
     # Both with the other version.
@@ -74,7 +79,7 @@ KINDS = {
 OF_REDIS = [name for name, kind in KINDS.items() if kind.harmed is HarmedRedis]
 
 # Of what takes seconds, and is the same for each way to read, one is enough for `make test`.
-ONE_OF_EACH = {"redis", "nats", "postgres-log group", "redis-stream group", "kafka name", "mqtt name"}
+ONE_OF_EACH = {"redis", "nats", "postgres-log group", "redis-stream group", "kafka name", "mqtt name", "amqp group"}
 SLOW = {
     "a_narrow_line_is_not_a_dead_one",
     "a_long_line_is_not_a_dead_one",
@@ -82,7 +87,7 @@ SLOW = {
     "a_loop_that_is_blocked_is_not_a_dead_broker",
     "closing_while_the_broker_does_not_answer",
 }
-# What has a Kafka started again and again, or needs many round trips, or many seconds each way.
+# What has a Kafka or a RabbitMQ started again and again, or needs many round trips, or many seconds each way.
 LONG_WITH_KAFKA = {
     "a_broker_that_is_restarted_between_messages",
     "a_broker_that_is_killed_under_load_again_and_again",
@@ -90,6 +95,8 @@ LONG_WITH_KAFKA = {
     "a_long_line_is_not_a_dead_one",
     "closing_while_the_broker_does_not_answer",
 }
+# What others show too, and what each time takes RabbitMQ's own tool, which takes seconds to start.
+LONG_WITH_RABBITMQ = {"a_loop_that_is_blocked_is_not_a_dead_broker", "a_broker_that_forbids_to_send"}
 
 
 def trials() -> list[Any]:
@@ -98,12 +105,13 @@ def trials() -> list[Any]:
     for name in KINDS:
         for fault in conformance.FAULTS:
             marks = [pytest.mark.xdist_group(f"faults of {name}"), *pending(fault.__name__, name)]
-            # A Kafka takes seconds for what others do in tenths; the log in Postgres is read in three ways by one code.
-            is_slow = fault.__name__ in SLOW or name.startswith(("kafka", "postgres-log"))
+            # These take seconds for what others do in tenths; the log in Postgres is read in three ways by one code.
+            is_slow = fault.__name__ in SLOW or name.startswith(("kafka", "amqp", "postgres-log"))
             is_long = (
                 fault.is_long
                 or name in ("nats newest", "nats oldest group")
-                or (name.startswith("kafka") and fault.__name__ in LONG_WITH_KAFKA)
+                or (name.startswith(("kafka", "amqp")) and fault.__name__ in LONG_WITH_KAFKA)
+                or (name.startswith("amqp") and fault.__name__ in LONG_WITH_RABBITMQ)
             )
             if is_long or (is_slow and name not in ONE_OF_EACH):
                 # Not on the function: its marks come first.

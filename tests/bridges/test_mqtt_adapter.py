@@ -146,7 +146,11 @@ async def test_topics_of_the_broker_are_read_by_their_names_and_by_no_pattern(mo
         assert [type(error) for error in refused.values()] == [EncodeError, EncodeError]
         assert refused.keys() == {0, 2}
         # It would share the messages of others.
-        await adapter.subscribe([Key("$share", "group", "x")])
+        space = os.urandom(6).hex()
+        await adapter.subscribe([Key("$share", "group", space), Key(f"end{space}")])
+        async with connected(mosquitto, link("")) as writer:
+            await writer.send([Record(Key(space), b"theirs"), Record(Key(f"end{space}"), b"end")])
+        assert b"theirs" not in [each.payload for each in await received(adapter, b"end")]
 
 
 def test_a_namespace_of_the_broker_is_refused() -> None:
@@ -359,6 +363,13 @@ def test_nothing_is_kept_for_a_name_with_qos_0() -> None:
 
 async def test_the_window_of_the_broker_is_kept_to(private: Private) -> None:
     server = await private(Mosquitto(max_inflight_messages=3))
+    async with connected(server) as adapter:
+        sending = asyncio.create_task(adapter.send([Record(Key("k"), b"")] * 100))
+        await asyncio.sleep(0)
+        assert adapter._session is not None
+        (connection,) = adapter._session.connections
+        assert len(connection._sent) == 3
+        assert not await sending
     async with sites(lambda: MQTTAdapter(server.url)) as those:
         one, two = await those.add(outgoing=ALL), await those.add(ALL, incoming=ALL)
         for number in range(500):

@@ -21,7 +21,9 @@ from brokers.kafka_server import Kafka
 from brokers.mosquitto import Mosquitto
 from brokers.nats_server import Nats
 from brokers.postgres_server import Postgres
+from brokers.rabbitmq_server import RabbitMQ
 from brokers.redis_server import Redis
+from hubsub import Bridge, Hub
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = Path(__file__).with_name("worker.py")
@@ -201,6 +203,19 @@ async def test_names_on_kafka_get_every_confirmed_message(
     await names_balance(new_company(kafka.url), namespace=namespace)
 
 
+async def test_names_on_rabbitmq_get_every_confirmed_message(
+    new_company: Callable[..., Company], rabbitmq: RabbitMQ, namespace: str
+) -> None:
+    # A queue gets what is published from when it is there.
+    for name in "abc":
+        async with (
+            Hub() as hub,
+            Bridge(hub, rabbitmq.url, incoming=("work", "*"), name=name, namespace=namespace) as one,
+        ):
+            await one.ready(PATIENCE)
+    await names_balance(new_company(rabbitmq.url), namespace=namespace, start="new")
+
+
 @pytest.mark.long  # a group does the same over the same connections, and takes less
 async def test_names_on_the_log_in_postgres_get_every_confirmed_message(
     new_company: Callable[..., Company], postgres: Postgres, namespace: str
@@ -299,6 +314,12 @@ async def test_a_group_on_the_log_in_postgres_shares_every_confirmed_message(
 ) -> None:
     url = postgres.url.replace("postgres:", "postgres-log:")
     await group_balances(new_company(url, lease=LEASE), namespace=namespace)
+
+
+async def test_a_group_on_rabbitmq_shares_every_confirmed_message(
+    new_company: Callable[..., Company], rabbitmq: RabbitMQ, namespace: str
+) -> None:
+    await group_balances(new_company(rabbitmq.url), namespace=namespace)
 
 
 async def test_a_group_on_a_file_of_sqlite_shares_every_confirmed_message(

@@ -6,6 +6,7 @@ from bridges.soak import KINDS, soak
 from brokers.fixtures import require
 
 MEGABYTE = 1 << 20
+SLOW = ("kafka", "rabbitmq")
 
 
 @pytest.mark.once
@@ -13,8 +14,8 @@ MEGABYTE = 1 << 20
 @pytest.mark.parametrize(
     "name",
     [
-        # With a Kafka, whose kills a fault has too, it takes a minute.
-        pytest.param(name, marks=[pytest.mark.xdist_group(f"soak of {name}"), *[pytest.mark.long] * (name == "kafka")])
+        # With a Kafka or a RabbitMQ, whose kills a fault has too, it takes a minute.
+        pytest.param(name, marks=[pytest.mark.xdist_group(f"soak of {name}"), *[pytest.mark.long] * (name in SLOW)])
         for name in KINDS
     ],
 )

@@ -21,6 +21,7 @@ from hubsub.bridges.kafka import KafkaAdapter
 from hubsub.bridges.mqtt import MQTTAdapter
 from hubsub.bridges.nats import NatsAdapter
 from hubsub.bridges.postgres import PostgresLogAdapter
+from hubsub.bridges.rabbitmq import RabbitMQAdapter
 from hubsub.bridges.redis import RedisAdapter, RedisStreamAdapter
 from hubsub.bridges.sqlite import SQLiteAdapter
 
@@ -28,6 +29,7 @@ ADAPTERS: dict[str, Any] = {
     "redis": RedisAdapter,
     "redis-stream": RedisStreamAdapter,
     "kafka": KafkaAdapter,
+    "amqp": RabbitMQAdapter,
     "nats": NatsAdapter,
     "sqlite": SQLiteAdapter,
     "postgres-log": PostgresLogAdapter,

@@ -10,6 +10,7 @@ from .mosquitto import Mosquitto
 from .nats_server import Nats
 from .postgres_server import Postgres
 from .proxy import Proxy
+from .rabbitmq_server import RabbitMQ
 from .redis_server import Redis, Sentinel, Valkey
 from .web_server import WebServer
 
@@ -21,6 +22,7 @@ __all__ = [
     "Nats",
     "Postgres",
     "Proxy",
+    "RabbitMQ",
     "Redis",
     "Sentinel",
     "Valkey",

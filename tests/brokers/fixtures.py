@@ -1,7 +1,7 @@
 """The fixtures by which tests get brokers, and what a test that has one of them is marked with.
 
-`redis`, `valkey`, `kafka`, `postgres`, `mosquitto` and `nats` are instances for everybody: a test keeps to its own
-`namespace`, and leaves them as it found them.
+`redis`, `valkey`, `kafka`, `postgres`, `rabbitmq`, `mosquitto` and `nats` are instances for everybody: a test keeps to
+its own `namespace`, and leaves them as it found them.
 Whoever kills, freezes or configures makes an instance of his own with `private`.
 """
 
@@ -19,6 +19,7 @@ from .kafka_server import Kafka
 from .mosquitto import Mosquitto
 from .nats_server import Nats, NewestNats
 from .postgres_server import Postgres
+from .rabbitmq_server import RabbitMQ
 from .redis_server import Redis, Valkey
 from .web_server import WebServer
 
@@ -29,10 +30,13 @@ SHARED: dict[str, type[Broker]] = {
     "valkey": Valkey,
     "kafka": Kafka,
     "postgres": Postgres,
+    "rabbitmq": RabbitMQ,
     "mosquitto": Mosquitto,
     "nats": Nats,
     "web": WebServer,
 }
+
+SLOW = {"kafka", "rabbitmq"}
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
@@ -42,16 +46,16 @@ def pytest_itemcollected(item: pytest.Item) -> None:
         item.add_marker("once")
     if item.get_closest_marker("long") is not None:
         item.add_marker("once")
-    # A Kafka takes seconds to start: one worker has it. A Redis takes none, every worker has its own.
-    if "kafka" in names and item.get_closest_marker("xdist_group") is None:
-        item.add_marker(pytest.mark.xdist_group("kafka"))
+    # A Kafka or a RabbitMQ takes seconds to start: one worker has it. A Redis takes none, every worker has its own.
+    if (slow := SLOW & names) and item.get_closest_marker("xdist_group") is None:
+        item.add_marker(pytest.mark.xdist_group(min(slow)))
 
 
 def require(kind: type[Broker]) -> None:
     """Skip the test if this machine has no such broker; fail it where nothing may be skipped."""
     reason = kind.missing()
-    # What is no broker, such as a file, is there without one.
-    if os.environ.get("BROKERS") == "0" and issubclass(kind, Broker):
+    # What is no broker, such as a file, is there without one; and so is an endpoint of our own.
+    if os.environ.get("BROKERS") == "0" and issubclass(kind, Broker) and kind is not WebServer:
         reason = "BROKERS=0"
     if reason is None:
         return
@@ -98,6 +102,12 @@ def nats() -> Iterator[Nats]:
 def postgres() -> Iterator[Postgres]:
     """A PostgreSQL for all tests of this worker."""
     yield from _shared(Postgres)
+
+
+@pytest.fixture(scope="session")
+def rabbitmq() -> Iterator[RabbitMQ]:
+    """A RabbitMQ for all tests of this worker."""
+    yield from _shared(RabbitMQ)
 
 
 @pytest.fixture(scope="session")

@@ -95,6 +95,25 @@ async def test_messages_come_in_order_and_many_in_one_frame(hub: Hub) -> None:
         assert client.sent - before < 20
 
 
+async def test_sending_has_its_turn_where_handing_over_takes_all_the_time_there_is(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hubsub.web import feed
+
+    monkeypatch.setattr(feed, "SLICE", 0.0)
+    app = endpoint(hub, outgoing=["*"])
+    async with connected(app) as one, connected(app) as other:
+        for client in (one, other):
+            await client.ask("subscribe", patterns=[["a"]])
+        before = one.sent
+        for number in range(3 * feed.CHUNK):
+            hub.publish("a", number)
+        for client in (one, other):
+            assert await client.messages(3 * feed.CHUNK) == list(range(3 * feed.CHUNK))
+        # Not only when everything was handed over.
+        assert one.sent - before > 1
+
+
 async def test_an_unsubscribed_client_gets_nothing_more(hub: Hub) -> None:
     app = endpoint(hub, outgoing=["*"])
     async with connected(app) as client:
@@ -649,7 +668,7 @@ async def test_another_policy_drops_and_says_where(hub: Hub, overflow: Overflow,
 
 
 def test_a_queue_that_grows_is_refused(hub: Hub) -> None:
-    with pytest.raises(ValueError, match="grow"):
+    with pytest.raises(ValueError, match="GROW"):
         endpoint(hub, overflow=Overflow.GROW)
 
 
@@ -850,7 +869,7 @@ async def test_unknown_frames_and_fields_are_told_apart(hub: Hub) -> None:
     async with connected(endpoint(hub, outgoing=["*"])) as client:
         client.say("shout", id=7)
         assert await client.hear() == {
-            "type": "error", "id": 7, "code": "unknown-type", "message": "there is no frame of this type"
+            "type": "error", "id": 7, "code": "unknown-type", "message": "unknown frame type"
         }  # fmt: skip
         assert (await client.ask("subscribe", patterns=[["a"]], histroy=1))["code"] == "malformed"
 

@@ -12,6 +12,7 @@ import httpx2
 import pytest
 import websockets
 from starlette.applications import Starlette
+from starlette.endpoints import WebSocketEndpoint
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -164,6 +165,20 @@ def test_a_plain_socket_is_one_payload_a_frame() -> None:
         assert not hub.patterns()
 
 
+def test_a_plain_socket_works_from_a_class_of_the_framework() -> None:
+    hub = Hub()
+
+    class Chat(WebSocketEndpoint):
+        async def dispatch(self) -> None:
+            websocket = WebSocket(self.scope, self.receive, self.send)
+            await plain(websocket, hub, send=("chat", "{room}"), receive=("chat", "{room}"))
+
+    app = Starlette(routes=[WebSocketRoute("/{room}", Chat)], lifespan=lifespan(hub))
+    with TestClient(app) as http, http.websocket_connect("/1") as one, http.websocket_connect("/1") as other:
+        one.send_text("hello")
+        assert [each.receive_text() for each in (one, other)] == ["hello"] * 2
+
+
 def test_a_plain_socket_may_carry_bytes_json_and_history() -> None:
     hub = Hub()
     hub.retain(("chat", "*"), limit=5)
@@ -186,7 +201,7 @@ def test_a_wildcard_in_a_path_is_no_wildcard() -> None:
     hub = Hub()
     with (
         TestClient(rooms(hub)) as client,
-        pytest.raises(ValueError, match="no part of a key"),
+        pytest.raises(ValueError, match="cannot be a part of a key"),
         client.websocket_connect("/chat/*") as one,
     ):
         one.receive_text()

@@ -17,7 +17,7 @@ PINGREQ = b"\xc0\x00"
 DISCONNECT = b"\xe0\x00"
 PUBACK, PUBREC, PUBREL, PUBCOMP = 0x40, 0x50, 0x62, 0x70
 LAST_ID = 65535
-FAREWELL = 0.2
+FAREWELL = 1.0
 """Seconds in which a broker may close a connection that has said goodbye."""
 CLOSED = "the connection to the MQTT broker is closed"
 UNSAID = (

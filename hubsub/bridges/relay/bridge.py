@@ -321,6 +321,7 @@ class Bridge(Life):
             undecodable=receiver.undecodable,
             unclear=sender.unclear,
             refused=self._refused_count,
+            unroutable=self.adapter.unroutable,
             last_error=self._last_error,
         )
 

@@ -538,7 +538,7 @@ class Connection:
         lease = self._parts.features.lease
         extended = time.monotonic()
         while True:
-            await asyncio.sleep(self._timing.ack_every)
+            await durable.wait_to_acknowledge(self._timing.ack_every)
             await durable.acknowledge(adapter)
             if lease is not None and time.monotonic() - extended > lease / 3:
                 extended = time.monotonic()

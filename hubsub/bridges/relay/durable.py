@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Hashable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol
 
@@ -139,6 +140,8 @@ class Durable:
         self._lanes: dict[Hashable, deque[PendingAck]] = {}
         self._blocked = 0  # acknowledgements that wait only for earlier ones of their lane
         self._acks: list[Any] = []
+        self._many_acks = max(1, plan.window // 4) if features.push else 1 << 62
+        self._has_many_acks = asyncio.Event()
         self._last_acks: dict[Hashable, Any] = {}
         self._acking = 0  # how many of them are in a call of the adapter
         self._tasks: set[asyncio.Task[None]] = set()
@@ -474,11 +477,21 @@ class Durable:
             self._last_acks[lane] = token
         else:
             self._acks.append(token)
+            if len(self._acks) == self._many_acks:
+                self._has_many_acks.set()
 
     @property
     def to_ack(self) -> int:
         """Acknowledgements that are due or being sent."""
         return len(self._acks) + len(self._last_acks) + self._acking
+
+    async def wait_to_acknowledge(self, seconds: float) -> None:
+        """Wait so long; or until so many are due that a broker which sends no more than the window waits for them."""
+        self._has_many_acks.clear()
+        if len(self._acks) < self._many_acks:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._has_many_acks.wait()
 
     async def acknowledge(self, adapter: Adapter) -> None:
         """Acknowledge what is finished."""

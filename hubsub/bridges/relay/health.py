@@ -50,6 +50,9 @@ class Health(NamedTuple):
     """Messages that were sent again, since it was unknown whether they had been; they may arrive twice."""
     refused: int
     """Messages that could not be sent."""
+    unroutable: int
+    """Messages that the broker confirmed though nobody wanted them: no queue was bound to their key. Where the broker
+    does not say, 0."""
     last_error: BaseException | None
     """The last error, by which it is or was not connected."""
 

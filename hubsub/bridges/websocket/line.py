@@ -10,7 +10,7 @@ from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from itertools import count
-from typing import Any
+from typing import Any, ClassVar
 
 from ...describe import describe_error
 from ...errors import AccessRefused
@@ -360,7 +360,7 @@ class Line(Sending):
     def _bye(self, frame: Frame) -> None:
         self._farewell = frame
 
-    _FOLLOW: Mapping[str, Callable[[Line, Frame], None]] = {
+    _FOLLOW: ClassVar[Mapping[str, Callable[[Any, Frame], None]]] = {
         "": _message,
         "welcome": _welcome,
         "ok": _ok,

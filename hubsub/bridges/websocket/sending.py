@@ -75,18 +75,28 @@ class Sending(Talk):
                 self.turns += 1
                 await asyncio.sleep(min(self.pace.wait(), PAUSE))
                 continue
-            batch: list[Piece] = []
-            size = 2
-            room = min(room, int(self.limits["requests"]))
-            while pieces and len(batch) < room and (not batch or size + len(pieces[0].text) < self._frame_bytes):
-                size += len(pieces[0].text) + 1
-                batch.append(pieces.popleft())
+            batch = self._next_batch(pieces, room)
             self.pace.spend(len(batch))
             again = await self._exchange(batch, refused)
             if again:
                 self.pace.refused()
                 pieces.extendleft(reversed(again))
         return refused
+
+    def _next_batch(self, pieces: deque[Piece], room: int) -> list[Piece]:
+        """Take what goes into the next frame: so many pieces at most, and one at least."""
+        batch: list[Piece] = []
+        size = 2
+        confirmed = 0
+        while pieces and len(batch) < room:
+            piece = pieces[0]
+            # What is confirmed is an open request there.
+            confirmed += isinstance(piece.record, ConfirmedRecord)
+            if batch and (size + len(piece.text) >= self._frame_bytes or confirmed > self.limits["requests"]):
+                break
+            size += len(piece.text) + 1
+            batch.append(pieces.popleft())
+        return batch
 
     @property
     def _frame_bytes(self) -> int:

@@ -16,12 +16,6 @@ from .flow import Flow, Position
 from .frames import Frame, encode
 from .options import Endpoint
 
-try:
-    import fcntl
-    import termios
-except ImportError:  # Windows
-    fcntl = termios = None  # type: ignore[assignment]
-
 # Bytes on their way, behind which an answer may take its time.
 MUCH = 16 * 1024
 # What an endpoint allows if it does not say.
@@ -77,11 +71,14 @@ class Talk:
     def on_the_way(self) -> int:
         """Bytes that we have sent and that have not arrived there; 0 where the system does not say."""
         try:
+            import fcntl  # not on every system
+            import termios
+
             transport = self.socket.transport
             number = transport.get_extra_info("socket").fileno()
             (unsent,) = struct.unpack("i", fcntl.ioctl(number, termios.TIOCOUTQ, bytes(4)))
             return int(transport.get_write_buffer_size() + unsent)
-        except (AttributeError, OSError, NotImplementedError, ValueError):
+        except (ImportError, AttributeError, OSError, NotImplementedError, ValueError):
             return 0
 
     @property

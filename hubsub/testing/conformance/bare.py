@@ -143,6 +143,11 @@ class Watched(Adapter):
         return self.inner.lag
 
     @property
+    def unroutable(self) -> int:  # type: ignore[override]
+        """The unroutable messages of the other adapter."""
+        return self.inner.unroutable
+
+    @property
     def activity(self) -> int:  # type: ignore[override]
         """The activity of the other adapter."""
         return self.inner.activity

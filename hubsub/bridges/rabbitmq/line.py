@@ -1,0 +1,363 @@
+"""The two connections of a bridge, from one `connect` until they are lost or closed: one reads, the other sends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pamqp import commands
+
+from ...errors import BrokerBusy, EncodeError, NameTaken
+from ...key import Key
+from ..adapter import Link, Loss, Received, Record
+from ..address import cached
+from . import frames
+from .client import Channel, Connection, QueueGone
+from .delays import Delays, path, ticks_until
+from .errors import NOT_FOUND, explained, is_about_one
+from .frames import Message
+from .messages import own_headers, read_message
+from .names import ANYONE, RECREATED, Names
+from .options import Settings
+from .topology import (
+    QUORUM,
+    Lock,
+    bind,
+    bind_exactly,
+    declare_exchanges,
+    exchange_exists,
+    exists,
+    publish,
+)
+
+GOODBYE = 1.2
+"""Seconds that RabbitMQ has to answer when a connection is closed."""
+MOST_PREFETCH = 65535
+
+
+class Line:
+    """Two connections; if one is lost, both are.
+
+    Args:
+        settings: Where they lead.
+        link: What for.
+        names: How everything is called there.
+        lost: Losses that are to be reported, also by the next connection.
+        joined: Queues that were read before, by an earlier connection; False if they were deleted since.
+    """
+
+    def __init__(self, settings: Settings, link: Link, names: Names, lost: list[Loss], joined: dict[str, bool]) -> None:
+        self._settings = settings
+        self._link = link
+        self.names = names
+        self._losses = lost
+        self._joined = joined
+        login = settings.login()
+        self.reading = Connection(login, self._ended)
+        self.sending = Connection(login, self._ended)
+        self.aside_lock = asyncio.Lock()
+        """Is held by what is done over `aside`, one after the other."""
+        self.has_letters = False
+        """True if the exchange and the stream of dead letters are there."""
+        self._guarding: asyncio.Task[None] | None = None
+        self._gaps: list[Loss] = []
+        self._control: list[Received] = []
+        self._messages: list[Received] = []
+        self._news = asyncio.Event()
+        self._head = cached(self._publish_head)
+        self._unacked: dict[int, None] = {}
+        self._acked: set[int] = set()
+        self._written: dict[int, int] = {}
+        self.before = 0
+        self._prefetch = commands.Basic.Qos(prefetch_count=min(link.window, MOST_PREFETCH))
+        self.inward: Channel
+        self.outward: Channel
+        self.aside: Channel
+
+    # Its life
+
+    async def open(self) -> None:
+        """Connect, and have everything ready."""
+        try:
+            await self._open()
+        except Exception as error:
+            raise explained(error) from error.__cause__
+
+    async def _open(self) -> None:
+        await asyncio.gather(self.reading.open(), self.sending.open())
+        self.inward, self.outward, self.aside = await asyncio.gather(
+            self.reading.channel(), self.sending.channel(confirms=True), self.sending.channel(confirms=True)
+        )
+        self.delays = Delays(await self.sending.channel(), self.names.delay, self.names.exchange)
+        await declare_exchanges(self.reading, self.inward, self.names)
+        if self._link.incoming:
+            await self._join()
+        self._guarding = self.reading.loop.create_task(self._guard(), name=f"watching {self.names.exchange}")
+
+    async def _join(self) -> None:
+        """Have the queue, bound to what is incoming and to nothing else, and read it."""
+        names, link, channel = self.names, self._link, self.inward
+        is_kept = bool(link.reader)
+        if link.name is not None and not await Lock(self.reading, f"{names.queue}:lock").take():
+            raise NameTaken(link.name)
+        if (was_there := self._joined.get(names.queue)) is False:
+            # It is said to be deleted shortly before it is: what is found there now may not be there for long.
+            for _ in range(20):
+                if not await self._queue_exists():
+                    break
+                await asyncio.sleep(0.05)
+        elif was_there and not await self._queue_exists():
+            self._losses.append(Loss("the queue was deleted, or has expired"))
+        expiring: dict[str, Any] = {"x-expires": int(self._settings.expires * 1000)}
+        await channel.call(
+            commands.Queue.Declare(queue=names.queue, durable=True, arguments=dict(QUORUM) if is_kept else expiring)
+        )
+        patterns = [names.pattern(key) for key in link.incoming]
+        if link.group is not None:
+            async with Lock(self.reading, f"{names.queue}:lock"):
+                await bind_exactly(self.reading, names.queue, names.exchange, patterns)
+        elif is_kept:
+            await bind_exactly(self.reading, names.queue, names.exchange, patterns)
+        else:
+            await bind(channel, names.queue, names.exchange, patterns)
+            await bind(channel, names.queue, names.control, [ANYONE])
+        self._joined[names.queue] = True
+        # What is published from now on comes: here the gap ends. What we lose ourselves, the next one reports.
+        self._gaps = list(self._losses)
+        channel.consumers[b"messages"] = self._came
+        await channel.call(self._prefetch)
+        await channel.call(commands.Basic.Consume(queue=names.queue, consumer_tag="messages"))
+
+    async def _queue_exists(self) -> bool:
+        return await exists(self.reading, commands.Queue.Declare(queue=self.names.queue, passive=True))
+
+    async def listen(self, keys: Sequence[Key[Any]]) -> None:
+        """Have the control messages of these keys sent here."""
+        channel = self.inward
+        declared: Any = await channel.call(commands.Queue.Declare(queue="", exclusive=True, auto_delete=True))
+        channel.consumers[b"control"] = self._came_for_us
+        addresses = [self.names.address(key) for key in keys]
+        await bind(channel, declared.queue, self.names.control, [*addresses, RECREATED])
+        await channel.call(commands.Basic.Consume(queue=declared.queue, consumer_tag="control", no_ack=True))
+
+    async def _guard(self) -> None:
+        """Look now and then whether exchange and queue are there, and what they were: nobody says so by itself."""
+        try:
+            while True:
+                await asyncio.sleep(self._settings.heartbeat / 2)
+                if not await exchange_exists(self.reading, self.names):
+                    self._recreated()
+                elif self._link.incoming and not await self._queue_exists():
+                    self.reading.cancelled()
+                else:
+                    channel = await self.reading.channel()
+                    await channel.call(
+                        commands.Exchange.Declare(exchange=self.names.exchange, exchange_type="topic", durable=True)
+                    )
+                    await channel.close()
+        except Exception as error:
+            self.reading.fail(explained(error))
+
+    def _recreated(self) -> None:
+        """The exchange was deleted, and our bindings with it."""
+        if self._link.incoming and self.reading.error is None:
+            self._losses.append(Loss("the exchange was deleted"))
+        self.reading.fail(ConnectionResetError("the exchange was deleted"))
+
+    def _ended(self) -> None:
+        """A connection has ended."""
+        if isinstance(self.reading.error, QueueGone) and self._joined.get(self.names.queue):
+            self._losses.append(Loss("the queue was deleted"))
+            self._joined[self.names.queue] = False
+        self._news.set()
+
+    def _check(self) -> None:
+        for connection, channel in ((self.reading, self.inward), (self.sending, self.outward)):
+            if (error := connection.error or channel.error) is not None:
+                raise explained(error)
+
+    async def close(self, *, leave: bool) -> None:
+        """End both; if we leave for good, what was ours alone goes with us, and all that was sent is carried out."""
+        if self._guarding is not None:
+            self._guarding.cancel()
+        if leave and self.reading.error is None and self._guarding is not None:
+            if self._link.incoming and not self._link.reader:
+                self.inward.tell(commands.Queue.Delete(queue=self.names.queue, nowait=True))
+            await asyncio.gather(self.reading.close(GOODBYE), self.sending.close(GOODBYE))
+        self.reading.abort()
+        self.sending.abort()
+
+    async def ping(self) -> None:
+        """Return when RabbitMQ has answered."""
+        await self.inward.call(
+            commands.Exchange.Declare(exchange=self.names.control, exchange_type="direct", durable=True)
+        )
+
+    # Receiving
+
+    def _came(self, message: Message) -> None:
+        self._unacked[message.tag] = None
+        self._messages.append(read_message(message, self.names, (self, message.tag)))
+        self._news.set()
+
+    def _came_for_us(self, message: Message) -> None:
+        address = frames.decoded(message.routing_key)
+        if address == RECREATED:
+            self._recreated()
+        elif (key := self.names.key(address)) is not None:
+            self._control.append(Received(key, message.body, own_headers(message), is_control=True))
+            self._news.set()
+
+    async def receive(self) -> Sequence[Received | Loss]:
+        """Wait for messages, and return those for which there is room."""
+        while True:
+            found: list[Received | Loss] = [*self._gaps, *self._control]
+            del self._losses[: len(self._gaps)]
+            self._gaps.clear()
+            self._control.clear()
+            room = self._link.room() if self._messages else 1
+            if room > 0 and self._messages:
+                found += self._messages[:room]
+                del self._messages[:room]
+            if found:
+                return found
+            self._check()
+            self._news.clear()
+            if room > 0:
+                await self._news.wait()
+            else:
+                try:
+                    await asyncio.wait_for(self._news.wait(), 0.5)
+                except TimeoutError:
+                    return []
+
+    async def acknowledge(self, tokens: Sequence[Any]) -> None:
+        """Have these count as handled, and wait until they do; those of an earlier connection come again."""
+        tags = {tag for line, tag in tokens if line is self}
+        if tags:
+            self.reading.write(b"".join(self._acks(tags)))
+            # Nobody confirms that. But a channel does one thing after the other.
+            await self.inward.call(self._prefetch)
+
+    def _acks(self, tags: set[int]) -> list[bytes]:
+        """Return frames that acknowledge these, with one for all up to the first that is not handled.
+
+        A quorum queue lets single ones wait when there are many, and forgets those when we close.
+        """
+        number, last = self.inward.number, 0
+        self._acked |= tags
+        for tag in self._unacked:
+            if tag not in self._acked:
+                break
+            last = tag
+        done = [tag for tag in self._unacked if tag <= last]
+        for tag in done:
+            del self._unacked[tag]
+        self._acked.difference_update(done)
+        found = [frames.ack(number, tag) for tag in sorted(tags) if tag > last]
+        if newest := max((tag for tag in tags if tag <= last), default=0):
+            found.insert(0, frames.ack(number, newest, multiple=True))
+        return found
+
+    async def give_back(self, tokens: Sequence[Any]) -> None:
+        """Let others have these, and read no more."""
+        self.inward.tell(commands.Basic.Cancel(consumer_tag="messages", nowait=True))
+        tags = [tag for line, tag in tokens if line is self]
+        self.reading.write(b"".join([frames.nack(self.inward.number, tag) for tag in tags]))
+        await self.inward.call(self._prefetch)
+
+    # Sending
+
+    def _publish_head(self, key: Key[Any]) -> bytes:
+        return frames.publish_head(self.outward.number, self.names.exchange, self.names.address(key), mandatory=True)
+
+    async def send(self, records: Sequence[Record]) -> Mapping[int, Exception]:
+        """Publish records, in order, and wait for their confirmation; return the errors of those that are refused."""
+        self._check()
+        connection, channel, written = self.sending, self.outward, self._written
+        refused: dict[int, Exception] = {}
+        data: list[bytes] = []
+        if connection.blocked is not None:
+            raise self._busy()
+        for index, record in enumerate(records):
+            if record.sequence in written:
+                continue  # it is on its way, from a call that could not wait for its confirmation
+            try:
+                data.append(await self._packed(record) if record.is_control or record.due else self._plain(record))
+            except (ValueError, TypeError) as error:
+                refused[index] = EncodeError(record.key, f"it cannot be sent to RabbitMQ: {error}")
+                refused[index].__cause__ = error
+                continue
+            tag = channel.next_tag()
+            if record.sequence:
+                written[record.sequence] = tag
+        connection.write(b"".join(data))
+        while channel.unconfirmed:
+            if connection.blocked is not None:
+                raise self._busy()
+            if channel.error is not None:
+                return refused | await self._refusals(records, refused)
+            await channel.confirmed()
+        if channel.rejected:
+            for sequence in [each for each, tag in written.items() if tag in channel.rejected]:
+                del written[sequence]
+            channel.rejected.clear()
+            raise BrokerBusy("RabbitMQ could not store everything; a queue may be full")
+        written.clear()
+        return refused
+
+    def _busy(self) -> BrokerBusy:
+        return BrokerBusy(f"RabbitMQ takes no messages just now: {self.sending.blocked}")
+
+    async def _refusals(self, records: Sequence[Record], refused: Mapping[int, Exception]) -> dict[int, Exception]:
+        """RabbitMQ has closed the channel: return an error for each record if that is why, else raise."""
+        error = self.outward.error
+        assert error is not None
+        self._check_connection()
+        if not is_about_one(error):
+            if getattr(error, "code", None) == NOT_FOUND:
+                raise ConnectionResetError(f"the exchange was deleted: {error}") from error
+            raise explained(error)
+        self.before += self.outward.returned
+        self._written.clear()
+        self.outward = await self.sending.channel(confirms=True)
+        self._head = cached(self._publish_head)
+        return {index: explained(error) for index in range(len(records)) if index not in refused}
+
+    def _check_connection(self) -> None:
+        if self.sending.error is not None:
+            raise explained(self.sending.error)
+
+    def _plain(self, record: Record) -> bytes:
+        head = self._head(record.key)
+        return head + frames.content(self.outward.number, record.headers, record.payload, self.sending.frame_max)
+
+    async def _packed(self, record: Record) -> bytes:
+        """Return what is sent of a control message, or of one that is due later."""
+        number, address = self.outward.number, self.names.address(record.key)
+        headers: Mapping[str, Any] = record.headers
+        if record.is_control:
+            head = frames.publish_head(number, self.names.control, address, mandatory=False)
+            return head + frames.content(number, headers, record.payload, self.sending.frame_max, mode=b"\x01")
+        assert record.due is not None
+        await self.delays.prepare(path(ticks_until(record.due))[0])
+        # Making what was missing took a while.
+        top, wait = path(ticks_until(record.due))
+        head = frames.publish_head(number, self.delays.entrance(top), address, mandatory=False)
+        return head + frames.content(number, {**headers, **wait}, record.payload, self.sending.frame_max)
+
+    @property
+    def unroutable(self) -> int:
+        """Messages that no queue wanted."""
+        return self.before + (self.outward.returned if hasattr(self, "outward") else 0)
+
+    async def put(self, exchange: str, key: str, headers: Mapping[str, Any], body: bytes) -> bool:
+        """Publish one message beside the others; return whether a queue has it."""
+        async with self.aside_lock:
+            self._check_connection()
+            if self.sending.blocked is not None:
+                raise self._busy()
+            if self.aside.error is not None:
+                self.aside = await self.sending.channel(confirms=True)
+            return await publish(self.aside, self.sending, exchange, key, headers, body)

@@ -1,0 +1,42 @@
+"""Streams of RabbitMQ, which are logs: what is read stays there."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from pamqp import commands
+
+from . import frames
+from .client import Connection
+from .frames import Message
+
+STREAM: dict[str, Any] = {"x-queue-type": "stream"}
+"""The arguments of a queue that is one."""
+OFFSET = "x-stream-offset"
+"""The header in which the offset of an entry is, and the argument where to begin."""
+AT_ONCE = 200
+
+
+async def entries(connection: Connection, name: str, first: int | str) -> AsyncGenerator[Message]:
+    """Yield the entries of the stream from an offset on."""
+    came: list[Message] = []
+    channel = await connection.channel()
+    try:
+        channel.consumers[b"entries"] = came.append
+        await channel.call(commands.Basic.Qos(prefetch_count=AT_ONCE))
+        await channel.call(commands.Basic.Consume(queue=name, consumer_tag="entries", arguments={OFFSET: first}))
+        while True:
+            # Nobody says where the stream ends. But a channel sends all that there is, up to its prefetch, before it
+            # answers what it was asked next: if nothing came before that, this is the end.
+            await channel.call(commands.Basic.Qos(prefetch_count=AT_ONCE))
+            if not came:
+                return
+            batch = came.copy()
+            came.clear()
+            for message in batch:
+                yield message
+            connection.write(frames.ack(channel.number, batch[-1].tag, multiple=True))
+    finally:
+        if channel.error is None:
+            await channel.close()
