@@ -15,8 +15,8 @@ from brokers.broker import Broker
 from brokers.mosquitto import Mosquitto
 from brokers.nats_server import Nats
 from brokers.postgres_server import Postgres
-from hubsub.bridges import adapter_for
 from brokers.rabbitmq_server import RabbitMQ
+from hubsub.bridges import adapter_for
 
 FOLDER = Path(__file__).resolve().parent.parent / "examples"
 EXAMPLES = sorted(path.name for path in FOLDER.glob("*.py"))
