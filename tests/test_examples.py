@@ -14,12 +14,14 @@ import pytest
 from brokers.mosquitto import Mosquitto
 from brokers.nats_server import Nats
 from brokers.postgres_server import Postgres
+from brokers.rabbitmq_server import RabbitMQ
 
 FOLDER = Path(__file__).resolve().parent.parent / "examples"
 EXAMPLES = sorted(path.name for path in FOLDER.glob("*.py"))
 OF_POSTGRES = "fastapi_outbox.py"
 OF_NATS = "nats_requests.py"
 OF_MQTT = "mqtt_to_postgres.py"
+OF_RABBITMQ = "rabbitmq_dead_letters.py"
 
 
 def promised(source: str) -> list[str]:
@@ -28,7 +30,9 @@ def promised(source: str) -> list[str]:
     return [line.removeprefix("# ") for line in block.splitlines()]
 
 
-@pytest.mark.parametrize("name", [name for name in EXAMPLES if name not in (OF_POSTGRES, OF_MQTT, OF_NATS)])
+@pytest.mark.parametrize(
+    "name", [name for name in EXAMPLES if name not in (OF_POSTGRES, OF_MQTT, OF_NATS, OF_RABBITMQ)]
+)
 def test_example_prints_what_it_says(name: str) -> None:
     check_output(name)
 
@@ -52,6 +56,10 @@ async def test_example_of_mqtt_prints_what_it_says(database: str, mosquitto: Mos
 
 async def test_example_of_nats_prints_what_it_says(nats: Nats) -> None:
     await asyncio.to_thread(check_output, OF_NATS, NATS_URL=nats.url)
+
+
+async def test_example_of_rabbitmq_prints_what_it_says(rabbitmq: RabbitMQ) -> None:
+    await asyncio.to_thread(check_output, OF_RABBITMQ, RABBITMQ_URL=rabbitmq.url)
 
 
 def check_output(name: str, **environment: str) -> None:
