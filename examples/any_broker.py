@@ -5,6 +5,7 @@ HUBSUB_BROKER=sqlite://chat.db python examples/any_broker.py
 
 import asyncio
 import os
+from contextlib import AbstractAsyncContextManager
 
 import hubsub
 
@@ -14,7 +15,7 @@ ROOM = hubsub.Key("chat", "tea")
 NAMESPACE = f"chat-{os.urandom(4).hex()}"
 
 
-def join() -> hubsub.Hub:
+def join() -> AbstractAsyncContextManager[hubsub.Hub]:
     """A hub as another process would have it: only the broker joins it to the others."""
     return hubsub.connect(URL, keys=ROOM, namespace=NAMESPACE)
 
