@@ -53,7 +53,7 @@ def header(text: str) -> tuple[str, str]:
     return name, value
 
 
-def message_of(text: str, codec: str) -> Any:
+def as_message(text: str, codec: str) -> Any:
     """Return the message that a text stands for: JSON, unless the codec takes texts or bytes.
 
     Raises:

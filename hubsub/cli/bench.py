@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from hubsub import Event, Hub, Key
-from hubsub.bridges import Adapter
 
 from . import running
 from .arguments import add_broker, number
@@ -35,19 +34,11 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     add_broker(parser)
     parser.add_argument("--messages", type=number, default=10_000, metavar="N", help="messages (default: 10000)")
     parser.add_argument("--size", type=number, default=200, metavar="N", help="characters of each (default: 200)")
-    parser.set_defaults(run=main, namespace="hubsub-bench")
+    parser.set_defaults(run=running.runs("bench", _bench), namespace="hubsub-bench")
 
 
-def main(arguments: argparse.Namespace) -> int:
-    """Measure, and show the figures; return the exit code."""
-    try:
-        adapters = running.adapter_of(arguments.url), running.adapter_of(arguments.url)
-    except running.WrongArguments as error:
-        return running.complain("bench", error, running.WRONG)
-    return running.run("bench", _bench(arguments, *adapters))
-
-
-async def _bench(arguments: argparse.Namespace, there: Adapter, here: Adapter) -> None:
+async def _bench(arguments: argparse.Namespace) -> None:
+    there, here = running.adapter_of(arguments.url), running.adapter_of(arguments.url)
     # One of its own, so that nobody else's messages count.
     key: Key[Any] = Key("bench", os.urandom(6).hex())
     text = "x" * arguments.size

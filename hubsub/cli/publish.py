@@ -14,10 +14,9 @@ from contextlib import suppress
 from typing import Any
 
 from hubsub import Bridge, Hub, HubsubError
-from hubsub.bridges import Adapter
 
 from . import running
-from .arguments import add_broker, header, key, message_of, seconds
+from .arguments import add_broker, as_message, header, key, seconds
 
 # Messages on their way at the same time; then those before them are waited for.
 BATCH = 500
@@ -47,22 +46,14 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--delay", type=seconds, metavar="N", help="deliver it in N seconds, over brokers that delay messages"
     )
-    parser.set_defaults(run=main)
+    parser.set_defaults(run=running.runs("publish", _publish))
 
 
-def main(arguments: argparse.Namespace) -> int:
-    """Publish what was given; return the exit code."""
-    try:
-        if arguments.stdin == (arguments.message is not None):
-            raise running.WrongArguments("give a MESSAGE, or --stdin to publish each line of the standard input")
-        adapter = running.adapter_of(arguments.url)
-        first = None if arguments.stdin else message_of(arguments.message, arguments.codec)
-    except (running.WrongArguments, ValueError) as error:
-        return running.complain("publish", error, running.WRONG)
-    return running.run("publish", _publish(arguments, adapter, first))
-
-
-async def _publish(arguments: argparse.Namespace, adapter: Adapter, first: Any) -> None:
+async def _publish(arguments: argparse.Namespace) -> None:
+    if arguments.stdin == (arguments.message is not None):
+        raise running.WrongArguments("give a MESSAGE, or --stdin to publish each line of the standard input")
+    adapter = running.adapter_of(arguments.url)
+    first = None if arguments.stdin else running.message_of(arguments)
     hub = Hub()
     bridge = running.bridge_of(hub, adapter, arguments, outgoing=arguments.key)
     async with hub, bridge:
@@ -82,7 +73,7 @@ async def _publish_lines(hub: Hub, bridge: Bridge, arguments: argparse.Namespace
         for text in texts:
             line += 1
             try:
-                messages.append(message_of(text, arguments.codec))
+                messages.append(as_message(text, arguments.codec))
             except ValueError as error:
                 refused += 1
                 progress.clear()

@@ -7,7 +7,6 @@ import asyncio
 import time
 
 from hubsub import Bridge, Hub
-from hubsub.bridges import Adapter
 
 from . import running
 from .arguments import add_bridge, number, pattern
@@ -38,19 +37,11 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument("--to-namespace", metavar="NAME", help="that at the second broker (default: as --namespace)")
     parser.add_argument("--count", type=number, metavar="N", help="end after N messages")
-    parser.set_defaults(run=main)
+    parser.set_defaults(run=running.runs("relay", _relay, endless=True))
 
 
-def main(arguments: argparse.Namespace) -> int:
-    """Relay messages until Ctrl-C, or as many as asked for; return the exit code."""
-    try:
-        source, target = running.adapter_of(arguments.source), running.adapter_of(arguments.target)
-    except running.WrongArguments as error:
-        return running.complain("relay", error, running.WRONG)
-    return running.run("relay", _relay(arguments, source, target), endless=True)
-
-
-async def _relay(arguments: argparse.Namespace, source: Adapter, target: Adapter) -> None:
+async def _relay(arguments: argparse.Namespace) -> None:
+    source, target = running.adapter_of(arguments.source), running.adapter_of(arguments.target)
     name = arguments.name
     if name is None and arguments.group is None and source.features.names:
         # Else what is published while the relay is away would be lost.

@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from hubsub import Hub, Key
-from hubsub.bridges import Adapter
 
 from . import running
-from .arguments import add_broker, header, key, message_of, number, pattern, text_of
+from .arguments import add_broker, as_message, header, key, number, pattern, text_of
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -28,7 +27,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     request.add_argument(
         "--header", type=header, action="append", default=[], metavar="NAME=VALUE", help="sent along; may be repeated"
     )
-    request.set_defaults(run=main_request)
+    request.set_defaults(run=running.runs("request", _request))
     respond = commands.add_parser(
         "respond",
         help="answer requests over a broker by a command",
@@ -39,20 +38,12 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     respond.add_argument("pattern", metavar="PATTERN", type=pattern, help="such as 'price/*'")
     respond.add_argument("--concurrency", type=number, default=1, metavar="N", help="commands at a time (default: 1)")
     respond.add_argument("command", metavar="COMMAND", nargs="+", help="behind --, with its arguments")
-    respond.set_defaults(run=main_respond)
+    respond.set_defaults(run=running.runs("respond", _respond, endless=True))
 
 
-def main_request(arguments: argparse.Namespace) -> int:
-    """Send a request and print the reply; return the exit code."""
-    try:
-        message = message_of(arguments.message, arguments.codec)
-        adapter = running.adapter_of(arguments.url)
-    except (running.WrongArguments, ValueError) as error:
-        return running.complain("request", error, running.WRONG)
-    return running.run("request", _request(arguments, adapter, message))
-
-
-async def _request(arguments: argparse.Namespace, adapter: Adapter, message: Any) -> None:
+async def _request(arguments: argparse.Namespace) -> None:
+    message = running.message_of(arguments)
+    adapter = running.adapter_of(arguments.url)
     hub = Hub()
     bridge = running.bridge_of(hub, adapter, arguments, outgoing=arguments.key)
     async with hub, bridge:
@@ -62,16 +53,8 @@ async def _request(arguments: argparse.Namespace, adapter: Adapter, message: Any
     print(running.printable(text_of(reply)), flush=True)
 
 
-def main_respond(arguments: argparse.Namespace) -> int:
-    """Answer requests until Ctrl-C; return the exit code."""
-    try:
-        adapter = running.adapter_of(arguments.url)
-    except running.WrongArguments as error:
-        return running.complain("respond", error, running.WRONG)
-    return running.run("respond", _respond(arguments, adapter), endless=True)
-
-
-async def _respond(arguments: argparse.Namespace, adapter: Adapter) -> None:
+async def _respond(arguments: argparse.Namespace) -> None:
+    adapter = running.adapter_of(arguments.url)
     free = asyncio.Semaphore(arguments.concurrency)
 
     async def one(key: Key[Any], message: Any) -> Any:
@@ -114,6 +97,6 @@ async def _answer(command: Sequence[str], codec: str, key: Key[Any], message: An
         return output
     text = output.decode(errors="replace").rstrip("\n")
     try:
-        return message_of(text, codec)
+        return as_message(text, codec)
     except ValueError:
         return text

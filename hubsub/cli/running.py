@@ -12,12 +12,14 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 from hubsub import Bridge, BridgeNotReady, Hub, HubsubError, Unsupported
 from hubsub.bridges import Adapter, adapter_for
+
+from .arguments import as_message
 
 DONE, FAILED, WRONG = 0, 1, 2
 
@@ -44,6 +46,18 @@ def adapter_of(url: str) -> Adapter:
         raise WrongArguments(one_line(error)) from error
 
 
+def message_of(arguments: argparse.Namespace) -> Any:
+    """Return the message of a command.
+
+    Raises:
+        WrongArguments: It is not JSON, where the codec wants that.
+    """
+    try:
+        return as_message(arguments.message, arguments.codec)
+    except ValueError as error:
+        raise WrongArguments(str(error)) from error
+
+
 def bridge_of(hub: Hub, adapter: Adapter, arguments: argparse.Namespace, **options: Any) -> Bridge:
     """Return a bridge with the options that all commands have.
 
@@ -58,14 +72,22 @@ def bridge_of(hub: Hub, adapter: Adapter, arguments: argparse.Namespace, **optio
         raise WrongArguments(one_line(error)) from error
 
 
-def run(command: str, work: Coroutine[Any, Any, object], *, endless: bool = False) -> int:
-    """Run a command until it is done or interrupted, and return its exit code.
+Work: TypeAlias = Callable[[argparse.Namespace], Coroutine[Any, Any, object]]
+"""What a command does."""
+
+
+def runs(command: str, work: Work, *, endless: bool = False) -> Callable[[argparse.Namespace], int]:
+    """Return what runs a command until it is done or interrupted, and returns its exit code.
 
     Args:
         command: Its name, which begins each line of error.
-        work: What it does.
+        work: What it does, with its arguments.
         endless: It runs until it is interrupted, so that this is no failure; what its bridges log is shown.
     """
+    return lambda arguments: _run(command, work(arguments), endless)
+
+
+def _run(command: str, work: Coroutine[Any, Any, object], endless: bool) -> int:
     with _logged(command) if endless else _silenced():
         try:
             asyncio.run(_until_terminated(work))
@@ -74,9 +96,11 @@ def run(command: str, work: Coroutine[Any, Any, object], *, endless: bool = Fals
         except KeyboardInterrupt:
             return DONE if endless else 130
         except (WrongArguments, Unsupported) as error:
-            return complain(command, error, WRONG)
+            print(f"{command}: {one_line(error)}", file=sys.stderr)
+            return WRONG
         except (HubsubError, OSError, TimeoutError, ValueError, Failed) as error:
-            return complain(command, error, FAILED)
+            print(f"{command}: {one_line(error)}", file=sys.stderr)
+            return FAILED
     return DONE
 
 
@@ -100,12 +124,6 @@ async def _until_terminated(work: Coroutine[Any, Any, object]) -> None:
         raise
     finally:
         loop.remove_signal_handler(signal.SIGTERM)
-
-
-def complain(command: str, error: BaseException, code: int) -> int:
-    """Write an error as one line; return the exit code."""
-    print(f"{command}: {one_line(error)}", file=sys.stderr)
-    return code
 
 
 def one_line(error: BaseException) -> str:

@@ -11,7 +11,6 @@ from datetime import datetime
 from typing import Any
 
 from hubsub import Event, Gap, Hub, Key, Overflow
-from hubsub.bridges import Adapter
 
 from . import running
 from .arguments import add_broker, number, pattern, text_of
@@ -35,19 +34,11 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument("--count", type=number, metavar="N", help="end after N messages")
     parser.add_argument("--json", action="store_true", help="print a JSON object a line, for programs")
-    parser.set_defaults(run=main)
+    parser.set_defaults(run=running.runs("tap", _tap, endless=True))
 
 
-def main(arguments: argparse.Namespace) -> int:
-    """Show messages until Ctrl-C, or as many as asked for; return the exit code."""
-    try:
-        adapter = running.adapter_of(arguments.url)
-    except running.WrongArguments as error:
-        return running.complain("tap", error, running.WRONG)
-    return running.run("tap", _tap(arguments, adapter), endless=True)
-
-
-async def _tap(arguments: argparse.Namespace, adapter: Adapter) -> None:
+async def _tap(arguments: argparse.Namespace) -> None:
+    adapter = running.adapter_of(arguments.url)
     write = _as_json if arguments.json else _writer()
     seen = 0
     began = time.monotonic()
