@@ -142,6 +142,11 @@ def kafka() -> tuple[Way, Way]:
     return partial(hubs, broker.url, group="group"), partial(drivers.kafka, broker.address())
 
 
+def rabbitmq() -> tuple[Way, Way]:
+    url = brokers.shared("RabbitMQ").url
+    return partial(hubs, url, group="group"), partial(drivers.rabbitmq, url)
+
+
 def mqtt() -> tuple[Way, Way]:
     broker = brokers.shared("Mosquitto")
     return partial(hubs, broker.url), partial(drivers.mqtt, broker.port)
@@ -190,6 +195,14 @@ def bulk_through_sqlite() -> tuple[Side, Side]:
 def bulk_through_nats() -> tuple[Side, Side]:
     """The same by core NATS against nats-py: `publish` and one `flush` for 500, `subscribe` with a callback."""
     ours, theirs = nats()
+    return bulk(ours), bulk(theirs)
+
+
+@compare(at_least=0.8)
+def bulk_through_rabbitmq() -> tuple[Side, Side]:
+    """The same by RabbitMQ and a group, at least once, against aiormq and a quorum queue: 500 `basic_publish` at a
+    time, each confirmed, and a consumer with a prefetch of 1000, which acknowledges each 250."""
+    ours, theirs = rabbitmq()
     return bulk(ours), bulk(theirs)
 
 

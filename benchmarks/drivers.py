@@ -247,6 +247,46 @@ async def nats_core(url: str, arrived: Arrived) -> AsyncIterator[Ends]:
 
 
 @asynccontextmanager
+async def rabbitmq(url: str, arrived: Arrived) -> AsyncIterator[Ends]:
+    import aiormq
+    from pamqp import commands
+
+    name = uuid4().hex
+    writing, reading = [await aiormq.connect(url) for _ in range(2)]
+    publisher, subscriber = await writing.channel(publisher_confirms=True), await reading.channel()
+    await publisher.exchange_declare(name, exchange_type="topic", auto_delete=True)
+    await subscriber.queue_declare(name, durable=True, arguments={"x-queue-type": "quorum"})
+    await subscriber.queue_bind(name, name, "#")
+    await subscriber.basic_qos(prefetch_count=1000)
+    properties = commands.Basic.Properties(delivery_mode=2)
+    taken = 0
+
+    async def publish(message: Any) -> None:
+        body = json.dumps(message).encode()
+        await publisher.basic_publish(body, exchange=name, routing_key="sensor.kitchen", properties=properties)
+
+    async def many(messages: Sequence[Any]) -> None:
+        for lot in _lots(messages):
+            await asyncio.gather(*map(publish, lot))
+
+    async def take(message: Any) -> None:
+        nonlocal taken
+        taken += 1
+        if taken % 250 == 0:
+            await subscriber.basic_ack(message.delivery.delivery_tag, multiple=True, wait=False)
+        arrived(json.loads(message.body))
+
+    try:
+        await subscriber.basic_consume(name, take)
+        yield Ends(many, publish)
+    finally:
+        # aiormq logs a warning if it still reads.
+        await reading.close()
+        await publisher.queue_delete(name)
+        await writing.close()
+
+
+@asynccontextmanager
 async def kafka(servers: str, arrived: Arrived) -> AsyncIterator[Ends]:
     from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 

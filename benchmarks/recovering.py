@@ -86,6 +86,12 @@ def recovery_of_kafka_after_2_s() -> Side:
 
 
 @measure("s", at_most=1, rounds=5)
+def recovery_of_rabbitmq_after_2_s() -> Side:
+    """The same by RabbitMQ and a group, from when it answers to a greeting."""
+    return _recovery("RabbitMQ", "amqp", 2, group="group")
+
+
+@measure("s", at_most=1, rounds=5)
 def recovery_of_mqtt_after_2_s() -> Side:
     """The same by MQTT, from when mosquitto accepts connections."""
     return _recovery("Mosquitto", "mqtt", 2)

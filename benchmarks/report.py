@@ -15,7 +15,7 @@ from .throughput import TASKS, Throughput
 BEGIN = "<!-- begin: written by make bench -->"
 END = "<!-- end -->"
 
-DISTRIBUTIONS = ["aiopubsub", "blinker", "bubus", "pyee", "pymitter", "PyPubSub", "redis", "aiokafka"]
+DISTRIBUTIONS = ["aiopubsub", "blinker", "bubus", "pyee", "pymitter", "PyPubSub", "redis", "aiokafka", "aiormq"]
 
 
 def machine() -> str:

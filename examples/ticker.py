@@ -74,7 +74,7 @@ async def main() -> None:
         url = f"http://127.0.0.1:{listening.getsockname()[1]}/events?pattern=price/ACME&pattern=price/HUBS"
 
         async with aclosing(read(url)) as client:
-            await anext(client)
+            last, _ = await anext(client)
             for name, price in (("ACME", 99.5), ("GLOB", 41.25), ("HUBS", 12.75)):
                 hub.publish(("price", name), price)
             for _ in range(2):

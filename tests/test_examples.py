@@ -11,15 +11,19 @@ from pathlib import Path
 
 import pytest
 
+from brokers.broker import Broker
 from brokers.mosquitto import Mosquitto
 from brokers.nats_server import Nats
 from brokers.postgres_server import Postgres
+from brokers.rabbitmq_server import RabbitMQ
+from hubsub.bridges import adapter_for
 
 FOLDER = Path(__file__).resolve().parent.parent / "examples"
 EXAMPLES = sorted(path.name for path in FOLDER.glob("*.py"))
 OF_POSTGRES = "fastapi_outbox.py"
 OF_NATS = "nats_requests.py"
 OF_MQTT = "mqtt_to_postgres.py"
+OF_RABBITMQ = "rabbitmq_dead_letters.py"
 
 
 def promised(source: str) -> list[str]:
@@ -28,7 +32,9 @@ def promised(source: str) -> list[str]:
     return [line.removeprefix("# ") for line in block.splitlines()]
 
 
-@pytest.mark.parametrize("name", [name for name in EXAMPLES if name not in (OF_POSTGRES, OF_MQTT, OF_NATS)])
+@pytest.mark.parametrize(
+    "name", [name for name in EXAMPLES if name not in (OF_POSTGRES, OF_MQTT, OF_NATS, OF_RABBITMQ)]
+)
 def test_example_prints_what_it_says(name: str) -> None:
     check_output(name)
 
@@ -54,8 +60,33 @@ async def test_example_of_nats_prints_what_it_says(nats: Nats) -> None:
     await asyncio.to_thread(check_output, OF_NATS, NATS_URL=nats.url)
 
 
-def check_output(name: str, **environment: str) -> None:
+async def test_example_of_rabbitmq_prints_what_it_says(rabbitmq: RabbitMQ) -> None:
+    await asyncio.to_thread(check_output, OF_RABBITMQ, RABBITMQ_URL=rabbitmq.url)
+
+
+ANYWHERE = "any_broker.py"
+KEPT = "cem was not there, and reads: ['is there any tea?', 'just made some']"
+
+
+@pytest.mark.parametrize(
+    "scheme", ["redis", "redis-stream", "kafka", "postgres", "postgres-log", "amqp", "mqtt", "nats", "ws"]
+)
+async def test_one_word_moves_a_program_to_another_broker(scheme: str, request: pytest.FixtureRequest) -> None:
+    fixture = {"mqtt": "mosquitto", "amqp": "rabbitmq", "ws": "web"}.get(scheme, scheme.partition("-")[0])
+    broker: Broker = request.getfixturevalue(fixture)
+    url = f"{scheme}{broker.url[broker.url.index('://') :]}"
+    keeps = adapter_for(url).features.history
+    await asyncio.to_thread(check_output, ANYWHERE, *([KEPT] if keeps else []), HUBSUB_BROKER=url)
+
+
+async def test_one_word_moves_a_program_to_a_file(tmp_path: Path) -> None:
+    await asyncio.to_thread(check_output, ANYWHERE, KEPT, HUBSUB_BROKER=f"sqlite://{tmp_path}/chat.db")
+
+
+def check_output(name: str, *last: str, **environment: str) -> None:
+    """Run an example; `last` are its last lines, where they are others than it says."""
     expected = promised((FOLDER / name).read_text(encoding="utf-8"))
+    expected = [*expected[: len(expected) - len(last)], *last]
     assert expected, f"{name} does not end with its output"
     command = [sys.executable, "-X", "utf8", "-W", "error", str(FOLDER / name)]
     done = subprocess.run(

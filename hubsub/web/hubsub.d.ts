@@ -80,6 +80,15 @@ export class Hub extends EventTarget {
     /** "connecting", "open" or "closed". */
     get state(): State;
     /**
+     * As of any `EventTarget`, with the types of this hub's events.
+     *
+     * @template {keyof HubEvents} K
+     * @param {K} type
+     * @param {((event: HubEvents[K]) => void) | EventListenerObject | null} listener
+     * @param {boolean | AddEventListenerOptions} [options]
+     */
+    addEventListener<K extends keyof HubEvents>(type: K, listener: ((event: HubEvents[K]) => void) | EventListenerObject | null, options?: boolean | AddEventListenerOptions): void;
+    /**
      * Get the messages of some patterns, from now on, over every connection.
      *
      * @param {Key[]} patterns
@@ -149,6 +158,14 @@ export type State = "connecting" | "open" | "closed";
 export type Listener = (message: Message) => void;
 export type Respond = (request: Message) => any;
 export type TokenSource = () => string | Promise<string>;
+export type HubEvents = {
+    state: CustomEvent<State>;
+    gap: CustomEvent<{
+        gap: Gap;
+        subscription: Subscription;
+    }>;
+    error: CustomEvent<HubError>;
+};
 export type HubOptions = {
     /**
      * Sent first; a function is called for each connection.

@@ -18,6 +18,7 @@
 /** @typedef {(message: Message) => void} Listener */
 /** @typedef {(request: Message) => any} Respond */
 /** @typedef {() => string | Promise<string>} TokenSource */
+/** @typedef {{ state: CustomEvent<State>, gap: CustomEvent<{ gap: Gap, subscription: Subscription }>, error: CustomEvent<HubError> }} HubEvents */
 /**
  * @typedef {object} HubOptions
  * @property {string | TokenSource} [token] Sent first; a function is called for each connection.
@@ -369,6 +370,18 @@ export class Hub extends EventTarget {
   /** "connecting", "open" or "closed". */
   get state() {
     return this.#state;
+  }
+
+  /**
+   * As of any `EventTarget`, with the types of this hub's events.
+   *
+   * @template {keyof HubEvents} K
+   * @param {K} type
+   * @param {((event: HubEvents[K]) => void) | EventListenerObject | null} listener
+   * @param {boolean | AddEventListenerOptions} [options]
+   */
+  addEventListener(type, listener, options) {
+    super.addEventListener(type, /** @type {EventListener} */ (listener), options);
   }
 
   /**

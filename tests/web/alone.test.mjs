@@ -232,7 +232,7 @@ test("a gap counts among what is replayed", async () => {
   await pass(1);
   hub.subscribe([["a"]], ({ data }) => late.push(data), { history: 1 });
   Line.last.welcome({ at: { o: 3 } }).say(
-    { type: "ok", id: 0, at: { o: 3 }, resumed: true, replayed: 2 },
+    { type: "ok", id: 0, at: { o: 3, p: 9 }, resumed: true, replayed: 2 },
     { type: "gap", of: 1, reason: "an outage", count: 1, since: 1, until: 2, keys: null },
     message(3, 3),
     { type: "ok", id: 2, at: { o: 3 }, replayed: 1 },
@@ -240,6 +240,11 @@ test("a gap counts among what is replayed", async () => {
     message(4, 4),
   );
   assert.deepEqual([gaps, got, late], [["an outage"], [3, 4], [3, 4]]);
+  Line.last.cut();
+  await pass(1);
+  Line.last.welcome();
+  // Of what was sent before `ok`, everything has come when the replay has.
+  assert.deepEqual(Line.last.of("hello")[0].resume.at, { o: 4, p: 9 });
 });
 
 test("a history that is cut in the middle comes once", async () => {
@@ -327,7 +332,9 @@ test("a thousand messages wait for a connection, as they were, and are sent as f
   // Nothing is answered yet: a line that holds back so many would bring them all at once.
   await pass(3, 0.01);
   assert.equal(line.of("publish").length, 200);
-  answer();
+  // Meanwhile there is leave for as many again, and then for none until time passes.
+  for (let round = 0; round < 3; round++) answer();
+  assert.equal(line.of("publish").length, 400);
   for (let round = 0; round < 2000 && answered < 1000; round++) {
     await new Promise((resolve) => setImmediate(resolve));
     mock.timers.tick(100);

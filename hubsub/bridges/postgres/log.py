@@ -49,7 +49,7 @@ READ = f"""with state as ({STATE})
 BEFORE = "select hubsub.before($1, to_timestamp($2::double precision))"
 APPEND = "select hubsub.append($1, $2, $3, $4, $5, $6)"
 APPEND_LATER = "select hubsub.append($1, $2, $3, $4, $5, $6, $7)"
-RELEASE = f"select hubsub.release($1, $2, {PAGE_BYTES})"
+RELEASE = f"select next, seconds from hubsub.release($1, $2, {PAGE_BYTES})"
 NOTIFY = "select count(pg_notify($1, text)) from unnest($2::text[]) as t (text)"
 # Whoever keeps a position for a name has to hold it already.
 HOLD = """insert into hubsub.name values ($1, $2, $5, $3, clock_timestamp() + $4 * interval '1 second')
@@ -100,6 +100,7 @@ class PostgresLogAdapter(LogAdapter):
         self._lines: Connections | None = None
         self._upkeep: list[asyncio.Task[None]] = []
         self._due = Alarm()
+        self._next_due = math.inf
         self._is_unicode = True
         self._namespace = "hubsub"
         self._encode: Callable[[Any], bytes] = codec_of("json").encode
@@ -177,8 +178,10 @@ class PostgresLogAdapter(LogAdapter):
         await connection.add_listener(f"{bell}:due", self._note_due)
 
     def _note_due(self, connection: Any, pid: int, channel: str, text: str) -> None:
+        # When, and not in how many seconds: the transaction that delayed it may have taken long.
         with suppress(ValueError):  # any program can notify there
-            self._due.set(float(text))
+            if float(text) < self._next_due:
+                self._due.set(0)
 
     async def _keep_tidy(self) -> None:
         pause = min(self.UPKEEP_SECONDS, max(0.5, (self._max_age or math.inf) / 4))
@@ -192,10 +195,12 @@ class PostgresLogAdapter(LogAdapter):
         """Release delayed messages when they are due. Every bridge does, because the sender may have died."""
         while True:
             self._due.clear()
+            self._next_due = math.inf
             seconds: float | None = RETRY_SECONDS
             # Likewise; and meanwhile another bridge may release them.
             with suppress(Exception):
-                ((seconds,),) = await self._connected().write(RELEASE, self.link.namespace, self._maxlen)
+                ((due, seconds),) = await self._connected().write(RELEASE, self.link.namespace, self._maxlen)
+                self._next_due = math.inf if due is None else due
             self._due.set(self.UPKEEP_SECONDS if seconds is None else min(seconds, self.UPKEEP_SECONDS))
             await asyncio.sleep(RELEASE_SECONDS)
             await self._due.wait()

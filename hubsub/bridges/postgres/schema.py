@@ -80,8 +80,8 @@ begin
     perform pg_notify(hubsub.bell(head.namespace), '');
 end $$;
 
--- Keeps messages until they are due, and notifies the bridges in how many seconds the first one is. The times in
--- `dues` are seconds since the epoch; where one is null, the message is skipped.
+-- Keeps messages until they are due, and notifies the bridges when the first one is. The times in `dues` are seconds
+-- since the epoch; where one is null, the message is skipped.
 create or replace function hubsub.delay(space text, keys text[], datas bytea[], dues double precision[]) returns void
 language plpgsql as $$
 declare
@@ -90,7 +90,7 @@ begin
     insert into hubsub.delayed (namespace, key, data, due)
         select space, k, d, to_timestamp(t) from unnest(keys, datas, dues) with ordinality as u (k, d, t, i)
         where t is not null order by i;
-    select min(t) - extract(epoch from clock_timestamp()) into soonest from unnest(dues) t;
+    select min(t) into soonest from unnest(dues) t;
     if soonest is not null then
         perform pg_notify(hubsub.bell(space) || ':due', soonest::text);
     end if;
@@ -132,8 +132,9 @@ begin
 end $$;
 
 -- Numbers and stores delayed messages that are due, in the order of their times: a thousand at most, and no more than
--- so many bytes. Returns in how many seconds the next one is due; null if there is none.
-create or replace function hubsub.release(space text, most bigint, bytes bigint) returns double precision
+-- so many bytes. Returns when the next one is due, in seconds since the epoch, and in how many seconds from now.
+create or replace function hubsub.release(space text, most bigint, bytes bigint, out next double precision,
+    out seconds double precision)
 language plpgsql as $$
 declare
     head hubsub.log;
@@ -145,7 +146,7 @@ begin
     if found then
         select * into head from hubsub.log where namespace = space for update;
         if not found then
-            return null;
+            return;
         end if;
         -- If several bridges get here at once, the first one releases the messages, and the others find none.
         with taken as (
@@ -167,7 +168,8 @@ begin
             end if;
         end if;
     end if;
-    return (select extract(epoch from min(due) - clock_timestamp()) from hubsub.delayed where namespace = space);
+    select extract(epoch from min(due)), extract(epoch from min(due) - clock_timestamp()) into next, seconds
+        from hubsub.delayed where namespace = space;
 end $$;
 
 -- Returns the number of the last message that was stored before a time, by binary search: times never fall.

@@ -29,6 +29,8 @@ _SILENT = logging.Logger("hubsub.websockets", logging.CRITICAL + 1)
 # Seconds: how long the last frames may take, and a `bye` may keep a client away.
 GOODBYE = 1.0
 MOST_AWAY = 5.0
+# Seconds before something was heard last, in which other messages may have been on their way, and were lost.
+ON_THE_WAY = 1.0
 # How long a message may take from its publisher to here, seconds; then it was the line that was silent.
 MOST_LATE = 30.0
 # How often in succession what follows a position may be unreadable, before it is given up.
@@ -150,7 +152,7 @@ class Line(Sending):
         if self.flow.error is None and self._has_said_hello:
             # What was subscribed to, and not only asked for: the rest is new next time.
             self.position.patterns = [*self._subscribed, *self._resumed.values()]
-            self.position.left = min(self._heard, self._published)
+            self.position.left = min(self._heard - ON_THE_WAY, self._published)
         super().fail(error)
 
     @property

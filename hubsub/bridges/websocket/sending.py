@@ -23,6 +23,8 @@ from .talk import Talk
 
 # How long a responder elsewhere has for a reply, seconds: the most that an endpoint grants.
 REPLY_SECONDS = 60
+# Bytes in one frame, unless a message alone has more: over a slow line, answers come in between.
+MOST_AT_ONCE = 256 * 1024
 # How long everybody at the endpoint has to finish with a message that is confirmed, seconds.
 CONFIRM_SECONDS = 30
 # The longest pause in which nothing is sent while something waits, seconds.
@@ -92,7 +94,9 @@ class Sending(Talk):
             piece = pieces[0]
             # What is confirmed is an open request there.
             confirmed += isinstance(piece.record, ConfirmedRecord)
-            if batch and (size + len(piece.text) >= self._frame_bytes or confirmed > self.limits["requests"]):
+            if batch and (
+                size + len(piece.text) >= min(self._frame_bytes, MOST_AT_ONCE) or confirmed > self.limits["requests"]
+            ):
                 break
             size += len(piece.text) + 1
             batch.append(pieces.popleft())
