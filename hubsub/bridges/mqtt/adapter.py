@@ -93,9 +93,11 @@ class MQTTAdapter(Adapter):
 
     @property
     def receiving(self) -> int | None:  # type: ignore[override]
-        """Changes whenever bytes have come where it reads."""
-        reader = None if self._session is None else self._session.reader
-        return None if reader is None else reader.received
+        """Changes whenever bytes have come where it reads; or while much is sent, behind which its beat waits."""
+        session = self._session
+        if session is None or session.reader is None or session.sender is None:
+            return None
+        return session.reader.received + session.sender.uploads
 
     @property
     def sending(self) -> int | None:  # type: ignore[override]

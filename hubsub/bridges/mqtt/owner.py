@@ -59,8 +59,12 @@ class Owner:
                 self._line.write(self._packet(self._me, self._filters).write())
         elif is_retained:
             self._found = _read(payload)
-        elif (found := _read(payload)) is not None and found[0] not in ("", self._me):
-            self._lives.set()
+        elif (found := _read(payload)) is not None and found[0] != self._me:
+            if found[0]:
+                self._lives.set()
+            elif self.is_mine:
+                # The last will of the owner before, which a broker may publish after the session has gone over to us.
+                self._line.write(self._packet(self._me, self._filters).write())
 
     async def learn(self, line: Connection, round_trip: float) -> None:
         """Read the record, by a connection that is subscribed to both topics.

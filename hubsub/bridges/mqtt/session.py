@@ -50,6 +50,7 @@ class Session:
         self._filters: dict[str, tuple[int, set[Key[Any]]]] = {}  # the identifier of each, and whose filter it is
         self._listens: dict[str, int] = {}  # of each topic of control messages
         self._owner = Owner(link, self._topics, self._driver) if is_durable else None
+        self._closing: asyncio.Future[None] | None = None
         self._inbox = Inbox()
         self._came: list[Received] = []  # together, and not handed over yet
         self._waiting: deque[Received] = deque()  # for room
@@ -154,7 +155,12 @@ class Session:
         self._inbox.fail(error or ConnectionResetError("the connection to the MQTT broker is closed"))
 
     async def close(self, *, goodbye: bool) -> None:
-        """End the connections; with a goodbye no last will is published. Closing twice is safe."""
+        """End the connections; with a goodbye no last will is published. Closing twice is one closing."""
+        if self._closing is None:
+            self._closing = asyncio.ensure_future(self._close(goodbye))
+        await asyncio.shield(self._closing)
+
+    async def _close(self, goodbye: bool) -> None:
         sender = self.sender
         if goodbye and sender is not None and sender.error is None:
             if self._owner is not None:
