@@ -21,7 +21,8 @@ from brokers.fixtures import Private
 from hubsub import Key
 from hubsub.bridges.adapter import Record
 from hubsub.bridges.kafka import KafkaAdapter
-from hubsub.bridges.kafka.client import Client, Line
+from hubsub.bridges.kafka.client import Client
+from hubsub.bridges.kafka.line import Line
 from hubsub.bridges.kafka.quiet import Quiet, kept
 from hubsub.bridges.kafka.stopping import stop_consumer
 

@@ -12,7 +12,8 @@ from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 
 from . import tolerant
-from .client import CONNECT, Client, Line
+from .client import CONNECT, Client
+from .line import Line
 from .options import Options
 from .reader import UNREADABLE
 from .stopping import stop_consumer

@@ -29,8 +29,9 @@ from ...errors import NameTaken
 from ...log import Episode, Logger
 from ..adapter import Link, Loss
 from . import tolerant
-from .client import CONNECT, Client, Line
+from .client import CONNECT, Client
 from .exclusive import ExclusiveAssignor
+from .line import Line
 from .logs import Lane, Logs
 from .member import Listener, Membership
 from .metadata import denied_topic

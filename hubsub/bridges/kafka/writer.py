@@ -29,7 +29,8 @@ from ...errors import BrokerBusy, PayloadTooLarge
 from ...key import Key
 from ..adapter import Record
 from ..address import cached
-from .client import CONNECT, Client, Line
+from .client import CONNECT, Client
+from .line import Line
 from .metadata import denied_topic, missing_topic
 from .options import Options
 from .sizes import Sizes
