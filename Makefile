@@ -24,12 +24,12 @@ demo: ## see hubsub at work
 # More workers than most machines have cores to spare: what talks to a broker waits most of the time.
 test: ## run the tests
 	$(SETUP) $(if $(filter 0,$(BROKERS)),,--brokers) test
-	$(RUN) pytest -n 4 --dist loadgroup $(ARGS)
+	$(RUN) pytest -n 8 --dist loadgroup $(ARGS)
 
 soak: ## send a million messages through brokers that are killed every few seconds, and run the tests that take minutes
 	$(SETUP) $(if $(filter 0,$(BROKERS)),,--brokers) test
 	PYTHONPATH=tests $(RUN) bridges.soak $(ARGS)
-	$(RUN) pytest -m long -n 4 --dist loadgroup
+	$(RUN) pytest -m long -n 8 --dist loadgroup
 
 lint: ## check style and format
 	$(SETUP) lint
