@@ -9,8 +9,16 @@ from importlib import import_module
 from typing import Any
 
 import pytest
+import websockets
+from starlette.applications import Starlette
+from starlette.endpoints import WebSocketEndpoint
+from starlette.requests import Request
+from starlette.responses import HTMLResponse
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket
 
 from hubsub import Hub
+from hubsub.web import plain
 
 from .browsers import ROOT, chromium
 from .test_frameworks import served
@@ -89,3 +97,59 @@ async def test_page_of_the_chat_room_shows_what_another_says(monkeypatch: pytest
             # Whoever comes later reads it, too.
             async with shown(browser, url) as late:
                 await text_comes(late, "anybody there?")
+
+
+CHAT = """<!DOCTYPE html>
+<title>chat</title>
+<link rel="icon" href="data:,">
+<form id="form"><input id="input"></form>
+<ul id="messages"></ul>
+<script>
+  const socket = new WebSocket(`ws://${location.host}/chat/tea`);
+  socket.onopen = () => document.title = "open";
+  socket.onmessage = ({ data }) => {
+    const item = document.createElement("li");
+    item.textContent = data;
+    document.getElementById("messages").append(item);
+  };
+  document.getElementById("form").onsubmit = (event) => {
+    event.preventDefault();
+    socket.send(document.getElementById("input").value);
+  };
+</script>"""
+
+
+@pytest.mark.parametrize("by", ["function", "class"])
+async def test_a_chat_without_a_protocol_joins_a_page_and_a_bare_client(by: str) -> None:
+    hub = Hub()
+    keys: dict[str, Any] = {"send": ("chat", "{room}"), "receive": ("chat", "{room}")}
+
+    async def chat(websocket: WebSocket) -> None:
+        await plain(websocket, hub, **keys)
+
+    class Chat(WebSocketEndpoint):
+        async def dispatch(self) -> None:
+            await plain(WebSocket(self.scope, self.receive, self.send), hub, **keys)
+
+    async def home(request: Request) -> HTMLResponse:
+        return HTMLResponse(CHAT)
+
+    route: Any = chat if by == "function" else Chat
+    app = Starlette(routes=[Route("/", home), WebSocketRoute("/chat/{room}", route)])
+    async with (
+        served(app) as host,
+        websockets.connect(f"ws://{host}/chat/tea") as bare,
+        websockets.connect(f"ws://{host}/chat/coffee") as elsewhere,
+        chromium() as browser,
+        shown(browser, f"http://{host}/") as tab,
+    ):
+        await tab.wait_for_function("document.title === 'open'")
+        await bare.send("from the bare client")
+        assert await bare.recv() == "from the bare client"
+        await text_comes(tab, "from the bare client")
+        await tab.fill("#input", "from the page")
+        await tab.press("#input", "Enter")
+        assert await bare.recv() == "from the page"
+        await text_comes(tab, "from the page")
+        await elsewhere.send("other room")
+        assert await elsewhere.recv() == "other room"
