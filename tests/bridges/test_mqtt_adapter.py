@@ -336,6 +336,8 @@ async def test_a_last_will_says_how_the_bridge_is(mosquitto: Mosquitto, namespac
                 await until(lambda: states == ["up"], "it to be up")
                 line.cut()
                 await until(lambda: states == ["up", "down", "up"], lambda: f"it to be down, and up again: {states}")
+                # It has said "up" before it was connected wholly; closed before that, it would say no goodbye.
+                await gateway.ready()
         await until(lambda: states[-1] == "closed", lambda: f"it to be closed: {states}")
     assert json.loads(await device_finds(mosquitto, f"{namespace}/status/gateway")) == "closed"
 

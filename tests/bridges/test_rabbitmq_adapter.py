@@ -18,7 +18,7 @@ from brokers.fixtures import Private
 from brokers.rabbitmq_server import RabbitMQ
 from hubsub import Bridge, BridgeError, DeliveryError, Gap, Hub, Key, MissingDriver, NameTaken
 from hubsub.bridges import DelayedRecord, Link, Record
-from hubsub.bridges.rabbitmq import RabbitMQAdapter
+from hubsub.bridges.rabbitmq import RabbitMQAdapter, topology
 from hubsub.bridges.rabbitmq.names import Names
 from hubsub.key import is_subset
 from hubsub.testing.conformance import sites, until
@@ -367,6 +367,27 @@ async def test_what_is_deleted_is_one_gap_and_made_again(
         assert two.messages == [1, 2]
         assert [type(gap) for gap in two.gaps] == [Gap], two.gaps
         assert "deleted" in two.gaps[0].reason
+
+
+async def test_looking_for_an_exchange_that_is_deleted_meanwhile_does_not_make_it(
+    rabbitmq: RabbitMQ, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def there(connection: Any, method: Any) -> bool:
+        return True
+
+    adapter = RabbitMQAdapter(rabbitmq.url)
+    await adapter.connect(link(namespace))
+    try:
+        async with channel_of(rabbitmq) as channel:
+            line: Any = adapter._connected()
+            assert await topology.exchange_exists(line.reading, line.names)
+            await channel.exchange_delete(namespace)
+            with monkeypatch.context() as patch:
+                patch.setattr(topology, "exists", there)  # it was, a moment ago
+                assert not await topology.exchange_exists(line.reading, line.names)
+            assert not await topology.exchange_exists(line.reading, line.names)
+    finally:
+        await adapter.close()
 
 
 async def test_an_exchange_that_is_made_again_in_another_way_is_an_error_with_a_remedy(

@@ -150,12 +150,6 @@ class Line:
                     self._recreated()
                 elif self._link.incoming and not await self._queue_exists():
                     self.reading.cancelled()
-                else:
-                    channel = await self.reading.channel()
-                    await channel.call(
-                        commands.Exchange.Declare(exchange=self.names.exchange, exchange_type="topic", durable=True)
-                    )
-                    await channel.close()
         except Exception as error:
             self.reading.fail(explained(error))
 

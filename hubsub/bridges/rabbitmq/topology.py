@@ -90,8 +90,28 @@ def _exchange(name: str, kind: str, *, passive: bool = False) -> commands.Exchan
 
 
 async def exchange_exists(connection: Connection, names: Names) -> bool:
-    """Return whether the exchange is there."""
-    return await exists(connection, _exchange(names.exchange, "topic", passive=True))
+    """Return whether the exchange is there; it is never made by that.
+
+    Raises:
+        Refused: It was declared in another way.
+    """
+    if not await exists(connection, _exchange(names.exchange, "topic", passive=True)):
+        return False
+    # A passive declaration does not compare. Any other one would make the exchange if it has been deleted since, and
+    # nobody would learn that the bindings are gone. So this one asks for what our exchange never has: it is refused
+    # for that, or for what is really wrong, or it has made the exchange, which then is deleted again.
+    probe = _exchange(names.exchange, "topic")
+    probe.arguments = {"alternate-exchange": names.control}
+    channel = await connection.channel()
+    try:
+        await channel.call(probe)
+    except Refused as error:
+        if "'alternate-exchange'" in str(error):
+            return True
+        raise
+    await channel.call(commands.Exchange.Delete(exchange=names.exchange, if_unused=True))
+    await channel.close()
+    return False
 
 
 async def declare_exchanges(connection: Connection, channel: Channel, names: Names) -> None:
@@ -108,7 +128,6 @@ async def declare_exchanges(connection: Connection, channel: Channel, names: Nam
                 await publish(speaking, connection, names.control, RECREATED, {}, b"")
                 await channel.call(_exchange(names.exchange, "topic"))
                 await speaking.close()
-    await channel.call(_exchange(names.exchange, "topic"))
 
 
 async def bind(channel: Channel, queue: str, exchange: str, patterns: Sequence[str]) -> None:
