@@ -60,9 +60,9 @@ DUE = """select h.number, cast(m.key as blob), m.data, m.time, m.reader, h.attem
     from in_hand h left join message m on m.space = h.space and m.number = h.number
     where h.space = ? and h.name = ? and h.until <= ? order by h.number limit ?"""
 # Whoever keeps a position for a name has to hold it already.
-HOLD = """insert into name values (?1, ?2, ?3, ?4, ?5) on conflict (space, name) do update
+HOLD = """insert into name values (?, ?, ?, ?, ?) on conflict (space, name) do update
     set owner = excluded.owner, until = excluded.until, place = coalesce(excluded.place, name.place)
-    where name.owner = excluded.owner or (name.until <= ?6 and excluded.place is null)"""
+    where name.owner = excluded.owner or (name.until <= ? and excluded.place is null)"""
 TAKE = "insert or replace into in_hand values (?, ?, ?, ?, ?, ?)"
 CONTROL = "select number, key, data from control where space = ? and number > ? order by number"
 BURY = """insert into dead (space, key, data, stored, position, attempts, reason, reader, time)
