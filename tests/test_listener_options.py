@@ -663,7 +663,7 @@ async def test_closing_leaves_time_for_every_attempt(concurrency: int) -> None:
 
 async def test_what_still_fails_at_the_end_of_the_drain_is_given_up_while_that_can_be_heard_of() -> None:
     failures: list[Any] = []
-    hub = Hub(drain=0.3, on_error=failures.append)
+    hub = Hub(drain=1.0, on_error=failures.append)
     letters = letters_of(hub)
     flaky = Flaky(1000)
     listener = hub.add_listener("a", flaky, retry=NEVER._replace(attempts=1000))
