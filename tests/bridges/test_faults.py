@@ -194,7 +194,7 @@ async def test_how_far_a_reader_is_behind_is_told(name: str, expendable: Expenda
         for number in range(4000):
             await sender.hub.publish_wait(("k", str(number % 3)), number)
         await sender.bridge.flush(30)
-        await conformance.until(lambda: len(lags) == 4000, "all to be handled")
+        await conformance.until(lambda: len(lags) == 4000, "all to be handled", 120)
         assert 1000 < max(lags) <= 4000
         await conformance.until(lambda: receiver.bridge.health().lag == 0, "the reader to know that it is not behind")
 

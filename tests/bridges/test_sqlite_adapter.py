@@ -220,9 +220,11 @@ async def test_whoever_has_lost_a_name_moves_its_position_no_more_and_gets_nothi
 async def test_a_name_is_renewed_while_nothing_happens_and_free_after_a_kill(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(SQLiteAdapter, "NAME_SECONDS", 0.4)
+    seconds = 5.0
+    monkeypatch.setattr(SQLiteAdapter, "NAME_SECONDS", seconds)
     async with place.bare(name="reader"):
-        await asyncio.sleep(1)
+        ((first,),) = place.do("select until from name")
+        await until(lambda: place.do("select until from name")[0][0] > first + seconds / 4)
         with pytest.raises(NameTaken):
             async with place.bare(name="reader"):
                 pass
