@@ -100,8 +100,12 @@ async def exchange_exists(connection: Connection, names: Names) -> bool:
     # A passive declaration does not compare. Any other one would make the exchange if it has been deleted since, and
     # nobody would learn that the bindings are gone. So this one asks for what our exchange never has: it is refused
     # for that, or for what is really wrong, or it has made the exchange, which then is deleted again.
-    probe = _exchange(names.exchange, "topic")
-    probe.arguments = {"alternate-exchange": names.control}
+    probe = commands.Exchange.Declare(
+        exchange=names.exchange,
+        exchange_type="topic",
+        durable=True,
+        arguments={"alternate-exchange": names.control},
+    )
     channel = await connection.channel()
     try:
         await channel.call(probe)
