@@ -9,8 +9,8 @@ import sys
 from collections.abc import Sequence
 
 from . import MissingDriver, UnknownScheme, __version__
-from .cli import bench, check, completion, publish, relay, requesting, tap
-from .cli.arguments import number, port, seconds
+from .cli import bench, check, completion, dead_letters, publish, relay, requesting, tap
+from .cli.arguments import port, seconds
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,10 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="show them in the browser, too, at this port of this machine; 0 takes a free one",
     )
     demo.set_defaults(run=_demo)
-    for module in (tap, publish, requesting, relay):
-        module.add(commands)
-    _add_dead_letters(commands)
-    for module in (bench, check):
+    for module in (tap, publish, requesting, relay, dead_letters, bench, check):
         module.add(commands)
 
     schema = commands.add_parser(
@@ -82,42 +79,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader has gone, as in `| head`. Python would raise again when it flushes the rest.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-
-
-def _add_dead_letters(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    letters = commands.add_parser(
-        "dead-letters",
-        help="list the messages that listeners gave up, and send them back",
-        description="List the last dead letters of a namespace, oldest first, or send some back to who gave them up.",
-    )
-    letters.add_argument("url", metavar="URL", help="the broker, such as redis-stream://localhost:6379")
-    letters.add_argument("--namespace", default="hubsub", help="that of the bridges (default: %(default)s)")
-    letters.add_argument("--limit", type=number, default=100, metavar="N", help="letters (default: %(default)s)")
-    letters.add_argument("--before", metavar="POSITION", help="only letters older than this one")
-    letters.add_argument(
-        "--redeliver",
-        action="append",
-        default=[],
-        metavar="POSITION",
-        help="send this letter back to the group or name that gave it up; may be repeated",
-    )
-    letters.add_argument(
-        "--timeout", type=seconds, default=10.0, metavar="N", help="seconds to wait for the broker (default: 10)"
-    )
-    letters.set_defaults(run=_dead_letters)
-
-
-def _dead_letters(arguments: argparse.Namespace) -> int:
-    from .cli import dead_letters
-
-    return dead_letters.main(
-        arguments.url,
-        arguments.namespace,
-        arguments.limit,
-        arguments.before,
-        arguments.redeliver,
-        arguments.timeout,
-    )
 
 
 def _demo(arguments: argparse.Namespace) -> int:

@@ -72,8 +72,6 @@ def as_message(text: str, codec: str) -> Any:
 
 def text_of(message: Any) -> str:
     """Return a message as one line of text: JSON where JSON has it, else as Python shows it."""
-    if isinstance(message, str):
-        return json.dumps(message, ensure_ascii=False)
     try:
         return json.dumps(message, ensure_ascii=False)
     except (TypeError, ValueError, RecursionError):

@@ -38,7 +38,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 async def _bench(arguments: argparse.Namespace) -> None:
-    there, here = running.adapter_of(arguments.url), running.adapter_of(arguments.url)
+    there, here = running.broker_of(arguments.url), running.broker_of(arguments.url)
     # One of its own, so that nobody else's messages count.
     key: Key[Any] = Key("bench", os.urandom(6).hex())
     text = "x" * arguments.size

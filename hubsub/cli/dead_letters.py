@@ -2,65 +2,67 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
-import logging
-import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 
-from hubsub import Bridge, Hub, Unsupported
-from hubsub.bridges import Adapter, StoredLetter, adapter_for
+from hubsub import Bridge, BridgeNotReady, Hub, Unsupported
+from hubsub.bridges import StoredLetter
+
+from . import running
+from .arguments import add_broker, number
 
 # Characters of a message, and of a reason, that are shown.
 MOST = 500
 
 
-def main(url: str, namespace: str, limit: int, before: str | None, redeliver: Sequence[str], timeout: float) -> int:
-    """List the last `limit` dead letters, or send back those at `redeliver`; return the exit code.
-
-    It is 0 on success; 1 if the broker does not answer or refuses, or a letter does not exist; and 2 if the URL is
-    invalid or the broker has no dead letters. An error is one line.
-    """
-    try:
-        adapter = adapter_for(url)
-    except Exception as error:
-        return _complain(error, 2)
-    # The log would repeat the error that ends this.
-    disabled = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        asyncio.run(_run(adapter, namespace, limit, before, redeliver, timeout))
-    except Unsupported as error:
-        return _complain(error, 2)
-    except BrokenPipeError:
-        raise
-    except Exception as error:
-        return _complain(error, 1)
-    finally:
-        logging.disable(disabled)
-    return 0
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "dead-letters",
+        help="list the messages that listeners gave up, and send them back",
+        description="List the last dead letters of a namespace, oldest first, or send some back to who gave them up.",
+    )
+    add_broker(parser, codec=False)
+    parser.add_argument("--limit", type=number, default=100, metavar="N", help="letters (default: %(default)s)")
+    parser.add_argument("--before", metavar="POSITION", help="only letters older than this one")
+    parser.add_argument(
+        "--redeliver",
+        action="append",
+        default=[],
+        metavar="POSITION",
+        help="send this letter back to the group or name that gave it up; may be repeated",
+    )
+    parser.set_defaults(run=running.runs("dead-letters", _dead_letters))
 
 
-async def _run(
-    adapter: Adapter, namespace: str, limit: int, before: str | None, redeliver: Sequence[str], timeout: float
-) -> None:
-    async with Hub() as hub, Bridge(hub, adapter, outgoing="*", namespace=namespace) as bridge:
+async def _dead_letters(arguments: argparse.Namespace) -> None:
+    adapter = running.adapter_of(arguments.url)
+    async with Hub() as hub, Bridge(hub, adapter, outgoing="*", namespace=arguments.namespace) as bridge:
         if not adapter.features.dead_letters:
             # Before connecting: the broker need not answer.
             raise Unsupported(type(adapter).__name__, "dead letters")
-        await bridge.ready(timeout)
-        async with asyncio.timeout(timeout):
-            if redeliver:
-                for position in redeliver:
-                    await bridge.redeliver(position)
-                    _print([f"sent back: {position}"])
-                return
-            letters = await bridge.dead_letters(limit, before)
+        try:
+            await bridge.ready(arguments.timeout)
+        except BridgeNotReady as error:
+            raise running.Failed(str(error)) from error
+        async with asyncio.timeout(arguments.timeout):
+            for position in arguments.redeliver:
+                await bridge.redeliver(position)
+                _print([f"sent back: {position}"])
+            if not arguments.redeliver:
+                await _list(bridge, arguments)
+
+
+async def _list(bridge: Bridge, arguments: argparse.Namespace) -> None:
+    limit, before = arguments.limit, arguments.before
+    letters = await bridge.dead_letters(limit, before)
     _print(line for letter in letters for line in _lines(letter))
     if len(letters) == limit:
         _print([f"these are the last {limit}; for older ones, add --before {letters[0].position}"])
     elif not letters:
-        where = f"namespace {namespace!r}" + ("" if before is None else f" before {before}")
+        where = f"namespace {arguments.namespace!r}" + ("" if before is None else f" before {before}")
         _print([f"no dead letters in {where}"])
 
 
@@ -78,12 +80,4 @@ def _print(lines: Iterable[str]) -> None:
     # A message may contain control characters for the terminal.
     for line in lines:
         cut = line if len(line) <= MOST or not line.startswith(" ") else f"{line[:MOST]}…"
-        print("".join(letter if letter.isprintable() else "?" for letter in cut), flush=True)
-
-
-def _complain(error: Exception, code: int) -> int:
-    text = str(error) or type(error).__name__
-    if isinstance(error, TimeoutError) and not str(error):
-        text = "the broker did not answer in time"
-    print(f"dead-letters: {' '.join(text.split())}", file=sys.stderr)
-    return code
+        print(running.printable(cut), flush=True)

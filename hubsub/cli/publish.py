@@ -52,7 +52,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 async def _publish(arguments: argparse.Namespace) -> None:
     if arguments.stdin == (arguments.message is not None):
         raise running.WrongArguments("give a MESSAGE, or --stdin to publish each line of the standard input")
-    adapter = running.adapter_of(arguments.url)
+    adapter = running.broker_of(arguments.url)
     first = None if arguments.stdin else running.message_of(arguments)
     hub = Hub()
     bridge = running.bridge_of(hub, adapter, arguments, outgoing=arguments.key)

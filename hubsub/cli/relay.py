@@ -41,7 +41,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 async def _relay(arguments: argparse.Namespace) -> None:
-    source, target = running.adapter_of(arguments.source), running.adapter_of(arguments.target)
+    source, target = running.broker_of(arguments.source), running.broker_of(arguments.target)
     name = arguments.name
     if name is None and arguments.group is None and source.features.names:
         # Else what is published while the relay is away would be lost.

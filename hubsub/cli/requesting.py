@@ -43,7 +43,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 async def _request(arguments: argparse.Namespace) -> None:
     message = running.message_of(arguments)
-    adapter = running.adapter_of(arguments.url)
+    adapter = running.broker_of(arguments.url)
     hub = Hub()
     bridge = running.bridge_of(hub, adapter, arguments, outgoing=arguments.key)
     async with hub, bridge:
@@ -54,7 +54,7 @@ async def _request(arguments: argparse.Namespace) -> None:
 
 
 async def _respond(arguments: argparse.Namespace) -> None:
-    adapter = running.adapter_of(arguments.url)
+    adapter = running.broker_of(arguments.url)
     free = asyncio.Semaphore(arguments.concurrency)
 
     async def one(key: Key[Any], message: Any) -> Any:

@@ -13,10 +13,10 @@ import logging
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeAlias
 
-from hubsub import Bridge, BridgeNotReady, Hub, HubsubError, Unsupported
+from hubsub import Bridge, BridgeNotReady, Hub, Unsupported
 from hubsub.bridges import Adapter, adapter_for
 
 from .arguments import as_message
@@ -32,14 +32,23 @@ class Failed(Exception):
     """The command has not done what it was asked to; the text says why."""
 
 
-def adapter_of(url: str) -> Adapter:
-    """Return the adapter for the URL of a broker.
+def broker_of(url: str) -> Adapter:
+    """Return the adapter for the URL of a broker that joins processes.
 
     Raises:
-        WrongArguments: There is none, it lacks a driver, or the broker does not join processes.
+        WrongArguments: The broker does not join processes; or as `adapter_of`.
     """
     if url.startswith("memory:"):
         raise WrongArguments("memory:// joins hubs of one process; use sqlite://file.db or redis://localhost:6379")
+    return adapter_of(url)
+
+
+def adapter_of(url: str) -> Adapter:
+    """Return the adapter for a URL.
+
+    Raises:
+        WrongArguments: There is none, it lacks its driver, or the URL is invalid.
+    """
     try:
         return adapter_for(url)
     except Exception as error:
@@ -61,7 +70,7 @@ def message_of(arguments: argparse.Namespace) -> Any:
 def bridge_of(hub: Hub, adapter: Adapter, arguments: argparse.Namespace, **options: Any) -> Bridge:
     """Return a bridge with the options that all commands have.
 
-    To be called before the hub is started: so nothing is said of a bridge that was made in vain.
+    Call it before the hub is started: a started hub would log that a bridge of no use was never started.
 
     Raises:
         WrongArguments: An option is wrong, or the broker cannot do it.
@@ -98,7 +107,7 @@ def _run(command: str, work: Coroutine[Any, Any, object], endless: bool) -> int:
         except (WrongArguments, Unsupported) as error:
             print(f"{command}: {one_line(error)}", file=sys.stderr)
             return WRONG
-        except (HubsubError, OSError, TimeoutError, ValueError, Failed) as error:
+        except Exception as error:
             print(f"{command}: {one_line(error)}", file=sys.stderr)
             return FAILED
     return DONE
@@ -115,7 +124,8 @@ async def _until_terminated(work: Coroutine[Any, Any, object]) -> None:
         terminated = True
         task.cancel()
 
-    loop.add_signal_handler(signal.SIGTERM, terminate)
+    with suppress(NotImplementedError):  # on Windows
+        loop.add_signal_handler(signal.SIGTERM, terminate)
     try:
         await task
     except asyncio.CancelledError:
@@ -123,7 +133,8 @@ async def _until_terminated(work: Coroutine[Any, Any, object]) -> None:
             raise KeyboardInterrupt from None
         raise
     finally:
-        loop.remove_signal_handler(signal.SIGTERM)
+        with suppress(NotImplementedError):
+            loop.remove_signal_handler(signal.SIGTERM)
 
 
 def one_line(error: BaseException) -> str:

@@ -38,7 +38,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 async def _tap(arguments: argparse.Namespace) -> None:
-    adapter = running.adapter_of(arguments.url)
+    adapter = running.broker_of(arguments.url)
     write = _as_json if arguments.json else _writer()
     seen = 0
     began = time.monotonic()
@@ -107,11 +107,7 @@ def _parts(item: Event[Any] | Gap) -> list[str]:
     meta = item.meta
     when = time.time() if meta is None or meta.time is None else meta.time
     headers = "" if meta is None else " ".join(f"{name}={value}" for name, value in meta.headers.items())
-    return [_clock(when), *map(running.printable, (_name(item.key), text_of(item.message), headers))]
-
-
-def _name(key: Key[Any]) -> str:
-    return key.text
+    return [_clock(when), *map(running.printable, (item.key.text, text_of(item.message), headers))]
 
 
 def _clock(when: float) -> str:
