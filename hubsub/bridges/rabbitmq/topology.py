@@ -85,8 +85,10 @@ async def publish(channel: Channel, connection: Connection, exchange: str, key: 
     return channel.returned == returned
 
 
-def _exchange(name: str, kind: str, *, passive: bool = False) -> commands.Exchange.Declare:
-    return commands.Exchange.Declare(exchange=name, exchange_type=kind, durable=True, passive=passive)
+def _exchange(name: str, kind: str, *, passive: bool = False, arguments: Any = None) -> commands.Exchange.Declare:
+    return commands.Exchange.Declare(
+        exchange=name, exchange_type=kind, durable=True, passive=passive, arguments=arguments
+    )
 
 
 async def exchange_exists(connection: Connection, names: Names) -> bool:
@@ -100,12 +102,7 @@ async def exchange_exists(connection: Connection, names: Names) -> bool:
     # A passive declaration does not compare. Any other one would make the exchange if it has been deleted since, and
     # nobody would learn that the bindings are gone. So this one asks for what our exchange never has: it is refused
     # for that, or for what is really wrong, or it has made the exchange, which then is deleted again.
-    probe = commands.Exchange.Declare(
-        exchange=names.exchange,
-        exchange_type="topic",
-        durable=True,
-        arguments={"alternate-exchange": names.control},
-    )
+    probe = _exchange(names.exchange, "topic", arguments={"alternate-exchange": names.control})
     channel = await connection.channel()
     try:
         await channel.call(probe)
