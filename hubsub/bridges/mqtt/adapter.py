@@ -1,4 +1,4 @@
-"""MQTT: messages reach whoever is subscribed at that moment, and a name also when it comes back."""
+"""MQTT: messages reach the bridges that are subscribed at that moment; one with a name also gets them later."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .options import Server
 from .session import Session
 
 MOST = 255 * 1024 * 1024
-"""Bytes of the largest message: a packet may have a little more."""
+"""The most bytes of a message; a packet may have slightly more."""
 
 
 class MQTTAdapter(Adapter):
@@ -21,14 +21,14 @@ class MQTTAdapter(Adapter):
     Args:
         url: `mqtt://user:password@host:1883`, `mqtts://` with TLS; options in its query. Of several hosts, with commas
             between them, the first that can be reached is used.
-        options: `qos` (0, 1 or 2), `retain` (patterns of what is published retained), `will` (a key that says how the
-            bridge is), `client_id`, `session` (seconds for which the broker keeps what is for a name), `keep_alive`
-            (seconds), `user`, `password`; `cafile`, `certfile`, `keyfile` or `ssl_context` for TLS.
+        options: `qos` (0, 1 or 2), `retain` (patterns whose messages are published as retained), `will` (a key for the
+            state of the bridge), `client_id`, `session` (seconds for which the broker keeps the messages of a name),
+            `keep_alive` (seconds), `user`, `password`; `cafile`, `certfile`, `keyfile` or `ssl_context` for TLS.
 
     Raises:
         MissingDriver: mqtt5 is not installed.
         TypeError: There is no URL, or an option does not exist.
-        ValueError: The URL or an option makes no sense.
+        ValueError: The URL or an option is invalid.
     """
 
     features = Features(

@@ -1,4 +1,4 @@
-"""Core NATS: messages reach whoever is subscribed at that moment, and are kept nowhere."""
+"""Core NATS: messages reach the clients that are subscribed at that moment, and are not stored."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class NatsAdapter(Adapter):
 
     Raises:
         MissingDriver: nats-py is not installed.
-        TypeError: There is no address, or an option does not exist, is given twice or is for the bridge to decide.
-        ValueError: The URL or an option makes no sense.
+        TypeError: There is no address, or an option does not exist, is given twice, or is set by the bridge.
+        ValueError: The URL or an option is invalid.
     """
 
     features = Features(order="all", confirms="received", patterns=True, groups=True, headers=True)

@@ -1,4 +1,4 @@
-"""What a link needs at RabbitMQ, and sees to it that it is there: the exchange, its queue, and exactly its bindings."""
+"""Declaring what a link needs at RabbitMQ: the exchange, its queue, and exactly its bindings."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from .names import RECREATED, Names
 from .streams import STREAM, entries
 
 MOST_DELIVERIES = 1_000_000
-"""RabbitMQ would drop what was delivered so often: it is the bridge that gives messages up."""
+"""RabbitMQ drops a message after that many deliveries; the bridge gives it up long before."""
 QUORUM: dict[str, Any] = {"x-queue-type": "quorum", "x-delivery-limit": MOST_DELIVERIES}
 
 
 async def exists(connection: Connection, method: Any) -> bool:
-    """Return whether what a passive declaration names is there."""
+    """Return whether the object of a passive declaration exists."""
     channel = await connection.channel()
     try:
         await channel.call(method)
@@ -34,14 +34,14 @@ async def exists(connection: Connection, method: Any) -> bool:
 
 
 class Lock:
-    """Is held while a queue of that name exists, which only this connection may use; it ends with the connection."""
+    """A lock that is held while an exclusive queue of its name exists; it ends with the connection."""
 
     def __init__(self, connection: Connection, name: str) -> None:
         self._connection = connection
         self._name = name
 
     async def take(self) -> bool:
-        """Return whether it is ours now."""
+        """Try to take it; return whether this connection holds it."""
         channel = await self._connection.channel()
         try:
             await channel.call(commands.Queue.Declare(queue=self._name, exclusive=True))
@@ -64,10 +64,10 @@ class Lock:
 
 
 async def publish(channel: Channel, connection: Connection, exchange: str, key: str, headers: Any, body: bytes) -> bool:
-    """Publish a message that is kept, over a channel with confirmations; return whether a queue has it.
+    """Publish a durable message over a channel with confirmations; return whether a queue has got it.
 
     Raises:
-        Refused: RabbitMQ does not take it.
+        Refused: RabbitMQ refuses it.
         ConnectionError: It is not confirmed.
     """
     returned = channel.returned
@@ -92,16 +92,16 @@ def _exchange(name: str, kind: str, *, passive: bool = False, arguments: Any = N
 
 
 async def exchange_exists(connection: Connection, names: Names) -> bool:
-    """Return whether the exchange is there; it is never made by that.
+    """Return whether the exchange exists; never create it.
 
     Raises:
         Refused: It was declared in another way.
     """
     if not await exists(connection, _exchange(names.exchange, "topic", passive=True)):
         return False
-    # A passive declaration does not compare. Any other one would make the exchange if it has been deleted since, and
-    # nobody would learn that the bindings are gone. So this one asks for what our exchange never has: it is refused
-    # for that, or for what is really wrong, or it has made the exchange, which then is deleted again.
+    # A passive declaration compares nothing. Any other one creates the exchange if it has just been deleted, and then
+    # nobody notices that the bindings are gone. So this one asks for an argument that the exchange never has: it is
+    # refused for that, or for a real difference; or it has created the exchange, which is then deleted again.
     probe = _exchange(names.exchange, "topic", arguments={"alternate-exchange": names.control})
     channel = await connection.channel()
     try:
@@ -116,15 +116,15 @@ async def exchange_exists(connection: Connection, names: Names) -> bool:
 
 
 async def declare_exchanges(connection: Connection, channel: Channel, names: Names) -> None:
-    """See to it that both exchanges are there, and as they should be.
+    """Create the exchanges that are missing, and compare those that exist.
 
-    Whoever makes the main one says so to those who were bound to one of that name before: their bindings are gone.
+    Before the main one is created, the bridges that were bound to an earlier one are notified: their bindings are gone.
     """
     await channel.call(_exchange(names.control, "direct"))
     if not await exchange_exists(connection, names):
         async with Lock(connection, names.lock):
             if not await exchange_exists(connection, names):
-                # Before it is made: whoever finds it there has heard of this, or need not.
+                # Before it is created: a bridge that finds it has been notified, or was not bound.
                 speaking = await connection.channel(confirms=True)
                 await publish(speaking, connection, names.control, RECREATED, {}, b"")
                 await channel.call(_exchange(names.exchange, "topic"))

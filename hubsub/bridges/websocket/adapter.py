@@ -18,21 +18,21 @@ from .options import Endpoint, Token
 class WebSocketAdapter(Adapter):
     """A client of a WebSocket endpoint that speaks `hubsub.v1`.
 
-    What the endpoint's hub publishes comes here, and what is published here is published there. A connection that is
-    lost costs nothing as long as the endpoint keeps what was missed; else there is a gap. Requests go both ways.
+    Messages of the endpoint's hub are received here, and messages published here are published there. A lost connection
+    costs nothing if the endpoint still has what was missed; otherwise there is a gap. Requests go both ways.
 
     Args:
-        url: `wss://user:password@host:443/path?option=value`, or `ws://` without TLS. With several hosts they take
-            turns. What of the query is none of these options goes to the endpoint.
-        token: Says who this is: text, or a function, sync or async, that returns it and is called for each connection.
+        url: `wss://user:password@host:443/path?option=value`, or `ws://` without TLS. Several hosts are
+            tried in turn. Other options in the query are passed on to the endpoint.
+        token: Identifies the client: text, or a sync or async function that returns it, called for each connection.
         headers: HTTP headers of the request that opens the connection.
         snapshot: Begin with the last message of each key that the endpoint retains, again after a gap.
-        max_size: Bytes of a frame that is received, at most; 16 MiB by default.
+        max_size: The most bytes of a received frame; 16 MiB by default.
         compression: "deflate" or "none", by default none.
-        proxy: The URL of a proxy; None for none; by default that of the system.
+        proxy: The URL of a proxy; None for no proxy; by default the system's.
         ssl_context: For TLS, instead of the files.
-        ssl_ca_certs: The file of the authorities to trust.
-        ssl_certfile: The file of our own certificate.
+        ssl_ca_certs: The file of trusted authorities.
+        ssl_certfile: The file of the client's certificate.
         ssl_keyfile: The file of its key.
 
     Raises:
@@ -98,7 +98,7 @@ class WebSocketAdapter(Adapter):
 
     @property
     def refused_patterns(self) -> Mapping[Key[Any], Exception]:  # type: ignore[override]
-        """What of the patterns the endpoint refuses, and why."""
+        """The patterns that the endpoint refuses, each with the error."""
         return {} if self._line is None else self._line.refused
 
     @property
@@ -113,9 +113,9 @@ class WebSocketAdapter(Adapter):
 
     @property
     def sending(self) -> int | None:  # type: ignore[override]
-        """Changes whenever bytes have moved, or wait since the endpoint allows no more just now.
+        """Changes whenever bytes have moved, or while they wait because the endpoint allows no more at the moment.
 
-        An answer stands behind all that comes before it, which over a slow line takes its time.
+        An answer comes after everything sent before it, which takes a while over a slow line.
         """
         return None if self._line is None else sum(self._line.moved) + self._line.turns
 
