@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from jupyter_client.asynchronous import AsyncKernelClient
 from jupyter_client.manager import AsyncKernelManager
+from source import parsed
 
 from brokers.broker import Broker
 from brokers.mosquitto import Mosquitto
@@ -119,6 +120,7 @@ ANYWHERE = "any_broker.py"
 KEPT = "cem was not there, and reads: ['is there any tea?', 'just made some']"
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "scheme", ["redis", "redis-stream", "kafka", "postgres", "postgres-log", "amqp", "mqtt", "nats", "ws"]
 )
@@ -150,7 +152,7 @@ def check_output(name: str, *last: str, **environment: str) -> None:
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_example_says_what_it_shows(name: str) -> None:
-    assert ast.get_docstring(ast.parse((FOLDER / name).read_text(encoding="utf-8")))
+    assert ast.get_docstring(parsed(FOLDER / name))
 
 
 def test_overview_names_every_example() -> None:

@@ -9,8 +9,8 @@ import django
 import httpx2
 from django.conf import settings
 from django.core.asgi import get_asgi_application
+from django.core.wsgi import get_wsgi_application
 from django.http import HttpRequest, JsonResponse
-from django.test import Client
 from django.urls import path
 from starlette.applications import Starlette
 from starlette.routing import Mount, WebSocketRoute
@@ -67,8 +67,9 @@ async def under_asgi() -> None:
 
 
 def under_wsgi() -> None:
-    with start_thread():
-        print("WSGI, sync view:", Client().get("/sync/43/?dish=cake").json())
+    transport = httpx2.WSGITransport(get_wsgi_application())
+    with start_thread(), httpx2.Client(transport=transport, base_url="http://shop") as client:
+        print("WSGI, sync view:", client.get("/sync/43/?dish=cake").json())
 
 
 if __name__ == "__main__":
