@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -82,20 +83,9 @@ def test_example_of_tests_passes(tmp_path: Path) -> None:
 
 @pytest.mark.once
 async def test_notebook_runs_in_a_kernel_and_its_plot_moves() -> None:
-    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
-    manager = AsyncKernelManager(kernel_name="python3", transport="ipc")
-    await manager.start_kernel()
-    client = manager.client()
-    client.start_channels()
-    try:
-        await client.wait_for_ready(timeout=100)
-        messages = []
-        for cell in cells:
-            if cell["cell_type"] == "code":
-                messages += await outputs(client, client.execute("".join(cell["source"])))
-    finally:
-        client.stop_channels()
-        await manager.shutdown_kernel(now=True)
+    # The path of a socket has to be short.
+    with tempfile.TemporaryDirectory() as folder:
+        messages = await executed(folder)
     assert [content for kind, content in messages if kind == "error"] == []
     assert "".join(content["text"] for kind, content in messages if kind == "stream") == "100 values are kept\n"
     [shown] = [content for kind, content in messages if kind == "display_data"]
@@ -104,6 +94,25 @@ async def test_notebook_runs_in_a_kernel_and_its_plot_moves() -> None:
     points = [each["data"]["image/svg+xml"].count(",") for each in [shown, *updates]]
     assert points == sorted(points)
     assert (points[0], points[-1]) == (1, 100)
+
+
+async def executed(folder: str) -> list[tuple[str, dict[str, Any]]]:
+    """Execute the notebook in a kernel; return what the kernel sends."""
+    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+    manager = AsyncKernelManager(kernel_name="python3", transport="ipc", ip=f"{folder}/kernel")
+    await manager.start_kernel()
+    client = manager.client()
+    client.start_channels()
+    try:
+        await client.wait_for_ready(timeout=100)
+        messages: list[tuple[str, dict[str, Any]]] = []
+        for cell in cells:
+            if cell["cell_type"] == "code":
+                messages += await outputs(client, client.execute("".join(cell["source"])))
+    finally:
+        client.stop_channels()
+        await manager.shutdown_kernel(now=True)
+    return messages
 
 
 async def outputs(client: AsyncKernelClient, request: str) -> list[tuple[str, dict[str, Any]]]:

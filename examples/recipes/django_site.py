@@ -4,6 +4,7 @@ In a project the hub and its listeners stand in a module of their own, and `asgi
 """
 
 import asyncio
+from typing import Any
 
 import django
 import httpx2
@@ -67,8 +68,8 @@ async def under_asgi() -> None:
 
 
 def under_wsgi() -> None:
-    transport = httpx2.WSGITransport(get_wsgi_application())
-    with start_thread(), httpx2.Client(transport=transport, base_url="http://shop") as client:
+    wsgi: Any = get_wsgi_application()
+    with start_thread(), httpx2.Client(transport=httpx2.WSGITransport(wsgi), base_url="http://shop") as client:
         print("WSGI, sync view:", client.get("/sync/43/?dish=cake").json())
 
 
