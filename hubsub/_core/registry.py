@@ -133,16 +133,16 @@ class Registry(Exchange):
         concurrency = count_of(concurrency, "concurrency", "calls")
         if not isinstance(retry, Retry | None):
             raise ValueError(f"retry must be a hubsub.Retry, not {describe(retry)}")
-        context = self.context if context is None else choice(context, "context", CONTEXTS)
+        whose: CallContext = self.context if context is None else choice(context, "context", CONTEXTS)
         queue = self._queue(**options)
         if responding:
             if concurrency > 1 or retry is not None:
                 raise InvalidListener(function, "a responder answers one request after the other, and once")
-            return AsyncResponder(self, function, context=context, **queue, **common)
+            return AsyncResponder(self, function, context=whose, **queue, **common)
         if concurrency == 1:
-            return AsyncListener(self, function, retry=retry, context=context, **queue, **common)
+            return AsyncListener(self, function, retry=retry, context=whose, **queue, **common)
         return ConcurrentListener(
-            self, function, concurrency=concurrency, retry=retry, context=context, **queue, **common
+            self, function, concurrency=concurrency, retry=retry, context=whose, **queue, **common
         )
 
     def _queue(self, maxsize: int | None = None, overflow: Overflow | None = None) -> _Queue:

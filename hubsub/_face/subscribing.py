@@ -189,9 +189,9 @@ class Subscribing(Registry):
     @overload
     def wrap(self, patterns: TypedPatterns[T], function: Callable[[Call[T]], object]) -> Wrapping: ...
     @overload
-    def wrap(self, patterns: Patterns, function: Callable[[Call[Any]], object]) -> Wrapping: ...
+    def wrap(self, patterns: PlainPatterns, function: Callable[[Call[Any]], object]) -> Wrapping: ...
 
-    def wrap(self, patterns: Patterns, function: Callable[[Call[Any]], object]) -> Wrapping:
+    def wrap(self, patterns: Any, function: Callable[[Call[Any]], object]) -> Wrapping:
         """Call `function(call)` around every call of a listener with a message that matches one of `patterns`.
 
         It calls `call()` to go on, and returns what that returns: the result of a responder is its reply. A plain
