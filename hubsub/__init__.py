@@ -23,6 +23,7 @@ from ._core.message_queue import Overflow
 from ._core.retry import Retry
 from ._core.subscription import GapSubscription, SnapshotSubscription, Subscription
 from ._core.tap import Tap, Tapped
+from ._core.wrapping import Call, Wrapping
 from .errors import (
     AccessRefused,
     BridgeClosed,
@@ -117,6 +118,7 @@ __all__ = [
     "BridgeError",
     "BridgeNotReady",
     "BrokerBusy",
+    "Call",
     "ClosedError",
     "ConfirmationTimeout",
     "DeadLetter",
@@ -172,6 +174,7 @@ __all__ = [
     "Unsupported",
     "WaitingForItself",
     "WildcardPublished",
+    "Wrapping",
     "WrongContext",
     "WrongLoop",
     "WrongThread",

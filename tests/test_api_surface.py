@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FunctionType, ModuleType
 
 import pytest
+from source import parsed
 
 import hubsub
 import hubsub.bridges
@@ -88,7 +89,7 @@ MODULES = {name_of(path): path for path in PACKAGE.rglob("*.py")}
 def imported_by(module: str) -> Iterator[str]:
     """Yield the modules of the package that `module` imports, wherever in it the import stands."""
     path = MODULES[module]
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             bases = [(name.name, "") for name in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -136,7 +137,7 @@ def test_completion_shows_what_is_public_and_nothing_else() -> None:
 
 @pytest.mark.parametrize("module", [errors, event])
 def test_every_error_and_all_that_travels_is_public(module: ModuleType) -> None:
-    source = ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))
+    source = parsed(Path(str(module.__file__)))
     defined = {node.name for node in source.body if isinstance(node, ast.ClassDef)}
     assert {name for name in defined if name[0] != "_"} <= set(hubsub.__all__)
 
@@ -177,7 +178,7 @@ def test_whatever_is_public_says_what_it_promises(module: ModuleType, name: str)
 
 @pytest.mark.parametrize("script", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)
 def test_examples_use_public_names_only(script: Path) -> None:
-    tree = ast.parse(script.read_text(encoding="utf-8"))
+    tree = parsed(script)
     used = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "hubsub":

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from source import parsed
 
 from brokers.broker import Broker
 from brokers.mosquitto import Mosquitto
@@ -68,6 +69,7 @@ ANYWHERE = "any_broker.py"
 KEPT = "cem was not there, and reads: ['is there any tea?', 'just made some']"
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "scheme", ["redis", "redis-stream", "kafka", "postgres", "postgres-log", "amqp", "mqtt", "nats", "ws"]
 )
@@ -99,7 +101,7 @@ def check_output(name: str, *last: str, **environment: str) -> None:
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_example_says_what_it_shows(name: str) -> None:
-    assert ast.get_docstring(ast.parse((FOLDER / name).read_text(encoding="utf-8")))
+    assert ast.get_docstring(parsed(FOLDER / name))
 
 
 def test_overview_names_every_example() -> None:

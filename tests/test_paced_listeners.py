@@ -12,6 +12,7 @@ from test_queue import settled
 from virtual_time import VirtualLoop, run
 
 from hubsub import (
+    Call,
     DeadLetter,
     DeliveryError,
     Event,
@@ -759,3 +760,27 @@ def test_a_responder_has_no_pace(hub: Hub) -> None:
     respond: Any = hub.respond
     with pytest.raises((InvalidListener, TypeError)):
         respond("a", answer, throttle=1)
+
+
+@pytest.mark.parametrize("options", EACH)
+def test_a_wrapper_is_called_around_each_call_and_gets_a_batch_as_its_message(options: dict[str, Any]) -> None:
+    async def main() -> None:
+        async with Hub(context="publisher") as hub:
+            calls = Calls()
+            calls.listen(hub, **options)
+            wrapped: list[Any] = []
+
+            async def wrap(call: Call[Any]) -> None:
+                wrapped.append((call.key, call.message))
+                await call()
+
+            with hub.wrap(("a", "*"), wrap):
+                hub.publish(("a", "x"), 1)
+                await asyncio.sleep(6)
+            hub.publish(("a", "x"), 2)
+            await asyncio.sleep(6)
+            batched = "batch" in options
+            assert wrapped == [(("a", "x"), ((("a", "x"), 1),) if batched else 1)]
+            assert [what for _, what in calls.all] == ([[1], [2]] if batched else [("x", 1), ("x", 2)])
+
+    run(main())

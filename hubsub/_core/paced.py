@@ -36,9 +36,22 @@ class PacedListener(ConcurrentListener):
 
     def _prepared(self, function: Callable[..., Any], event: bool, follows: bool) -> tuple[Callable[..., Any], bool]:
         if self._pace.kind == "batch":
-            # A list of its own for each attempt: what the function does to it is its own business.
-            return (lambda batch: function(list(batch[1]))), True
+            return self._call_with_list, True
         return super()._prepared(function, event, follows)
+
+    def _call_with_list(self, batch: Event[Any]) -> Any:
+        # A list of its own for each attempt: what the function does to it is its own business.
+        return self.function(list(batch[1]))
+
+    def _call_function(self, event: Event[Any], with_event: bool) -> Any:
+        if self._pace.kind == "batch":
+            return self._call_with_list(event)
+        return super()._call_function(event, with_event)
+
+    def _call_instead(self, function: Callable[..., Any], with_event: bool) -> bool:
+        if self._pace.kind == "batch" and function is self.function:
+            function, with_event = self._call_with_list, True
+        return super()._call_instead(function, with_event)
 
     def _time(self) -> float | None:
         loop = self._hub._life.loop

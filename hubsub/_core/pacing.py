@@ -41,7 +41,7 @@ class Pace(NamedTuple):
     most: int = 1
     """The most messages of a call."""
 
-    def check(self, maxsize: int, overflow: Overflow | None, *, context: str, once: bool) -> None:
+    def check(self, maxsize: int, overflow: Overflow | None, *, context: str | None, once: bool) -> None:
         """Refuse other options that make no sense with it.
 
         Raises:
@@ -50,7 +50,7 @@ class Pace(NamedTuple):
         option = f"{self.kind}="
         if once:
             raise ValueError(f"once must be False with {option}, since one message comes alone and at once")
-        if context != "listener":
+        if context == "publisher":
             raise ValueError(f"context must be 'listener' with {option}, since a call stands for several publishes")
         if self.kind == "batch":
             if self.most > maxsize:

@@ -26,6 +26,7 @@ Where: TypeAlias = Callable[[Key[Any], Any], object]
 Batch: TypeAlias = tuple[int, float]
 
 CallContext: TypeAlias = Literal["listener", "publisher"]
+CONTEXTS: tuple[CallContext, ...] = ("listener", "publisher")
 
 Ack: TypeAlias = Literal["auto", "manual"]
 
