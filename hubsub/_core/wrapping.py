@@ -172,5 +172,4 @@ class Wrapped:
         return f"{self._listener.function!r} inside its wrappers"
 
     def _function(self, event: Event[Any]) -> Any:
-        function = self._listener.function
-        return function(event) if self.with_event else function(*event)
+        return self._listener._call_function(event, self.with_event)
