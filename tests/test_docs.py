@@ -59,7 +59,11 @@ class Reader:
 
 
 @every_page
-def test_every_example_runs_and_prints_what_the_page_says(page: Path) -> None:
+def test_every_example_runs_and_prints_what_the_page_says(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # An example may leave a file where it runs.
+    monkeypatch.chdir(tmp_path)
     Reader(page).read()
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from opentelemetry import baggage, context
 from opentelemetry.trace import SpanKind, StatusCode
-from recording import Recorder, of, parent_of, recording
+from spans import Recorder, of, parent_of, recording
 
 import hubsub
 from brokers.redis_server import Redis

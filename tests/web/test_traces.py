@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from recording import Recorder, of, parent_of, recording
+from spans import Recorder, of, parent_of, recording
 
 import hubsub
 from hubsub import Hub, Key
