@@ -74,6 +74,7 @@ from .subscriber import Subscriber
 
 if _TYPE_CHECKING:
     from .bridges import Bridge, connect
+    from .threads import HubThread
 
 __version__ = "0.1.0"
 
@@ -98,11 +99,15 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> _Any:
-    # Imported on first use: programs without a bridge do not wait for it.
+    # Imported on first use: programs without one do not wait for it.
     if name in ("Bridge", "connect"):
         from . import bridges
 
         return getattr(bridges, name)
+    if name == "HubThread":
+        from .threads import HubThread
+
+        return HubThread
     if name in _AIOPUBSUB:
         import importlib
 
@@ -133,6 +138,7 @@ __all__ = [
     "HistoryUnavailable",
     "Hub",
     "HubClosed",
+    "HubThread",
     "HubsubError",
     "InvalidFunction",
     "InvalidKey",

@@ -32,7 +32,7 @@ HOLD = 2.0
 # Bytes: it stands on top of a page that is read on a phone, too.
 LIMIT = 300_000
 
-COLUMNS = 92
+COLUMNS = 76
 # Pixels.
 CELL, LINE = 7.8, 16
 MARGIN, BAR, BETWEEN = 12, 26, 12

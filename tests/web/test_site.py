@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.once, pytest.mark.xdist_group("site"), pytest.mark.tim
 
 PAGES = ["", "quickstart/", "bridges/", "errors/", "api/"]
 # A word, and the page that has to be among the first three.
-FOUND = {"retry": "listeners/", "fastapi": "web/endpoint/"}
+FOUND = {"retry": "listeners/", "fastapi": "recipes/fastapi/"}
 
 
 class Quiet(SimpleHTTPRequestHandler):
