@@ -388,7 +388,8 @@ def _attempt(call: Call[Any]) -> int:
 
 def _is_batch(event: Event[Any]) -> bool:
     """True if it stands for several events, which a listener gets at once."""
-    return type(event[1]) is list and bool(event[1]) and isinstance(event[1][0], Event)
+    batch = event[1]
+    return type(batch) in (tuple, list) and bool(batch) and all(isinstance(each, Event) for each in batch)
 
 
 def _span_context(event: Event[Any]) -> trace.SpanContext:

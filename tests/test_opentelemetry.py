@@ -316,6 +316,26 @@ async def test_a_batch_has_links_to_the_publish_of_each_message(recorder: Record
         assert [(link.context.trace_id, link.context.span_id) for link in store.links] == publishes
 
 
+async def test_a_call_with_a_batch_has_links_and_counts_its_messages(recorder: Recorder) -> None:
+    async with Hub() as hub:
+
+        async def store(batch: list[Event[Any]]) -> None:
+            await asyncio.sleep(0)
+
+        recorder.instrument(hub)
+        hub.add_listener("a", store, batch=(3, 10.0))
+        for number in range(3):
+            hub.publish("a", number)
+        await settle(hub)
+        process = recorder.one("process a")
+        publishes = [of(span) for span in recorder.all("publish")]
+        assert [(link.context.trace_id, link.context.span_id) for link in process.links] == publishes
+        assert parent_of(process) is None
+        assert (process.attributes or {})["messaging.batch.message_count"] == 3
+        [consumed] = recorder.figures()["messaging.client.consumed.messages"]
+        assert consumed.value == 3
+
+
 async def test_what_a_consumer_reads_carries_the_context_of_its_publish(recorder: Recorder) -> None:
     async with Hub() as hub:
         subscription = hub.subscribe("a")

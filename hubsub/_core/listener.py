@@ -243,10 +243,9 @@ class AsyncListener(Listener):
     ) -> None:
         super().__init__(hub, function, event=event, owner=owner, where=where, once=once)
         follows = context == "publisher"
-        self._mailbox = self.mailbox = (CapturingMailbox if follows else Mailbox)(maxsize, overflow, self)
+        self._mailbox = self.mailbox = self._new_mailbox(maxsize, overflow, follows)
         self._mailbox.wake = self.start
-        if follows:
-            self._call, self._event = InContext(function, event), True
+        self._call, self._event = self._prepared(function, event, follows)
         self.deliver = self._gate(self._mailbox.put)
         if retry is not None:
             self._call = Retrying(self._call, retry, self._time_left, self._give_up)
@@ -261,6 +260,13 @@ class AsyncListener(Listener):
         self._out_of_time = False  # the task was cancelled because there was no more time for it
         self.deadline: float | None = None
         """When winding up ends at the latest, by the loop's clock; None for no limit."""
+
+    def _new_mailbox(self, maxsize: int, overflow: Overflow, follows: bool) -> Mailbox:
+        return (CapturingMailbox if follows else Mailbox)(maxsize, overflow, self)
+
+    def _prepared(self, function: Callable[..., Any], event: bool, follows: bool) -> tuple[Callable[..., Any], bool]:
+        """Return what the task calls, and whether with an event."""
+        return (InContext(function, event), True) if follows else (function, event)
 
     def remove(self) -> Removal:
         tasks = self.tasks
