@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 from ...errors import BridgeError
 from ...key import Key
@@ -22,6 +22,7 @@ from .shard import SLOTS, Shard, Wanted, slot_of
 from .subscriber import CONTROL, PLAIN, Subscriber
 
 _TRUTHS = ("yes", "no", "true", "false")
+V = TypeVar("V")
 OPTIONS = {"broadcast": Option("yes or no, True or False", lambda value: _TRUTHS.index(str(value).lower()) % 2 == 0)}
 """The options of the adapter itself."""
 MOST_MOVES = 8
@@ -94,6 +95,7 @@ class ClusterLine:
         self, server: Server, link: Link, most_patterns: int, nodes: list[Node], remap: Remap, *, broadcasts: bool
     ) -> None:
         self._server = server
+        self._link = link
         self._most_patterns = most_patterns
         self._nodes = nodes
         self._remap = remap
@@ -106,10 +108,10 @@ class ClusterLine:
         self._owners: list[Node | None] = [None] * SLOTS
         self._senders: dict[Node, Connection] = {}
         self._shards: dict[Node, Shard] = {}
-        self._opening = asyncio.Lock()
+        self._opening: dict[tuple[int, Node], asyncio.Task[None]] = {}
         self._wanted: Wanted = {}
         self._control: set[Key[Any]] = set()
-        self._patterns: Subscriber | None = None
+        self._patterns: dict[Node, Subscriber] = {}
         self._look_at = 0.0
         self._asking: asyncio.Task[None] | None = None
         self._silent: dict[Connection, tuple[int, int]] = {}
@@ -137,7 +139,13 @@ class ClusterLine:
             self._home = node
             self._senders[node] = connection
             self._learn(slots)
-            return
+            break
+        # Together, since the line may be slow, and the first beat must not wait for them.
+        nodes = {self._owner(slot_of(self._channel(key))) for key in self._link.control}
+        is_wild = self._link.reads and any(pattern.is_wildcard for pattern in self._link.wanted())
+        await asyncio.gather(
+            *map(self._sender, nodes), *map(self._shard, nodes), *([self._patterned()] if is_wild else [])
+        )
 
     def _learn(self, slots: Any) -> None:
         """Note which nodes own the slots."""
@@ -157,26 +165,42 @@ class ClusterLine:
         return self._remap((decode(host) if host and host != b"?" else self._home[0], int(port)))
 
     async def _sender(self, node: Node) -> Connection:
-        return self._senders.get(node) or await self._connect(node, self._senders, lambda connection: connection)
+        if node not in self._senders:
+            await self._connect(node, self._senders, lambda connection: connection)
+        return self._senders[node]
 
     async def _shard(self, node: Node) -> Shard:
-        return self._shards.get(node) or await self._connect(
-            node, self._shards, lambda connection: Shard(connection, self._news.set)
-        )
+        if node not in self._shards:
+            await self._connect(node, self._shards, lambda connection: Shard(connection, self._news.set))
+        return self._shards[node]
 
-    async def _connect(self, node: Node, known: dict[Node, Any], made: Callable[[Connection], Any]) -> Any:
-        async with self._opening:
-            if node not in known:
-                if self._is_closed:
-                    raise ConnectionResetError("the connection to Redis is closed")
-                ((connection, _),) = await self._server.open(self.connections, self._lost, [], where=node)
-                known[node] = made(connection)
-            return known[node]
+    async def _patterned(self) -> Subscriber:
+        def made(connection: Connection) -> Subscriber:
+            return Subscriber(connection, self._addresses, self._most_patterns, self._news.set)
+
+        if self._home not in self._patterns:
+            await self._connect(self._home, self._patterns, made)
+        return self._patterns[self._home]
+
+    async def _connect(self, node: Node, known: dict[Node, V], made: Callable[[Connection], V]) -> None:
+        """Open the only connection of its kind to a node, or wait for whoever does."""
+
+        async def connect() -> None:
+            if self._is_closed:
+                raise ConnectionResetError("the connection to Redis is closed")
+            ((connection, _),) = await self._server.open(self.connections, self._lost, [], where=node)
+            known[node] = made(connection)
+
+        opening = self._opening.get((id(known), node))
+        if opening is None:
+            opening = self._opening[id(known), node] = asyncio.create_task(connect())
+        # Others may wait for it as well.
+        await asyncio.shield(opening)
 
     def _lost(self) -> None:
         """Called when a connection has failed."""
-        if self._patterns is not None:
-            self._patterns.lost()
+        for subscriber in self._patterns.values():
+            subscriber.lost()
         for shard in self._shards.values():
             shard.lost()
         self._news.set()
@@ -187,16 +211,24 @@ class ClusterLine:
         for connection in self.connections:
             await connection.close()
         self._lost()
-        if self._asking is not None:
-            await asyncio.gather(self._asking, return_exceptions=True)
+        tasks = [*self._opening.values(), *([self._asking] if self._asking else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        # What was opened meanwhile.
+        for connection in self.connections:
+            await connection.close()
 
     # Signs of life
 
     @property
     def receiving(self) -> int | None:
         """A number that changes whenever bytes have come where messages are received."""
-        shards = sum(shard.connection.received for shard in self._shards.values())
-        return shards + (0 if self._patterns is None else self._patterns.connection.received)
+        return sum(connection.received for connection in self._receiving())
+
+    def _receiving(self) -> list[Connection]:
+        shards = [shard.connection for shard in self._shards.values()]
+        return shards + [subscriber.connection for subscriber in self._patterns.values()]
 
     @property
     def sending(self) -> int | None:
@@ -294,10 +326,7 @@ class ClusterLine:
         """
         wild = [pattern for pattern in patterns if pattern.is_wildcard]
         if wild:
-            if self._patterns is None:
-                ((connection, _),) = await self._server.open(self.connections, self._lost, [], where=self._home)
-                self._patterns = Subscriber(connection, self._addresses, self._most_patterns, self._news.set)
-            await self._patterns.subscribe(wild)
+            await (await self._patterned()).subscribe(wild)
         exact = (key for key in patterns if not key.is_wildcard and key not in self._control)
         await self._subscribe({self._channel(key): (key, PLAIN) for key in exact})
 
@@ -317,8 +346,8 @@ class ClusterLine:
     async def unsubscribe(self, patterns: Sequence[Key[Any]]) -> None:
         """Undo `subscribe`."""
         wild = [pattern for pattern in patterns if pattern.is_wildcard]
-        if wild and self._patterns is not None:
-            await self._patterns.unsubscribe(wild)
+        if wild:
+            await (await self._patterned()).unsubscribe(wild)
         exact = (key for key in patterns if not key.is_wildcard and key not in self._control)
         gone = {channel: self._wanted.pop(channel) for channel in map(self._channel, exact) if channel in self._wanted}
         await self._at_each(gone, Shard.unsubscribe)
@@ -328,8 +357,8 @@ class ClusterLine:
         by_node: dict[Node, Wanted] = {}
         for channel, what in channels.items():
             by_node.setdefault(self._owner(slot_of(channel)), {})[channel] = what
-        shards = [(await self._shard(node), some) for node, some in by_node.items()]
-        return await asyncio.gather(*(call(shard, some) for shard, some in shards))
+        shards = await asyncio.gather(*map(self._shard, by_node))
+        return await asyncio.gather(*map(call, shards, by_node.values()))
 
     # Receiving
 
@@ -344,8 +373,8 @@ class ClusterLine:
             for shard in self._shards.values():
                 received += shard.receive()
                 gone |= shard.gone()
-            if self._patterns is not None:
-                received += self._patterns.receive()
+            for subscriber in self._patterns.values():
+                received += subscriber.receive()
             if gone := {channel: what for channel, what in gone.items() if self._wanted.get(channel) == what}:
                 await self._subscribe(gone)
                 keys = tuple(key for key, tail in gone.values() if tail is PLAIN)
@@ -378,20 +407,19 @@ class ClusterLine:
         Raises:
             ConnectionError: A node is dead.
         """
-        home = self._senders[self._home]
-        signs = {home: home.moved} | {shard.connection: shard.connection.received for shard in self._shards.values()}
-        if self._patterns is not None:
-            signs[self._patterns.connection] = self._patterns.connection.received
+        signs = {connection: connection.moved for connection in self._senders.values() if connection.owes}
+        signs |= {connection: connection.received for connection in self._receiving()}
         for connection, sign in signs.items():
             before, looks = self._silent.get(connection, (-1, 0))
-            looks = looks + 1 if sign == before and (connection is not home or home.owes) else 0
+            looks = looks + 1 if sign == before else 0
             if looks > SILENT_LOOKS:
                 raise ConnectionError(f"no reply for {looks} s from a node of {self._server!r}, while others reply")
             self._silent[connection] = sign, looks
-            if connection is not home:
-                connection.write(pack((b"PING",)))
+        self._silent = {connection: self._silent[connection] for connection in signs}
+        for connection in self._receiving():
+            connection.write(pack((b"PING",)))
         if self._asking is None:
-            self._asking = asyncio.create_task(self._ask(home))
+            self._asking = asyncio.create_task(self._ask(self._senders[self._home]))
             self._asking.add_done_callback(lambda _: self._news.set())
 
     async def _ask(self, home: Connection) -> None:

@@ -91,7 +91,7 @@ class Shard:
             if kind == b"smessage":
                 if (what := channels.get(reply[1])) is not None:
                     append(as_tuple(Received, (what[0], reply[2], *what[1])))
-            elif kind != b"pong":
+            elif kind != b"pong" and reply != b"PONG":  # of a connection that has subscribed, and of one that has not
                 self._answered(kind, reply)
         if self._inbox and self.connection.unread > MOST_UNREAD:
             self.connection.pause()
