@@ -157,18 +157,14 @@ class Listener(Registration):
             return
         if wrappings is not None:
             self._wrapped = wrapped = Wrapped(self, wrappings, is_async=self.mailbox is not None)
-            wrapped.with_event = self._call_instead(wrapped, True)
+            wrapped.function, wrapped.with_event = self._call_instead(wrapped, True)
         elif wrapped is not None:
             self._wrapped = None
-            self._call_instead(self.function, wrapped.with_event)
+            self._call_instead(wrapped.function, wrapped.with_event)
 
-    def _call_function(self, event: Event[Any], with_event: bool) -> Any:
-        """Call the function as its wrappers do in the end."""
-        return self.function(event) if with_event else self.function(*event)
-
-    def _call_instead(self, function: Callable[..., Any], with_event: bool) -> bool:
-        """Call another function from now on; return whether the last one was called with an event."""
-        before = self._event
+    def _call_instead(self, function: Callable[..., Any], with_event: bool) -> tuple[Callable[..., Any], bool]:
+        """Call another function from now on; return the last one, and whether it was called with an event."""
+        before = self._call, self._event
         self._call, self._event = function, with_event
         if self._held is None:
             self._renew()
@@ -436,14 +432,12 @@ class AsyncListener(Listener):
             # Cancelled from outside. The loop does so when a program ends: that is no reason for a warning.
             self._hub._report(self, item[0], item[1], error, quietly=True)
 
-    def _call_instead(self, function: Callable[..., Any], with_event: bool) -> bool:
+    def _call_instead(self, function: Callable[..., Any], with_event: bool) -> tuple[Callable[..., Any], bool]:
         outer = self._call if isinstance(self._call, Retrying) else None
         inner = self._call if outer is None else outer.function
         if isinstance(inner, InContext):
-            before, inner.with_event = inner.with_event, with_event
-            inner.function = function
-            return before
-        before, self._event = self._event, with_event
+            return inner.call_instead(function, with_event)
+        before, self._event = (inner, self._event), with_event
         self._mailbox.alert = True  # so that a task in the middle of a burst looks
         if outer is None:
             self._call = function

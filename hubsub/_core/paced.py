@@ -43,16 +43,6 @@ class PacedListener(ConcurrentListener):
         # A list of its own for each attempt: what the function does to it is its own business.
         return self.function(list(batch[1]))
 
-    def _call_function(self, event: Event[Any], with_event: bool) -> Any:
-        if self._pace.kind == "batch":
-            return self._call_with_list(event)
-        return super()._call_function(event, with_event)
-
-    def _call_instead(self, function: Callable[..., Any], with_event: bool) -> bool:
-        if self._pace.kind == "batch" and function is self.function:
-            function, with_event = self._call_with_list, True
-        return super()._call_instead(function, with_event)
-
     def _time(self) -> float | None:
         loop = self._hub._life.loop
         return None if loop is None or loop is not self._loop else loop.time()

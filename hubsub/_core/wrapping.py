@@ -152,24 +152,26 @@ class Wrappings:
 class Wrapped:
     """What is called instead of the function of a listener that wrappers concern: takes an event."""
 
-    __slots__ = ("_is_async", "_listener", "_wrappings", "with_event")
+    __slots__ = ("_is_async", "_listener", "_wrappings", "function", "with_event")
 
     def __init__(self, listener: Any, wrappings: Wrappings, *, is_async: bool) -> None:
         self._listener = listener
         self._wrappings = wrappings
         self._is_async = is_async
+        self.function: Callable[..., Any] = listener.function
+        """What it stands around."""
         self.with_event = False
-        """Whether the function itself takes an event."""
+        """Whether that takes an event."""
 
     def __call__(self, event: Event[Any]) -> Any:
         """Call the function inside the wrappers of the key."""
         functions = self._wrappings.around(event[0], self._is_async)
         if not functions:
-            return self._function(event)
-        return functions[0](Call(event, self._listener, functions[1:], self._function))
+            return self._go_on(event)
+        return functions[0](Call(event, self._listener, functions[1:], self._go_on))
 
     def __repr__(self) -> str:
         return f"{self._listener.function!r} inside its wrappers"
 
-    def _function(self, event: Event[Any]) -> Any:
-        return self._listener._call_function(event, self.with_event)
+    def _go_on(self, event: Event[Any]) -> Any:
+        return self.function(event) if self.with_event else self.function(*event)
