@@ -602,9 +602,7 @@ def test_an_explanation_names_the_wrappers_and_those_that_wrap_nobody() -> None:
     assert [each.function for each in explanation.wrappings] == [timed]
     assert "timed on ('+',), around plain listeners" in str(explanation)
     [hint] = explanation.hints
-    assert hint.endswith(
-        "timed is a plain function, which wraps no async listener; for those, wrap an async one as well"
-    )
+    assert hint.endswith("timed is a plain function, which wraps no async listener; for those, wrap an async one too")
     wrapping = hub.wrap("a", timed_async)
     explanation = hub.explain("a")
     assert [each.function for each in explanation.wrappings] == [timed, timed_async]
