@@ -330,6 +330,11 @@ class Hub(Publishing, Subscribing, Asking):
             self._wrappings,
         )
 
+    def subscriptions(self) -> tuple[Listener | Subscription[Any] | GapSubscription[Any], ...]:
+        """Every subscription and listener that is registered now, in order; each has counters of its own."""
+        registered: Any = tuple(self._registered)
+        return registered  # type: ignore[no-any-return]
+
     def busy(self) -> tuple[Listener | Subscription[Any] | GapSubscription[Any], ...]:
         """The async listeners with a running call or a queued message, and the subscriptions with an unread message.
 
