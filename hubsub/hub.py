@@ -331,7 +331,15 @@ class Hub(Publishing, Subscribing, Asking):
         border, life = self.border, self._life
         is_bound = life.loop is not None and not life.loop.is_closed()
         return explain(
-            key, self._router, self._registered, border.outboxes, self._history, border.attached, self._hints, is_bound
+            key,
+            self._router,
+            self._registered,
+            border.outboxes,
+            self._history,
+            border.attached,
+            self._hints,
+            is_bound,
+            self._wrappings,
         )
 
     def subscriptions(self) -> tuple[Listener | Subscription[Any] | GapSubscription[Any], ...]:
