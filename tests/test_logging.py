@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from source import parsed
 
 from hubsub import Hub, Key
 from hubsub.describe import MOST, describe, describe_error
@@ -309,7 +310,7 @@ def logged() -> Iterator[tuple[str, str]]:
     for path in PACKAGE.rglob("*.py"):
         if path.name == "log.py" or "cli" in path.relative_to(PACKAGE).parts:
             continue
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(parsed(path)):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in LEVELS:
                 text = node.args[0]
                 assert isinstance(text, ast.Constant), f"{path}:{node.lineno}: the text is to stand where it is logged"

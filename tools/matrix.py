@@ -11,6 +11,8 @@ import time
 
 import setup_env
 
+OPTIONS = ["-q", "-n", "4", "--dist", "loadgroup", "-m", "not once and not long"]
+
 
 def plan():
     """Yield (folder of the environment, interpreter, event loop) for each run."""
@@ -35,7 +37,7 @@ def main():
         setup_env.ensure(venv, python, ["test"])
         began = time.monotonic()
         status = subprocess.call(
-            [venv / "bin" / "python", "-m", "pytest", "-q", "-n", "2", "-m", "not once and not long", *sys.argv[1:]],
+            [venv / "bin" / "python", "-m", "pytest", *OPTIONS, *sys.argv[1:]],
             cwd=setup_env.ROOT,
             env=dict(os.environ, HUBSUB_TEST_LOOP=loop),
         )

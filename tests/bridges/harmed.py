@@ -226,7 +226,9 @@ class HarmedMosquitto(Harmed):
     process: Mosquitto
 
     def kill(self) -> None:
-        # What it confirms it writes later, and so may lose: that is another test's. Nobody hears of anything meanwhile.
+        # What it confirms it writes later, and so may lose: that is another test's. No confirmation that it sends after
+        # it has written is heard, since the line is cut before.
+        self.line.cut()
         self.process.save()
         super().kill()
 

@@ -8,10 +8,6 @@ import pytest
 
 # By the name of the check or fault, and the kind of broker; "" stands for all.
 PENDING: dict[tuple[str, str], str] = {
-    (
-        "a_name_stays_with_whoever_has_taken_it_over",
-        "mqtt name",
-    ): "an owner whose line was dead takes its session back when it returns",
     ("narrow_lines_are_not_dead_ones", "ws"): "on a busy machine an endpoint takes three seconds over ten megabytes",
 }
 

@@ -402,6 +402,33 @@ async def test_a_name_whose_owner_vanished_without_a_word_is_free(mosquitto: Mos
         await reader.ping()
 
 
+async def test_an_owner_whose_line_was_dead_does_not_get_its_session_back(mosquitto: Mosquitto, namespace: str) -> None:
+    mine = link(namespace, name="x")
+    async with mosquitto.proxy() as line, connected(line.url, mine) as first:
+        line.stall()
+        async with connected(mosquitto, link(namespace, name="x")):
+            line.resume()
+            with pytest.raises(ConnectionError):
+                await first.receive()
+            # What is answered here comes behind the question whether it lives, which was held up until now.
+            await first.send([Record(END, b"")])
+            await first.lost()
+            with pytest.raises(NameTaken):
+                await first.connect(mine)
+
+
+async def test_what_is_for_no_reader_and_comes_with_the_answer_to_connect_is_acknowledged(
+    mosquitto: Mosquitto, namespace: str
+) -> None:
+    mine = link(namespace, name="reader")
+    async with connected(mosquitto, mine):
+        pass
+    await device_says(mosquitto, *[(f"{namespace}/Hub/something", number) for number in range(20)])
+    await device_says(mosquitto, (f"{namespace}/the/end", "end"))
+    async with connected(mosquitto, mine) as reader:
+        assert await received(reader, b"end") == []
+
+
 @pytest.mark.parametrize("record", ["", "{", "[]", '{"owner": 1, "filters": {"a": "b"}}', "[" * 100_000])
 async def test_a_record_that_is_none_is_overwritten(record: str, mosquitto: Mosquitto, namespace: str) -> None:
     await device_says(mosquitto, (f"{namespace}/Hub/session/reader", record), retain=True)

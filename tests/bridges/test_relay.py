@@ -1,6 +1,7 @@
 """What every bridge promises, whatever the broker: tried with one in memory that can misbehave."""
 
 import asyncio
+import gc
 import logging
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -681,3 +682,41 @@ async def test_a_reader_whose_last_batch_fills_the_window_ends_with_its_connecti
             await until(lambda: adapter.connections == 2)
             assert "does not end" not in caplog.text
             never.set()
+
+
+class Lingering(LastMoment):
+    """Its reader fails when it disconnects, and so does disconnecting, when nobody waits for either any more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_leaving = asyncio.Event()
+        self.may_leave = asyncio.Event()
+
+    async def receive(self) -> list[Received]:
+        await self.may_leave.wait()
+        raise ConnectionError("the connection is broken")
+
+    async def close(self) -> None:
+        self.is_leaving.set()
+        await self.may_leave.wait()
+        raise ConnectionError("the connection was broken already")
+
+
+async def test_what_fails_after_a_bridge_was_cancelled_while_it_leaves_is_no_error_of_the_loop() -> None:
+    errors: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: errors.append(context))
+    async with Hub() as hub:
+        adapter = Lingering()
+        bridge = Bridge(hub, adapter, incoming=[Key("a")])
+        async with bridge:
+            await bridge.ready()
+            (living,) = [task for task in asyncio.all_tasks() if task.get_name() == "hubsub.bridge.Lingering"]
+            living.cancel()
+            await adapter.is_leaving.wait()
+            living.cancel()
+            await asyncio.wait([living])
+            adapter.may_leave.set()
+            await asyncio.sleep(0)
+    del living, bridge, adapter
+    gc.collect()
+    assert not errors

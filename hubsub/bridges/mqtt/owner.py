@@ -21,9 +21,12 @@ PATIENCE = 1.0
 class Owner:
     """The record of the session of a name, a retained message beside the messages of the namespace.
 
-    It says who has the session, and by which identifiers it is subscribed to which filters. An owner that ends leaves a
-    record without an owner, by its last will at the latest. Should there be none, it is asked whether it lives, and
-    answers with the record.
+    It names the owner of the session, and the filters that the session is subscribed to, with their identifiers. An
+    owner that ends leaves a record without an owner, by its last will at the latest. A bridge that finds an owner asks
+    it whether it lives, and a live owner answers by writing the record again.
+
+    The owner writes the record by the connection of the session alone: from the moment when another bridge has the
+    session, the broker accepts nothing by that connection, so an owner whose line was dead cannot claim it again.
 
     Args:
         link: What is connected.
@@ -40,12 +43,10 @@ class Owner:
         """The topic of the record."""
         self.call = topics.below("owner", link.name)
         """Where an owner is asked whether it lives."""
-        self._line: Connection
+        self._line: Connection | None = None  # that of the session, while it is ours
         self._found: tuple[str, dict[str, int]] | None = None
         self._lives = asyncio.Event()
         self._filters: Mapping[str, int] = {}
-        self.is_mine = False
-        """The session is ours."""
 
     @property
     def filters(self) -> dict[str, int] | None:
@@ -55,24 +56,27 @@ class Owner:
     def hear(self, topic: str, payload: bytes, *, is_retained: bool) -> None:
         """A message came by one of the two topics."""
         if topic == self.call:
-            if self.is_mine and payload != self._me.encode():
-                self._line.write(self._packet(self._me, self._filters).write())
+            if payload != self._me.encode():
+                self._write_again()
         elif is_retained:
             self._found = _read(payload)
         elif (found := _read(payload)) is not None and found[0] != self._me:
             if found[0]:
                 self._lives.set()
-            elif self.is_mine:
-                # The last will of the owner before, which a broker may publish after the session has gone over to us.
-                self._line.write(self._packet(self._me, self._filters).write())
+            else:
+                # The last will of the owner before us, which a broker may publish after it has given us the session.
+                self._write_again()
+
+    def _write_again(self) -> None:
+        if self._line is not None:
+            self._line.write(self._packet(self._me, self._filters).write())
 
     async def learn(self, line: Connection, round_trip: float) -> None:
         """Read the record, by a connection that is subscribed to both topics.
 
         Raises:
-            NameTaken: Somebody else has the session, and lives.
+            NameTaken: Another bridge has the session, and lives.
         """
-        self._line = line
         await line.ping()  # what is retained has come by now
         if self._found is None or self._found[0] in ("", self._me):
             return
@@ -88,13 +92,18 @@ class Owner:
         payload = _written("", filters)
         return self._driver.Will(self.record, payload=payload, qos=self._driver.QoS.AT_LEAST_ONCE, retain=True)
 
-    async def write(self, filters: Mapping[str, int]) -> None:
+    async def write(self, line: Connection, filters: Mapping[str, int]) -> None:
         """Write that the session is ours, and what it is subscribed to.
+
+        Args:
+            line: The connection of the session.
+            filters: The filters, and the identifier of each.
 
         Raises:
             BridgeError: The broker does not allow it.
+            ConnectionError: The connection is lost, perhaps because another bridge has the session.
         """
-        self._filters, self.is_mine = filters, True
+        self._filters, self._line = filters, line
         about = {"qos": self._driver.QoS.AT_LEAST_ONCE, "retain": True}
 
         def pack(record: Record, id: int | None) -> bytes:
@@ -102,14 +111,14 @@ class Owner:
             return data
 
         record = Record(Key(NAMESPACE, "session", self._name), _written(self._me, filters))
-        for error in (await self._line.publish([record], pack, lambda record: 1)).values():
+        for error in (await line.publish([record], pack, lambda record: 1)).values():
             raise error
 
     def leave(self) -> None:
-        """Write that it is nobody's."""
-        if self.is_mine:
-            self.is_mine = False
+        """Write that the session is nobody's, if it is ours."""
+        if self._line is not None:
             self._line.write(self._packet("", self._filters).write())
+            self._line = None
 
     def _packet(self, owner: str, filters: Mapping[str, int]) -> Any:
         return self._driver.PublishPacket(self.record, _written(owner, filters), retain=True)

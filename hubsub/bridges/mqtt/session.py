@@ -118,11 +118,11 @@ class Session:
         )
         if not self._has_session and (self._was_there or owner.filters is not None):
             self._inbox.put([Loss("session expired")])
-        await owner.write(both)
+        await owner.write(self.reader, both)
         if old := [filter for filter in known if filter not in wanted]:
             unsubscribe = self._driver.UnsubscribePacket
             await self.reader.ask([(lambda id: unsubscribe(id, old), None)])
-            await owner.write(wanted)
+            await owner.write(self.reader, wanted)
         # What was subscribed to before stays as it is, and what is retained there does not come again.
         only_new = self._driver.RetainHandling.SEND_IF_SUBSCRIPTION_NOT_EXISTS
         settings = {"retain_handling": only_new}
@@ -350,7 +350,8 @@ class Session:
             _, id, qos = queue.popleft()
             out.append(short(PUBACK if qos == 1 else PUBREC, id))
         if out:
-            self._reading().write(b"".join(out))
+            # That which reads, and was opened last: it brings messages together with the answer to its CONNECT.
+            self.connections[-1].write(b"".join(out))
 
     async def bury(self, received: Received, why: str) -> Exception | None:
         """Publish a dead letter to those who are subscribed to this reader's; return the error if it is refused."""

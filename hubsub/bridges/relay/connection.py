@@ -232,6 +232,7 @@ class Connection:
 
     def _start(self, coroutine: Coroutine[Any, Any, None], what: str) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(coroutine, name=f"{what} of {type(self._adapter).__name__}")
+        task.add_done_callback(_retrieve)
         self._tasks.append(task)
         return task
 
@@ -263,6 +264,7 @@ class Connection:
                 task.cancel()
         adapter = self._adapter
         closing = asyncio.ensure_future(adapter.close() if self.is_ending else adapter.lost())
+        closing.add_done_callback(_retrieve)
         tasks = [closing, *self._tasks]
         _, stuck = await asyncio.wait(tasks, timeout=self.patience)
         for task in stuck:
@@ -282,7 +284,7 @@ class Connection:
             ConnectionError: The connection was lost meanwhile.
         """
         task = asyncio.ensure_future(coroutine)
-        task.add_done_callback(lambda task: task.cancelled() or task.exception())
+        task.add_done_callback(_retrieve)
         try:
             waiting: list[asyncio.Future[Any]] = [task, self._lost]
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -547,3 +549,9 @@ class Connection:
 
     async def _release(self, lanes: Collection[Hashable]) -> None:
         await self._parts.receiver.durable.release(lanes, self._adapter, self._timing.connect)
+
+
+def _retrieve(task: asyncio.Future[Any]) -> None:
+    """Keep asyncio from logging an error: who waits for the task may be cancelled before it ends."""
+    if not task.cancelled():
+        task.exception()
