@@ -49,7 +49,7 @@ class Decoder:
             except (AttributeError, UnicodeDecodeError):
                 pass
         self._same, self._known = same, _decoded(same)
-        return _decoded(headers)
+        return self._known | _decoded(headers[-CHANGING:])
 
 
 _NONE = [("", "")] * CHANGING

@@ -184,7 +184,7 @@ class Writer:
 
         Raises:
             ConnectionError: Nothing moves any more, or the connection was given up.
-            BrokerBusy: The broker accepts nothing at the moment.
+            BrokerBusy: The broker does not accept records at present.
         """
         if self.line.broken is not None:
             raise self.line.broken
