@@ -120,7 +120,7 @@ def test_an_unknown_option_is_refused_and_the_nearest_named() -> None:
         for function in (plain, listen):
             with pytest.raises(TypeError, match="no option onec=; did you mean once="):
                 add("a", function, onec=True)  # type: ignore[operator]
-            with pytest.raises(TypeError, match="no option zzz=; it has concurrency=, "):
+            with pytest.raises(TypeError, match="no option zzz=; it has batch=, concurrency=, "):
                 add("a", function, zzz=True)  # type: ignore[operator]
     with pytest.raises(TypeError, match="no option maxsiez=; did you mean maxsize="):
         hub.respond("a", plain, maxsiez=5)  # type: ignore[call-arg]

@@ -25,7 +25,7 @@ from brokers.rabbitmq_server import RabbitMQ
 from hubsub.bridges import adapter_for
 
 FOLDER = Path(__file__).resolve().parent.parent / "examples"
-EXAMPLES = sorted(path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*.py"))
+EXAMPLES = sorted(path.relative_to(FOLDER).as_posix() for path in [*FOLDER.glob("*.py"), *FOLDER.glob("recipes/*.py")])
 OF_POSTGRES = "fastapi_outbox.py"
 OF_NATS = "nats_requests.py"
 OF_MQTT = "mqtt_to_postgres.py"

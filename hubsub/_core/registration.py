@@ -22,6 +22,9 @@ from .router import Router
 # Called with a key and a message; returns whether they are wanted.
 Where: TypeAlias = Callable[[Key[Any], Any], object]
 
+# How many messages a call gets at most, and how many seconds the first of them waits for others.
+Batch: TypeAlias = tuple[int, float]
+
 CallContext: TypeAlias = Literal["listener", "publisher"]
 CONTEXTS: tuple[CallContext, ...] = ("listener", "publisher")
 
@@ -68,6 +71,10 @@ class AsyncOptions(QueueOptions, total=False):
     """When and how often a failed call is retried."""
     context: CallContext
     """The context variables that it sees: those of its registration, or those of each publish."""
+    debounce: float | None
+    """Seconds for which a key must be silent before it is called with the key's last message."""
+    throttle: float | None
+    """Seconds from one call with a key to the next."""
 
 
 class ListenerOptions(AsyncOptions, total=False):
