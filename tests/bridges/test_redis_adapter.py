@@ -22,7 +22,7 @@ from brokers.fixtures import Private
 from brokers.redis_server import Redis, Sentinel
 from hubsub import BridgeError, BrokerBusy, EncodeError, Key, MissingDriver
 from hubsub.bridges.adapter import Link, Received, Record
-from hubsub.bridges.redis.pubsub import RedisAdapter, _addresses
+from hubsub.bridges.redis.pubsub import RedisAdapter, addresses_of
 from hubsub.bridges.redis.subscriber import folded
 from hubsub.key import is_subset
 
@@ -112,7 +112,7 @@ PATTERNS = st.lists(PARTS | st.sampled_from("*+"), min_size=1, max_size=4).map(l
 @example(Key(""), "")
 @example(Key("%2A", "%", ":"), "n")
 def test_every_key_has_a_channel_from_which_it_is_read_again(key: Key[Any], namespace: str) -> None:
-    addresses = _addresses(namespace, 3)
+    addresses = addresses_of(namespace, 3)
     channel = addresses.to_bytes(addresses.address(key))
     assert addresses.key(addresses.to_text(channel)) == key
 
