@@ -137,6 +137,11 @@ def nats() -> tuple[Way, Way]:
     return partial(hubs, url), partial(drivers.nats_core, url)
 
 
+def jetstream() -> tuple[Way, Way]:
+    url = brokers.shared("Nats").url
+    return partial(hubs, url.replace("nats:", "jetstream:"), group="group"), partial(drivers.jetstream, url)
+
+
 def kafka() -> tuple[Way, Way]:
     broker = brokers.shared("Kafka")
     return partial(hubs, broker.url, group="group"), partial(drivers.kafka, broker.address())
@@ -195,6 +200,14 @@ def bulk_through_sqlite() -> tuple[Side, Side]:
 def bulk_through_nats() -> tuple[Side, Side]:
     """The same by core NATS against nats-py: `publish` and one `flush` for 500, `subscribe` with a callback."""
     ours, theirs = nats()
+    return bulk(ours), bulk(theirs)
+
+
+@compare(at_least=0.6)
+def bulk_through_jetstream() -> tuple[Side, Side]:
+    """The same by JetStream and a group, at least once, against nats-py: `publish_async` awaited by 500, `fetch` of 500
+    at most by a durable pull consumer, and an `ack` for each."""
+    ours, theirs = jetstream()
     return bulk(ours), bulk(theirs)
 
 

@@ -247,6 +247,47 @@ async def nats_core(url: str, arrived: Arrived) -> AsyncIterator[Ends]:
 
 
 @asynccontextmanager
+async def jetstream(url: str, arrived: Arrived) -> AsyncIterator[Ends]:
+    import nats
+    from nats.errors import TimeoutError as NothingCame
+    from nats.js.api import AckPolicy, ConsumerConfig
+
+    name = uuid4().hex
+    producer, consumer = [await nats.connect(url, pending_size=16 << 20) for _ in range(2)]
+    stream = producer.jetstream(publish_async_max_pending=4000)
+    await stream.add_stream(name=name, subjects=[name])
+    reader = consumer.jetstream()
+    group = await reader.pull_subscribe(
+        name, "group", name, config=ConsumerConfig(ack_policy=AckPolicy.EXPLICIT, max_ack_pending=20_000)
+    )
+
+    async def many(messages: Sequence[Any]) -> None:
+        for lot in _lots(messages):
+            stored = [await stream.publish_async(name, json.dumps(message).encode()) for message in lot]
+            await asyncio.gather(*stored)
+
+    async def one(message: Any) -> None:
+        await stream.publish(name, json.dumps(message).encode())
+
+    async def receive() -> None:
+        while True:
+            with suppress(NothingCame):
+                messages = await group.fetch(LOT, timeout=1)
+                for message in messages:
+                    arrived(json.loads(message.data))
+                for message in messages:
+                    await message.ack()
+
+    try:
+        async with _running(receive()):
+            yield Ends(many, one)
+        await stream.delete_stream(name)
+    finally:
+        await producer.close()
+        await consumer.close()
+
+
+@asynccontextmanager
 async def rabbitmq(url: str, arrived: Arrived) -> AsyncIterator[Ends]:
     import aiormq
     from pamqp import commands

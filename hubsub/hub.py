@@ -319,8 +319,21 @@ class Hub(Publishing, Subscribing, Asking):
         border, life = self.border, self._life
         is_bound = life.loop is not None and not life.loop.is_closed()
         return explain(
-            key, self._router, self._registered, border.outboxes, self._history, border.attached, self._hints, is_bound
+            key,
+            self._router,
+            self._registered,
+            border.outboxes,
+            self._history,
+            border.attached,
+            self._hints,
+            is_bound,
+            self._wrappings,
         )
+
+    def subscriptions(self) -> tuple[Listener | Subscription[Any] | GapSubscription[Any], ...]:
+        """Every subscription and listener that is registered now, in order; each has counters of its own."""
+        registered: Any = tuple(self._registered)
+        return registered  # type: ignore[no-any-return]
 
     def busy(self) -> tuple[Listener | Subscription[Any] | GapSubscription[Any], ...]:
         """The async listeners with a running call or a queued message, and the subscriptions with an unread message.

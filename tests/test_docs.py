@@ -73,7 +73,6 @@ def test_every_example_runs_and_prints_what_the_page_says(
 
 @every_page
 def test_no_python_is_marked_as_something_that_is_not_run(page: Path) -> None:
-    # What is in another language is held to something by test_blocks.
     assert not re.search(r"^```(?!python\n)(py|Python|pycon)", page.read_text(encoding="utf-8"), re.MULTILINE)
 
 

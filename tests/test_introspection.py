@@ -331,6 +331,17 @@ def test_a_listener_that_waits_for_a_loop_is_busy(loopless: Hub) -> None:
     assert loopless.busy() == (listener,)
 
 
+def test_every_subscription_and_listener_is_listed_in_order() -> None:
+    hub = Hub()
+    subscriber = Subscriber(hub, "s")
+    first = hub.add_listener("a", print)
+    second = subscriber.subscribe("a")
+    third = subscriber.add_sync_listener("b", print)
+    assert hub.subscriptions() == (first, second, third)
+    second.close()
+    assert hub.subscriptions() == (first, third)
+
+
 def test_importing_hubsub_imports_neither_its_testing_kit_nor_what_explaining_needs() -> None:
     code = "import sys, hubsub; print([m for m in ('hubsub.testing', 'difflib', 'pytest') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -584,3 +584,29 @@ def test_a_generator_function_is_refused_as_a_wrapper() -> None:
 
     with pytest.raises(InvalidFunction, match="generator"):
         Hub().wrap("a", generator)
+
+
+def test_an_explanation_names_the_wrappers_and_those_that_wrap_nobody() -> None:
+    hub, notes = Hub(), Notes()
+
+    def timed(call: Call[Any]) -> Any:
+        return call()
+
+    async def timed_async(call: Call[Any]) -> Any:
+        return await call()
+
+    hub.wrap("+", timed)
+    hub.wrap("b", timed)
+    hub.add_listener("a", notes.listen_async)
+    explanation = hub.explain("a")
+    assert [each.function for each in explanation.wrappings] == [timed]
+    assert "timed on ('+',), around plain listeners" in str(explanation)
+    [hint] = explanation.hints
+    assert hint.endswith("timed is a plain function, which wraps no async listener; for those, wrap an async one too")
+    wrapping = hub.wrap("a", timed_async)
+    explanation = hub.explain("a")
+    assert [each.function for each in explanation.wrappings] == [timed, timed_async]
+    assert explanation.hints == ()
+    wrapping.remove()
+    hub.add_listener("a", notes.listen)
+    assert hub.explain("a").hints == ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Generic, TypeAlias
 
 from ..describe import describe_all, name_of_callable
@@ -88,9 +88,14 @@ class Wrapping(Handle):
     def _end(self) -> Removal:
         return self.remove()
 
+    @property
+    def described(self) -> str:
+        """Its function, its patterns, and which listeners it wraps."""
+        kind = "async" if self.is_async else "plain"
+        return f"{name_of_callable(self.function)} on {describe_all(self._patterns)}, around {kind} listeners"
+
     def __repr__(self) -> str:
-        state = " removed" if self.closed else ""
-        return f"<Wrapping {name_of_callable(self.function)} on {describe_all(self._patterns)}{state}>"
+        return f"<Wrapping {self.described}{' removed' if self.closed else ''}>"
 
 
 class Wrappings:
@@ -105,6 +110,9 @@ class Wrappings:
 
     def __bool__(self) -> bool:
         return bool(self._all)
+
+    def __iter__(self) -> Iterator[Wrapping]:
+        return iter(self._all)
 
     def add(self, wrapping: Wrapping) -> None:
         """Add one inside all others."""
