@@ -34,6 +34,7 @@ EVERYWHERE = re.compile(r"((\$ )?(pip install|make) .*\n)+")
 # What is not Python, by page and language: the tests that run it, or hold it to what it describes.
 TESTS = {
     ("README.md", "console"): [("test_readme.py", "test_the_program_of_the_readme_is_seen_in_a_second_terminal")],
+    ("README.md", "sh"): [(HERE, "test_the_demo_is_seen_by_the_tap_of_the_readme")],
     ("docs/aiopubsub.md", "diff"): [(HERE, "test_the_change_of_the_import_is_the_one_that_is_tested")],
     ("docs/bridges/adapters.md", "ini"): [(HERE, "test_the_entry_point_of_the_page_is_of_the_group_that_is_read")],
     ("docs/bridges/dead-letters.md", "console"): [(HERE, "test_dead_letters_are_listed_as_the_page_says")],
@@ -283,6 +284,13 @@ def database(redis: Redis, number: int) -> str:
 def shape(line: str) -> str:
     """A line without its figures."""
     return re.sub(r"[█▉▊▋▌▍▎▏ ]+", " ", re.sub(r"[\d,.]+", "0", line)).replace("ms", "µs")
+
+
+def test_the_demo_is_seen_by_the_tap_of_the_readme(terminal: Terminal) -> None:
+    [text] = [each for each in blocks("README.md", "sh") if "hubsub demo" in each]
+    _, demo, tap = text.splitlines()
+    # Without a terminal the demo ends after ten seconds; a slow machine may need another one.
+    terminal.until(f"{demo} > demo.txt & timeout 30 {tap} --count 1; wait", "demo/")
 
 
 def test_dead_letters_are_listed_as_the_page_says(terminal: Terminal, redis: Redis) -> None:
