@@ -59,7 +59,9 @@ async def test_scripts_of_the_pages_get_what_is_published() -> None:
             await until(lambda: lines == ["1 hello", "2 there"], lambda: f"a message: {lines}")
         async with shown(browser, "events.md") as (hub, lines):
             # Nothing but the page says when it listens.
-            await until(lambda: hub.publish(("price", "ACME"), 99.5) and lines, lambda: f"a price: {lines}")
+            while not lines:
+                hub.publish(("price", "ACME"), 99.5)
+                await asyncio.sleep(0.05)
             assert set(lines) == {"99.5"}
 
 
