@@ -8,7 +8,8 @@ from typing import Any, NamedTuple, cast
 
 from ..describe import describe, name_of_callable
 from ..key import PLUS, STAR, Key, KeyLike, as_patterns, is_subset, overlaps
-from .hints import Hints, hint_on_pattern, hint_on_waiting, meant_by
+from .display import bounded, table
+from .hints import Hints, hint_on_list, hint_on_pattern, hint_on_waiting, meant_by
 from .history import History
 from .listener import AsyncListener, Listener
 from .outbox import Attachment, Outbox
@@ -88,6 +89,24 @@ class Explanation(NamedTuple):
         lines += [f"  note: {hint}" for hint in self.hints]
         return "\n".join(lines)
 
+    def _repr_html_(self) -> str:
+        head = ("", "patterns", "delivered", "pending", "dropped", "superseded", "failed", "last error")
+        rows = bounded(
+            (*self.matches, *self.outboxes),
+            lambda each: (
+                each.who,
+                ", ".join(map(self._related, each.patterns)),
+                *(each.delivered, each.pending, each.dropped, each.superseded, each.failed),
+                "" if each.last_error is None else each.last_error,
+            ),
+        )
+        rows += [(f"comes by {arrival}",) for arrival in self.arrivals]
+        near = (("subscribed", self.nearest_patterns), ("published", self.nearest_keys))
+        rows += [(name, ", ".join(map(repr, keys))) for name, keys in near if keys]
+        rows += [("note", hint) for hint in self.hints]
+        number = len(self.matches)
+        return table(f"{self.key!r} leads to {number or 'no'} subscription{'' if number == 1 else 's'}", rows, head)
+
     def _related(self, pattern: Key[Any]) -> str:
         """Return a pattern as text, with how it relates to this one."""
         if not self.key.is_wildcard or pattern == self.key:
@@ -137,7 +156,7 @@ def explain(
         () if seen else _nearest(named, _known(router, history)),
         leaving,
         tuple(arrival for bridge in bridges if (arrival := bridge.arrival(Key.create_from(named))) is not None),
-        (*_hints(named, router, matches, leaving, hints, is_bound), *_hints_on_kinds(matches, around)),
+        (*_hints(named, router, registered, matches, leaving, hints, is_bound), *_hints_on_kinds(matches, around)),
         around,
     )
 
@@ -158,6 +177,7 @@ def _hints_on_kinds(matches: Iterable[Match], wrappings: Iterable[Wrapping]) -> 
 def _hints(
     named: Pattern,
     router: Router[Any],
+    registered: Iterable[Registration],
     matches: Iterable[Match],
     leaving: Iterable[Match],
     hints: Hints | None,
@@ -173,6 +193,9 @@ def _hints(
             meant = meant_by(pattern)
             if meant is not None and pattern not in patterns and overlaps(meant, named):
                 yield f"somebody has subscribed, but {hint_on_pattern(pattern)}"
+        parts = [(part,) for part in named]
+        if len(parts) > 1 and any(list(each._patterns) == parts for each in registered):
+            yield f"somebody has subscribed to its parts: {hint_on_list(named)}"
     for match in matches:
         registration = cast(Registration, match.subscription)
         slow = None if hints is None else hints.hint_on_slow(registration)

@@ -11,6 +11,7 @@ from ..event import DeadLetter, Event, Gap
 from ..key import Announced, Deliver, Key, is_subset
 from ..log import Logger
 from .callables import truth
+from .display import figures, table
 from .handles import Handle
 from .handles import Removal as Removal
 from .life import Life
@@ -103,6 +104,9 @@ class Bookkeeper(Protocol):
     def _note(self, registration: Registration, patterns: Iterable[tuple[str, ...]]) -> None: ...
     def _forget(self, registration: Registration, patterns: Iterable[tuple[str, ...]]) -> None: ...
 
+
+# What notebooks show, where it says something.
+_SHOWN = ("pending", "maxsize", "overflow", "dropped", "superseded", "filtered", "failed", "last_error")
 
 # The patterns of a registration: a dict if they are many, which takes more memory but no time to search.
 Held: TypeAlias = tuple[tuple[str, ...], ...] | dict[tuple[str, ...], None]
@@ -344,6 +348,10 @@ class Registration(Handle):
         troubles = ("pending", "dropped", "superseded", "filtered", "failed")
         counters = "".join(f" {name}={number}" for name in troubles if (number := getattr(self, name, 0)))
         return f"<{type(self).__name__} {self._described}{counters}{self._state}>"
+
+    def _repr_html_(self) -> str:
+        rows = [("patterns", describe_all(self._patterns)), ("delivered", self.delivered), *figures(self, _SHOWN)]
+        return table(f"{type(self).__name__} {self._described}{self._state}", rows)
 
     @property
     def _described(self) -> str:
