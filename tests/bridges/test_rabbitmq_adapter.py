@@ -18,8 +18,9 @@ from brokers.fixtures import Private
 from brokers.rabbitmq_server import RabbitMQ
 from hubsub import Bridge, BridgeError, DeliveryError, Gap, Hub, Key, MissingDriver, NameTaken
 from hubsub.bridges import DelayedRecord, Link, Record
-from hubsub.bridges.rabbitmq import RabbitMQAdapter, topology
+from hubsub.bridges.rabbitmq import RabbitMQAdapter, client, topology
 from hubsub.bridges.rabbitmq.names import Names
+from hubsub.bridges.rabbitmq.options import Settings
 from hubsub.key import is_subset
 from hubsub.testing.conformance import sites, until
 from hubsub.testing.conformance.bare import bare
@@ -372,9 +373,6 @@ async def test_what_is_deleted_is_one_gap_and_made_again(
 async def test_looking_for_an_exchange_that_is_deleted_meanwhile_does_not_make_it(
     rabbitmq: RabbitMQ, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def there(connection: Any, method: Any) -> bool:
-        return True
-
     adapter = RabbitMQAdapter(rabbitmq.url)
     await adapter.connect(link(namespace))
     try:
@@ -382,12 +380,47 @@ async def test_looking_for_an_exchange_that_is_deleted_meanwhile_does_not_make_i
             line: Any = adapter._connected()
             assert await topology.exchange_exists(line.reading, line.names)
             await channel.exchange_delete(namespace)
+            channel_with = line.reading.channel
             with monkeypatch.context() as patch:
-                patch.setattr(topology, "exists", there)  # it was, a moment ago
+                # Without the declaration that found it a moment ago.
+                patch.setattr(line.reading, "channel", lambda *methods: channel_with(*methods[1:]))
                 assert not await topology.exchange_exists(line.reading, line.names)
             assert not await topology.exchange_exists(line.reading, line.names)
     finally:
         await adapter.close()
+
+
+async def test_numbers_of_channels_are_used_again_and_those_in_use_are_not(rabbitmq: RabbitMQ) -> None:
+    connection = client.Connection(Settings("RabbitMQAdapter", rabbitmq.url, {}).login(), lambda: None)
+    await connection.open()
+    kept, numbers = await connection.channel(), []
+    # RabbitMQ grants 2047, and a connection that lives for days opens more.
+    for _ in range(25):
+        channels = await asyncio.gather(*(connection.channel() for _ in range(100)))
+        numbers += [channel.number for channel in channels]
+        for channel in channels:
+            channel.close()
+    assert max(numbers) == 2047
+    assert kept.number not in numbers
+    await kept.call(commands.Basic.Qos(prefetch_count=1))
+    await connection.close(5)
+
+
+async def test_a_stream_that_is_not_there_yet_after_a_start_costs_no_connection() -> None:
+    refusals = [
+        client.Refused(404, "NOT_FOUND - home node 'r@n' of durable queue 's' in vhost '/' is down or inaccessible"),
+        client.Refused(406, "PRECONDITION_FAILED - queue 's' in vhost '/' does not have a replica on the local node"),
+    ]
+
+    async def call() -> str:
+        if refusals:
+            raise refusals.pop()
+        return "done"
+
+    assert await topology.when_started(call) == "done"
+    refusals.append(client.Refused(406, "PRECONDITION_FAILED - inequivalent arg 'x-queue-type' for queue 's'"))
+    with pytest.raises(client.Refused):
+        await topology.when_started(call)
 
 
 async def test_an_exchange_that_is_made_again_in_another_way_is_an_error_with_a_remedy(

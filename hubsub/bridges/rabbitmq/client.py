@@ -74,35 +74,28 @@ class Channel:
         """How many came back because no queue wanted them."""
         self._news: asyncio.Future[None] | None = None
 
-    async def call(self, method: Any) -> Any:
-        """Send a method and return what RabbitMQ answers.
+    async def call(self, *methods: Any) -> Any:
+        """Send methods together, in one round trip; return RabbitMQ's answer to the last one.
 
         Raises:
-            Refused: It has closed the channel instead.
+            Refused: It has closed the channel instead of answering one of them, and ignored those behind it.
             ConnectionError: The connection is lost.
         """
-        future = self._connection.loop.create_future()
         if self.error is not None:
             raise self.error
-        self._calls.append(future)
-        self.tell(method)
-        return await future
+        answers = [self._connection.loop.create_future() for _ in methods]
+        self._calls += answers
+        self.tell(*methods)
+        return [await answer for answer in answers][-1]
 
-    def tell(self, method: Any) -> None:
-        """Send a method that is not answered."""
-        self._connection.write(pamqp.frame.marshal(method, self.number))
+    def tell(self, *methods: Any) -> None:
+        """Send methods without waiting for an answer."""
+        self._connection.write(b"".join([pamqp.frame.marshal(method, self.number) for method in methods]))
 
-    async def open(self, *, confirms: bool = False) -> Channel:
-        """Open it; return itself."""
-        await self.call(commands.Channel.Open())
-        if confirms:
-            await self.call(commands.Confirm.Select())
-        return self
-
-    async def close(self) -> None:
-        """Close it, and let its number be used again."""
+    def close(self) -> None:
+        """Close it. RabbitMQ has answered all calls by then, so nobody waits for what it says to this."""
         if self.error is None:
-            await self.call(commands.Channel.Close(200, "", 0, 0))
+            self.tell(commands.Channel.Close(200, "", 0, 0))
             self.fail(ConnectionResetError("the channel is closed"))
 
     def fail(self, error: Exception) -> None:
@@ -224,7 +217,8 @@ class Connection(asyncio.Protocol):
         self.channels: dict[int, Channel] = {}
         self._root = Channel(self, 0)
         self.channels[0] = self._root
-        self._last = 0
+        self._last = 0  # number of a channel
+        self._most_channels = 65535
         self.frame_max = 4096
         self.properties: Mapping[str, Any] = {}
         """What RabbitMQ says of itself."""
@@ -264,6 +258,7 @@ class Connection(asyncio.Protocol):
             commands.Connection.StartOk(properties, "PLAIN", f"\0{login.user}\0{login.password}", "en_US")
         )
         self.frame_max = tune.frame_max or 131072
+        self._most_channels = tune.channel_max or self._most_channels
         beat = min(login.heartbeat, tune.heartbeat or login.heartbeat)
         root.tell(commands.Connection.TuneOk(tune.channel_max, self.frame_max, beat))
         await root.call(commands.Connection.Open(login.vhost))
@@ -274,13 +269,22 @@ class Connection(asyncio.Protocol):
             self.write(frames.frame(frames.HEARTBEAT, 0, b""))
             self._timer = self.loop.call_later(every, self._beat, every)
 
-    async def channel(self, *, confirms: bool = False) -> Channel:
-        """Return a new channel, open."""
+    async def channel(self, *methods: Any, confirms: bool = False) -> Channel:
+        """Return a new channel, open; these methods are sent together with what opens it, and are carried out.
+
+        Raises:
+            Refused: RabbitMQ has closed it instead.
+            ConnectionError: The connection is lost.
+        """
         if self.error is not None:
             raise self.error
-        self._last += 1
+        # Numbers go round: something of the channel that was closed last may still be on its way.
+        while (number := self._last % self._most_channels + 1) in self.channels:
+            self._last = number
+        self._last = number
         channel = self.channels[self._last] = Channel(self, self._last)
-        return await channel.open(confirms=confirms)
+        await channel.call(commands.Channel.Open(), *[commands.Confirm.Select()] * confirms, *methods)
+        return channel
 
     async def close(self, patience: float) -> None:
         """Say goodbye, so that everything before is carried out, and end; after so many seconds in any case."""

@@ -7,7 +7,6 @@ first. A header for each says whether it has to wait there, and leads it on.
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
 from typing import Any
@@ -43,7 +42,7 @@ def path(ticks: int) -> tuple[int, dict[str, str]]:
 
 
 class Delays:
-    """Sees to it that the levels are there, once for each connection.
+    """Declares the levels, once for each connection.
 
     Args:
         channel: Used for that.
@@ -63,6 +62,8 @@ class Delays:
 
     async def prepare(self, level: int) -> None:
         """Declare all levels up to this one."""
+        if level <= self._levels:
+            return
         calls = []
         if self._levels < 0 <= level:
             due, sink = self.entrance(-1), f"{self._name}:nobody"
@@ -91,5 +92,5 @@ class Delays:
                 commands.Queue.Bind(queue=name, exchange=name, arguments=yes),
                 commands.Exchange.Bind(destination=below, source=name, arguments=no),
             ]
-        await asyncio.gather(*map(self._channel.call, calls))
+        await self._channel.call(*calls)
         self._levels = max(self._levels, level)

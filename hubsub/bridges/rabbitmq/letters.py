@@ -24,12 +24,13 @@ if TYPE_CHECKING:
 
 
 async def declare(connection: Connection, name: str) -> None:
-    """See to it that exchange and stream are there."""
-    channel = await connection.channel()
-    await channel.call(commands.Queue.Declare(queue=name, durable=True, arguments=dict(STREAM)))
-    await channel.call(commands.Exchange.Declare(exchange=name, exchange_type="topic", durable=True))
-    await channel.call(commands.Queue.Bind(queue=name, exchange=name, routing_key="#"))
-    await channel.close()
+    """Declare exchange and stream."""
+    channel = await connection.channel(
+        commands.Queue.Declare(queue=name, durable=True, arguments=dict(STREAM)),
+        commands.Exchange.Declare(exchange=name, exchange_type="topic", durable=True),
+        commands.Queue.Bind(queue=name, exchange=name, routing_key="#"),
+    )
+    channel.close()
 
 
 async def offsets(connection: Connection, name: str) -> dict[int, bool]:

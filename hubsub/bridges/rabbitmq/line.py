@@ -23,8 +23,8 @@ from .options import Settings
 from .topology import (
     QUORUM,
     Lock,
-    bind,
     bind_exactly,
+    binds,
     declare_exchanges,
     exchange_exists,
     exists,
@@ -86,10 +86,13 @@ class Line:
 
     async def _open(self) -> None:
         await asyncio.gather(self.reading.open(), self.sending.open())
-        self.inward, self.outward, self.aside = await asyncio.gather(
-            self.reading.channel(), self.sending.channel(confirms=True), self.sending.channel(confirms=True)
+        self.inward, self.outward, self.aside, delaying = await asyncio.gather(
+            self.reading.channel(),
+            self.sending.channel(confirms=True),
+            self.sending.channel(confirms=True),
+            self.sending.channel(),
         )
-        self.delays = Delays(await self.sending.channel(), self.names.delay, self.names.exchange)
+        self.delays = Delays(delaying, self.names.delay, self.names.exchange)
         await declare_exchanges(self.reading, self.inward, self.names)
         if self._link.incoming:
             await self._join()
@@ -120,14 +123,14 @@ class Line:
         elif is_kept:
             await bind_exactly(self.reading, names.queue, names.exchange, patterns)
         else:
-            await bind(channel, names.queue, names.exchange, patterns)
-            await bind(channel, names.queue, names.control, [ANYONE])
+            await channel.call(
+                *binds(names.queue, names.exchange, patterns), *binds(names.queue, names.control, [ANYONE])
+            )
         self._joined[names.queue] = True
         # What is published from now on comes: here the gap ends. What we lose ourselves, the next one reports.
         self._gaps = list(self._losses)
         channel.consumers[b"messages"] = self._came
-        await channel.call(self._prefetch)
-        await channel.call(commands.Basic.Consume(queue=names.queue, consumer_tag="messages"))
+        await channel.call(self._prefetch, commands.Basic.Consume(queue=names.queue, consumer_tag="messages"))
 
     async def _queue_exists(self) -> bool:
         return await exists(self.reading, commands.Queue.Declare(queue=self.names.queue, passive=True))
@@ -138,8 +141,10 @@ class Line:
         declared: Any = await channel.call(commands.Queue.Declare(queue="", exclusive=True, auto_delete=True))
         channel.consumers[b"control"] = self._came_for_us
         addresses = [self.names.address(key) for key in keys]
-        await bind(channel, declared.queue, self.names.control, [*addresses, RECREATED])
-        await channel.call(commands.Basic.Consume(queue=declared.queue, consumer_tag="control", no_ack=True))
+        await channel.call(
+            *binds(declared.queue, self.names.control, [*addresses, RECREATED]),
+            commands.Basic.Consume(queue=declared.queue, consumer_tag="control", no_ack=True),
+        )
 
     async def _guard(self) -> None:
         """Look now and then whether exchange and queue are there, and what they were: nobody says so by itself."""
