@@ -168,17 +168,17 @@ def bulk_through_redis_pubsub_broadcaster() -> tuple[Side, Side]:
     return bulk(ours), lambda: ELSEWHERE["broadcaster"].run("redis", 5_000, url) / 5_000
 
 
-@compare(at_least=0.6)
+@compare(at_least=1.3)
 def bulk_through_redis_pubsub() -> tuple[Side, Side]:
-    """The same against redis-py: `PUBLISH` in pipelines of 500, `PubSub.listen`."""
+    """The same against redis-py with hiredis: `PUBLISH` in pipelines of 500, `PubSub.listen`."""
     ours, theirs = pubsub()
     return bulk(ours), bulk(theirs)
 
 
-@compare(at_least=0.6)
+@compare(at_least=0.75)
 def bulk_through_redis_stream() -> tuple[Side, Side]:
-    """The same by Redis Streams and a group, at least once, against redis-py: `XADD` in pipelines of 500, `XREADGROUP`
-    of 500 at most and one `XACK` for them."""
+    """The same by Redis Streams and a group, at least once, against redis-py with hiredis: `XADD` in pipelines of 500,
+    `XREADGROUP` of 500 at most and one `XACK` for them."""
     ours, theirs = stream()
     return bulk(ours), bulk(theirs)
 

@@ -15,7 +15,19 @@ from .throughput import TASKS, Throughput
 BEGIN = "<!-- begin: written by make bench -->"
 END = "<!-- end -->"
 
-DISTRIBUTIONS = ["aiopubsub", "blinker", "bubus", "pyee", "pymitter", "PyPubSub", "redis", "aiokafka", "aiormq"]
+DISTRIBUTIONS = [
+    "aiopubsub",
+    "blinker",
+    "bubus",
+    "pyee",
+    "pymitter",
+    "PyPubSub",
+    "redis",
+    "hiredis",
+    "msgspec",
+    "aiokafka",
+    "aiormq",
+]
 
 
 def machine() -> str:

@@ -23,6 +23,7 @@ from ._core.message_queue import Overflow
 from ._core.retry import Retry
 from ._core.subscription import GapSubscription, SnapshotSubscription, Subscription
 from ._core.tap import Tap, Tapped
+from ._core.wrapping import Call, Wrapping
 from .errors import (
     AccessRefused,
     BridgeClosed,
@@ -73,6 +74,7 @@ from .subscriber import Subscriber
 
 if _TYPE_CHECKING:
     from .bridges import Bridge, connect
+    from .threads import HubThread
 
 __version__ = "0.1.0"
 
@@ -97,11 +99,15 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> _Any:
-    # Imported on first use: programs without a bridge do not wait for it.
+    # Imported on first use: programs without one do not wait for it.
     if name in ("Bridge", "connect"):
         from . import bridges
 
         return getattr(bridges, name)
+    if name == "HubThread":
+        from .threads import HubThread
+
+        return HubThread
     if name in _AIOPUBSUB:
         import importlib
 
@@ -117,6 +123,7 @@ __all__ = [
     "BridgeError",
     "BridgeNotReady",
     "BrokerBusy",
+    "Call",
     "ClosedError",
     "ConfirmationTimeout",
     "DeadLetter",
@@ -131,6 +138,7 @@ __all__ = [
     "HistoryUnavailable",
     "Hub",
     "HubClosed",
+    "HubThread",
     "HubsubError",
     "InvalidFunction",
     "InvalidKey",
@@ -172,6 +180,7 @@ __all__ = [
     "Unsupported",
     "WaitingForItself",
     "WildcardPublished",
+    "Wrapping",
     "WrongContext",
     "WrongLoop",
     "WrongThread",

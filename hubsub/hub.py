@@ -19,6 +19,7 @@ from ._core.life import UNTIL_ENDED, Life
 from ._core.listener import AsyncListener, Listener
 from ._core.message_queue import Overflow
 from ._core.notices import Notices, notify
+from ._core.registration import CallContext
 from ._core.router import Router
 from ._core.routes import Target
 from ._core.subscription import GapSubscription, SnapshotSubscription, Subscription
@@ -78,6 +79,8 @@ class Hub(Publishing, Subscribing, Asking):
         overflow: What happens by default to a message that finds its queue full.
         on_error: Called with a `ListenerFailure` when a listener raises.
         route_cache: Keys whose routes are cached; 0 for none.
+        context: The context variables that async listeners see by default: "listener", those of their registration;
+            "publisher", those of each publish. The latter keeps a copy of them with each queued message.
     """
 
     @named_options("Hub")
@@ -90,6 +93,7 @@ class Hub(Publishing, Subscribing, Asking):
         overflow: Overflow = Overflow.GROW,
         on_error: Callable[[ListenerFailure], object] | None = None,
         route_cache: int = 100_000,
+        context: CallContext = "listener",
     ) -> None:
         self.name = name
         life = Life(
@@ -103,7 +107,7 @@ class Hub(Publishing, Subscribing, Asking):
             forked=self._forked,
         )
         cached = count(route_cache, "route_cache", "keys", least=0)
-        super().__init__(Router(cached), life, on_error, maxsize=maxsize, overflow=overflow)
+        super().__init__(Router(cached), life, on_error, maxsize=maxsize, overflow=overflow, context=context)
         self._requests = Requests(self)
         self._direct = DirectSubscribers()
         self._declarations = Declarations()

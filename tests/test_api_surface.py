@@ -76,7 +76,7 @@ def room_of(module: str) -> str:
         return "ground"
     if module in CONTRACT:
         return "contract"
-    if module in ("hub", "publisher", "subscriber", "loop", "utils", "logging_compat", "_aiopubsub"):
+    if module in ("hub", "publisher", "subscriber", "threads", "loop", "utils", "logging_compat", "_aiopubsub"):
         return "face"
     if module.partition(".")[0] == "_face":
         return "face"
@@ -127,7 +127,8 @@ def test_no_module_shadows_one_of_the_standard_library(module: str) -> None:
 
 def test_what_the_package_shows_is_all_public() -> None:
     shown = {name for name, value in vars(hubsub).items() if name[0] != "_" and not isinstance(value, ModuleType)}
-    assert shown - {"annotations"} == set(hubsub.__all__) - {"Bridge", "connect"}  # which come when they are asked for
+    lazy = {"Bridge", "HubThread", "connect"}  # which come when they are asked for
+    assert shown - {"annotations"} - lazy == set(hubsub.__all__) - lazy
     assert hubsub.__all__ == sorted(set(hubsub.__all__))
 
 
@@ -176,7 +177,7 @@ def test_whatever_is_public_says_what_it_promises(module: ModuleType, name: str)
             assert inspect.getdoc(getattr(kind, member)), f"{name}.{member}"
 
 
-@pytest.mark.parametrize("script", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize("script", sorted((ROOT / "examples").rglob("*.py")), ids=lambda path: path.name)
 def test_examples_use_public_names_only(script: Path) -> None:
     tree = parsed(script)
     used = set()
@@ -185,8 +186,8 @@ def test_examples_use_public_names_only(script: Path) -> None:
             used.add(node.attr)
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("hubsub"):
             names = {name.name for name in node.names}
-            # The web, and the adapter of one broker.
-            if node.module == "hubsub.web" or str(node.module).startswith("hubsub.bridges."):
+            # The web, the kit for tests, and the adapter of one broker.
+            if node.module in ("hubsub.web", "hubsub.testing") or str(node.module).startswith("hubsub.bridges."):
                 assert names <= set(importlib.import_module(str(node.module)).__all__)
             else:
                 assert node.module == "hubsub"

@@ -387,7 +387,92 @@ def test_json_is_written_as_the_standard_library_writes_it(message: Any) -> None
     payload = JsonCodec().encode(message)
     assert json.loads(payload) == message
     with suppress(UnicodeEncodeError):
-        assert payload == json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode()
+        assert plainly(payload) == plainly(json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode())
+
+
+def plainly(payload: bytes) -> bytes:
+    """A payload with `1e16` where the standard library writes `1e+16`, and `1e-7` where it writes `1e-07`."""
+    return re.sub(rb"(?<=[0-9])e(?:\+|(-)0?)(?=[1-9])", rb"e\1", payload)
+
+
+class Words(str):
+    def __str__(self) -> str:
+        return "other words"
+
+
+class Mine(dict[Any, Any]):
+    def items(self) -> Any:
+        return [("mine", 1)]
+
+
+class Alike:
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+ODD = (
+    st.floats()
+    | st.sampled_from([2**64, -(2**63) - 1, 10**400, 1e16, 1e-7, -0.0, Colour.RED, Size.SMALL, Level.HIGH])
+    | st.sampled_from([Words("w"), Mine(a=1), Alike(), Point(1, 2), Decimal("NaN"), Line("tea", 0.5), Line, object()])
+    | st.sampled_from([time(1, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC), timedelta(1.5), uuid.UUID(int=1), b"b"])
+    | st.sampled_from([Struct("Ann", date(2026, 1, 2)), memoryview(b"m"), bytearray(b"a"), {1, 2}, frozenset({"a"})])
+)
+ODD_KEYS = (
+    st.text(max_size=2)
+    | st.sampled_from([1, 1.0, 1e16, math.inf, True, None, 2**64, b"b", (1,), Level.HIGH, Size.SMALL, Words("w")])
+    | st.sampled_from([date(2026, 1, 2), uuid.UUID(int=1), Decimal(1), "1", "true", "null", "\ud800"])
+)
+
+
+@given(
+    st.recursive(
+        SCALARS | ODD,
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.lists(inner, max_size=3).map(tuple)
+            | st.dictionaries(st.text(max_size=3), inner, max_size=3)
+            | st.dictionaries(ODD_KEYS, inner, max_size=2)
+        ),
+        max_leaves=6,
+    )
+)
+@settings(deadline=None)
+def test_json_writes_and_refuses_the_same_with_and_without_msgspec(message: Any) -> None:
+    def outcome(codec: JsonCodec) -> Any:
+        try:
+            return plainly(codec.encode(message))
+        except ValueError as error:
+            return str(error)
+
+    fast, slow = JsonCodec(), JsonCodec()
+    slow._fast = None
+    assert outcome(fast) == outcome(slow)
+
+
+@pytest.mark.parametrize("depth", [10, 200, 100_000])
+def test_json_that_is_nested_deeply_is_written_or_refused_with_and_without_msgspec(depth: int) -> None:
+    message: Any = 1
+    for _ in range(depth):
+        message = [message, {"a": 1.5}]
+    fast, slow = JsonCodec(), JsonCodec()
+    slow._fast = None
+    if depth < 1000:
+        assert fast.encode(message) == slow.encode(message)
+    else:
+        for codec in (fast, slow):
+            with pytest.raises(ValueError, match=r"cannot be encoded|recursion"):
+                codec.encode(message)
+
+
+def test_plain_messages_are_written_by_msgspec() -> None:
+    codec = JsonCodec()
+    assert codec._fast is not None
+    for message in ({"a": [1, 2.5, None, "é"], "b": [{}, True]}, (1, []), "text", None, 2**63):
+        assert codec._fast(message) == codec.encode(message)
+    for message in ([math.nan], {1: 2}, Point(1, 2), [Colour.RED], "\ud800"):
+        assert codec._fast(message) is None
 
 
 # MessagePack

@@ -14,6 +14,7 @@ from sybil.evaluators.python import PythonEvaluator
 from sybil.parsers.markdown import CodeBlockParser
 
 from hubsub.web import Limits
+from tools.programs import PROGRAM
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -25,10 +26,12 @@ every_page = pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(RO
 class Reader:
     """Runs the python blocks of a page, each going on from the one before.
 
-    A text block right after one is what it printed; one that prints something has such a block.
+    A text block right after one is what it printed; one that prints something has such a block. Programs that are
+    copied from files run as those files, see `test_examples`.
     """
 
     def __init__(self, page: Path) -> None:
+        self.copied = [found.span() for found in PROGRAM.finditer(page.read_text(encoding="utf-8"))]
         parsers = [CodeBlockParser("python", self.run), CodeBlockParser("text", self.compare)]
         self.document = Document.parse(str(page), *parsers)
         self.document.namespace["__name__"] = "__main__"
@@ -38,7 +41,8 @@ class Reader:
 
     def read(self) -> None:
         for example in self.document:
-            example.evaluate()
+            if not any(start <= example.start < end for start, end in self.copied):
+                example.evaluate()
         self.check_nothing_unsaid()
 
     def run(self, example: Example) -> None:
@@ -59,7 +63,11 @@ class Reader:
 
 
 @every_page
-def test_every_example_runs_and_prints_what_the_page_says(page: Path) -> None:
+def test_every_example_runs_and_prints_what_the_page_says(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # An example may leave a file where it runs.
+    monkeypatch.chdir(tmp_path)
     Reader(page).read()
 
 
@@ -77,6 +85,11 @@ def test_every_link_into_the_repository_leads_to_something(page: Path) -> None:
 @pytest.mark.once
 def test_every_picture_is_what_the_script_draws() -> None:
     subprocess.run([sys.executable, ROOT / "tools" / "pictures.py", "--check"], check=True)
+
+
+@pytest.mark.once
+def test_every_program_on_a_page_is_the_file_that_is_run() -> None:
+    subprocess.run([sys.executable, ROOT / "tools" / "programs.py", "--check"], check=True)
 
 
 @pytest.mark.once

@@ -94,6 +94,7 @@ def test_nothing_is_required_and_the_extras_are_there(metadata: Message) -> None
         "logwood",
         "demo",
         "redis",
+        "redis-fast",
         "kafka",
         "postgres",
         "msgpack",

@@ -1,6 +1,7 @@
 """Draw the pictures of the documentation: docs/pictures/*.svg, from the data below.
 
-They follow the reader's light or dark scheme. With `--check` nothing is written: it fails if a picture is out of date.
+They are narrow enough that their words can be read on a phone, and follow the reader's light or dark scheme. With
+`--check` nothing is written: it fails if a picture is out of date.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from html import escape
 FOLDER = pathlib.Path(__file__).resolve().parent.parent / "docs" / "pictures"
 
 LINE, PAD = 19, 12
+WIDTH = 620
 
 STYLE = """
   text { font: 14px system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; fill: #1f2328; }
@@ -104,7 +106,16 @@ def level(start: Box, end: Box, at: Box) -> list[str]:
     return arrow(*(Box(box.x, at.y, box.width, [""], "box", at.height) for box in (start, end)))
 
 
-def page(title: str, width: float, height: float, shapes: list[str]) -> str:
+def fall(start: Box, end: Box) -> list[str]:
+    """Draw an arrow from the lower edge of a box to the upper edge of one further down, beside it."""
+    x1, x2 = start.x + start.width / 2, end.x + end.width / 2
+    y1, y2 = start.y + start.height, end.y - 3
+    middle = (y1 + y2) / 2
+    return [f'<path class="arrow" d="M{x1:g} {y1:g} C{x1:g} {middle:g} {x2:g} {middle:g} {x2:g} {y2:g}"/>']
+
+
+def page(title: str, height: float, shapes: list[str]) -> str:
+    width = WIDTH
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}"'
     marker = (
         '<defs><marker id="head" viewBox="0 0 8 8" refX="6" refY="4" markerWidth="8" markerHeight="8" orient="auto">'
@@ -117,29 +128,29 @@ def page(title: str, width: float, height: float, shapes: list[str]) -> str:
 
 def hub() -> str:
     """Draw the path of a message through a hub."""
-    area = Box(190, 20, 250, ["Hub"], "area", 270)
-    publisher = Box(20, 79, 100, ["Publisher", "adds a prefix"])
-    route = Box(210, 70, 210, ["Route", "`order/new → 3 targets", "remembered for each key"], "ours")
-    matcher = Box(210, 200, 210, ["Matcher", "exact keys: a dict", "patterns: a trie"])
-    plain = Box(520, 34, 180, ["sync listener", "called inside publish"])
-    queue = Box(520, 122, 100, ["queue", "bounded"])
-    listener = Box(680, 122, 180, ["async listener", "one task, in order"])
-    other = Box(520, 210, 100, ["queue", "bounded"])
-    reader = Box(680, 210, 180, ["your own loop", "`async for, consume"])
+    area = Box(170, 20, 430, ["Hub"], "area", 126)
+    publisher = Box(20, 67.5, 112, ["Publisher", "adds a prefix"])
+    route = Box(186, 58, 194, ["Route", "`order/new → 3 targets", "kept for each key"], "ours")
+    matcher = Box(444, 58, 140, ["Matcher", "exact keys: a dict", "patterns: a trie"])
+    plain = Box(20, 196, 180, ["sync listener", "called inside publish"])
+    queue = Box(220, 196, 180, ["queue", "bounded"])
+    listener = Box(220, 286, 180, ["async listener", "one task, in order"])
+    other = Box(420, 196, 180, ["queue", "bounded"])
+    reader = Box(420, 286, 180, ["your own loop", "`async for, consume"])
+    upper, lower = (Box(0, route.y + y, 0, [""], "box", 20) for y in (8, 42))
     shapes = [
         *area.draw(),
-        *arrow(publisher, route, "publish"),
-        *arrow(route, matcher, "the first time", -30),
-        *arrow(matcher, route, "", 90),
-        *arrow(route, plain),
-        *arrow(route, queue),
-        *arrow(route, other),
+        *arrow(publisher, route),
+        text(412, 65, "once", "note", "middle"),
+        *level(route, matcher, upper),
+        *level(matcher, route, lower),
+        *(each for target in (plain, queue, other) for each in fall(route, target)),
         *arrow(queue, listener),
         *arrow(other, reader),
     ]
     for box in (publisher, route, matcher, plain, queue, listener, other, reader):
         shapes += box.draw()
-    return page("How a message gets from a publisher to its listeners", 880, 310, shapes)
+    return page("How a message gets from a publisher to its listeners", 356, shapes)
 
 
 EXACT = ["order/new", "sensor/kitchen/temperature"]
@@ -151,7 +162,7 @@ def trie() -> str:
     """Draw the patterns of a hub as they are kept, and what one key walks through."""
     leaves: list[str] = []
     nodes: dict[tuple[str, ...], float] = {}
-    step, left, column = 46, 400, 130
+    step, root, left, column, first = 44, 40, 92, 174, 156
 
     def lay(prefix: tuple[str, ...]) -> float:
         parts = [tuple(p.split("/")) for p in WILDCARD]
@@ -160,25 +171,24 @@ def trie() -> str:
             ys = [lay(each) for each in below]
             nodes[prefix] = (ys[0] + ys[-1]) / 2
         else:
-            nodes[prefix] = 60 + step * len(leaves)
+            nodes[prefix] = first + step * len(leaves)
             leaves.append("/".join(prefix))
         return nodes[prefix]
 
     lay(())
-    height = 60 + step * max(len(leaves), 3) + 40
-    area = Box(20, 20, 300, ["Exact keys: a dict"], "area", height - 40)
-    shapes = [*area.draw(), *Box(340, 20, 520, ["Patterns with wildcards: a trie"], "area", height - 40).draw()]
+    bottom = first + step * len(leaves)
+    shapes = [
+        *Box(20, 20, WIDTH - 40, ["Exact keys: a dict"], "area", 82).draw(),
+        *Box(20, 114, WIDTH - 40, ["Patterns with wildcards: a trie"], "area", bottom - 114).draw(),
+    ]
     for number, pattern in enumerate(EXACT):
         kind = "ours end" if pattern == PUBLISHED else "box end"
-        shapes += Box(40, 60 + 38 * number, 260, [f"`{pattern}"], kind, 30).draw()
-    shapes.append(text(40, height - 84, "A route is made for", "note"))
-    shapes.append(text(40, height - 64, PUBLISHED, "code"))
-    shapes.append(text(40, height - 40, "Blue: visited. Bold: a pattern ends here.", "note"))
+        shapes += Box(root + 150 * number, 56, (136, 260)[number], [f"`{pattern}"], kind, 30).draw()
     key = tuple(PUBLISHED.split("/"))
     for prefix, y in nodes.items():
-        x = left + column * (len(prefix) - 1) - 10 if prefix else 360
+        x = left + column * (len(prefix) - 1) if prefix else root
         if prefix:
-            parent = 360 + 12 if len(prefix) == 1 else left + column * (len(prefix) - 2) + 90
+            parent = root + 12 if len(prefix) == 1 else left + column * (len(prefix) - 2) + 110
             top = nodes[prefix[:-1]] + 15
             middle = (parent + x) / 2
             curve = f"M{parent:g} {top:g} C{middle:g} {top:g} {middle:g} {y + 15:g} {x:g} {y + 15:g}"
@@ -186,54 +196,52 @@ def trie() -> str:
         seen = all(part in ("*", "+", own) for part, own in zip(prefix, key, strict=False))
         name = prefix[-1] if prefix else ""
         kind = ("ours" if seen else "box") + (" end" if "/".join(prefix) in WILDCARD else "")
-        box = Box(x, y, 100 if prefix else 12, [f"`{name}"], kind, 30)
+        box = Box(x, y, 110 if prefix else 12, [f"`{name}"], kind, 30)
         shapes += box.draw()
-    return page("How a hub keeps its patterns", 880, height, shapes)
+    shapes.append(text(20, bottom + 26, "A route is made for", "note"))
+    shapes.append(text(150, bottom + 26, PUBLISHED, "code"))
+    shapes.append(text(20, bottom + 48, "Blue: visited for it. Bold: a pattern ends here.", "note"))
+    return page("How a hub keeps its patterns", bottom + 64, shapes)
 
 
 def queue() -> str:
     """Draw a full queue that dropped its oldest messages."""
-    source = Box(20, 66, 120, ["publish", "never waits"])
-    sink = Box(720, 66, 140, ["consumer", "`async for"])
-    shapes = [*Box(190, 20, 480, ["Queue of a subscription, maxsize=4, DROP_OLDEST"], "area", 140).draw()]
+    source = Box(20, 64, 106, ["publish", "never waits"])
+    sink = Box(WIDTH - 116, 64, 96, ["consumer", "`async for"])
+    shapes = [*Box(160, 20, 310, ["Queue: maxsize=4, DROP_OLDEST"], "area", 110).draw()]
     boxes = []
     for number, (words, kind) in enumerate(
-        [("9", "ours"), ("8", "ours"), ("7", "ours"), ("6", "ours"), ("Gap: 2 missing", "gap")]
+        [("9", "ours"), ("8", "ours"), ("7", "ours"), ("6", "ours"), ("Gap: 2", "gap")]
     ):
-        boxes.append(Box(210 + 76 * number, 72, 130 if kind == "gap" else 62, [f"`{words}"], kind, 34))
+        boxes.append(Box(176 + 50 * number, 72, 78 if kind == "gap" else 42, [f"`{words}"], kind, 34))
     for box in (*boxes, source, sink):
         shapes += box.draw()
     shapes += [*arrow(source, boxes[0]), *arrow(boxes[-1], sink)]
-    shapes.append(text(210, 138, "4 and 5 were dropped; the consumer receives a Gap in their place.", "note"))
-    return page("A full queue, with a gap where messages were dropped", 880, 180, shapes)
+    shapes.append(text(20, 156, "4 and 5 were dropped. In their place the consumer receives a Gap.", "note"))
+    return page("A full queue, with a gap where messages were dropped", 176, shapes)
 
 
 def bridge() -> str:
     """Draw how two processes are connected."""
     shapes = []
     columns = []
-    for left, name, hub_at, inner_at in ((20, "Process A", 20, 140), (610, "Process B", 140, 15)):
-        area = Box(left, 20, 250, [name], "area", 210)
-        top = Box(left + hub_at, 60, 90, ["Hub"], "box", 150)
-        out = Box(left + inner_at, 60, 95, ["outbox", "bounded"], "ours")
-        into = Box(left + inner_at, 160, 95, ["receiver", "decodes"], "ours")
+    for left, name, hub_at, inner_at in ((20, "Process A", 14, 96), (WIDTH - 216, "Process B", 118, 14)):
+        area = Box(left, 20, 196, [name], "area", 196)
+        top = Box(left + hub_at, 56, 64, ["Hub"], "box", 144)
+        out = Box(left + inner_at, 56, 86, ["outbox", "bounded"], "ours")
+        into = Box(left + inner_at, 150, 86, ["receiver", "decodes"], "ours")
         for box in (area, top, out, into):
             shapes += box.draw()
         shapes += [*level(top, out, out), *level(into, top, into)]
         columns.append((out, into))
     broker = Box(
-        370,
-        60,
-        140,
-        ["Broker", "Redis, Kafka,", "or a file", "", "keys are its topics,", "channels, streams"],
-        "box",
-        150,
+        247, 56, 126, ["Broker", "Redis, Kafka,", "or a file:", "keys become its", "channels, topics"], "box", 144
     )
     shapes += broker.draw()
     (out, into), (other_out, other_into) = columns
     for start, end in ((out, broker), (broker, into), (other_out, broker), (broker, other_into)):
         shapes += level(start, end, start if end is broker else end)
-    return page("Two processes with a bridge each", 880, 250, shapes)
+    return page("Two processes with a bridge each", 236, shapes)
 
 
 PICTURES = {"hub": hub, "trie": trie, "queue": queue, "bridge": bridge}

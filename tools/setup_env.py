@@ -30,6 +30,8 @@ KAFKA_POM = ROOT / "tools" / "kafka-broker.xml"
 # Makes the types of the module for browsers. Held to one version: each writes them a little differently.
 TYPESCRIPT = "5.9.3"
 TYPESCRIPT_FOLDER = ROOT / ".cache" / "typescript"
+# Beside the environment: in it, redis-py would use it, and the tests are to run without it, too.
+HIREDIS_FOLDER = ROOT / ".cache" / "hiredis"
 
 # Runs in the interpreter that is looked at. The base of a virtual environment is what a new one has to stand on.
 PROBE = """
@@ -228,6 +230,15 @@ def ensure_typescript(venv):
         print("Fetching TypeScript failed, see above; the next run tries again.", flush=True)
 
 
+def ensure_hiredis(venv):
+    """Have hiredis here, for the tests that parse the replies of Redis with it."""
+    if glob.glob(str(HIREDIS_FOLDER / "hiredis" / "__init__.py")):
+        return
+    pip = [str(venv / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    if subprocess.call([*pip, "--only-binary=:all:", "--target", str(HIREDIS_FOLDER), "hiredis>=3.2"]) != 0:
+        print("Fetching hiredis failed, see above; the next run tries again.", flush=True)
+
+
 def ensure(venv, python, extras):
     """Leave `venv` with hubsub (editable) and at least these extras, made with `python`."""
     stamp = venv / "hubsub-stamp.json"
@@ -283,6 +294,7 @@ def main():
         ensure_brokers()
         if "test" in arguments.extras:
             ensure_typescript(ROOT / arguments.venv)
+            ensure_hiredis(ROOT / arguments.venv)
 
 
 if __name__ == "__main__":

@@ -66,7 +66,6 @@ class ConcurrentListener(AsyncListener):
             await asyncio.sleep(0)
         mailbox, items = self._mailbox, self._mailbox.items
         popleft = items.popleft
-        function, with_event = self._callee()
         set_call = current_call.set
         call = variables = None
         alone = -1
@@ -87,11 +86,11 @@ class ConcurrentListener(AsyncListener):
                     variables = self._variables_of(context)
                     alone = -1 if variables is None else getrefcount(variables)
                 try:
-                    if with_event:
-                        result = await function(as_event(item))
+                    if self._event:
+                        result = await self._call(as_event(item))
                     else:
                         key, message = item
-                        result = await function(key, message)
+                        result = await self._call(key, message)
                 except BaseException as error:
                     self._failed(item, error, task)
                 else:

@@ -43,15 +43,15 @@ class InContext:
     the order of calls, cancelling and `asyncio.current_task()` are as for any other listener.
     """
 
-    __slots__ = ("_with_event", "function")
+    __slots__ = ("function", "with_event")
 
     def __init__(self, function: Callable[..., Awaitable[Any]], with_event: bool) -> None:
         self.function = function
-        self._with_event = with_event
+        self.with_event = with_event
 
     def __call__(self, event: Event[Any]) -> Awaitable[Any]:
         """Call it with an event."""
-        arguments = (event,) if self._with_event else event
+        arguments = (event,) if self.with_event else event
         context = event.context
         if context is None:  # it comes from a history
             return self.function(*arguments)

@@ -21,12 +21,13 @@ from .message_queue import Item, Mailbox, Overflow, as_event
 from .notices import Notices, notify
 from .registration import Bookkeeper, CallContext, Core, Registration, Removal, Where
 from .retry import GivenUp, Retry, Retrying
+from .wrapping import Wrapped, Wrappings
 
 
 class Listener(Registration):
     """A callable that is called with each message, inside the publish. `remove()` ends it."""
 
-    __slots__ = ("_event", "_held", "_watched", "failed", "function", "last_error")
+    __slots__ = ("_call", "_event", "_held", "_watched", "_wrapped", "failed", "function", "last_error")
 
     def __init__(
         self,
@@ -38,9 +39,12 @@ class Listener(Registration):
         where: Where | None = None,
         once: bool = False,
     ) -> None:
-        self._event = event
         self.function: Callable[..., object] = function
         """The callable."""
+        # What is called, and whether with an event.
+        self._call: Callable[..., Any] = function
+        self._event = event
+        self._wrapped: Wrapped | None = None
         super().__init__(hub, self._plain(), owner=owner, where=where, once=once)
         self._watched = False
         self._held: deque[Event[Any]] | None = None  # published while it is called with a history
@@ -55,7 +59,7 @@ class Listener(Registration):
         return self._once or self.mailbox is not None
 
     def _take(self, event: Event[Any]) -> None:
-        result = self.function(event) if self._event else self.function(*event)
+        result = self._call(event) if self._event else self._call(*event)
         if result is not None:
             self.returned(event, result)
 
@@ -113,9 +117,7 @@ class Listener(Registration):
                 self._call_with(held.popleft(), super().deliver_event)
         finally:
             self._held = None
-            self.deliver = self._gate(self._deliver_watched if self._watched else self._plain())
-            for pattern in self._patterns:
-                self._hub._router.forget(pattern)
+            self._renew()
             self.missed += len(held)
             notify([partial(event.fail, why="dropped, it was removed or closed") for event in held])
 
@@ -139,7 +141,34 @@ class Listener(Registration):
 
     def _plain(self) -> Deliver:
         """What a publish calls if there is no result to check."""
-        return partial(_call_with_event, self.function) if self._event else self.function
+        return partial(_call_with_event, self._call) if self._event else self._call
+
+    def _renew(self) -> None:
+        """Have routes call it as it is to be called from now on."""
+        self.deliver = self._gate(self._deliver_watched if self._watched else self._plain())
+        self._hub._router.renew(self, self._patterns)
+
+    # Wrapping
+
+    def _wrap_in(self, wrappings: Wrappings | None) -> None:
+        """Call it inside the wrappers that concern each message from now on; with None, without any."""
+        wrapped = self._wrapped
+        if (wrapped is None) == (wrappings is None):
+            return
+        if wrappings is not None:
+            self._wrapped = wrapped = Wrapped(self, wrappings, is_async=self.mailbox is not None)
+            wrapped.with_event = self._call_instead(wrapped, True)
+        elif wrapped is not None:
+            self._wrapped = None
+            self._call_instead(self.function, wrapped.with_event)
+
+    def _call_instead(self, function: Callable[..., Any], with_event: bool) -> bool:
+        """Call another function from now on; return whether the last one was called with an event."""
+        before = self._event
+        self._call, self._event = function, with_event
+        if self._held is None:
+            self._renew()
+        return before
 
     # Checking results
 
@@ -147,16 +176,14 @@ class Listener(Registration):
         """Check from now on what each call returns, which doubles the cost of a call."""
         if not self._watched:
             self._watched = True
-            self.deliver = self._gate(self._deliver_watched)
-            for pattern in self._patterns:
-                self._hub._router.forget(pattern)
+            self._renew()
 
     def _deliver_watched(self, key: Key[Any], message: Any) -> None:
         self._take(Event(key, message))
 
     def _called_with(self, event: Event[Any]) -> Any:
-        """Call the function with an event, and return its result."""
-        return self.function(event) if self._event else self.function(*event)
+        """Call the function with an event, inside its wrappers, and return its result."""
+        return self._call(event) if self._event else self._call(*event)
 
     def remove(self) -> Removal:
         """Remove it at once: it is no longer called, its queue is dropped, and a call in progress is cancelled.
@@ -187,7 +214,6 @@ class AsyncListener(Listener):
     """
 
     __slots__ = (
-        "_call",
         "_calls",
         "_context",
         "_idle",
@@ -219,8 +245,6 @@ class AsyncListener(Listener):
         follows = context == "publisher"
         self._mailbox = self.mailbox = (CapturingMailbox if follows else Mailbox)(maxsize, overflow, self)
         self._mailbox.wake = self.start
-        # What the task calls, and how.
-        self._call: Callable[..., Any] = function
         if follows:
             self._call, self._event = InContext(function, event), True
         self.deliver = self._gate(self._mailbox.put)
@@ -298,7 +322,6 @@ class AsyncListener(Listener):
         task = self._task
         assert task is not None
         loop = task.get_loop()
-        function, with_event = self._callee()
         mailbox, items = self._mailbox, self._mailbox.items
         popleft = items.popleft
         context, set_call = self._context, current_call.set
@@ -308,11 +331,13 @@ class AsyncListener(Listener):
         # Its removal has dropped what was queued, unless it is winding up.
         while items or not (self.closed or self._stopped) or mailbox.is_replaying:
             calls.running = call
+            function, with_event = self._call, self._event
             for _ in calls.BURST:
                 if mailbox.alert:
                     item = cast("Item | None", mailbox.take())
                     if item is None:
                         break
+                    function, with_event = self._call, self._event  # it may have changed: see `_call_instead`
                 elif items:
                     item = popleft()
                 else:
@@ -401,12 +426,20 @@ class AsyncListener(Listener):
             # Cancelled from outside. The loop does so when a program ends: that is no reason for a warning.
             self._hub._report(self, item[0], item[1], error, quietly=True)
 
-    def _callee(self) -> tuple[Callable[..., Any], bool]:
-        """The function that the task calls, and whether with an event."""
-        return self._call, self._event
-
-    def _called_with(self, event: Event[Any]) -> Any:
-        return self._call(event) if self._event else self._call(*event)
+    def _call_instead(self, function: Callable[..., Any], with_event: bool) -> bool:
+        outer = self._call if isinstance(self._call, Retrying) else None
+        inner = self._call if outer is None else outer.function
+        if isinstance(inner, InContext):
+            before, inner.with_event = inner.with_event, with_event
+            inner.function = function
+            return before
+        before, self._event = self._event, with_event
+        self._mailbox.alert = True  # so that a task in the middle of a burst looks
+        if outer is None:
+            self._call = function
+        else:
+            outer.function = function
+        return before
 
     def _wake(self) -> None:
         self._hub._life.check_thread()

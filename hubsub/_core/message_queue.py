@@ -505,7 +505,9 @@ class Mailbox:
 
     def line_changed(self) -> None:
         """Called when a publisher has joined or left the line."""
+        was_alert = self.alert
         self._changed()
+        self.alert |= was_alert  # its consumer has not been there yet
         if self.line is not None:
             self._offer(1, self.maxsize - len(self.items))
 

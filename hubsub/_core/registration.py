@@ -23,6 +23,7 @@ from .router import Router
 Where: TypeAlias = Callable[[Key[Any], Any], object]
 
 CallContext: TypeAlias = Literal["listener", "publisher"]
+CONTEXTS: tuple[CallContext, ...] = ("listener", "publisher")
 
 Ack: TypeAlias = Literal["auto", "manual"]
 

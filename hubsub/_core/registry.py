@@ -11,7 +11,7 @@ from ..describe import describe
 from ..errors import HubClosed, InvalidListener
 from ..event import DeadLetter, Event, ListenerFailure
 from ..key import NAMESPACE, PLUS, STAR, Announced, Key, Patterns, as_patterns, escaped
-from .callables import checked_function, checked_listener
+from .callables import checked_async_function, checked_function, checked_listener, is_async
 from .checks import choice, member, options_of
 from .checks import count as count_of
 from .concurrency import ConcurrentListener
@@ -22,6 +22,7 @@ from .listener import AsyncListener, Listener
 from .message_queue import Overflow
 from .notices import Notices, notify
 from .registration import (
+    CONTEXTS,
     AsyncOptions,
     Bookkeeper,
     CallContext,
@@ -37,6 +38,7 @@ from .responding import AsyncResponder, Responder
 from .retry import Retry
 from .router import Router
 from .routes import Target
+from .wrapping import Call, Wrapping, Wrappings
 
 
 class _Queue(TypedDict):
@@ -66,16 +68,19 @@ class Registry(Exchange):
         *,
         maxsize: int,
         overflow: Overflow,
+        context: CallContext,
     ) -> None:
         super().__init__(router, life, on_error)
         self.maxsize = count_of(maxsize, "maxsize")
         self.overflow = member(overflow, "overflow", Overflow)
+        self.context: CallContext = choice(context, "context", CONTEXTS)
         self._history = History(self._retention_changed, self._origin)
         self._registered: dict[Registration, None] = {}
         self._order = count(1)
         self._watchers = 0  # patterns that may match the hub's own namespace
         # Called with the patterns of registrations that were added or removed.
         self._followers: list[Callable[[Iterable[tuple[str, ...]]], None]] = []
+        self._wrappings = Wrappings()
 
     # Making listeners
 
@@ -122,22 +127,22 @@ class Registry(Exchange):
         *,
         concurrency: int = 1,
         retry: Retry | None = None,
-        context: CallContext = "listener",
+        context: CallContext | None = None,
         **options: Unpack[QueueOptions],
     ) -> AsyncListener:
         concurrency = count_of(concurrency, "concurrency", "calls")
         if not isinstance(retry, Retry | None):
             raise ValueError(f"retry must be a hubsub.Retry, not {describe(retry)}")
-        choice(context, "context", ("listener", "publisher"))
+        whose: CallContext = self.context if context is None else choice(context, "context", CONTEXTS)
         queue = self._queue(**options)
         if responding:
             if concurrency > 1 or retry is not None:
                 raise InvalidListener(function, "a responder answers one request after the other, and once")
-            return AsyncResponder(self, function, context=context, **queue, **common)
+            return AsyncResponder(self, function, context=whose, **queue, **common)
         if concurrency == 1:
-            return AsyncListener(self, function, retry=retry, context=context, **queue, **common)
+            return AsyncListener(self, function, retry=retry, context=whose, **queue, **common)
         return ConcurrentListener(
-            self, function, concurrency=concurrency, retry=retry, context=context, **queue, **common
+            self, function, concurrency=concurrency, retry=retry, context=whose, **queue, **common
         )
 
     def _queue(self, maxsize: int | None = None, overflow: Overflow | None = None) -> _Queue:
@@ -182,6 +187,8 @@ class Registry(Exchange):
         else:
             registration._patterns = with_patterns(registration._patterns, patterns)
             self._router.several = True
+        if self._wrappings and isinstance(registration, Listener):
+            self._wrap_if_concerned(registration)
         if replay:
             registration._put_off()
         added = [(pattern, self._router.add(pattern, registration)) for pattern in patterns]
@@ -257,6 +264,33 @@ class Registry(Exchange):
         self._watchers += more * sum(map(_may_be_meta, patterns))
         for pattern in patterns:
             self._router.forget(pattern)
+
+    # Wrapping
+
+    def _wrap(self, patterns: Patterns, function: Callable[[Call[Any]], object]) -> Wrapping:
+        self._life.check_thread()
+        checked_async_function(function, "a wrapper", "call")
+        wrapping = Wrapping(self._unwrap, as_patterns(patterns), function, is_async(function))
+        self._wrappings.add(wrapping)
+        self._rewrap()
+        return wrapping
+
+    def _unwrap(self, wrapping: Wrapping) -> None:
+        self._life.check_thread()
+        self._wrappings.remove(wrapping)
+        self._rewrap()
+
+    def _rewrap(self) -> None:
+        """Wrap exactly those listeners that a wrapper concerns."""
+        # Those that were removed and still handle their queues are no longer registered.
+        for each in dict.fromkeys([*self._registered, *self._life.running, *self._life.unstarted]):
+            if isinstance(each, Listener):
+                self._wrap_if_concerned(each)
+
+    def _wrap_if_concerned(self, listener: Listener) -> None:
+        wrappings = self._wrappings
+        is_concerned = wrappings.concern(listener._patterns, listener.mailbox is not None)
+        listener._wrap_in(wrappings if is_concerned else None)
 
     # Announcing
 

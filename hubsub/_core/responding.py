@@ -12,6 +12,7 @@ from ..errors import NoRunningLoop, RemoteError, WaitingForItself
 from ..event import Event
 from .asking import Question, question_of
 from .callables import awaitable, discard, is_awaitable, refuse_awaitable
+from .context import InContext
 from .listener import AsyncListener, Listener
 from .message_queue import Overflow
 from .notices import Notices
@@ -231,10 +232,16 @@ async def _await(result: Awaitable[V]) -> V:
 class AsyncResponder(AsyncListener):
     """An async function whose result is the reply."""
 
-    __slots__ = ()
+    __slots__ = ("_asked", "_asked_with_event")
 
     _hub: Core
     responds = True
+
+    def __init__(self, hub: Core, function: Callable[..., Awaitable[object]], **options: Any) -> None:
+        super().__init__(hub, function, **options)
+        # The task calls `_answer`, which calls this.
+        self._asked, self._asked_with_event = self._call, self._event
+        self._call, self._event = self._answer, True
 
     def deliver_event(self, event: Event[Any], bounded: bool = False, /) -> bool:
         question = question_of(event)
@@ -252,8 +259,17 @@ class AsyncResponder(AsyncListener):
             question.lose()
         return is_queued
 
-    def _callee(self) -> tuple[Callable[..., Any], bool]:
-        return self._answer, True
+    def _called_with(self, event: Event[Any]) -> Any:
+        return self._asked(event) if self._asked_with_event else self._asked(*event)
+
+    def _call_instead(self, function: Callable[..., Any], with_event: bool) -> bool:
+        if isinstance(self._asked, InContext):
+            before, self._asked.with_event = self._asked.with_event, with_event
+            self._asked.function = function
+        else:
+            before, self._asked_with_event = self._asked_with_event, with_event
+            self._asked = function
+        return before
 
     async def _answer(self, event: Event[Any]) -> None:
         question = question_of(event)

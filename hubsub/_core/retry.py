@@ -84,7 +84,7 @@ class Retrying:
         give_up: Called with key, message, error and the number of attempts.
     """
 
-    __slots__ = ("_function", "_give_up", "_pauses", "_retry", "_time_left")
+    __slots__ = ("_give_up", "_pauses", "_retry", "_time_left", "function")
 
     # With fewer seconds left there is no retry: better a dead letter while its readers are still there.
     TOO_LATE = 0.05
@@ -96,7 +96,7 @@ class Retrying:
         time_left: Callable[[], float | None],
         give_up: Callable[[Key[Any], Any, BaseException, int], None],
     ) -> None:
-        self._function = function
+        self.function = function
         self._retry = retry
         self._time_left = time_left
         self._give_up = give_up
@@ -105,6 +105,7 @@ class Retrying:
     async def __call__(self, *arguments: Any) -> BaseException | None:
         """Call it until it succeeds; return the error if it was given up."""
         key, message = arguments if len(arguments) == 2 else arguments[0]
+        function = self.function  # another one may want other arguments
         task = asyncio.current_task()
         assert task is not None
         delays = self._retry.delays()
@@ -112,7 +113,7 @@ class Retrying:
         while True:
             attempts += 1
             try:
-                refuse_awaitable(await self._function(*arguments), self._function)
+                refuse_awaitable(await function(*arguments), function)
                 return None
             except (Exception, asyncio.CancelledError) as error:
                 if isinstance(error, asyncio.CancelledError) and task.cancelling():

@@ -235,6 +235,13 @@ class Router(Generic[R]):
                     self._running.note((route,))
                     self._wide.keep(route)
 
+    def renew(self, target: R, patterns: Iterable[tuple[str, ...]]) -> None:
+        """Have a target that is on these patterns called by its new `deliver`, from the next publish on."""
+        for pattern in patterns:
+            self.forget(pattern)
+        if self._wide.kept:
+            self._wide.renew(target)
+
     def swap(self) -> None:
         """Start an empty cache."""
         old = self.cache

@@ -56,6 +56,13 @@ class WideRoutes:
             else:
                 self.kept[key].update(target)
 
+    def renew(self, target: Target) -> None:
+        """Update the copies after a target has got another callable."""
+        for key, copy in self.kept.items():
+            index = copy.find(target, True) if target.is_on(key) else None
+            if index is not None:
+                copy[index] = target.deliver
+
     def take(self, key: Key[object]) -> Route | None:
         """Return the copy kept for a key, up to date but without observers, and drop it here; None if there is none."""
         self._changes.pop(key, None)

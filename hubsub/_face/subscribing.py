@@ -12,6 +12,7 @@ from .._core.listener import Listener
 from .._core.registration import Ack, ListenerOptions, QueueOptions, Registration, Removal, SubscribeOptions, Where
 from .._core.registry import Registry, decorated, predicate
 from .._core.subscription import GapSubscription, Queue, SnapshotSubscription, Subscription
+from .._core.wrapping import Call, Wrapping
 from ..errors import UnknownListener
 from ..event import Event
 from ..key import Key, KeyLike, Patterns, PlainPatterns, T, TypedPatterns, V, as_patterns
@@ -133,7 +134,7 @@ class Subscribing(Registry):
                 functions: `maxsize` and `overflow` of the queue, by default the hub's; `concurrency`, the number of
                 calls that may run at the same time, by default 1; `retry`, a `Retry`, by which failed calls are retried
                 and in the end given up as a `DeadLetter`; `context="publisher"`, to run each call with the context
-                variables of its publish instead of those of the registration.
+                variables of its publish instead of those of the registration, by default the hub's.
 
         Returns:
             A handle with counters and `remove()`.
@@ -184,6 +185,34 @@ class Subscribing(Registry):
         if not isinstance(registration, Listener) or registration._owner is not None:
             return False
         return registration.function is function or bool(registration.function == function)
+
+    @overload
+    def wrap(self, patterns: TypedPatterns[T], function: Callable[[Call[T]], object]) -> Wrapping: ...
+    @overload
+    def wrap(self, patterns: PlainPatterns, function: Callable[[Call[Any]], object]) -> Wrapping: ...
+
+    def wrap(self, patterns: Any, function: Callable[[Call[Any]], object]) -> Wrapping:
+        """Call `function(call)` around every call of a listener with a message that matches one of `patterns`.
+
+        It calls `call()` to go on, and returns what that returns: the result of a responder is its reply. A plain
+        function wraps plain listeners and responders; an async one wraps async ones, and goes on by `await call()`.
+        Listeners that are added later are wrapped, too. Of several wrappers, the one that was added first is the
+        outermost. Each attempt of a listener with `retry` is wrapped; what `where` refuses is not. An error that the
+        wrapper raises, or does not catch, is a failure of the listener. Listeners that it does not concern keep their
+        speed.
+
+        Args:
+            patterns: One pattern, or a list, set or frozenset of them.
+            function: A function of a `Call`, plain or async.
+
+        Returns:
+            A handle; `remove()` ends it.
+
+        Raises:
+            InvalidFunction: It is not a function of one argument.
+            InvalidKey: A pattern cannot be subscribed to.
+        """
+        return self._wrap(patterns, function)
 
     @overload
     def subscribe(

@@ -12,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 from .._core.declarations import name_of
 from ..log import Logger
 from .decoders import Decode, by_pydantic, check, is_of_pydantic, json_decoder, optional, validator
+from .fast_json import fast_encoder
 from .json_fallback import KeysAlike, check_keys, dumped, located, to_ascii_json, to_json, where_alike
 
 logger = Logger("hubsub.bridge.codec")
@@ -36,7 +37,7 @@ class Codec(Protocol):
 
 
 class JsonCodec:
-    """JSON in UTF-8. Encoding needs the standard library only; decoding is faster if msgspec is installed.
+    """JSON in UTF-8. It needs the standard library only, and is several times as fast if msgspec is installed.
 
     Typed messages are decoded by msgspec or pydantic, whichever is installed; pydantic's own classes by pydantic.
     """
@@ -46,6 +47,7 @@ class JsonCodec:
 
     def __init__(self) -> None:
         self._decode = json_decoder(None)
+        self._fast = fast_encoder()
 
     def encode(self, message: Any) -> bytes:
         """Return the payload of a message.
@@ -53,6 +55,8 @@ class JsonCodec:
         Raises:
             ValueError: JSON cannot represent some part of it, or writes two keys of a dict alike; the error says where.
         """
+        if self._fast is not None and (payload := self._fast(message)) is not None:
+            return payload
         try:
             payload = to_json(message).encode()
         except UnicodeEncodeError:

@@ -38,12 +38,12 @@ async def test_the_memory_adapter_conforms(check: conformance.Check) -> None:
 
 
 @checks("redis")
-async def test_the_adapter_of_redis_pubsub_conforms(check: conformance.Check, redis: Redis) -> None:
+async def test_the_adapter_of_redis_pubsub_conforms(check: conformance.Check, redis: Redis, resp_parser: str) -> None:
     await check(lambda: adapter_for(redis.url))
 
 
 @checks("redis-stream")
-async def test_the_adapter_of_redis_streams_conforms(check: conformance.Check, redis: Redis) -> None:
+async def test_the_adapter_of_redis_streams_conforms(check: conformance.Check, redis: Redis, resp_parser: str) -> None:
     await check(lambda: adapter_for(redis.url.replace("redis:", "redis-stream:")))
 
 

@@ -1,19 +1,13 @@
 """The contract carries brokers of kinds that have not landed: each is tried with a fake of it, in virtual time."""
 
 import asyncio
-from types import SimpleNamespace
-from typing import Any, cast
 
 import pytest
 import virtual_time
 
-from hubsub import Gap
-from hubsub.bridges import Features
 from hubsub.testing import conformance
-from hubsub.testing.conformance.scene import Scene
 
 from .fakes import Delaying, Fake, FakeBroker, Mqtt, Nats, Rabbit
-from .harmed import HarmedMemory
 
 KINDS = [
     pytest.param(Rabbit, {}, id="rabbit"),
@@ -63,24 +57,3 @@ def test_brokers_to_come_survive(fault: conformance.Fault, kind: type[Fake], opt
         await asyncio.wait_for(fault(FakeBroker(kind), **options), 36000)
 
     virtual_time.run(main())
-
-
-@pytest.mark.parametrize(
-    ("published", "confirmed", "is_reported"),
-    [
-        pytest.param(1, 2, False, id="before it"),
-        pytest.param(9, 11, True, id="confirmed in it"),
-        pytest.param(5, 45, True, id="published before it and confirmed after it"),
-        pytest.param(15, None, True, id="never confirmed"),
-        pytest.param(31, 32, False, id="after it"),
-    ],
-)
-def test_a_gap_excuses_what_was_on_its_way_in_the_interruption(
-    published: float, confirmed: float | None, is_reported: bool
-) -> None:
-    it = Scene(HarmedMemory("excused"), cast("Any", None), Features(), {})
-    it.receiver = cast("Any", SimpleNamespace(gaps=[Gap("disconnected", None, 10, 30, None)]))
-    it.published[0] = published
-    if confirmed is not None:
-        it.confirmed[0] = confirmed
-    assert it.is_in_a_gap(0) is is_reported

@@ -8,6 +8,7 @@ Whoever kills, freezes or configures makes an instance of his own with `private`
 from __future__ import annotations
 
 import os
+import sys
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ from typing import Any, TypeVar
 import pytest
 
 from .broker import Broker
+from .hiredis_wheel import hiredis
 from .kafka_server import Kafka
 from .mosquitto import Mosquitto
 from .nats_server import Nats, NewestNats
@@ -120,6 +122,19 @@ def mosquitto() -> Iterator[Mosquitto]:
 def web() -> Iterator[WebServer]:
     """An endpoint for all tests of this worker: whatever they publish, they find there."""
     yield from _shared(WebServer)
+
+
+@pytest.fixture(params=["own", "hiredis"])
+def resp_parser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What parses the replies of Redis: each test with it runs with the parser of our own and with hiredis."""
+    module = hiredis() if request.param == "hiredis" else None
+    if request.param == "hiredis" and module is None:
+        reason = "hiredis is not in .cache/hiredis: make test"
+        if os.environ.get("HUBSUB_REQUIRE_ALL") == "1" and os.environ.get("BROKERS") != "0":
+            pytest.fail(f"needs hiredis, and nothing may be skipped: {reason}", pytrace=False)
+        pytest.skip(f"needs hiredis: {reason}")
+    monkeypatch.setitem(sys.modules, "hiredis", module)  # None: as if it were not installed
+    return str(request.param)
 
 
 @pytest.fixture

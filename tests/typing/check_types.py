@@ -4,6 +4,7 @@ import asyncio
 from typing import Annotated, Any, assert_type
 
 from hubsub import (
+    Call,
     Event,
     Gap,
     GapSubscription,
@@ -17,6 +18,7 @@ from hubsub import (
     SnapshotSubscription,
     Subscriber,
     Subscription,
+    Wrapping,
 )
 
 
@@ -202,3 +204,21 @@ hub.remove_listener(listen)
 assert_type(subscriber.subscribe(ORDERS, "gaps", gaps=True), GapSubscription[Order])
 assert_type(subscriber.subscribe(ORDERS, "state", snapshot=load), SnapshotSubscription[Order, dict[str, int]])
 assert_type(subscriber.subscribe("a", maxsize=5, where=is_even), Subscription[Any])
+
+
+# A wrapper is checked as a listener is.
+def wrap_order(call: Call[Order]) -> object:
+    assert_type(call.message, Order)
+    return call()
+
+
+async def wrap_async(call: Call[Any]) -> object:
+    return await call()
+
+
+def wrap_string(call: Call[str]) -> object: ...
+
+
+assert_type(hub.wrap(ORDERS, wrap_order), Wrapping)
+hub.wrap(("a", "*"), wrap_async)
+hub.wrap(ORDERS, wrap_string)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..adapter import bytes_moved
 from .answers import error_of, is_denied, is_unknown, sound
-from .resp import Command, Parser, pack
+from .resp import Command, pack, parser
 from .scripts import Script
 
 Take = Callable[[list[Any]], None]
@@ -33,7 +33,7 @@ class Connection(asyncio.Protocol):
         self._lost = lost
         self._stream: Any = None
         self._transport: Any = None
-        self._parser = Parser(lambda words: error_of(words, adapter))
+        self._parser = parser(lambda words: error_of(words, adapter))
         self._exchanges: deque[_Exchange] = deque()
         self._take: Take | None = None
         self._written = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any, NamedTuple, cast
 
@@ -11,7 +11,8 @@ from ...errors import DecodeError, EncodeError
 from ...key import Key
 from ..adapter import Buried, Loss, Received, Record, SentBack
 from ..address import Addresses, cached
-from .resp import arguments, decode, encode
+from .headers import Headers
+from .resp import arguments, decode
 from .scripts import MOST_VALUES
 
 # All but the separator, line ends, which make reading slow, and halves of surrogate pairs.
@@ -51,6 +52,7 @@ class Entries:
     def __init__(self) -> None:
         self._addresses = Addresses(":", allowed=ALLOWED, binary=True)
         self._head = cached(self._pack_key)
+        self._headers = Headers()
         self.key: Callable[[bytes], Key[Any]] = cached(self._read_key)
         """The key of an address."""
 
@@ -64,7 +66,7 @@ class Entries:
         self, records: Sequence[Record], indices: Iterable[int], refused: dict[int, Exception]
     ) -> Iterator[Batch]:
         """Yield records packed for APPEND, in as many calls as needed; put those that cannot be packed in `refused`."""
-        head, counts = self._head, _counts
+        head, counts, pack_headers = self._head, _counts, self._headers.pack
         parts: list[bytes] = []
         packed: list[int] = []
         count = size = 0
@@ -106,7 +108,7 @@ class Entries:
         If the entry is put back into the stream, it is that message again.
         """
         about = zip(ABOUT, (why, received.position or "", str(received.attempts)), strict=True)
-        pack_headers(received.headers)
+        self._headers.pack(received.headers)
         message = ("key", self.address(received.key), "payload", received.payload or b"")
         return [GIVEN_UP_BY, reader, *message, *chain(*received.headers.items()), *chain(*about)]
 
@@ -123,10 +125,11 @@ class Entries:
 
         An entry that cannot be read becomes a message that says why.
         """
-        key_of, append = self.key, found.append
+        key_of, headers_of, append = self.key, self._headers.read, found.append
         prefix = stream + ":"
         attempts = 0
         token: Any = None
+        last, time = "", 0.0
         for entry in entries:
             id, fields = entry[0], entry[1]
             if fields is None:  # pending, but deleted
@@ -136,12 +139,15 @@ class Entries:
             if token_of is not None:
                 token = token_of(id)
             text = id.decode()
-            time = int(text.partition("-")[0]) / 1000
+            # A batch is stored within a millisecond.
+            if not last or not text.startswith(last):
+                last = text[: text.index("-") + 1]
+                time = int(last[:-1]) / 1000
             tail: tuple[Any, ...] = _LIVE
             try:
                 if fields[0] == b"key" and fields[2:3] == [b"payload"]:
                     key, payload = key_of(fields[1]), fields[3]
-                    headers = as_headers(fields[4:]) if len(fields) > 4 else {}
+                    headers = headers_of(fields[4:]) if len(fields) > 4 else {}
                 else:
                     key, payload, headers = self._take_apart(stream, fields)
                     if fields[0] == _SENT_BACK_TO:
@@ -158,7 +164,7 @@ class Entries:
         if fields[0] in (_GIVEN_UP_BY, _SENT_BACK_TO):
             fields = fields[2:]
             if fields[0] == b"key" and fields[2:3] == [b"payload"]:
-                return self.key(fields[1]), fields[3], as_headers(fields[4:])
+                return self.key(fields[1]), fields[3], self._headers.read(list(fields[4:]))
         named = {decode(name): value for name, value in zip(fields[::2], fields[1::2], strict=True)}
         address = named.pop("key", None)
         key = Key(stream) if address is None else self.key(address)
@@ -214,49 +220,4 @@ class _Counts(dict[int, bytes]):
         return self[values]
 
 
-class _Names(dict[str, str]):
-    """The bytes between one value and the length of the next: the end of the line, and the name of a header."""
-
-    def __missing__(self, name: str) -> str:
-        between = f"\r\n${len(encode(name))}\r\n{name}\r\n"
-        if len(self) < 4096 and len(name) < 100:
-            self[name] = between
-        return between
-
-
-class _Lengths(dict[int, str]):
-    """The bytes before a value, by its length."""
-
-    def __missing__(self, length: int) -> str:
-        head = f"${length}\r\n"
-        if length < 4096:
-            self[length] = head
-        return head
-
-
-_counts, _names, _lengths = _Counts(), _Names(), _Lengths()
-
-
-def pack_headers(headers: Mapping[str, str]) -> bytes:
-    """Return the rest of an entry behind its payload: the end of the line, and the headers as arguments.
-
-    Raises:
-        TypeError: A header is not a string.
-    """
-    names, lengths = _names, _lengths
-    text = "".join([names[name] + lengths[len(value)] + value for name, value in headers.items()])
-    # The lengths are in characters, and must be in bytes.
-    if text.isascii():
-        return text.encode() + b"\r\n"
-    return b"\r\n" + arguments(*chain.from_iterable(headers.items()))
-
-
-_name_of = cached(decode)
-
-
-def as_headers(fields: Sequence[bytes]) -> dict[str, str]:
-    """Return the headers of an entry, whose fields are names and values in turn."""
-    try:
-        return dict(zip(map(_name_of, fields[::2]), map(bytes.decode, fields[1::2]), strict=True))
-    except UnicodeDecodeError:
-        return dict(zip(map(_name_of, fields[::2]), map(decode, fields[1::2]), strict=True))
+_counts = _Counts()

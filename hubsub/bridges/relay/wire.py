@@ -136,7 +136,7 @@ class Wire:
         self._is_json = is_json(self._form)
         # The headers of `pack_plain` that do not depend on the sender.
         plain = {"ce_type": MESSAGE, "content-type": content_type}
-        self._plain = (plain if self._signer is None else {**plain, "ce_specversion": "1.0"}).items()
+        self._plain = plain if self._signer is None else {**plain, "ce_specversion": "1.0"}
         self._plain_names = _PLAIN_HEADERS if self._signer is None else _PLAIN_HEADERS | {"ce_signature"}
         # What is signed of the attributes that all plain messages of a source have in common.
         self._constant_of: Callable[[str], str] = cached(lambda source: constant_of(source, MESSAGE, content_type))
@@ -154,7 +154,7 @@ class Wire:
         own = f'"specversion":"1.0","source":{json.dumps(source)},'
         self._own = f"{{{own}".encode()
         self._before_id = f'{own}"type":"{MESSAGE}","datacontenttype":{json.dumps(self.codec.content_type)},"id":"'
-        self._ce = {"ce_specversion": "1.0", "ce_source": source, **dict(self._plain)}
+        self._ce = {"ce_specversion": "1.0", "ce_source": source, **self._plain}
         self._ce_size = bytes_of(self._ce) + len("ce_id") + len("ce_time")
         self._constant = self._constant_of(source)
         if self._signer is not None:
@@ -320,7 +320,15 @@ class Wire:
         try:
             if key not in self._short and (why := self._short.check(key)):
                 raise DecodeError(key, why)
-            if payload and headers and headers.keys() == self._plain_names and headers.items() >= self._plain:
+            # As comparing the items would, in a quarter of the time.
+            if (
+                payload
+                and len(headers) == len(self._plain_names)
+                and headers.get("ce_type") == MESSAGE
+                and headers.get("content-type") == self.codec.content_type
+                and headers.keys() == self._plain_names
+                and (self._signer is None or headers["ce_specversion"] == "1.0")
+            ):
                 # What `pack_plain` makes.
                 id, source, time = headers["ce_id"], headers["ce_source"], headers["ce_time"]
                 if self._signer is not None:

@@ -46,6 +46,8 @@ class Site:
         self.bridge = bridge
         self.events: list[Event[Any]] = []
         self.gaps: list[Gap] = []
+        self.gap_places: list[int] = []
+        """For each gap, how many messages had come before it."""
 
     def listen(self, patterns: Any = ALL) -> Any:
         """Record all messages and gaps that come; return the listener."""
@@ -54,7 +56,11 @@ class Site:
             if event.key[0] != "Hub":
                 self.events.append(event)
 
-        self.hub.add_listener(Key("Hub", "gap", "*"), lambda key, gap: self.gaps.append(gap))
+        def note(key: Key[Any], gap: Gap) -> None:
+            self.gaps.append(gap)
+            self.gap_places.append(len(self.events))
+
+        self.hub.add_listener(Key("Hub", "gap", "*"), note)
         return self.hub.add_listener(patterns, record, event=True)
 
     @property
