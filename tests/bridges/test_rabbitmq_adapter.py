@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import aiormq
+import pamqp.frame
 import pytest
 from pamqp import commands
 
@@ -316,6 +317,45 @@ async def test_a_server_that_is_no_rabbitmq_is_an_error(stack: AsyncExitStack) -
         await until(lambda: bridge.health().last_error, "the error")
         assert "AMQP 0-9-1" in str(bridge.health().last_error)
         await bridge.close(0)
+
+
+async def test_heartbeats_are_no_sign_of_life_while_an_answer_is_owed() -> None:
+    heard: list[tuple[int, int]] = []
+    answered = asyncio.Event()
+
+    async def stand_still(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        def say(method: Any, channel: int = 0) -> None:
+            writer.write(pamqp.frame.marshal(method, channel))
+
+        await reader.readexactly(8)
+        say(commands.Connection.Start(0, 9, {}, "PLAIN", "en_US"))
+        await reader.read(65536)
+        say(commands.Connection.Tune(2047, 131072, 1))
+        await reader.read(65536)
+        say(commands.Connection.OpenOk())
+        rest = b""
+        while not rest.endswith(pamqp.frame.marshal(commands.Channel.Open(), 1)):
+            rest += await reader.read(65536)
+        late = asyncio.ensure_future(reader.read(65536))
+        for _ in range(100):
+            # Longer than the second in which it would hear two heartbeats of ours.
+            writer.write(client.HEARTBEAT)
+            await asyncio.sleep(0.015)
+            heard.append(connection.moved)
+        assert not late.done()
+        say(commands.Channel.OpenOk(), 1)
+        answered.set()
+        await late
+        writer.close()
+
+    async with await asyncio.start_server(stand_still, "127.0.0.1", 0) as server:
+        url = f"amqp://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        connection = client.Connection(Settings("RabbitMQAdapter", url, {}).login(), lambda: None)
+        await connection.open()
+        await connection.channel()
+        assert answered.is_set()
+        assert len(set(heard[10:])) == 1
+        connection.abort()
 
 
 async def test_it_speaks_tls_and_says_who_does_not(private: Private, stack: AsyncExitStack) -> None:

@@ -15,6 +15,7 @@ from ..adapter import bytes_each_way
 from . import frames
 from .frames import Message
 
+HEARTBEAT = frames.frame(frames.HEARTBEAT, 0, b"")
 GREETING = b"AMQP\0\0\x09\x01"
 CAPABILITIES = dict.fromkeys(
     (
@@ -109,6 +110,11 @@ class Channel:
         self._calls.clear()
         self._wake()
         self._connection.channels.pop(self.number, None)
+
+    @property
+    def is_waiting(self) -> bool:
+        """True while a call is not answered."""
+        return bool(self._calls)
 
     def next_tag(self) -> int:
         """Return the number of the message that is published next, and expect its confirmation."""
@@ -212,6 +218,7 @@ class Connection(asyncio.Protocol):
         self._lost = lost
         self._transport: Any = None
         self._buffer = bytearray()
+        self._received = 0
         self._timer: asyncio.TimerHandle | None = None
         self._ended = self.loop.create_future()
         self.channels: dict[int, Channel] = {}
@@ -266,7 +273,9 @@ class Connection(asyncio.Protocol):
 
     def _beat(self, every: float) -> None:
         if self.error is None:
-            self.write(frames.frame(frames.HEARTBEAT, 0, b""))
+            # While RabbitMQ owes an answer, only that is a sign of life.
+            if not any(channel.is_waiting for channel in self.channels.values()):
+                self.write(HEARTBEAT)
             self._timer = self.loop.call_later(every, self._beat, every)
 
     async def channel(self, *methods: Any, confirms: bool = False) -> Channel:
@@ -315,8 +324,8 @@ class Connection(asyncio.Protocol):
 
     @property
     def moved(self) -> tuple[int, int]:
-        """Bytes that were sent and acknowledged, and that were received."""
-        return (0, 0) if self._transport is None else bytes_each_way(self._transport)
+        """Bytes that were sent and acknowledged, and that were received, without heartbeats that came."""
+        return (0, 0) if self._transport is None else (bytes_each_way(self._transport)[0], self._received)
 
     def write(self, data: bytes) -> None:
         """Send bytes; how many wait is bounded by what the callers have in hand."""
@@ -332,6 +341,7 @@ class Connection(asyncio.Protocol):
         self.fail(ConnectionResetError(f"RabbitMQ has closed the connection{f': {exc}' if exc else ''}"))
 
     def data_received(self, data: bytes) -> None:
+        self._received += len(data)
         buffer = self._buffer
         buffer += data
         at, end = 0, len(buffer)
@@ -354,6 +364,8 @@ class Connection(asyncio.Protocol):
                     channel.header(payload)
                 elif kind == frames.METHOD:
                     channel.method(payload)
+                elif kind == frames.HEARTBEAT:
+                    self._received -= len(HEARTBEAT)
         except Exception as error:
             self.fail(error if isinstance(error, ConnectionError) else _garbled(error))
         del buffer[:at]
