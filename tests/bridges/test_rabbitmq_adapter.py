@@ -17,7 +17,7 @@ from pamqp import commands
 from brokers.certificates import certificates
 from brokers.fixtures import Private
 from brokers.rabbitmq_server import RabbitMQ
-from hubsub import Bridge, BridgeError, DeliveryError, Gap, Hub, Key, MissingDriver, NameTaken
+from hubsub import Bridge, BridgeError, BrokerBusy, DeliveryError, Gap, Hub, Key, MissingDriver, NameTaken
 from hubsub.bridges import DelayedRecord, Link, Record
 from hubsub.bridges.rabbitmq import RabbitMQAdapter, client, topology
 from hubsub.bridges.rabbitmq.names import Names
@@ -514,6 +514,30 @@ async def test_dead_letters_go_to_an_exchange_where_others_can_have_them_too(
         assert headers["trace"] == "x"
         assert "out of tea" in headers["x-hubsub-dead-reason"]
         assert headers["x-hubsub-dead-reader"] == "group:g"
+
+
+async def test_a_rejected_message_is_stored_before_those_behind_it(rabbitmq: RabbitMQ, namespace: str) -> None:
+    adapter = RabbitMQAdapter(rabbitmq.url)
+    await adapter.connect(link(namespace, incoming=(), reads=False))
+    records = [Record(Key(name), name.encode(), {}, number) for number, name in enumerate(("a", "b", "c"), 1)]
+    full = f"{namespace}.full"
+    try:
+        async with channel_of(rabbitmq) as channel:
+            # As RabbitMQ does while it starts: it rejects the first ones, and would store those behind them.
+            nothing: dict[str, Any] = {"x-max-length": 0, "x-overflow": "reject-publish"}
+            await channel.queue_declare(full, arguments=nothing, auto_delete=False)
+            await channel.queue_bind(full, namespace, "a")
+            reading = (await channel.queue_declare("", exclusive=True)).queue
+            await channel.queue_bind(reading, namespace, "#")
+            for _ in range(2):
+                with pytest.raises(BrokerBusy):
+                    await adapter.send(records)
+            await channel.queue_delete(full)
+            assert not await adapter.send(records)
+            bodies = [(await channel.basic_get(reading, no_ack=True)).body for _ in range(5)]
+        assert bodies == [b"a", b"a", b"a", b"b", b"c"]
+    finally:
+        await adapter.close()
 
 
 async def test_what_is_due_soon_does_not_wait_behind_what_is_due_late(rabbitmq: RabbitMQ, namespace: str) -> None:

@@ -69,6 +69,7 @@ class Line:
         self._unacked: dict[int, None] = {}
         self._acked: set[int] = set()
         self._written: dict[int, int] = {}
+        self._has_stored = False  # a message since it was opened, and since it has rejected one
         self.before = 0
         self._prefetch = commands.Basic.Qos(prefetch_count=min(link.window, MOST_PREFETCH))
         self.inward: Channel
@@ -273,6 +274,17 @@ class Line:
 
     async def send(self, records: Sequence[Record]) -> Mapping[int, Exception]:
         """Publish records, in order, and wait for their confirmation; return the errors of those that are refused."""
+        first, refused = 0, dict[int, Exception]()
+        if not (self._has_stored or records[0].is_control):
+            # RabbitMQ may reject messages for a moment after it has started, and then store those behind them, out of
+            # their order. So the first one is sent alone.
+            first, refused = 1, await self._publish(records[:1])
+            self._has_stored = True
+        refused |= {first + index: error for index, error in (await self._publish(records[first:])).items()}
+        self._written.clear()
+        return refused
+
+    async def _publish(self, records: Sequence[Record]) -> dict[int, Exception]:
         self._check()
         connection, channel, written = self.sending, self.outward, self._written
         refused: dict[int, Exception] = {}
@@ -302,8 +314,8 @@ class Line:
             for sequence in [each for each, tag in written.items() if tag in channel.rejected]:
                 del written[sequence]
             channel.rejected.clear()
+            self._has_stored = False
             raise BrokerBusy("RabbitMQ could not store everything; a queue may be full")
-        written.clear()
         return refused
 
     def _busy(self) -> BrokerBusy:
