@@ -36,7 +36,7 @@ class Refused(Exception):
 
 
 class Login(NamedTuple):
-    """Who connects where, and how."""
+    """Where to connect, by which account and how."""
 
     host: str
     port: int
@@ -94,13 +94,13 @@ class Channel:
         self._connection.write(b"".join([pamqp.frame.marshal(method, self.number) for method in methods]))
 
     def close(self) -> None:
-        """Close it. RabbitMQ has answered all calls by then, so nobody waits for what it says to this."""
+        """Close it, when all calls are answered; it does not wait for the answer to this."""
         if self.error is None:
             self.tell(commands.Channel.Close(200, "", 0, 0))
             self.fail(ConnectionResetError("the channel is closed"))
 
     def fail(self, error: Exception) -> None:
-        """End it: whoever waits gets this error."""
+        """End it: every caller that waits gets this error."""
         if self.error is None:
             self.error = error
         for call in self._calls:
@@ -228,11 +228,11 @@ class Connection(asyncio.Protocol):
         self._most_channels = 65535
         self.frame_max = 4096
         self.properties: Mapping[str, Any] = {}
-        """What RabbitMQ says of itself."""
+        """The properties by which RabbitMQ describes itself."""
         self.error: Exception | None = None
-        """Why it has ended; None as long as it has not."""
+        """Why it has ended; None while it has not."""
         self.blocked: str | None = None
-        """Why RabbitMQ reads nothing from it just now; None if it does."""
+        """Why RabbitMQ reads nothing from it at the moment; None if it does."""
 
     def __repr__(self) -> str:
         return f"<connection to {self._login!r}>"
@@ -243,8 +243,8 @@ class Connection(asyncio.Protocol):
         """Connect and log in.
 
         Raises:
-            Refused: RabbitMQ does not want us, or not there.
-            OSError: Nobody answers.
+            Refused: RabbitMQ refuses the account or the virtual host.
+            OSError: There is no answer.
         """
         login, root = self._login, self._root
         server_name = login.host if login.tls else None
@@ -296,7 +296,7 @@ class Connection(asyncio.Protocol):
         return channel
 
     async def close(self, patience: float) -> None:
-        """Say goodbye, so that everything before is carried out, and end; after so many seconds in any case."""
+        """End it when RabbitMQ has carried out everything before, or after `patience` seconds."""
         if self.error is None and self._transport is not None:
             self._root.tell(commands.Connection.Close(200, "", 0, 0))
             await asyncio.wait([self._ended], timeout=patience)
@@ -357,7 +357,7 @@ class Connection(asyncio.Protocol):
                 at = stop + 1
                 channel = self.channels.get(number)
                 if channel is None:
-                    continue  # what was on its way when it was closed
+                    continue  # it was on its way when the channel was closed
                 if kind == frames.BODY:
                     channel.body(payload)
                 elif kind == frames.HEADER:
@@ -373,7 +373,7 @@ class Connection(asyncio.Protocol):
     # What concerns the connection
 
     def control(self, method: Any) -> bool:
-        """A method about the connection itself has come; return whether that is all there is to it."""
+        """Handle a method about the connection itself; return False if it answers a call."""
         if isinstance(method, commands.Connection.Close):
             self._root.tell(commands.Connection.CloseOk())
             self.fail(Refused(method.reply_code or 0, method.reply_text, ends_connection=True))
@@ -390,7 +390,7 @@ class Connection(asyncio.Protocol):
         return True
 
     def changed(self) -> None:
-        """Something concerns whoever waits for confirmations."""
+        """Wake the callers that wait for confirmations."""
         for channel in list(self.channels.values()):
             channel._wake()
 
@@ -400,7 +400,7 @@ class Connection(asyncio.Protocol):
 
 
 class QueueGone(ConnectionResetError):
-    """What was consumed is no longer there."""
+    """The queue that was consumed is gone."""
 
 
 def _garbled(error: Exception) -> ConnectionError:

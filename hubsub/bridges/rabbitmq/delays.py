@@ -20,7 +20,7 @@ TICK = 0.1
 LEVELS = 31
 """The longest level is 3.4 years, so that a message may be due in 6.8 years."""
 HEADER = "hubsub-wait-"
-"""How headers begin that lead a message on. Of those that begin with x- a binding takes no notice."""
+"""The beginning of the headers that lead a message on; bindings ignore headers that begin with x-."""
 
 
 def ticks_until(due: float) -> int:
@@ -67,7 +67,8 @@ class Delays:
         calls = []
         if self._levels < 0 <= level:
             due, sink = self.entrance(-1), f"{self._name}:nobody"
-            # What is due goes on only when a queue has it: so there is one for what nobody wants, and it keeps nothing.
+            # A level drops a message only when a queue has accepted it. So one queue accepts every message that is due,
+            # and keeps none.
             nothing: dict[str, Any] = {"x-max-length": 0}
             calls += [
                 commands.Exchange.Declare(exchange=due, exchange_type="fanout", durable=True),

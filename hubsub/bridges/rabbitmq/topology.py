@@ -22,7 +22,7 @@ MOST_DELIVERIES = 1_000_000
 STREAMS_START = 2.0
 """Seconds that RabbitMQ may take, after it has started, until its streams can be used."""
 STARTING = ("is down or inaccessible", "replica on the local node")
-"""What it says of a stream until then."""
+"""Words of its refusals until then."""
 QUORUM: dict[str, Any] = {"x-queue-type": "quorum", "x-delivery-limit": MOST_DELIVERIES}
 
 
@@ -46,7 +46,7 @@ class Lock:
         self._name = name
 
     async def take(self) -> bool:
-        """Try to take it; return whether this connection holds it."""
+        """Try to acquire it; return whether this connection holds it."""
         try:
             channel = await self._connection.channel(commands.Queue.Declare(queue=self._name, exclusive=True))
         except Refused as error:
@@ -57,7 +57,7 @@ class Lock:
         return True
 
     async def __aenter__(self) -> None:
-        while not await self.take():  # noqa: ASYNC110 - nobody says when it is free
+        while not await self.take():  # noqa: ASYNC110 - RabbitMQ does not notify when it is free
             await asyncio.sleep(0.05)
 
     async def __aexit__(self, *error: object) -> None:
@@ -101,9 +101,9 @@ async def exchange_exists(connection: Connection, names: Names) -> bool:
         Refused: It was declared in another way.
     """
     # A passive declaration compares nothing. Any other one creates the exchange if it has just been deleted, and then
-    # nobody notices that the bindings are gone. So the second one asks for an argument that the exchange never has: it
-    # is refused for that, or for a real difference; or it has created the exchange, which is then deleted again. If the
-    # first one is refused, RabbitMQ ignores the second.
+    # no bridge notices that the bindings are gone. So the second one asks for an argument that the exchange never has:
+    # it is refused for that, or for a real difference; or it has created the exchange, which is then deleted again. If
+    # the first one is refused, RabbitMQ ignores the second.
     passive = _exchange(names.exchange, "topic", passive=True)
     probe = _exchange(names.exchange, "topic", arguments={"alternate-exchange": names.control})
     try:
@@ -151,7 +151,7 @@ async def bind_exactly(connection: Connection, queue: str, exchange: str, patter
     channel = await when_started(lambda: connection.channel(declare, confirms=True))
     before = await when_started(lambda: _last(connection, memory))
     if before != wanted:
-        # If we end before this is done, the next one still knows of everything that may be bound.
+        # If the bridge ends before this is done, the next one still knows of everything that may be bound.
         await publish(channel, connection, "", memory, {}, _text(before | wanted))
     await channel.call(*binds(queue, exchange, patterns))
     if before - wanted:
