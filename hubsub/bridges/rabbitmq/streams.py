@@ -26,9 +26,11 @@ async def entries(connection: Connection, name: str, first: int | str) -> AsyncG
     channel = await connection.channel()
     try:
         channel.consumers[b"entries"] = came.append
+        await channel.call(prefetch, consume)
         # RabbitMQ does not say where a stream ends. But a channel sends all entries that there are, up to its prefetch,
-        # before it answers the next method: if none came before that, this is the end.
-        await channel.call(prefetch, consume, prefetch)
+        # before it answers the next method: if none came before that, this is the end. That holds for a method that is
+        # sent after the answer to the one before it.
+        await channel.call(prefetch)
         while came:
             batch = came.copy()
             came.clear()
