@@ -24,6 +24,8 @@ demo: ## see hubsub at work
 # More workers than most machines have cores to spare: what talks to a broker waits most of the time.
 test: ## run the tests
 	$(SETUP) $(if $(filter 0,$(BROKERS)),,--brokers) test
+	$(SETUP) --venv .venv-peers peers
+	$(SETUP) --venv .venv-starlette-web peers-starlette-web
 	$(RUN) pytest -n 8 --dist loadgroup $(ARGS)
 
 soak: ## send a million messages through brokers that are killed every few seconds, and run the tests that take minutes

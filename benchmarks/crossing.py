@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
 from statistics import median
@@ -137,9 +138,24 @@ def nats() -> tuple[Way, Way]:
     return partial(hubs, url), partial(drivers.nats_core, url)
 
 
+def jetstream() -> tuple[Way, Way]:
+    url = brokers.shared("Nats").url
+    return partial(hubs, url.replace("nats:", "jetstream:"), group="group"), partial(drivers.jetstream, url)
+
+
 def kafka() -> tuple[Way, Way]:
     broker = brokers.shared("Kafka")
     return partial(hubs, broker.url, group="group"), partial(drivers.kafka, broker.address())
+
+
+def kafka_batches() -> tuple[Way, Way]:
+    return kafka()[0], partial(drivers.kafka_batches, brokers.shared("Kafka").address())
+
+
+def kafka_librdkafka() -> tuple[Way, Way]:
+    if find_spec("confluent_kafka") is None:
+        raise Missing("confluent-kafka is missing: python -m pip install 'hubsub[bench]'")
+    return kafka()[0], partial(drivers.kafka_librdkafka, brokers.shared("Kafka").address())
 
 
 def rabbitmq() -> tuple[Way, Way]:
@@ -198,6 +214,14 @@ def bulk_through_nats() -> tuple[Side, Side]:
     return bulk(ours), bulk(theirs)
 
 
+@compare(at_least=0.6)
+def bulk_through_jetstream() -> tuple[Side, Side]:
+    """The same by JetStream and a group, at least once, against nats-py: `publish_async` awaited by 500, `fetch` of 500
+    at most by a durable pull consumer, and an `ack` for each."""
+    ours, theirs = jetstream()
+    return bulk(ours), bulk(theirs)
+
+
 @compare(at_least=0.8)
 def bulk_through_rabbitmq() -> tuple[Side, Side]:
     """The same by RabbitMQ and a group, at least once, against aiormq and a quorum queue: 500 `basic_publish` at a
@@ -211,6 +235,21 @@ def bulk_through_kafka() -> tuple[Side, Side]:
     """The same by Kafka and a group, at least once, against aiokafka: `send` by an idempotent producer, awaited by
     500, `getmany` of 500 at most, `commit` each 100 ms."""
     ours, theirs = kafka()
+    return bulk(ours), bulk(theirs)
+
+
+@compare(at_least=0.25)
+def bulk_through_kafka_batches() -> tuple[Side, Side]:
+    """The same against aiokafka's batches by hand: `create_batch` of 500 and `send_batch`, four of them under way."""
+    ours, theirs = kafka_batches()
+    return bulk(ours), bulk(theirs)
+
+
+@compare(at_least=0.1)
+def bulk_through_kafka_librdkafka() -> tuple[Side, Side]:
+    """The same against librdkafka, by confluent-kafka: `produce` with a callback, four lots of 500 under way, `poll`
+    and `consume` of 500 at most in threads of their own."""
+    ours, theirs = kafka_librdkafka()
     return bulk(ours), bulk(theirs)
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from itertools import islice
@@ -22,6 +24,8 @@ Arrived = Callable[[Any], object]
 LOT = 500
 # Entries that a stream keeps: it has to be given, or the stream grows for ever.
 MAXLEN = 1_000_000
+# Lots that Kafka has not confirmed yet, and the key of each record.
+UNDER_WAY, RECORD_KEY = 4, b"sensor/kitchen"
 
 
 class Ends(NamedTuple):
@@ -247,6 +251,47 @@ async def nats_core(url: str, arrived: Arrived) -> AsyncIterator[Ends]:
 
 
 @asynccontextmanager
+async def jetstream(url: str, arrived: Arrived) -> AsyncIterator[Ends]:
+    import nats
+    from nats.errors import TimeoutError as NothingCame
+    from nats.js.api import AckPolicy, ConsumerConfig
+
+    name = uuid4().hex
+    producer, consumer = [await nats.connect(url, pending_size=16 << 20) for _ in range(2)]
+    stream = producer.jetstream(publish_async_max_pending=4000)
+    await stream.add_stream(name=name, subjects=[name])
+    reader = consumer.jetstream()
+    group = await reader.pull_subscribe(
+        name, "group", name, config=ConsumerConfig(ack_policy=AckPolicy.EXPLICIT, max_ack_pending=20_000)
+    )
+
+    async def many(messages: Sequence[Any]) -> None:
+        for lot in _lots(messages):
+            stored = [await stream.publish_async(name, json.dumps(message).encode()) for message in lot]
+            await asyncio.gather(*stored)
+
+    async def one(message: Any) -> None:
+        await stream.publish(name, json.dumps(message).encode())
+
+    async def receive() -> None:
+        while True:
+            with suppress(NothingCame):
+                messages = await group.fetch(LOT, timeout=1)
+                for message in messages:
+                    arrived(json.loads(message.data))
+                for message in messages:
+                    await message.ack()
+
+    try:
+        async with _running(receive()):
+            yield Ends(many, one)
+        await stream.delete_stream(name)
+    finally:
+        await producer.close()
+        await consumer.close()
+
+
+@asynccontextmanager
 async def rabbitmq(url: str, arrived: Arrived) -> AsyncIterator[Ends]:
     import aiormq
     from pamqp import commands
@@ -288,11 +333,122 @@ async def rabbitmq(url: str, arrived: Arrived) -> AsyncIterator[Ends]:
 
 @asynccontextmanager
 async def kafka(servers: str, arrived: Arrived) -> AsyncIterator[Ends]:
-    from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+    from aiokafka import AIOKafkaProducer
 
     topic = uuid4().hex
-    key = b"sensor/kitchen"
     producer = AIOKafkaProducer(bootstrap_servers=servers, enable_idempotence=True)
+
+    async def many(messages: Sequence[Any]) -> None:
+        for lot in _lots(messages):
+            stored = [await producer.send(topic, json.dumps(message).encode(), RECORD_KEY) for message in lot]
+            await asyncio.gather(*stored)
+
+    async def one(message: Any) -> None:
+        await producer.send_and_wait(topic, json.dumps(message).encode(), RECORD_KEY)
+
+    async with producer, _kafka_reader(servers, topic, producer, arrived):
+        yield Ends(many, one)
+
+
+@asynccontextmanager
+async def kafka_batches(servers: str, arrived: Arrived) -> AsyncIterator[Ends]:
+    from aiokafka import AIOKafkaProducer
+
+    topic = uuid4().hex
+    producer = AIOKafkaProducer(bootstrap_servers=servers, enable_idempotence=True, max_batch_size=262_144)
+
+    async def many(messages: Sequence[Any]) -> None:
+        sent: deque[Any] = deque()
+        for lot in _lots(messages):
+            batch = producer.create_batch()
+            for message in lot:
+                batch.append(key=RECORD_KEY, value=json.dumps(message).encode(), timestamp=None)
+            sent.append(await producer.send_batch(batch, topic, partition=0))
+            while len(sent) > UNDER_WAY:
+                await sent.popleft()
+        await asyncio.gather(*sent)
+
+    async def one(message: Any) -> None:
+        await producer.send_and_wait(topic, json.dumps(message).encode(), RECORD_KEY)
+
+    async with producer, _kafka_reader(servers, topic, producer, arrived):
+        yield Ends(many, one)
+
+
+@asynccontextmanager
+async def kafka_librdkafka(servers: str, arrived: Arrived) -> AsyncIterator[Ends]:
+    from confluent_kafka import Consumer, Producer
+
+    topic, loop, closing = uuid4().hex, asyncio.get_running_loop(), threading.Event()
+    common = {"bootstrap.servers": servers, "log_level": 0}
+    producer = Producer({**common, "enable.idempotence": True, "linger.ms": 1})
+    consumer = Consumer(
+        {**common, "group.id": uuid4().hex, "enable.auto.commit": False, "auto.offset.reset": "earliest"}
+    )
+
+    def produce(lot: Sequence[Any]) -> asyncio.Future[None]:
+        stored, left = loop.create_future(), len(lot)
+
+        def delivered(error: Any, message: Any) -> None:
+            nonlocal left
+            left -= 1
+            if not left:
+                loop.call_soon_threadsafe(stored.set_result, None)
+
+        for message in lot:
+            producer.produce(topic, json.dumps(message).encode(), RECORD_KEY, on_delivery=delivered)
+        return stored
+
+    async def many(messages: Sequence[Any]) -> None:
+        sent: deque[Any] = deque()
+        for lot in _lots(messages):
+            sent.append(produce(lot))
+            await asyncio.sleep(0)
+            while len(sent) > UNDER_WAY:
+                await sent.popleft()
+        await asyncio.gather(*sent)
+
+    async def one(message: Any) -> None:
+        await produce([message])
+
+    def take(records: Sequence[Any]) -> None:
+        for record in records:
+            # An error of its own comes as a record too.
+            if record.error() is None:
+                arrived(json.loads(record.value()))
+
+    def confirm() -> None:
+        while not closing.is_set():
+            producer.poll(0.1)
+
+    def receive() -> None:
+        committed = monotonic()
+        # `consume` alone would wait until it has as many as it may have.
+        while not closing.is_set():
+            if (first := consumer.poll(0.1)) is not None:
+                loop.call_soon_threadsafe(take, [first, *consumer.consume(LOT, 0)])
+                if monotonic() - committed > 0.1:
+                    consumer.commit(asynchronous=True)
+                    committed = monotonic()
+
+    # Makes the topic.
+    await asyncio.to_thread(producer.list_topics, topic, 10)
+    consumer.subscribe([topic])
+    threads = [asyncio.create_task(asyncio.to_thread(each)) for each in (confirm, receive)]
+    try:
+        yield Ends(many, one)
+    finally:
+        closing.set()
+        await asyncio.wait(threads)
+        await asyncio.to_thread(consumer.close)
+
+
+@asynccontextmanager
+async def _kafka_reader(servers: str, topic: str, producer: Any, arrived: Arrived) -> AsyncIterator[None]:
+    from aiokafka import AIOKafkaConsumer
+
+    # Makes the topic; else the consumer would find out about it a while later.
+    await producer.partitions_for(topic)
     consumer = AIOKafkaConsumer(
         topic,
         bootstrap_servers=servers,
@@ -300,14 +456,6 @@ async def kafka(servers: str, arrived: Arrived) -> AsyncIterator[Ends]:
         enable_auto_commit=False,
         auto_offset_reset="earliest",
     )
-
-    async def many(messages: Sequence[Any]) -> None:
-        for lot in _lots(messages):
-            stored = [await producer.send(topic, json.dumps(message).encode(), key) for message in lot]
-            await asyncio.gather(*stored)
-
-    async def one(message: Any) -> None:
-        await producer.send_and_wait(topic, json.dumps(message).encode(), key)
 
     async def receive() -> None:
         committed = monotonic()
@@ -319,11 +467,8 @@ async def kafka(servers: str, arrived: Arrived) -> AsyncIterator[Ends]:
                 await consumer.commit()
                 committed = monotonic()
 
-    async with producer:
-        # Makes the topic; else the consumer would find out about it a while later.
-        await producer.partitions_for(topic)
-        async with consumer, _running(receive()):
-            yield Ends(many, one)
+    async with consumer, _running(receive()):
+        yield
 
 
 class _MQTT(asyncio.Protocol):

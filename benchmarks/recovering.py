@@ -80,6 +80,12 @@ def recovery_of_nats_after_2_s() -> Side:
 
 
 @measure("s", at_most=1, rounds=5)
+def recovery_of_jetstream_after_2_s() -> Side:
+    """The same by JetStream and a group."""
+    return _recovery("Nats", "jetstream", 2, group="group")
+
+
+@measure("s", at_most=1, rounds=5)
 def recovery_of_kafka_after_2_s() -> Side:
     """The same by Kafka and a group, from when it accepts connections."""
     return _recovery("Kafka", "kafka", 2, group="group")

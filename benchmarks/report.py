@@ -26,6 +26,7 @@ DISTRIBUTIONS = [
     "hiredis",
     "msgspec",
     "aiokafka",
+    "confluent-kafka",
     "aiormq",
 ]
 

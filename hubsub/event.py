@@ -56,6 +56,8 @@ class Event(tuple[Key[T], T], Generic[T]):
     registration: Any = None
     # Set where a listener is called in the context of the publish.
     context: Context | None = None
+    # Set in the queue of a listener with `batch=`: when it came, by the loop's clock; None if there was none.
+    came: float | None = None
 
     def __new__(cls, key: Key[T], message: T, meta: Meta | None = None) -> Self:
         event = tuple.__new__(cls, (key, message))

@@ -12,6 +12,7 @@ from ._core.border import Border
 from ._core.checks import count, count_or_none, named_options, seconds, seconds_or_none
 from ._core.declarations import Declarations
 from ._core.direct import DirectSubscribers
+from ._core.display import bounded, table
 from ._core.explain import Explanation, explain
 from ._core.hints import Hints
 from ._core.history import Retention
@@ -117,6 +118,17 @@ class Hub(Publishing, Subscribing, Asking):
 
     def __repr__(self) -> str:
         return f"<Hub {self.name!r}>"
+
+    def _repr_html_(self) -> str:
+        stats = self.stats()
+        title = f"Hub {self.name!r}, {self._life.state}: published {stats.published}, routed {stats.routed}"
+        head = ("", "delivered", "pending", "dropped", "superseded", "failed")
+        rows = bounded(
+            self._registered,
+            lambda each: (f"{type(each).__name__} {each._described}", *(getattr(each, name, "") for name in head[1:])),
+        )
+        bridges = [(repr(each.adapter), each.health().state) for each in self.bridges if hasattr(each, "health")]
+        return table(title, [*bridges, *rows], head)
 
     # Retaining
 
@@ -319,8 +331,21 @@ class Hub(Publishing, Subscribing, Asking):
         border, life = self.border, self._life
         is_bound = life.loop is not None and not life.loop.is_closed()
         return explain(
-            key, self._router, self._registered, border.outboxes, self._history, border.attached, self._hints, is_bound
+            key,
+            self._router,
+            self._registered,
+            border.outboxes,
+            self._history,
+            border.attached,
+            self._hints,
+            is_bound,
+            self._wrappings,
         )
+
+    def subscriptions(self) -> tuple[Listener | Subscription[Any] | GapSubscription[Any], ...]:
+        """Every subscription and listener that is registered now, in order; each has counters of its own."""
+        registered: Any = tuple(self._registered)
+        return registered  # type: ignore[no-any-return]
 
     def busy(self) -> tuple[Listener | Subscription[Any] | GapSubscription[Any], ...]:
         """The async listeners with a running call or a queued message, and the subscriptions with an unread message.

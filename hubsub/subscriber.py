@@ -10,7 +10,7 @@ from ._core.callables import identity_of
 from ._core.checks import named_options
 from ._core.life import outlast
 from ._core.listener import AsyncListener, Listener
-from ._core.registration import ListenerOptions, Registration, Removal, SubscribeOptions, Where
+from ._core.registration import Batch, ListenerOptions, Registration, Removal, SubscribeOptions, Where
 from ._core.registry import decorated
 from ._core.subscription import GapSubscription, Queue, SnapshotSubscription, Subscription
 from ._face.subscribing import Decorator
@@ -251,13 +251,14 @@ class Subscriber:
         *,
         event: bool = False,
         where: Where | None = None,
+        batch: Batch | None = None,
         **options: Unpack[ListenerOptions],
     ) -> Listener:
         """Await `callback(key, message)` in a task of its own, one message after the other; as `Hub.add_listener`.
 
         Any callable that returns an awaitable is accepted.
         """
-        return self._add(keys, callback, True, event=event, where=where, **options)
+        return self._add(keys, callback, True, event=event, where=where, batch=batch, **options)
 
     @overload
     def add_listener(
@@ -281,11 +282,22 @@ class Subscriber:
     @overload
     def add_listener(
         self,
+        keys: TypedPatterns[T],
+        callback: Callable[[list[Event[T]]], object],
+        *,
+        batch: Batch,
+        where: Where | None = None,
+        **options: Unpack[ListenerOptions],
+    ) -> Listener: ...
+    @overload
+    def add_listener(
+        self,
         keys: PlainPatterns,
         callback: Callable[..., object],
         *,
         event: bool = False,
         where: Where | None = None,
+        batch: Batch | None = None,
         **options: Unpack[ListenerOptions],
     ) -> Listener: ...
 
@@ -296,10 +308,11 @@ class Subscriber:
         *,
         event: bool = False,
         where: Where | None = None,
+        batch: Batch | None = None,
         **options: Unpack[ListenerOptions],
     ) -> Listener:
         """Add a function, plain or async: hubsub detects which; as `Hub.add_listener`."""
-        return self._add(keys, callback, None, event=event, where=where, **options)
+        return self._add(keys, callback, None, event=event, where=where, batch=batch, **options)
 
     @overload
     def on(
@@ -317,10 +330,20 @@ class Subscriber:
     @overload
     def on(
         self,
+        keys: TypedPatterns[T],
+        *,
+        batch: Batch,
+        where: Where | None = None,
+        **options: Unpack[ListenerOptions],
+    ) -> Decorator[[list[Event[T]]]]: ...
+    @overload
+    def on(
+        self,
         keys: Patterns,
         *,
         event: bool = False,
         where: Where | None = None,
+        batch: Batch | None = None,
         **options: Unpack[ListenerOptions],
     ) -> Decorator[...]: ...
 
@@ -330,13 +353,14 @@ class Subscriber:
         *,
         event: bool = False,
         where: Where | None = None,
+        batch: Batch | None = None,
         **options: Unpack[ListenerOptions],
     ) -> Any:
         """Add the decorated function as a listener and return it unchanged."""
         named = decorated(keys, "on")
 
         def add(function: Callable[..., object]) -> Callable[..., object]:
-            self._add(named, function, None, event=event, where=where, **options)
+            self._add(named, function, None, event=event, where=where, batch=batch, **options)
             return function
 
         return add
@@ -435,6 +459,7 @@ class Subscriber:
         *,
         event: bool = False,
         where: Where | None = None,
+        batch: Batch | None = None,
         **options: Unpack[ListenerOptions],
     ) -> Listener:
         held = self._listeners.get(identity_of(callback), {})
@@ -442,7 +467,9 @@ class Subscriber:
         new = [pattern for pattern in patterns if pattern not in held]
         if not new:
             return held[patterns[0]]
-        return self.hub._add_listener(new, callback, asynchronous, event=event, where=where, owner=self, **options)
+        return self.hub._add_listener(
+            new, callback, asynchronous, event=event, where=where, batch=batch, owner=self, **options
+        )
 
     def _note(self, registration: Registration, patterns: Iterable[tuple[str, ...]]) -> None:
         """Called by the hub when it has registered one of our listeners on these patterns."""

@@ -27,6 +27,7 @@ ONCE = {
     "test_fakes",
     "test_faults",
     "test_processes",
+    "test_prometheus",
     "test_relay_model",
     "test_resp",
     "test_signing",

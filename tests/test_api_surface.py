@@ -17,6 +17,7 @@ from source import parsed
 
 import hubsub
 import hubsub.bridges
+import hubsub.opentelemetry
 import hubsub.testing
 import hubsub.web
 from hubsub import errors, event
@@ -54,6 +55,10 @@ ROOMS: dict[str, set[str]] = {
     "bridges": {"contract", "codec", "bridges.relay"},
     # As bridges do, it stands on what a hub has for whatever leaves it.
     "web": {"ground", "_core", "face", "codec"},
+    # Reads the figures of all the parts of a hub.
+    "prometheus": {"ground", "_core", "face", "bridges.relay"},
+    # As does what records a hub; it names the version of the package.
+    "opentelemetry": {"ground", "_core", "face", "__init__"},
     "__init__": {"ground", "_core", "face", "bridges"},
     # Like any user: only what is public.
     "testing": PUBLIC,
@@ -149,7 +154,8 @@ def test_the_reference_documents_what_is_public() -> None:
     kit = [f"testing.{name}" for name in hubsub.testing.__all__]
     bridges = [f"bridges.{name}" for name in hubsub.bridges.__all__ if name not in hubsub.__all__]
     web = [f"web.{name}" for name in hubsub.web.__all__]
-    assert sorted(documented) == sorted([*hubsub.__all__, *kit, *bridges, *web])
+    traces = [f"opentelemetry.{name}" for name in hubsub.opentelemetry.__all__]
+    assert sorted(documented) == sorted([*hubsub.__all__, *kit, *bridges, *web, *traces, "prometheus.HubCollector"])
 
 
 PUBLIC_CLASSES = [kind for name in hubsub.__all__ if isinstance(kind := vars(hubsub).get(name), type)]

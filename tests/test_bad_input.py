@@ -120,7 +120,7 @@ def test_an_unknown_option_is_refused_and_the_nearest_named() -> None:
         for function in (plain, listen):
             with pytest.raises(TypeError, match="no option onec=; did you mean once="):
                 add("a", function, onec=True)  # type: ignore[operator]
-            with pytest.raises(TypeError, match="no option zzz=; it has concurrency=, "):
+            with pytest.raises(TypeError, match="no option zzz=; it has batch=, concurrency=, "):
                 add("a", function, zzz=True)  # type: ignore[operator]
     with pytest.raises(TypeError, match="no option maxsiez=; did you mean maxsize="):
         hub.respond("a", plain, maxsiez=5)  # type: ignore[call-arg]
@@ -193,3 +193,13 @@ def test_a_bridge_refuses_senseless_options_and_leaves_nothing_behind(option: st
     with pytest.raises((ValueError, TypeError), match=option):
         Bridge(hub, "memory://bad-input", both="a", **{option: wrong})
     assert hub.bridges == ()
+
+
+async def test_connect_and_a_bridge_have_the_same_words_for_what_goes_both_ways() -> None:
+    for words in ({"both": ["a"]}, {"keys": ["a"]}):
+        async with connect("memory://words", **words) as hub, Bridge(Hub(), "memory://words", **words) as bridge:
+            assert set(hub.bridges[0].patterns) == set(bridge.patterns) == {Key("a")}
+    for make in (lambda **words: Bridge(Hub(), "memory://x", **words), lambda **words: connect("memory://x", **words)):
+        with pytest.raises(ValueError, match="keys must be None with both=, which is the same"):
+            async with make(both=["a"], keys=["b"]):
+                pass

@@ -7,9 +7,12 @@ import os
 import pty
 import re
 import select
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -133,6 +136,39 @@ def test_on_a_terminal_tap_has_colours_and_says_the_rate(url: str) -> None:
     assert process.wait(PATIENCE) == 0
     assert b"\x1b[36morders/new" in shown
     assert re.search(rb"1 messages in [\d.]+ s, [\d.]+ a second", shown)
+
+
+@pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed: apt-get install tmux")
+def test_in_a_terminal_of_tmux_tap_shows_each_message_on_a_line_until_ctrl_c(url: str, tmp_path: Path) -> None:
+    server = ["tmux", "-u", "-S", str(tmp_path / "tmux"), "-f", "/dev/null"]
+    shell = ["env", f"PYTHONPATH={ROOT}", "TERM=screen-256color", "PS1=$ ", "bash", "--norc", "--noprofile"]
+
+    def tmux(*command: str) -> str:
+        return subprocess.run([*server, *command], check=True, capture_output=True, encoding="utf-8").stdout
+
+    def screen(pattern: str) -> str:
+        """Return what the terminal shows, with its colours, once that matches."""
+        deadline = time.monotonic() + PATIENCE
+        while not re.search(pattern, shown := tmux("capture-pane", "-e", "-p", "-t", "tap"), re.MULTILINE):
+            assert time.monotonic() < deadline, shown
+            time.sleep(0.05)
+        return shown
+
+    tmux("new-session", "-d", "-s", "tap", "-x", "60", "-y", "20", shlex.join(shell))
+    try:
+        command = [sys.executable, "-m", "hubsub", "tap", url, "*", "--history", "1"]
+        asyncio.run(store(url, ["retained"]))
+        tmux("send-keys", "-t", "tap", "-l", f"clear; {shlex.join(command)}; echo ended with $?")
+        tmux("send-keys", "-t", "tap", "Enter")
+        screen("retained")
+        asyncio.run(store(url, ["live \x1b[31m", {"tea": "x" * 100}]))
+        shown = screen("x{40}")
+        assert re.search(r"\x1b\[[\d;]*36morders/new", shown)
+        assert "\x1b[31m" not in shown  # what a message says is no command to the terminal
+        tmux("send-keys", "-t", "tap", "C-c")
+        assert re.search(r"^\S*3 messages in [\d.]+ s, [\d.]+ a second", screen(r"ended with \d+"), re.MULTILINE)
+    finally:
+        tmux("kill-server")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -72,6 +72,11 @@ def test_every_example_runs_and_prints_what_the_page_says(
 
 
 @every_page
+def test_no_python_is_marked_as_something_that_is_not_run(page: Path) -> None:
+    assert not re.search(r"^```(?!python\n)(py|Python|pycon)", page.read_text(encoding="utf-8"), re.MULTILINE)
+
+
+@every_page
 def test_every_link_into_the_repository_leads_to_something(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     # [text](address "title"): what links to a test has the test's name for a title.

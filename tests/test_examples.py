@@ -25,7 +25,7 @@ from brokers.rabbitmq_server import RabbitMQ
 from hubsub.bridges import adapter_for
 
 FOLDER = Path(__file__).resolve().parent.parent / "examples"
-EXAMPLES = sorted(path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*.py"))
+EXAMPLES = sorted(path.relative_to(FOLDER).as_posix() for path in [*FOLDER.glob("*.py"), *FOLDER.glob("recipes/*.py")])
 OF_POSTGRES = "fastapi_outbox.py"
 OF_NATS = "nats_requests.py"
 OF_MQTT = "mqtt_to_postgres.py"
@@ -131,10 +131,11 @@ KEPT = "cem was not there, and reads: ['is there any tea?', 'just made some']"
 
 @pytest.mark.once
 @pytest.mark.parametrize(
-    "scheme", ["redis", "redis-stream", "kafka", "postgres", "postgres-log", "amqp", "mqtt", "nats", "ws"]
+    "scheme", ["redis", "redis-stream", "kafka", "postgres", "postgres-log", "amqp", "mqtt", "nats", "jetstream", "ws"]
 )
 async def test_one_word_moves_a_program_to_another_broker(scheme: str, request: pytest.FixtureRequest) -> None:
-    fixture = {"mqtt": "mosquitto", "amqp": "rabbitmq", "ws": "web"}.get(scheme, scheme.partition("-")[0])
+    others = {"mqtt": "mosquitto", "amqp": "rabbitmq", "jetstream": "nats", "ws": "web"}
+    fixture = others.get(scheme, scheme.partition("-")[0])
     broker: Broker = request.getfixturevalue(fixture)
     url = f"{scheme}{broker.url[broker.url.index('://') :]}"
     keeps = adapter_for(url).features.history

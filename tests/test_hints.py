@@ -204,3 +204,22 @@ async def test_a_timed_listener_that_is_removed_in_the_middle_is_not_called(debu
     late = debug_hub.add_listener("a", lambda key, message: seen.append(message))
     debug_hub.publish("a", 1)
     assert seen == []
+
+
+async def test_a_list_that_was_meant_as_a_key_is_named_once_in_debug_mode_and_in_an_explanation(
+    debug_hub: Hub, caplog: pytest.LogCaptureFixture
+) -> None:
+    hub = debug_hub
+    subscription = hub.subscribe(["order", "created"])
+    hub.subscribe(["one", "two", ("three", "four")])
+    for _ in range(2):
+        assert hub.publish(("order", "created"), 1) == 0
+        assert hub.publish(("created", "order"), 1) == 0
+        assert hub.publish(("one", "two"), 1) == 0
+        assert hub.publish("order") == 1
+    line = "a list names several patterns, ['order', 'created']; one pattern is a tuple, ('order', 'created')"
+    assert caplog.text.count("a list names") == caplog.text.count(f"('order', 'created') leads to nobody: {line}") == 1
+    assert hub.explain(("order", "created")).hints == (f"somebody has subscribed to its parts: {line}",)
+    assert hub.explain(("created", "order")).hints == ()
+    subscription.close()
+    assert hub.explain(("order", "created")).hints == ()

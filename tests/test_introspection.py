@@ -1,15 +1,17 @@
 """What a hub tells of itself: who a key leads to, and what passes by."""
 
 import asyncio
+import re
 import subprocess
 import sys
 import time
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from conftest import assert_nothing_left
 
-from hubsub import Event, Hub, InvalidKey, Key, Meta, Overflow, Subscriber, Tapped
+from hubsub import Bridge, Event, Hub, InvalidKey, Key, Meta, Overflow, Subscriber, Tapped
 
 
 def fail(key: Key[Any], message: Any) -> None:
@@ -331,6 +333,17 @@ def test_a_listener_that_waits_for_a_loop_is_busy(loopless: Hub) -> None:
     assert loopless.busy() == (listener,)
 
 
+def test_every_subscription_and_listener_is_listed_in_order() -> None:
+    hub = Hub()
+    subscriber = Subscriber(hub, "s")
+    first = hub.add_listener("a", print)
+    second = subscriber.subscribe("a")
+    third = subscriber.add_sync_listener("b", print)
+    assert hub.subscriptions() == (first, second, third)
+    second.close()
+    assert hub.subscriptions() == (first, third)
+
+
 def test_importing_hubsub_imports_neither_its_testing_kit_nor_what_explaining_needs() -> None:
     code = "import sys, hubsub; print([m for m in ('hubsub.testing', 'difflib', 'pytest') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -343,3 +356,27 @@ def test_explaining_beside_very_long_parts_takes_no_longer_than_beside_short_one
         hub.add_listener(("sensor", f"{number:06}" * 1000), print)
     (nearest, *_) = hub.explain(("sensor", "000000" * 999)).nearest_patterns
     assert nearest == ("sensor", "000000" * 1000)
+
+
+async def test_a_notebook_shows_tables_and_escapes_what_comes_from_outside() -> None:
+    async with Hub(name="<shop>") as hub, Bridge(hub, "memory://shown", both=["<b>"]) as bridge:
+        await bridge.ready()
+        subscription = hub.subscribe(("<i>", "x"))
+        listener = hub.add_listener(("<i>", "*"), fail)
+        hub.publish(("<i>", "x"), "<script>")
+        shown: list[Any] = [hub, subscription, listener, bridge, hub.explain(("<i>", "x")), hub.explain(("<i>", "y"))]
+        for each in shown:
+            text = each._repr_html_()
+            assert text.startswith("<table>")
+            assert ElementTree.fromstring(text).tag == "table"
+            assert not set(re.findall(r"</?(\w+)", text)) - {"table", "caption", "thead", "tbody", "tr", "th", "td"}
+        texts = [" ".join(ElementTree.fromstring(each._repr_html_()).itertext()) for each in shown]
+        assert "published 1" in texts[0]
+        assert "Subscription ('<i>', 'x')" in texts[0]
+        assert "pending 1" in " ".join(ElementTree.fromstring(subscription._repr_html_()).itertext())
+        assert "ValueError('<script>')" in texts[2]
+        assert "state up" in texts[3]
+        assert "leads to 2 subscriptions" in texts[4]
+        for number in range(100):
+            hub.add_listener(str(number), fail)
+        assert "and 52 more" in hub._repr_html_()

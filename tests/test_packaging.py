@@ -98,6 +98,7 @@ def test_nothing_is_required_and_the_extras_are_there(metadata: Message) -> None
         "kafka",
         "postgres",
         "msgpack",
+        "prometheus",
         "pydantic",
         "all",
         "test",

@@ -303,7 +303,7 @@ def test_what_subscribes_while_everything_is_removed(hub):
 
 def test_the_example_of_the_page_passes(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     page = (ROOT / "docs" / "testing.md").read_text(encoding="utf-8")
-    [example] = re.findall(r"^```py\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    *_, example = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     conftest, module = example.split("# test_shop.py\n")
     assert 'pytest_plugins = ["hubsub.testing.plugin"]' in conftest
     result = run_pytest(pytester, monkeypatch, module, "-o", "asyncio_mode=auto", *LOOPS["asyncio"][1])

@@ -191,6 +191,28 @@ async def test_a_wrapper_that_comes_or_goes_changes_the_next_call_of_a_running_t
         assert notes == [1, 2, "w in", 3, "w out", "w in", 4, "w out", 5, 6]
 
 
+async def test_a_running_task_learns_of_a_wrapper_even_if_a_publisher_leaves_the_line_meanwhile() -> None:
+    async with Hub() as hub:
+        notes = Notes()
+
+        async def listen(key: Key[Any], message: Any) -> None:
+            notes.append(message)
+            if message == 1:
+                hub.publish("a", 4)  # it is full again
+                await until(lambda: bool(listener.mailbox and listener.mailbox.line))
+            elif message == 2:
+                hub.wrap("a", notes.async_wrapper("w"))
+                waiting.cancel()
+                await asyncio.wait([waiting])
+
+        listener = hub.add_listener("a", listen, maxsize=3)
+        for number in range(1, 4):
+            hub.publish("a", number)
+        waiting = asyncio.create_task(hub.publish_wait("a", "never"))
+        await settle(hub)
+        assert notes == [1, 2, "w in", 3, "w out", "w in", 4, "w out"]
+
+
 async def test_the_call_shows_key_message_metadata_and_the_listener() -> None:
     async with Hub() as hub:
         seen: list[Any] = []
@@ -562,3 +584,29 @@ def test_a_generator_function_is_refused_as_a_wrapper() -> None:
 
     with pytest.raises(InvalidFunction, match="generator"):
         Hub().wrap("a", generator)
+
+
+def test_an_explanation_names_the_wrappers_and_those_that_wrap_nobody() -> None:
+    hub, notes = Hub(), Notes()
+
+    def timed(call: Call[Any]) -> Any:
+        return call()
+
+    async def timed_async(call: Call[Any]) -> Any:
+        return await call()
+
+    hub.wrap("+", timed)
+    hub.wrap("b", timed)
+    hub.add_listener("a", notes.listen_async)
+    explanation = hub.explain("a")
+    assert [each.function for each in explanation.wrappings] == [timed]
+    assert "timed on ('+',), around plain listeners" in str(explanation)
+    [hint] = explanation.hints
+    assert hint.endswith("timed is a plain function, which wraps no async listener; for those, wrap an async one too")
+    wrapping = hub.wrap("a", timed_async)
+    explanation = hub.explain("a")
+    assert [each.function for each in explanation.wrappings] == [timed, timed_async]
+    assert explanation.hints == ()
+    wrapping.remove()
+    hub.add_listener("a", notes.listen)
+    assert hub.explain("a").hints == ()

@@ -1,6 +1,7 @@
-"""What mkdocs does beside: the front page is the README, and the changelog is the changelog."""
+"""What mkdocs does beside: the front page is the README, the changelog is the changelog, and tables break no name."""
 
 import pathlib
+import re
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 REPOSITORY = "https://github.com/hubsub/hubsub/blob/main/"
@@ -15,6 +16,16 @@ def on_page_markdown(markdown, page, **_):
         return markdown
     text = (ROOT / name).read_text(encoding="utf-8")
     return text.replace(PICTURES, "").replace(REPOSITORY + "docs/", "").replace("](docs/", "](")
+
+
+def on_page_content(html, **_):
+    """Mark each name in a table, so that it stays on one line; what has blanks, or is long, may be broken."""
+    return re.sub(
+        r"<td\b.*?</td>",
+        lambda cell: re.sub(r"<code>(?=[^\s<]{1,40}</code>)", '<code class="name">', cell[0]),
+        html,
+        flags=re.DOTALL,
+    )
 
 
 def on_serve(server, **_):

@@ -24,6 +24,7 @@ BROKERS = {
     "[Kafka](kafka.md)": "kafka://localhost:9092",
     "[RabbitMQ](rabbitmq.md)": "amqp://localhost",
     "[NATS](nats.md)": "nats://localhost",
+    "[JetStream](jetstream.md)": "jetstream://localhost",
     "[WebSocket](../web/python.md)": "ws://localhost/ws",
     "[MQTT](mqtt.md)": "mqtt://localhost",
     "memory": "memory://features",

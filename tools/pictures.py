@@ -6,10 +6,14 @@ They are narrow enough that their words can be read on a phone, and follow the r
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import pathlib
 import sys
 from dataclasses import dataclass
 from html import escape
+
+from hubsub import Event, Gap, Hub, Overflow
 
 FOLDER = pathlib.Path(__file__).resolve().parent.parent / "docs" / "pictures"
 
@@ -204,20 +208,38 @@ def trie() -> str:
     return page("How a hub keeps its patterns", bottom + 64, shapes)
 
 
+async def read_full_queue() -> list[Event[int] | Gap]:
+    """Return what a queue holds after more came than it has room for, the oldest first."""
+    # That the queue is full is what is wanted.
+    logging.getLogger("hubsub").setLevel(logging.ERROR)
+    hub = Hub()
+    numbers = hub.subscribe("number", maxsize=4, overflow=Overflow.DROP_OLDEST, gaps=True)
+    for number in range(1, 10):
+        hub.publish("number", number)
+        if number <= 3:
+            await numbers.consume()
+    return await numbers.get_batch(10)
+
+
 def queue() -> str:
     """Draw a full queue that dropped its oldest messages."""
+    held = asyncio.run(read_full_queue())
+    gap = next(each for each in held if isinstance(each, Gap))
+    first = next(each.message for each in held if isinstance(each, Event))
+    dropped = " and ".join(str(first - each) for each in range(gap.count or 0, 0, -1))
     source = Box(20, 64, 106, ["publish", "never waits"])
     sink = Box(WIDTH - 116, 64, 96, ["consumer", "`async for"])
     shapes = [*Box(160, 20, 310, ["Queue: maxsize=4, DROP_OLDEST"], "area", 110).draw()]
     boxes = []
-    for number, (words, kind) in enumerate(
-        [("9", "ours"), ("8", "ours"), ("7", "ours"), ("6", "ours"), ("Gap: 2", "gap")]
-    ):
-        boxes.append(Box(176 + 50 * number, 72, 78 if kind == "gap" else 42, [f"`{words}"], kind, 34))
+    for number, each in enumerate(reversed(held)):
+        is_gap = isinstance(each, Gap)
+        words = f"Gap: {gap.count}" if isinstance(each, Gap) else str(each.message)
+        boxes.append(Box(176 + 50 * number, 72, 78 if is_gap else 42, [f"`{words}"], "gap" if is_gap else "ours", 34))
     for box in (*boxes, source, sink):
         shapes += box.draw()
     shapes += [*arrow(source, boxes[0]), *arrow(boxes[-1], sink)]
-    shapes.append(text(20, 156, "4 and 5 were dropped. In their place the consumer receives a Gap.", "note"))
+    words = f"{dropped} were dropped. In their place the consumer receives a Gap."
+    shapes.append(text(20, 156, words, "note"))
     return page("A full queue, with a gap where messages were dropped", 176, shapes)
 
 

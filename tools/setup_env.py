@@ -188,6 +188,10 @@ BROKER_PACKAGES = (
     ("mosquitto", lambda: shutil.which("mosquitto") or shutil.which("/usr/sbin/mosquitto")),
     ("default-jre-headless", lambda: find_java() >= OLDEST_JAVA),
     ("maven", lambda: has_kafka() or shutil.which("mvn")),
+    # The terminal of the command line's test.
+    ("tmux", lambda: shutil.which("tmux")),
+    # promtool, which checks what is exported.
+    ("prometheus", lambda: shutil.which("promtool")),
     ("chromium", lambda: shutil.which("chromium") or shutil.which("google-chrome")),
 )
 

@@ -25,13 +25,14 @@ def is_async(function: object) -> bool:
     return _has(function, _makes_coroutine)
 
 
-def checked_listener(function: object, *, event: bool = False) -> bool:
+def checked_listener(function: object, *, event: bool = False, batch: bool = False) -> bool:
     """Return whether a listener is async; refuse what cannot be a listener.
 
     Raises:
         InvalidListener: It is not callable, is a generator function, or cannot be called with key and message, or with
-            the event if `event` is set.
+            the event if `event` is set, or with a list of events if `batch` is set.
     """
+    event = event or batch
     if type(function) is FunctionType and not function.__dict__:
         # The usual case. Looking closer would take as long as registering it.
         code = function.__code__
@@ -48,7 +49,9 @@ def checked_listener(function: object, *, event: bool = False) -> bool:
         hint = "without event=True it is called with key and message"
         if not event:
             hint = "event=True calls it with the event alone"
-        called = "the event" if event else "key and message"
+        if batch:
+            hint = "without batch= it is called with key and message"
+        called = "a list of events" if batch else "the event" if event else "key and message"
         raise InvalidListener(function, f"it is called with {called}, and {why}; {hint}")
     return is_async(function)
 

@@ -48,12 +48,16 @@ class ConcurrentListener(AsyncListener):
         loop = self._hub._life.bind_for(self)
         if loop is None or len(self._workers) >= self._concurrency:
             return  # the hub starts it as soon as a loop runs, or has just done so
+        self._start_call(loop)
+        if len(self._workers) >= self._concurrency:
+            self._mailbox.wake = None
+
+    def _start_call(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Start one more task."""
         calls = Calls()
         # A copy of the context: variables that one call sets must not reach the others.
         context = self._context.copy()
         self._workers[self._spawn(loop, self._work(calls, context), context)] = calls
-        if len(self._workers) >= self._concurrency:
-            self._mailbox.wake = None
 
     def _arm(self) -> None:
         self._mailbox.wake = self._wake if len(self._workers) < self._concurrency else None
@@ -69,7 +73,7 @@ class ConcurrentListener(AsyncListener):
         set_call = current_call.set
         call = variables = None
         alone = -1
-        while items or mailbox.is_replaying:
+        while mailbox.has_more:
             calls.running = call
             for _ in calls.BURST:
                 if mailbox.alert:
@@ -101,7 +105,7 @@ class ConcurrentListener(AsyncListener):
             calls.running = None
             if task.cancelling():
                 return  # the call has swallowed the cancellation
-            if items or mailbox.is_replaying:
+            if mailbox.has_more:
                 await asyncio.sleep(0)
         if mailbox.alert:
             mailbox.take_gap()

@@ -49,6 +49,12 @@ class InContext:
         self.function = function
         self.with_event = with_event
 
+    def call_instead(self, function: Callable[..., Any], with_event: bool) -> tuple[Callable[..., Any], bool]:
+        """Call another function from now on; return the last one, and whether it was called with an event."""
+        before = self.function, self.with_event
+        self.function, self.with_event = function, with_event
+        return before
+
     def __call__(self, event: Event[Any]) -> Awaitable[Any]:
         """Call it with an event."""
         arguments = (event,) if self.with_event else event

@@ -219,7 +219,7 @@ class Exchange:
         if route is not None:
             return route
         route = self._router.make(exact)
-        return route if self._hints is None else self._hints.time(route)
+        return route if self._hints is None else self._hints.on_route(route)
 
     def _check_circle(self, key: Key[Any]) -> None:
         """Refuse a publish of `key` in a circle after the stack was full; otherwise return to normal."""

@@ -8,13 +8,15 @@ from typing import Any, NamedTuple, cast
 
 from ..describe import describe, name_of_callable
 from ..key import PLUS, STAR, Key, KeyLike, as_patterns, is_subset, overlaps
-from .hints import Hints, hint_on_pattern, hint_on_waiting, meant_by
+from .display import bounded, table
+from .hints import Hints, hint_on_list, hint_on_pattern, hint_on_waiting, meant_by
 from .history import History
-from .listener import Listener
+from .listener import AsyncListener, Listener
 from .outbox import Attachment, Outbox
 from .registration import Registration
 from .router import Router
 from .subscription import GapSubscription, Subscription
+from .wrapping import Wrapping
 
 Pattern = tuple[str, ...]
 
@@ -70,6 +72,8 @@ class Explanation(NamedTuple):
     """The bridges that may bring it, and what happened to the messages that came."""
     hints: tuple[str, ...] = ()
     """Likely mistakes, each with its remedy."""
+    wrappings: tuple[Wrapping, ...] = ()
+    """The wrappers around its listeners, the outermost first; see `Hub.wrap`."""
 
     def __str__(self) -> str:
         number = len(self.matches)
@@ -77,12 +81,31 @@ class Explanation(NamedTuple):
         lines += [f"  {match._text('on ' + ', '.join(map(self._related, match.patterns)))}" for match in self.matches]
         lines += [f"  leaves by {match._text('on ' + ', '.join(map(repr, match.patterns)))}" for match in self.outboxes]
         lines += [f"  comes by {arrival}" for arrival in self.arrivals]
+        lines += [f"  wrapped by {wrapping.described}" for wrapping in self.wrappings]
         if self.nearest_patterns:
             lines.append(f"  subscribed: {', '.join(map(repr, self.nearest_patterns))}")
         if self.nearest_keys:
             lines.append(f"  published: {', '.join(map(repr, self.nearest_keys))}")
         lines += [f"  note: {hint}" for hint in self.hints]
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        head = ("", "patterns", "delivered", "pending", "dropped", "superseded", "failed", "last error")
+        rows = bounded(
+            (*self.matches, *self.outboxes),
+            lambda each: (
+                each.who,
+                ", ".join(map(self._related, each.patterns)),
+                *(each.delivered, each.pending, each.dropped, each.superseded, each.failed),
+                "" if each.last_error is None else each.last_error,
+            ),
+        )
+        rows += [(f"comes by {arrival}",) for arrival in self.arrivals]
+        near = (("subscribed", self.nearest_patterns), ("published", self.nearest_keys))
+        rows += [(name, ", ".join(map(repr, keys))) for name, keys in near if keys]
+        rows += [("note", hint) for hint in self.hints]
+        number = len(self.matches)
+        return table(f"{self.key!r} leads to {number or 'no'} subscription{'' if number == 1 else 's'}", rows, head)
 
     def _related(self, pattern: Key[Any]) -> str:
         """Return a pattern as text, with how it relates to this one."""
@@ -102,6 +125,7 @@ def explain(
     bridges: Iterable[Attachment],
     hints: Hints | None,
     is_bound: bool,
+    wrappings: Iterable[Wrapping],
 ) -> Explanation:
     """Explain a key or pattern."""
     [named] = as_patterns([key])
@@ -118,6 +142,7 @@ def explain(
 
     matches = matches_of(targets)
     leaving = matches_of(outboxes if not exact else (each for each in outboxes if each.is_on(named)))
+    around = tuple(each for each in wrappings if any(related(named, pattern) for pattern in each.patterns))
     kept = history.keys()
     if exact:
         seen = int(named in router.routes or named in kept)
@@ -131,13 +156,28 @@ def explain(
         () if seen else _nearest(named, _known(router, history)),
         leaving,
         tuple(arrival for bridge in bridges if (arrival := bridge.arrival(Key.create_from(named))) is not None),
-        tuple(_hints(named, router, matches, leaving, hints, is_bound)),
+        (*_hints(named, router, registered, matches, leaving, hints, is_bound), *_hints_on_kinds(matches, around)),
+        around,
     )
+
+
+def _hints_on_kinds(matches: Iterable[Match], wrappings: Iterable[Wrapping]) -> Iterator[str]:
+    """Yield a hint if there are wrappers, and all are of the other kind than the listeners, so that none is wrapped."""
+    listeners = [each.subscription for each in matches if isinstance(each.subscription, Listener)]
+    kinds = {isinstance(each, AsyncListener) for each in listeners}
+    wrappings = tuple(wrappings)
+    if kinds and wrappings and not any(each.is_async in kinds for each in wrappings):
+        is_async = wrappings[0].is_async
+        one, other = ("an async", "plain") if is_async else ("a plain", "async")
+        another = "a plain one" if is_async else "an async one"
+        name = name_of_callable(wrappings[0].function)
+        yield f"{name} is {one} function, which wraps no {other} listener; for those, wrap {another} too"
 
 
 def _hints(
     named: Pattern,
     router: Router[Any],
+    registered: Iterable[Registration],
     matches: Iterable[Match],
     leaving: Iterable[Match],
     hints: Hints | None,
@@ -153,6 +193,9 @@ def _hints(
             meant = meant_by(pattern)
             if meant is not None and pattern not in patterns and overlaps(meant, named):
                 yield f"somebody has subscribed, but {hint_on_pattern(pattern)}"
+        parts = [(part,) for part in named]
+        if len(parts) > 1 and any(list(each._patterns) == parts for each in registered):
+            yield f"somebody has subscribed to its parts: {hint_on_list(named)}"
     for match in matches:
         registration = cast(Registration, match.subscription)
         slow = None if hints is None else hints.hint_on_slow(registration)

@@ -19,6 +19,9 @@ Pattern = tuple[str, ...]
 
 logger = Logger("hubsub.hub")
 
+# Lists of patterns that are remembered.
+MOST_LISTS = 1000
+
 # The separators and wildcards of other systems.
 _SEPARATORS = re.compile(r"[./:]")
 _WILDCARDS = {STAR: STAR, PLUS: PLUS, "#": STAR, "**": STAR, ">": STAR}
@@ -71,6 +74,11 @@ def is_unread(registration: Registration) -> bool:
     return mailbox is not None and not reads_itself and not mailbox.awaited and not registration.delivered
 
 
+def hint_on_list(key: Pattern) -> str:
+    """Return a hint that the parts of a key were subscribed to, and not the key."""
+    return f"a list names several patterns, {list(key)!r}; one pattern is a tuple, {key!r}"
+
+
 class Hints:
     """Logs likely mistakes in debug mode, each once.
 
@@ -83,11 +91,17 @@ class Hints:
         self._hub = hub
         self._slow = slow
         self._seen: set[object] = set()
+        # What was subscribed to as several patterns of one part, and may have been meant as a key: the newest last.
+        self._lists: dict[Pattern, None] = {}
         self.slowest: dict[int, float] = {}
         """The seconds of the longest call that was too slow, by the `order` of the listener."""
 
     def on_patterns(self, patterns: Iterable[Pattern]) -> None:
         """Check patterns that are subscribed to, or carried."""
+        if isinstance(patterns, list) and len(patterns) > 1 and all(len(pattern) == 1 for pattern in patterns):
+            self._lists[tuple(part for (part,) in patterns)] = None
+            if len(self._lists) > MOST_LISTS:
+                del self._lists[next(iter(self._lists))]
         for pattern in patterns:
             meant = meant_by(pattern)
             if meant is not None and self._is_first(pattern):
@@ -103,8 +117,11 @@ class Hints:
             if is_unread(registration) and self._is_first(("waiting", registration.order)):
                 logger.warning("publish_wait of %r waits for room in %r, which nobody has read yet", key, registration)
 
-    def time(self, route: Route) -> Route:
-        """Return the route, with each sync listener replaced by a call that times it."""
+    def on_route(self, route: Route) -> Route:
+        """Check where a key leads; return its route, with each sync listener replaced by a call that times it."""
+        key = tuple(route.key)
+        if not route.width and key in self._lists and self._is_first(("list", key)):
+            logger.warning("%r leads to nobody: %s", route.key, hint_on_list(key))
         for index, target in enumerate(route.steps):
             if isinstance(target, Listener) and target.mailbox is None:
                 route[index] = partial(self._timed, target, route[index])

@@ -157,14 +157,14 @@ class Listener(Registration):
             return
         if wrappings is not None:
             self._wrapped = wrapped = Wrapped(self, wrappings, is_async=self.mailbox is not None)
-            wrapped.with_event = self._call_instead(wrapped, True)
+            wrapped.function, wrapped.with_event = self._call_instead(wrapped, True)
         elif wrapped is not None:
             self._wrapped = None
-            self._call_instead(self.function, wrapped.with_event)
+            self._call_instead(wrapped.function, wrapped.with_event)
 
-    def _call_instead(self, function: Callable[..., Any], with_event: bool) -> bool:
-        """Call another function from now on; return whether the last one was called with an event."""
-        before = self._event
+    def _call_instead(self, function: Callable[..., Any], with_event: bool) -> tuple[Callable[..., Any], bool]:
+        """Call another function from now on; return the last one, and whether it was called with an event."""
+        before = self._call, self._event
         self._call, self._event = function, with_event
         if self._held is None:
             self._renew()
@@ -243,10 +243,9 @@ class AsyncListener(Listener):
     ) -> None:
         super().__init__(hub, function, event=event, owner=owner, where=where, once=once)
         follows = context == "publisher"
-        self._mailbox = self.mailbox = (CapturingMailbox if follows else Mailbox)(maxsize, overflow, self)
+        self._mailbox = self.mailbox = self._new_mailbox(maxsize, overflow, follows)
         self._mailbox.wake = self.start
-        if follows:
-            self._call, self._event = InContext(function, event), True
+        self._call, self._event = self._prepared(function, event, follows)
         self.deliver = self._gate(self._mailbox.put)
         if retry is not None:
             self._call = Retrying(self._call, retry, self._time_left, self._give_up)
@@ -261,6 +260,13 @@ class AsyncListener(Listener):
         self._out_of_time = False  # the task was cancelled because there was no more time for it
         self.deadline: float | None = None
         """When winding up ends at the latest, by the loop's clock; None for no limit."""
+
+    def _new_mailbox(self, maxsize: int, overflow: Overflow, follows: bool) -> Mailbox:
+        return (CapturingMailbox if follows else Mailbox)(maxsize, overflow, self)
+
+    def _prepared(self, function: Callable[..., Any], event: bool, follows: bool) -> tuple[Callable[..., Any], bool]:
+        """Return what the task calls, and whether with an event."""
+        return (InContext(function, event), True) if follows else (function, event)
 
     def remove(self) -> Removal:
         tasks = self.tasks
@@ -426,14 +432,12 @@ class AsyncListener(Listener):
             # Cancelled from outside. The loop does so when a program ends: that is no reason for a warning.
             self._hub._report(self, item[0], item[1], error, quietly=True)
 
-    def _call_instead(self, function: Callable[..., Any], with_event: bool) -> bool:
+    def _call_instead(self, function: Callable[..., Any], with_event: bool) -> tuple[Callable[..., Any], bool]:
         outer = self._call if isinstance(self._call, Retrying) else None
         inner = self._call if outer is None else outer.function
         if isinstance(inner, InContext):
-            before, inner.with_event = inner.with_event, with_event
-            inner.function = function
-            return before
-        before, self._event = self._event, with_event
+            return inner.call_instead(function, with_event)
+        before, self._event = (inner, self._event), with_event
         self._mailbox.alert = True  # so that a task in the middle of a burst looks
         if outer is None:
             self._call = function

@@ -238,6 +238,11 @@ class Mailbox:
         return len(self.items) + len(self._replay)
 
     @property
+    def has_more(self) -> bool:
+        """True if there is something for another call of a listener."""
+        return bool(self.items or self._replay)
+
+    @property
     def is_replaying(self) -> bool:
         """True while replayed messages of a history are queued."""
         return bool(self._replay)
@@ -352,7 +357,7 @@ class Mailbox:
         """Pop at most that many at once, gaps included."""
         taken: list[Any] = []
         while len(taken) < most and self.alert and (self._replay or self._open_gaps):
-            first = self.take()
+            first = Mailbox.take(self)  # a paced mailbox pops several by its own
             if first is None:
                 break
             taken.append(first)

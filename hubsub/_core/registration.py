@@ -11,6 +11,7 @@ from ..event import DeadLetter, Event, Gap
 from ..key import Announced, Deliver, Key, is_subset
 from ..log import Logger
 from .callables import truth
+from .display import figures, table
 from .handles import Handle
 from .handles import Removal as Removal
 from .life import Life
@@ -21,6 +22,9 @@ from .router import Router
 
 # Called with a key and a message; returns whether they are wanted.
 Where: TypeAlias = Callable[[Key[Any], Any], object]
+
+# How many messages a call gets at most, and how many seconds the first of them waits for others.
+Batch: TypeAlias = tuple[int, float]
 
 CallContext: TypeAlias = Literal["listener", "publisher"]
 CONTEXTS: tuple[CallContext, ...] = ("listener", "publisher")
@@ -68,6 +72,10 @@ class AsyncOptions(QueueOptions, total=False):
     """When and how often a failed call is retried."""
     context: CallContext
     """The context variables that it sees: those of its registration, or those of each publish."""
+    debounce: float | None
+    """Seconds for which a key must be silent before it is called with the key's last message."""
+    throttle: float | None
+    """Seconds from one call with a key to the next."""
 
 
 class ListenerOptions(AsyncOptions, total=False):
@@ -96,6 +104,9 @@ class Bookkeeper(Protocol):
     def _note(self, registration: Registration, patterns: Iterable[tuple[str, ...]]) -> None: ...
     def _forget(self, registration: Registration, patterns: Iterable[tuple[str, ...]]) -> None: ...
 
+
+# What notebooks show, where it says something.
+_SHOWN = ("pending", "maxsize", "overflow", "dropped", "superseded", "filtered", "failed", "last_error")
 
 # The patterns of a registration: a dict if they are many, which takes more memory but no time to search.
 Held: TypeAlias = tuple[tuple[str, ...], ...] | dict[tuple[str, ...], None]
@@ -337,6 +348,10 @@ class Registration(Handle):
         troubles = ("pending", "dropped", "superseded", "filtered", "failed")
         counters = "".join(f" {name}={number}" for name in troubles if (number := getattr(self, name, 0)))
         return f"<{type(self).__name__} {self._described}{counters}{self._state}>"
+
+    def _repr_html_(self) -> str:
+        rows = [("patterns", describe_all(self._patterns)), ("delivered", self.delivered), *figures(self, _SHOWN)]
+        return table(f"{type(self).__name__} {self._described}{self._state}", rows)
 
     @property
     def _described(self) -> str:

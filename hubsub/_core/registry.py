@@ -21,9 +21,12 @@ from .life import Life
 from .listener import AsyncListener, Listener
 from .message_queue import Overflow
 from .notices import Notices, notify
+from .paced import PacedListener
+from .pacing import pace_of
 from .registration import (
     CONTEXTS,
     AsyncOptions,
+    Batch,
     Bookkeeper,
     CallContext,
     Held,
@@ -54,7 +57,7 @@ class _Common(TypedDict):
 
 
 # The names of the options of a listener.
-LISTENER_OPTIONS = ("event", "where", *ListenerOptions.__annotations__)
+LISTENER_OPTIONS = ("event", "where", "batch", *ListenerOptions.__annotations__)
 
 
 class Registry(Exchange):
@@ -96,9 +99,10 @@ class Registry(Exchange):
         owner: Bookkeeper | None = None,
         responding: bool = False,
         history: int = 0,
+        batch: Batch | None = None,
         **options: Unpack[AsyncOptions],
     ) -> Listener:
-        looks_async = checked_listener(function, event=event)
+        looks_async = checked_listener(function, event=event, batch=batch is not None)
         if asynchronous is None:
             asynchronous = looks_async
         elif looks_async and not asynchronous:
@@ -110,9 +114,9 @@ class Registry(Exchange):
         common: _Common = {"event": event, "where": predicate(where), "once": once, "owner": owner}
         listener: Listener
         if asynchronous:
-            listener = self._async_listener(function, common, responding, **options)
-        elif options:
-            given = " and ".join(options)
+            listener = self._async_listener(function, common, responding, batch=batch, **options)
+        elif options or batch is not None:
+            given = " and ".join([*options, *([] if batch is None else ["batch"])])
             raise InvalidListener(function, f"{given}: only for async listeners; a sync one is called in the publish")
         else:
             listener = (Responder if responding else Listener)(self, function, **common)
@@ -128,17 +132,26 @@ class Registry(Exchange):
         concurrency: int = 1,
         retry: Retry | None = None,
         context: CallContext | None = None,
+        batch: Batch | None = None,
+        debounce: float | None = None,
+        throttle: float | None = None,
         **options: Unpack[QueueOptions],
     ) -> AsyncListener:
         concurrency = count_of(concurrency, "concurrency", "calls")
         if not isinstance(retry, Retry | None):
             raise ValueError(f"retry must be a hubsub.Retry, not {describe(retry)}")
         whose: CallContext = self.context if context is None else choice(context, "context", CONTEXTS)
+        pace = pace_of(batch, debounce, throttle)
         queue = self._queue(**options)
         if responding:
-            if concurrency > 1 or retry is not None:
+            if concurrency > 1 or retry is not None or pace is not None:
                 raise InvalidListener(function, "a responder answers one request after the other, and once")
             return AsyncResponder(self, function, context=whose, **queue, **common)
+        if pace is not None:
+            pace.check(queue["maxsize"], options.get("overflow"), context=context, once=common["once"])
+            if pace.kind != "batch":
+                queue["overflow"] = Overflow.LATEST
+            return PacedListener(self, function, pace=pace, concurrency=concurrency, retry=retry, **queue, **common)
         if concurrency == 1:
             return AsyncListener(self, function, retry=retry, context=whose, **queue, **common)
         return ConcurrentListener(

@@ -262,13 +262,11 @@ class AsyncResponder(AsyncListener):
     def _called_with(self, event: Event[Any]) -> Any:
         return self._asked(event) if self._asked_with_event else self._asked(*event)
 
-    def _call_instead(self, function: Callable[..., Any], with_event: bool) -> bool:
+    def _call_instead(self, function: Callable[..., Any], with_event: bool) -> tuple[Callable[..., Any], bool]:
         if isinstance(self._asked, InContext):
-            before, self._asked.with_event = self._asked.with_event, with_event
-            self._asked.function = function
-        else:
-            before, self._asked_with_event = self._asked_with_event, with_event
-            self._asked = function
+            return self._asked.call_instead(function, with_event)
+        before = self._asked, self._asked_with_event
+        self._asked, self._asked_with_event = function, with_event
         return before
 
     async def _answer(self, event: Event[Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Generic, TypeAlias
 
 from ..describe import describe_all, name_of_callable
@@ -88,9 +88,14 @@ class Wrapping(Handle):
     def _end(self) -> Removal:
         return self.remove()
 
+    @property
+    def described(self) -> str:
+        """Its function, its patterns, and which listeners it wraps."""
+        kind = "async" if self.is_async else "plain"
+        return f"{name_of_callable(self.function)} on {describe_all(self._patterns)}, around {kind} listeners"
+
     def __repr__(self) -> str:
-        state = " removed" if self.closed else ""
-        return f"<Wrapping {name_of_callable(self.function)} on {describe_all(self._patterns)}{state}>"
+        return f"<Wrapping {self.described}{' removed' if self.closed else ''}>"
 
 
 class Wrappings:
@@ -105,6 +110,9 @@ class Wrappings:
 
     def __bool__(self) -> bool:
         return bool(self._all)
+
+    def __iter__(self) -> Iterator[Wrapping]:
+        return iter(self._all)
 
     def add(self, wrapping: Wrapping) -> None:
         """Add one inside all others."""
@@ -152,25 +160,26 @@ class Wrappings:
 class Wrapped:
     """What is called instead of the function of a listener that wrappers concern: takes an event."""
 
-    __slots__ = ("_is_async", "_listener", "_wrappings", "with_event")
+    __slots__ = ("_is_async", "_listener", "_wrappings", "function", "with_event")
 
     def __init__(self, listener: Any, wrappings: Wrappings, *, is_async: bool) -> None:
         self._listener = listener
         self._wrappings = wrappings
         self._is_async = is_async
+        self.function: Callable[..., Any] = listener.function
+        """What it stands around."""
         self.with_event = False
-        """Whether the function itself takes an event."""
+        """Whether that takes an event."""
 
     def __call__(self, event: Event[Any]) -> Any:
         """Call the function inside the wrappers of the key."""
         functions = self._wrappings.around(event[0], self._is_async)
         if not functions:
-            return self._function(event)
-        return functions[0](Call(event, self._listener, functions[1:], self._function))
+            return self._go_on(event)
+        return functions[0](Call(event, self._listener, functions[1:], self._go_on))
 
     def __repr__(self) -> str:
         return f"{self._listener.function!r} inside its wrappers"
 
-    def _function(self, event: Event[Any]) -> Any:
-        function = self._listener.function
-        return function(event) if self.with_event else function(*event)
+    def _go_on(self, event: Event[Any]) -> Any:
+        return self.function(event) if self.with_event else self.function(*event)

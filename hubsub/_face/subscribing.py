@@ -9,7 +9,16 @@ from .._core.callables import checked_async_function, checked_function
 from .._core.checks import choice, options_of
 from .._core.direct import DirectSubscribers
 from .._core.listener import Listener
-from .._core.registration import Ack, ListenerOptions, QueueOptions, Registration, Removal, SubscribeOptions, Where
+from .._core.registration import (
+    Ack,
+    Batch,
+    ListenerOptions,
+    QueueOptions,
+    Registration,
+    Removal,
+    SubscribeOptions,
+    Where,
+)
 from .._core.registry import Registry, decorated, predicate
 from .._core.subscription import GapSubscription, Queue, SnapshotSubscription, Subscription
 from .._core.wrapping import Call, Wrapping
@@ -54,10 +63,20 @@ class Subscribing(Registry):
     @overload
     def on(
         self,
+        patterns: TypedPatterns[T],
+        *,
+        batch: Batch,
+        where: Where | None = None,
+        **options: Unpack[ListenerOptions],
+    ) -> Decorator[[list[Event[T]]]]: ...
+    @overload
+    def on(
+        self,
         patterns: Patterns,
         *,
         event: bool = False,
         where: Where | None = None,
+        batch: Batch | None = None,
         **options: Unpack[ListenerOptions],
     ) -> Decorator[...]: ...
 
@@ -67,13 +86,14 @@ class Subscribing(Registry):
         *,
         event: bool = False,
         where: Where | None = None,
+        batch: Batch | None = None,
         **options: Unpack[ListenerOptions],
     ) -> Any:
         """Add the decorated function as a listener and return it unchanged. Options as of `add_listener`."""
         named = decorated(patterns, "on")
 
         def add(function: Callable[..., object]) -> Callable[..., object]:
-            self._add_listener(named, function, None, event=event, where=where, **options)
+            self._add_listener(named, function, None, event=event, where=where, batch=batch, **options)
             return function
 
         return add
@@ -100,11 +120,22 @@ class Subscribing(Registry):
     @overload
     def add_listener(
         self,
+        patterns: TypedPatterns[T],
+        function: Callable[[list[Event[T]]], object],
+        *,
+        batch: Batch,
+        where: Where | None = None,
+        **options: Unpack[ListenerOptions],
+    ) -> Listener: ...
+    @overload
+    def add_listener(
+        self,
         patterns: PlainPatterns,
         function: Callable[..., object],
         *,
         event: bool = False,
         where: Where | None = None,
+        batch: Batch | None = None,
         **options: Unpack[ListenerOptions],
     ) -> Listener: ...
 
@@ -115,6 +146,7 @@ class Subscribing(Registry):
         *,
         event: bool = False,
         where: Where | None = None,
+        batch: Batch | None = None,
         **options: Unpack[ListenerOptions],
     ) -> Listener:
         """Call `function(key, message)` for every message that matches one of `patterns`.
@@ -134,7 +166,11 @@ class Subscribing(Registry):
                 functions: `maxsize` and `overflow` of the queue, by default the hub's; `concurrency`, the number of
                 calls that may run at the same time, by default 1; `retry`, a `Retry`, by which failed calls are retried
                 and in the end given up as a `DeadLetter`; `context="publisher"`, to run each call with the context
-                variables of its publish instead of those of the registration, by default the hub's.
+                variables of its publish instead of those of the registration, by default the hub's. And one
+                of: `batch`, a pair of the most messages of a call and the seconds that the first of them waits for
+                others, to call `function(events)` with a list of events; `debounce`, the seconds for which a key must
+                be silent before its last message is delivered; `throttle`, the seconds from one call with a key to the
+                next.
 
         Returns:
             A handle with counters and `remove()`.
@@ -145,7 +181,7 @@ class Subscribing(Registry):
             InvalidKey: A pattern cannot be subscribed to.
             HubClosed: The hub is closed or closing.
         """
-        return self._add_listener(patterns, function, None, event=event, where=where, **options)
+        return self._add_listener(patterns, function, None, event=event, where=where, batch=batch, **options)
 
     def remove_listener(self, function: Callable[..., object], patterns: Patterns | None = None) -> Removal:
         """Remove a function that was added by `on`, `add_listener` or `respond` of this hub; as `Listener.remove`.

@@ -75,6 +75,13 @@ class LogAdapter(Adapter):
         """Return the state of the log, and at most `limit` records after a number, without waiting for any."""
         raise NotImplementedError
 
+    async def follow(self, after: int, limit: int) -> tuple[LogState, Sequence[Row]]:
+        """As `read`, for messages that are received: each call continues where the last one has ended, as a rule.
+
+        Override it to read ahead.
+        """
+        return await self.read(after, limit)
+
     async def before(self, moment: float) -> int:
         """Return the number of the last record that was stored before a time; if none was, that before the first."""
         raise NotImplementedError
@@ -180,7 +187,7 @@ class LogAdapter(Adapter):
     async def _read(self, limit: int) -> list[Received | Loss]:
         assert self._place is not None
         epoch, number = self._place
-        state, rows = await self.read(number, limit)
+        state, rows = await self.follow(number, limit)
         if state.epoch != epoch:
             self._place = state.epoch, state.first - 1
             return [Loss("recreated")]

@@ -36,6 +36,8 @@ _BATCH = "application/cloudevents-batch+json"
 _CHARSETS = frozenset(("utf-8", "us-ascii", "iso-8859-1", "iso-8859-15", "windows-1252", "utf-16", "latin-1"))
 # Attributes of a CloudEvent that do not become headers of the message.
 _ATTRIBUTES = frozenset(("data", "data_base64", "datacontenttype", "specversion"))
+# Headers of the request that become headers of the message: the trace that the request belongs to.
+_TRACE = ("traceparent", "tracestate")
 
 
 class Publishing:
@@ -180,9 +182,10 @@ class Publishing:
         kind, parameters = _media_type(connection.headers.get("content-type", ""))
         if kind == _BATCH:
             raise Refused(415, "a request must hold one event, not a batch")
+        trace = {name: connection.headers[name] for name in _TRACE if name in connection.headers}
         if kind == _EVENT:
-            return self._event(key, body)
-        headers = {
+            return self._event(key, body, trace)
+        headers = trace | {
             name[3:]: unquote(value)
             for name, value in connection.headers.items()
             if name.startswith("ce-") and name[3:] not in _ATTRIBUTES
@@ -231,7 +234,7 @@ class Publishing:
             return False
         return True
 
-    def _event(self, key: Key[Any], body: bytes) -> tuple[Any, dict[str, str] | None]:
+    def _event(self, key: Key[Any], body: bytes, trace: dict[str, str]) -> tuple[Any, dict[str, str] | None]:
         """A CloudEvent 1.0 in its structured form."""
         try:
             event = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
@@ -240,7 +243,7 @@ class Publishing:
             raise Refused(400, "the body is not a CloudEvent") from None
         if version != "1.0":
             raise Refused(400, "the CloudEvent must be of version 1.0")
-        headers = {}
+        headers = trace
         for name, raw in event.items():
             if name not in _ATTRIBUTES:
                 value = msgspec.json.decode(raw)

@@ -6,12 +6,13 @@ import asyncio
 import base64
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import aiokafka
 import aiokafka.errors
 import mqtt5
+from nats.aio.client import Client
 from websockets.asyncio.client import connect
 
 from brokers.broker import Broker
@@ -23,6 +24,7 @@ from brokers.redis_server import Redis
 from brokers.web_server import WebServer
 from hubsub.bridges import Adapter, adapter_for
 from hubsub.bridges.memory import MemoryAdapter, MemoryBroker
+from hubsub.bridges.nats import JetStreamAdapter
 from hubsub.bridges.postgres.frames import Frames, channel_of
 from hubsub.testing import conformance
 
@@ -218,6 +220,41 @@ class HarmedNats(Harmed):
         while await reader.readline() != b"PONG\r\n":
             pass
         writer.close()
+
+
+class HarmedJetStream(HarmedNats):
+    """JetStream, whose streams may be full."""
+
+    keeps_leases = True
+
+    def adapter(self, *, direct: bool = False) -> Adapter:
+        url = self.process.url if direct else self.line.url
+        # Shorter, so that less is waited for; one reader is there, and takes nothing from itself.
+        return JetStreamAdapter(f"jetstream{url[url.index('://') :]}", lease=1)
+
+    async def refuse_writes(self) -> None:
+        # Nothing that is there may go, so there is room for a few more.
+        await self._bound(lambda messages: {"max_msgs": messages + 50, "discard": "new"})
+
+    async def take_writes(self) -> None:
+        await self._bound(lambda messages: {"max_msgs": 1_000_000, "discard": "old"})
+
+    async def _bound(self, of: Callable[[int], dict[str, Any]]) -> None:
+        client = await self.process.client()
+        try:
+            for info in await _asked(client, "STREAM.LIST", "streams"):
+                config = info["config"]
+                if not config["name"].startswith("KV_"):
+                    changed = {**config, **of(info["state"]["messages"])}
+                    await _asked(client, f"STREAM.UPDATE.{config['name']}", "config", changed)
+        finally:
+            await client.close()
+
+
+async def _asked(client: Client, subject: str, wanted: str, data: Any = None) -> Any:
+    """What JetStream replies to a request."""
+    reply = await client.request(f"$JS.API.{subject}", json.dumps(data).encode() if data else b"", timeout=10)
+    return json.loads(reply.data)[wanted]
 
 
 class HarmedMosquitto(Harmed):

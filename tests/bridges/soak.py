@@ -19,12 +19,14 @@ import psutil
 
 from brokers.broker import Broker
 from brokers.kafka_server import Kafka
+from brokers.nats_server import Nats
 from brokers.postgres_server import Postgres
 from brokers.rabbitmq_server import RabbitMQ
 from brokers.redis_server import Redis
 from hubsub import Bridge, Event, Hub, Key, Undelivered
 from hubsub.bridges import Adapter
 from hubsub.bridges.kafka import KafkaAdapter
+from hubsub.bridges.nats import JetStreamAdapter
 from hubsub.bridges.postgres import PostgresLogAdapter
 from hubsub.bridges.rabbitmq import RabbitMQAdapter
 from hubsub.bridges.redis import RedisStreamAdapter
@@ -84,6 +86,11 @@ KINDS = {
         Postgres,
         lambda url: PostgresLogAdapter(url.replace("postgres:", "postgres-log:"), maxlen=100_000),
         5.0,
+    ),
+    "jetstream": Kind(
+        Nats,
+        lambda url: JetStreamAdapter(url.replace("nats:", "jetstream:"), maxlen=100_000),
+        3.0,
     ),
     "rabbitmq": Kind(RabbitMQ, RabbitMQAdapter, 5.0),
     "sqlite": Kind(Disk, lambda url: SQLiteAdapter(url, maxlen=100_000), 3.0),

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from brokers.fixtures import Expendable
 from brokers.kafka_server import Kafka
 from brokers.mosquitto import Mosquitto
 from brokers.nats_server import Nats
@@ -95,3 +96,18 @@ async def test_the_adapter_of_mqtt_conforms(check: conformance.Check, mosquitto:
 @checks("ws")
 async def test_the_client_of_an_endpoint_conforms(check: conformance.Check, web: WebServer) -> None:
     await check(lambda: adapter_for(web.url))
+
+
+@checks("jetstream")
+async def test_the_adapter_of_jetstream_conforms(check: conformance.Check, nats: Nats) -> None:
+    await check(lambda: adapter_for(nats.url.replace("nats:", "jetstream:")))
+
+
+@pytest.mark.long
+@checks("jetstream")
+async def test_the_adapter_of_jetstream_conforms_with_the_oldest_server(
+    check: conformance.Check, expendable: Expendable
+) -> None:
+    server = expendable(Nats)
+    await server.start_wait()
+    await check(lambda: adapter_for(server.url.replace("nats:", "jetstream:")))

@@ -26,6 +26,7 @@ from hubsub.testing.conformance.scene import PATIENCE
 from .harmed import (
     Harmed,
     HarmedEndpoint,
+    HarmedJetStream,
     HarmedKafka,
     HarmedMemory,
     HarmedMosquitto,
@@ -67,6 +68,13 @@ KINDS = {
     # Both with the other version.
     "nats newest": Kind(NewestNats, HarmedNats, "nats"),
     "nats oldest group": Kind(Nats, HarmedNats, "nats", {"group": "readers"}),
+    "jetstream": Kind(NewestNats, HarmedJetStream, "jetstream"),
+    "jetstream name": Kind(Nats, HarmedJetStream, "jetstream", {"name": "reader"}),
+    "jetstream group": Kind(NewestNats, HarmedJetStream, "jetstream", {"group": "readers"}),
+    # With the other version.
+    "jetstream oldest": Kind(Nats, HarmedJetStream, "jetstream"),
+    "jetstream newest name": Kind(NewestNats, HarmedJetStream, "jetstream", {"name": "reader"}),
+    "jetstream oldest group": Kind(Nats, HarmedJetStream, "jetstream", {"group": "readers"}),
     "ws": Kind(WebServer, HarmedEndpoint, "ws"),
     "mqtt": Kind(Mosquitto, HarmedMosquitto, "mqtt"),
     "mqtt name": Kind(Mosquitto, HarmedMosquitto, "mqtt", {"name": "reader"}),
@@ -79,7 +87,10 @@ KINDS = {
 OF_REDIS = [name for name, kind in KINDS.items() if kind.harmed is HarmedRedis]
 
 # Of what takes seconds, and is the same for each way to read, one is enough for `make test`.
-ONE_OF_EACH = {"redis", "nats", "postgres-log group", "redis-stream group", "kafka name", "mqtt name", "amqp group"}
+ONE_OF_EACH = {
+    *("redis", "nats", "jetstream group", "postgres-log group", "redis-stream group"),
+    *("kafka name", "mqtt name", "amqp group"),
+}
 SLOW = {
     "a_narrow_line_is_not_a_dead_one",
     "a_long_line_is_not_a_dead_one",
@@ -106,11 +117,11 @@ def trials() -> list[Any]:
         for fault in conformance.FAULTS:
             marks = [pytest.mark.xdist_group(f"faults of {name}"), *pending(fault.__name__, name)]
             # These take seconds for what others do in tenths; the log in Postgres is read in three ways by one code.
-            is_slow = fault.__name__ in SLOW or name.startswith(("kafka", "amqp", "postgres-log"))
+            is_slow = fault.__name__ in SLOW or name.startswith(("kafka", "amqp", "postgres-log", "jetstream"))
             is_long = (
                 fault.is_long
                 or name in ("nats newest", "nats oldest group")
-                or (name.startswith(("kafka", "amqp")) and fault.__name__ in LONG_WITH_KAFKA)
+                or (name.startswith(("kafka", "amqp", "jetstream")) and fault.__name__ in LONG_WITH_KAFKA)
                 or (name.startswith("amqp") and fault.__name__ in LONG_WITH_RABBITMQ)
             )
             if is_long or (is_slow and name not in ONE_OF_EACH):

@@ -217,6 +217,13 @@ async def test_names_on_rabbitmq_get_every_confirmed_message(
 
 
 @pytest.mark.long  # a group does the same over the same connections, and takes less
+async def test_names_on_jetstream_get_every_confirmed_message(
+    new_company: Callable[..., Company], nats: Nats, namespace: str
+) -> None:
+    await names_balance(new_company(nats.url.replace("nats:", "jetstream:")), namespace=namespace)
+
+
+@pytest.mark.long  # a group does the same over the same connections, and takes less
 async def test_names_on_the_log_in_postgres_get_every_confirmed_message(
     new_company: Callable[..., Company], postgres: Postgres, namespace: str
 ) -> None:
@@ -313,6 +320,13 @@ async def test_a_group_on_the_log_in_postgres_shares_every_confirmed_message(
     new_company: Callable[..., Company], postgres: Postgres, namespace: str
 ) -> None:
     url = postgres.url.replace("postgres:", "postgres-log:")
+    await group_balances(new_company(url, lease=LEASE), namespace=namespace)
+
+
+async def test_a_group_on_jetstream_shares_every_confirmed_message(
+    new_company: Callable[..., Company], nats: Nats, namespace: str
+) -> None:
+    url = nats.url.replace("nats:", "jetstream:")
     await group_balances(new_company(url, lease=LEASE), namespace=namespace)
 
 

@@ -6,7 +6,7 @@ from bridges.soak import KINDS, soak
 from brokers.fixtures import require
 
 MEGABYTE = 1 << 20
-SLOW = ("kafka", "rabbitmq")
+SLOW = ("kafka", "rabbitmq", "jetstream")
 
 
 @pytest.mark.once
@@ -14,7 +14,7 @@ SLOW = ("kafka", "rabbitmq")
 @pytest.mark.parametrize(
     "name",
     [
-        # With a Kafka or a RabbitMQ, whose kills a fault has too, it takes a minute.
+        # Those whose kills a fault has too take a minute in `make soak`.
         pytest.param(name, marks=[pytest.mark.xdist_group(f"soak of {name}"), *[pytest.mark.long] * (name in SLOW)])
         for name in KINDS
     ],

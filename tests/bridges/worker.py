@@ -19,7 +19,7 @@ from typing import Any
 from hubsub import Bridge, Gap, Hub, HubsubError, Key
 from hubsub.bridges.kafka import KafkaAdapter
 from hubsub.bridges.mqtt import MQTTAdapter
-from hubsub.bridges.nats import NatsAdapter
+from hubsub.bridges.nats import JetStreamAdapter, NatsAdapter
 from hubsub.bridges.postgres import PostgresLogAdapter
 from hubsub.bridges.rabbitmq import RabbitMQAdapter
 from hubsub.bridges.redis import RedisAdapter, RedisStreamAdapter
@@ -31,6 +31,7 @@ ADAPTERS: dict[str, Any] = {
     "kafka": KafkaAdapter,
     "amqp": RabbitMQAdapter,
     "nats": NatsAdapter,
+    "jetstream": JetStreamAdapter,
     "sqlite": SQLiteAdapter,
     "postgres-log": PostgresLogAdapter,
     "mqtt": MQTTAdapter,

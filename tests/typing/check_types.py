@@ -141,6 +141,19 @@ def listen_once(key: Key[Any], order: Order) -> None: ...
 async def listen_again(event: Event[Order]) -> None: ...
 
 
+@hub.on(ORDERS, batch=(100, 0.05), concurrency=2)
+async def listen_to_many(events: list[Event[Order]]) -> None: ...
+
+
+@subscriber.on(ORDERS, batch=(100, 0.05))  # type: ignore[arg-type]
+async def listen_to_many_wrongly(events: list[Event[str]]) -> None:  # pyright: ignore[reportArgumentType]
+    ...
+
+
+@hub.on(("a", "*"), batch=(100, 0.05))
+async def listen_to_anything(events: list[Event[int]]) -> None: ...
+
+
 def is_even(key: Key[Any], number: int) -> bool:
     return number % 2 == 0
 
@@ -190,6 +203,10 @@ def strings(key: Key[Any], message: str) -> None: ...
 hub.add_listener(ORDERS, listen)
 hub.add_listener([ORDERS, CREATED], listen_async, concurrency=2, context="publisher")
 hub.add_listener(ORDERS, listen_event, event=True)
+hub.add_listener(ORDERS, listen_to_many, batch=(100, 0.05))
+subscriber.add_listener(("a", "*"), listen_to_many, batch=(100, 0.05))
+hub.add_listener(ORDERS, listen_async, debounce=0.3)
+hub.add_listener(ORDERS, listen_async, throttle=0.3, retry=Retry())
 hub.add_listener(ORDERS, lambda key, order: order.number)
 hub.add_listener(("a", "*"), strings)
 hub.add_listener(ORDERS, strings)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]

@@ -31,6 +31,7 @@ from hubsub.bridges.websocket import WebSocketAdapter
 from hubsub.testing.conformance import until
 from hubsub.web import Connection, Endpoint, Limits, Refused, endpoint
 
+from .browsers import ROOT
 from .serving import served
 
 pytestmark = pytest.mark.once
@@ -669,3 +670,14 @@ async def test_a_count_is_of_subscriptions_and_connections_whoever_publishes_and
         # A listener of the hub, and a connection.
         assert counts == [2, 2]
         await other.close()
+
+
+async def test_the_program_of_the_page_works_with_a_real_endpoint(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (ROOT / "docs" / "web" / "python.md").read_text(encoding="utf-8")
+    names: dict[str, Any] = {}
+    exec(text.split("```python\n")[1].split("```")[0], names)
+    async with site() as (server, _, url):
+        messages = heard(server)
+        await names["main"](url)
+        await until(lambda: messages == [{"text": "hello"}])
+    assert capsys.readouterr().out == "1 {'text': 'hello'}\n"

@@ -21,6 +21,7 @@ try:
     from .options import Options, beside, checked
     from .quiet import Quiet, kept
     from .reader import READ_TIMEOUT, Reader
+    from .records import Decoder
     from .tolerant import Unreadable
     from .writer import Writer
 except ModuleNotFoundError as error:
@@ -91,6 +92,7 @@ class KafkaAdapter(Adapter):
         self._addresses = Addresses("/", binary=True)
         self._key_of = cached(self._judge_key)
         self._key_of_topic: Callable[[str], Key[Any]] = cached(Key)
+        self._decode = Decoder()
         self._quiet = Quiet()
         self._writer = Writer(self._options, self._topic_of, self._address)
         self._reader: Reader | None = None
@@ -272,10 +274,10 @@ class KafkaAdapter(Adapter):
     def _add(self, result: list[Received | Loss], lane: Lane, records: Iterable[Any]) -> None:
         """Add the records of a lane to a result."""
         place = f"{lane.topic}:{lane.partition}:"
-        key_of = self._key_of
+        key_of, decode = self._key_of, self._decode
         for record in records:
             offset, timestamp, address, header = record.offset, record.timestamp, record.key, record.headers
-            headers = _decode(header) if header else {}
+            headers = decode(header) if header else {}
             if KEY in headers:
                 del headers[KEY]
                 key, trouble = key_of(next(value for name, value in header if name == KEY) or b"")
@@ -395,18 +397,3 @@ async def _together(coroutines: Iterable[Coroutine[Any, Any, None]]) -> None:
     for error in errors:
         if error is not None:
             raise error
-
-
-def _decode(headers: Sequence[tuple[str, bytes | None]]) -> dict[str, str]:
-    try:
-        return {name: value.decode() for name, value in headers}  # type: ignore[union-attr]
-    except (AttributeError, UnicodeDecodeError):
-        return {name: _as_text(value or b"") for name, value in headers}
-
-
-def _as_text(value: bytes) -> str:
-    try:
-        return value.decode("utf-8", "surrogatepass")
-    except UnicodeDecodeError:
-        # Not one of hubsub's.
-        return value.decode("utf-8", "backslashreplace")

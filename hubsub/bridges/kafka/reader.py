@@ -36,6 +36,7 @@ from .logs import Lane, Logs
 from .member import Listener, Membership
 from .metadata import denied_topic
 from .options import Options
+from .records import leave_as_read
 from .stopping import stop_consumer
 from .topics import Topics
 
@@ -46,8 +47,8 @@ QUIET = 1.0
 # Seconds that connecting may take, which includes waiting for a dead member of the group; that finding the positions
 # may take; and that storing a position may take.
 CONNECT_TIMEOUT, TAKE_UP_TIMEOUT, COMMIT_TIMEOUT = 120.0, 30.0, 30.0
-# The most records in one read: more would block the loop for too long.
-MOST_RECORDS = 1_000
+# The most records in one read: more would block the loop for too long, and leave the processor's cache.
+MOST_RECORDS = 250
 # The most bytes of the first answer, and of any answer; the seconds that one may take over a slow line.
 FIRST_FETCH, LEAST_FETCH, FETCH_SECONDS = 262_144, 65_536, 1.0
 # What the driver raises for records that it cannot read.
@@ -162,6 +163,7 @@ class Reader:
                 if self._make is None:
                     client._topics |= set(self._topics)
                 await consumer.start()
+                leave_as_read(consumer._fetcher)
                 if self._make is not None:
                     await self._make(client)
                 errors = await client.learn(self._topics)

@@ -22,7 +22,6 @@ from aiokafka.errors import (
     UnknownTopicOrPartitionError,
 )
 from aiokafka.partitioner import DefaultPartitioner
-from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.structs import TopicPartition
 
 from ...errors import BrokerBusy, PayloadTooLarge
@@ -33,10 +32,10 @@ from .client import CONNECT, Client
 from .line import Line
 from .metadata import denied_topic, missing_topic
 from .options import Options
+from .records import Builder, Encoder
 from .sizes import Sizes
 from .stopping import abandon, stop_producer
 
-Headers: TypeAlias = list[tuple[str, bytes]]
 Errors: TypeAlias = dict[int, Exception]
 
 # Errors by which the broker refuses a batch for good and stores nothing of it: a record is invalid, or the topic is
@@ -101,6 +100,7 @@ class Writer:
         self._partitioner = options.producer.get("partitioner") or DefaultPartitioner()
         self._topic = topic
         self._address = address
+        self._encode = Encoder()
         self._producer: Any = None
         self._partitions: dict[str, list[int]] = {}
         self._forget_partitions()
@@ -184,7 +184,7 @@ class Writer:
 
         Raises:
             ConnectionError: Nothing moves any more, or the connection was given up.
-            BrokerBusy: The broker accepts nothing at the moment.
+            BrokerBusy: The broker does not accept records at present.
         """
         if self.line.broken is not None:
             raise self.line.broken
@@ -211,7 +211,7 @@ class Writer:
         """Give records to the producer; return those of unknown topics, by topic."""
         unknown: dict[str, list[int]] = {}
         batches: dict[TopicPartition, _Batch] = {}
-        unclear = self._unclear
+        unclear, encode = self._unclear, self._encode
         for index in indexes:
             key, payload, headers, sequence, is_control = records[index]
             if sequence and sequence in unclear:
@@ -220,8 +220,8 @@ class Writer:
             try:
                 partition, address = self._control_partition_of(key) if is_control else self._partition_of(key)
                 batch = batches.get(partition) or self._begin(partition, batches)
-                encoded = encode_headers(headers)
-                added = batch.builder.append(timestamp=None, key=address, value=payload, headers=encoded)
+                encoded = encode(headers)
+                size = batch.builder.add(address, payload, encoded)
             except _UnknownTopic as error:
                 unknown.setdefault(str(error), []).append(index)
                 continue
@@ -229,14 +229,14 @@ class Writer:
                 # A `route` that raises, or an invalid header, concerns this record only.
                 refused[index] = error
                 continue
-            if added is None:
+            if size is None:
                 await self._hand_over(batches.pop(partition), records, waiting)
                 batch = self._begin(partition, batches)
-                added = batch.builder.append(timestamp=None, key=address, value=payload, headers=encoded)
-            if not batch.indexes and added.size > (limit := self.sizes.record(partition.topic)):
-                # The first record of a batch is accepted whatever its size.
+                size = batch.builder.add(address, payload, encoded)
+            # The first record of a batch is accepted whatever its size.
+            if not batch.indexes and size is not None and size > (limit := self.sizes.record(partition.topic)):
                 del batches[partition]
-                refused[index] = PayloadTooLarge(key, added.size, limit)
+                refused[index] = PayloadTooLarge(key, size, limit)
                 continue
             batch.indexes.append(index)
         for batch in batches.values():
@@ -248,9 +248,9 @@ class Writer:
         batch = batches[partition] = _Batch(partition, self._builder(partition.topic))
         return batch
 
-    def _builder(self, topic: str) -> Any:
+    def _builder(self, topic: str) -> Builder:
         """Return a builder of a batch."""
-        return BatchBuilder(self.sizes.batch(topic), self._running()._message_accumulator._compression_type)
+        return Builder(self.sizes.batch(topic), self._running()._message_accumulator._compression_type)
 
     async def _hand_over(self, batch: _Batch, records: Sequence[Record], waiting: Waiting) -> None:
         """Give a batch to the producer once the one before it is being sent."""
@@ -372,17 +372,12 @@ class Writer:
         rest = list(indexes)
         while rest:
             record = records[rest[0]]
-            added = batch.builder.append(
-                timestamp=None,
-                key=self._address(record.key),
-                value=record.payload,
-                headers=encode_headers(record.headers),
-            )
-            if added is None:
+            size = batch.builder.add(self._address(record.key), record.payload, self._encode(record.headers))
+            if size is None:
                 break
             index = rest.pop(0)
-            if added.size > limit:
-                refused[index] = PayloadTooLarge(record.key, added.size, limit)
+            if size > limit:
+                refused[index] = PayloadTooLarge(record.key, size, limit)
                 return [(batch.indexes + rest, _Behind())] if batch.indexes or rest else []
             batch.indexes.append(index)
         waiting: Waiting = {}
@@ -442,11 +437,11 @@ class Writer:
             while True:
                 builder = self._builder(topic)
                 try:
-                    added = builder.append(timestamp=None, key=address, value=payload, headers=encode_headers(headers))
+                    size = builder.add(address, payload, self._encode(headers)) or 0
                 except Exception as error:
                     return error
-                if added.size > (limit := self.sizes.record(topic)):
-                    return PayloadTooLarge(key, added.size, limit)
+                if size > (limit := self.sizes.record(topic)):
+                    return PayloadTooLarge(key, size, limit)
                 future = await self._enqueue(partition, builder, {})
                 await self._confirm([future])
                 failure = future.exception()
@@ -549,18 +544,15 @@ class _Looks:
         tried = batch.retry_count - self._tried.setdefault(batch, batch.retry_count)
         if self._number >= BUSY and (leader == -1 or (leader is not None and tried >= BUSY_TIMES)):
             why = "it has no leader" if leader == -1 else "it lacks replicas, or room to store anything"
-            raise BrokerBusy(f"Kafka takes nothing for {batch.tp.topic}:{batch.tp.partition} just now: {why}")
+            raise BrokerBusy(
+                f"Kafka does not accept records for {batch.tp.topic}:{batch.tp.partition} at present: {why}"
+            )
 
 
 class _Batches(set[Any]):
     """Works around the driver, which removes a batch twice if it is given up while it waits for a retry."""
 
     remove = set.discard
-
-
-def encode_headers(headers: Mapping[str, str]) -> Headers:
-    """Return headers in Kafka's form."""
-    return [(name, value.encode("utf-8", "surrogatepass")) for name, value in headers.items()]
 
 
 def _is_stored(future: asyncio.Future[Any]) -> bool:

@@ -133,6 +133,8 @@ class Server:
         """A connection has to be by TLS, whatever the server says."""
         self._hosts = [f"{f'[{host}]' if ':' in host else host}:{port}" for host, port in read.hosts]
         self._name = values.pop("client_name", "hubsub")
+        self.inbox_prefix: str = values.get("inbox_prefix", "_INBOX")
+        """What the subjects begin with to which servers and services reply."""
         self._values = values
         self.is_one_of_several = len(self._hosts) > 1
         random.shuffle(self._hosts)

@@ -44,7 +44,7 @@ def refusal(error: Exception) -> Exception:
     """
     code = getattr(error, "sqlstate", None) or ""
     if code.startswith(BUSY):
-        raise BrokerBusy(f"Postgres accepts nothing at the moment: {error}") from error
+        raise BrokerBusy(f"Postgres does not accept statements at present: {error}") from error
     if code == "42501":
         return explained(error)
     if code.startswith("22"):

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ..._core.checks import choice, named_options, options_of, seconds
+from ..._core.display import figures, table
 from ...codec import Codec
 from ...errors import BridgeClosed, BridgeNotReady, Unsupported
 from ...event import Event
@@ -80,6 +81,7 @@ class Bridge(Life):
             messages are pushed, and five otherwise. It is twice five while the bridge connects, since the speed of the
             line is unknown then. A line that moves bytes is alive, however slow it is; time in which the event loop was
             blocked does not count.
+        keys: Another word for `both`.
 
     Raises:
         UnknownScheme: No adapter is known for the URL.
@@ -120,7 +122,9 @@ class Bridge(Life):
         secret: Secrets | None = None,
         replay_window: float | None = None,
         silence: float | None = None,
+        keys: Patterns | None = None,
     ) -> None:
+        both = _same(both, keys)
         adapter = adapter_for(url_or_adapter) if isinstance(url_or_adapter, str) else url_or_adapter
         choice(encode, "encode", ("soon", "now"))
         plan = Plan(
@@ -153,6 +157,11 @@ class Bridge(Life):
 
     def __repr__(self) -> str:
         return f"<Bridge {self.hub!r} {self.adapter!r} {self._state}>"
+
+    def _repr_html_(self) -> str:
+        health = self.health()
+        names = [name for name in health._fields if name not in ("state", "since")]
+        return table(repr(self), [("state", health.state), ("sent", health.sent), *figures(health, names)])
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -326,6 +335,17 @@ class Bridge(Life):
         )
 
 
+def _same(both: Patterns | None, keys: Patterns | None) -> Patterns | None:
+    """Return the patterns that were given by either word.
+
+    Raises:
+        ValueError: Both are given.
+    """
+    if both is not None and keys is not None:
+        raise ValueError("keys must be None with both=, which is the same: give all patterns by both=")
+    return keys if both is None else both
+
+
 _OPTIONS = frozenset(inspect.signature(Bridge).parameters) - {"hub", "url_or_adapter"}
 
 
@@ -346,15 +366,18 @@ def _adapter_with(url: str, options: dict[str, Any]) -> Adapter:
 
 
 @asynccontextmanager
-async def connect(url: str | Adapter, keys: Patterns | None = None, **options: Any) -> AsyncIterator[Hub]:
+async def connect(
+    url: str | Adapter, both: Patterns | None = None, *, keys: Patterns | None = None, **options: Any
+) -> AsyncIterator[Hub]:
     """Return a hub with a bridge; enter it like any hub.
 
     The bridge is `hub.bridges[0]`.
 
     Args:
         url: The broker, see `Bridge`.
-        keys: Patterns of what is carried both ways: one, or a list, set or frozenset of them. Give `incoming` or
+        both: Patterns of what is carried both ways: one, or a list, set or frozenset of them. Give `incoming` or
             `outgoing` instead, or too, for what goes one way.
+        keys: Another word for `both`.
         **options: As of `Bridge`; and with a URL, those of its adapter, such as `token` of `wss://`.
     """
     beyond = {name: options.pop(name) for name in options.keys() - _OPTIONS}
@@ -362,5 +385,5 @@ async def connect(url: str | Adapter, keys: Patterns | None = None, **options: A
         url = _adapter_with(url, beyond)
     elif beyond:
         options_of(beyond, _OPTIONS, "Bridge")
-    async with Hub() as hub, Bridge(hub, url, both=keys, **options):
+    async with Hub() as hub, Bridge(hub, url, both=_same(both, keys), **options):
         yield hub

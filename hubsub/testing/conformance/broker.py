@@ -75,6 +75,9 @@ class Broker(Protocol):
     """Leads there."""
     forgets: bool = False
     """True if nothing is left of what it kept for clients that are away when it is killed; see `Features.resumes`."""
+    keeps_leases: bool = False
+    """True if what was on its way to a lost connection comes again only when its lease is over: the broker does not say
+    what that was, so that the reader cannot hand it back. See `Features.lease`."""
 
     def adapter(self, *, direct: bool = False) -> Adapter:
         """Make an adapter that reaches it through `line`, or past the line if `direct`."""
