@@ -6,7 +6,7 @@ import random
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
 import aiormq
@@ -113,7 +113,7 @@ async def test_a_key_that_is_too_long_is_refused_and_no_other(
         await bridge.hub.publish_confirmed(Key("k" * length), 1, timeout=60)
     with pytest.raises(DeliveryError) as error:
         await bridge.hub.publish_confirmed(Key("é" * 128), 1, timeout=60)
-    assert "256 bytes, where RabbitMQ takes 255" in str(error.value.exceptions[0].__cause__)
+    assert "256 bytes, where RabbitMQ accepts 255" in str(error.value.exceptions[0].__cause__)
     await bridge.hub.publish_confirmed("k", 1, timeout=60)
     assert bridge.health().reconnects == 0
 
@@ -123,7 +123,7 @@ async def test_metadata_that_is_too_large_is_refused_and_no_other(rabbitmq: Rabb
         records = [Record(Key("k"), b"%d" % size, {"h": "x" * size}) for size in (100_000, 200_000, 1)]
         refused = await writer.send(*records)
         assert list(refused) == [1]
-        assert "bytes of headers, where RabbitMQ takes 131064" in str(refused[1])
+        assert "bytes of headers, where RabbitMQ accepts 131064" in str(refused[1])
         await writer.see(b"1")
         assert writer.payloads == [b"100000", b"1"]
 
@@ -291,7 +291,7 @@ async def test_what_rabbitmq_refuses_is_an_error_with_a_remedy_and_without_a_sec
             (rabbitmq.url_for("guest", PASSWORD), namespace, {}, "correct user and password"),
             (rabbitmq.url_for("guest", "guest", "nowhere"), namespace, {}, "name a virtual host that exists"),
             (rabbitmq.url, f"{namespace}-fanout", {}, "it has to be a topic exchange"),
-            (rabbitmq.url, namespace, {"group": "g"}, "take another name or group"),
+            (rabbitmq.url, namespace, {"group": "g"}, "choose another name or group"),
             (rabbitmq.url_for(namespace, PASSWORD), f"{namespace}-new", {}, "rabbitmqctl set_permissions"),
         ):
             bridge = await bridged(stack, url, space, ready=False, incoming=ALL, **options)
@@ -321,7 +321,7 @@ async def test_a_server_that_is_no_rabbitmq_is_an_error(stack: AsyncExitStack) -
 
 async def test_heartbeats_are_no_sign_of_life_while_an_answer_is_owed() -> None:
     heard: list[tuple[int, int]] = []
-    answered = asyncio.Event()
+    answered, ended = asyncio.Event(), asyncio.Event()
 
     async def stand_still(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         def say(method: Any, channel: int = 0) -> None:
@@ -345,8 +345,10 @@ async def test_heartbeats_are_no_sign_of_life_while_an_answer_is_owed() -> None:
         assert not late.done()
         say(commands.Channel.OpenOk(), 1)
         answered.set()
-        await late
+        with suppress(ConnectionError):
+            await late
         writer.close()
+        ended.set()
 
     async with await asyncio.start_server(stand_still, "127.0.0.1", 0) as server:
         url = f"amqp://127.0.0.1:{server.sockets[0].getsockname()[1]}"
@@ -356,6 +358,7 @@ async def test_heartbeats_are_no_sign_of_life_while_an_answer_is_owed() -> None:
         assert answered.is_set()
         assert len(set(heard[10:])) == 1
         connection.abort()
+        await ended.wait()
 
 
 async def test_it_speaks_tls_and_says_who_does_not(private: Private, stack: AsyncExitStack) -> None:
