@@ -131,10 +131,20 @@ KEPT = "cem was not there, and reads: ['is there any tea?', 'just made some']"
 
 @pytest.mark.once
 @pytest.mark.parametrize(
-    "scheme", ["redis", "redis-stream", "kafka", "postgres", "postgres-log", "amqp", "mqtt", "nats", "jetstream", "ws"]
+    "scheme",
+    [
+        *("redis", "redis+cluster", "redis-stream", "kafka", "postgres", "postgres-log", "amqp", "mqtt", "nats"),
+        *("jetstream", "ws"),
+    ],
 )
 async def test_one_word_moves_a_program_to_another_broker(scheme: str, request: pytest.FixtureRequest) -> None:
-    others = {"mqtt": "mosquitto", "amqp": "rabbitmq", "jetstream": "nats", "ws": "web"}
+    others = {
+        "mqtt": "mosquitto",
+        "amqp": "rabbitmq",
+        "jetstream": "nats",
+        "redis+cluster": "redis_cluster",
+        "ws": "web",
+    }
     fixture = others.get(scheme, scheme.partition("-")[0])
     broker: Broker = request.getfixturevalue(fixture)
     url = f"{scheme}{broker.url[broker.url.index('://') :]}"

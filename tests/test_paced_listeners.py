@@ -2,16 +2,19 @@
 
 import asyncio
 import gc
+import sys
 import weakref
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_queue import settled
+from test_queue import settled, until
 from virtual_time import VirtualLoop, run
 
 from hubsub import (
+    Bridge,
     Call,
     DeadLetter,
     DeliveryError,
@@ -305,6 +308,33 @@ def test_a_batch_confirms_all_its_messages_when_its_call_returns() -> None:
             assert calls.now == 5.0
 
     run(main())
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+async def test_a_durable_bridge_acknowledges_a_batch_when_its_call_returns(tmp_path: Path, ordered: bool) -> None:
+    url = f"sqlite://{tmp_path}/messages.db"
+    async with Hub() as sender, Bridge(sender, url, outgoing=["a", ("a", "*")]):
+        for number in range(6):
+            await sender.publish_confirmed(("a", str(number % 3)), number)
+    calls: list[list[int]] = []
+
+    async def listen(events: list[Event[int]]) -> None:
+        calls.append([event.message for event in events])
+        if len(calls) == 1:
+            raise ValueError("not stored")
+
+    async with Hub() as hub, Bridge(hub, url, incoming=[("a", "*")], group="g", ordered=ordered) as bridge:
+        # In order, a message of a key comes when the one before it is finished: so three at a time.
+        hub.add_listener(("a", "*"), listen, batch=(3 if ordered else 6, 3600))
+        await until(lambda: len(calls) == (3 if ordered else 2))
+        await until(lambda: bridge.health().in_flight == 0)
+        assert bridge.health().failures == (3 if ordered else 6)
+    expected = [[0, 1, 2], [0, 1, 2], [3, 4, 5]] if ordered else [[0, 1, 2, 3, 4, 5]] * 2
+    assert [sorted(call) for call in calls] == expected
+    async with Hub() as hub, Bridge(hub, url, incoming=[("a", "*")], group="g") as bridge:
+        hub.add_listener(("a", "*"), listen, batch=(6, 0))
+        await bridge.synced()
+        assert bridge.health().received == 0
 
 
 def test_one_message_of_a_batch_may_be_reported_as_failed_alone() -> None:
@@ -712,6 +742,27 @@ async def test_publish_wait_waits_for_room_in_a_full_batch(hub: Hub) -> None:
     assert await waiting == 1
     await settled()
     assert calls == [2, 2]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with Python 3.12")
+@pytest.mark.parametrize("options", EACH)
+def test_an_eager_task_factory_changes_nothing_for_a_paced_listener(options: dict[str, Any]) -> None:
+    async def main() -> None:
+        asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined,unused-ignore]
+        hub = Hub()
+        calls = Calls(1.0)
+        listener = calls.listen(hub, concurrency=2, **options)
+        for number in range(3):
+            hub.publish(("a", str(number)), number)
+            hub.publish(("a", str(number)), number)
+        await asyncio.sleep(8)
+        hub.publish(("a", "last"), 3)
+        await hub.close()
+        got = [each for _, what in calls.all for each in (what if isinstance(what, list) else [what[1]])]
+        assert got == ([0, 0, 1, 1, 2, 2, 3] if "batch" in options else [0, 1, 2, 3])
+        assert (listener.pending, calls.running, is_idle(hub)) == (0, 0, True)
+
+    run(main())
 
 
 @pytest.mark.parametrize(

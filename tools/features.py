@@ -18,6 +18,7 @@ BEGIN, END = "<!-- features -->\n", "<!-- /features -->\n"
 BROKERS = {
     "[SQLite](sqlite.md)": "sqlite:///tmp/features.db",
     "[Redis Pub/Sub](redis.md)": "redis://localhost",
+    "[Redis Cluster](redis-cluster.md)": "redis+cluster://localhost",
     "[Redis Streams](redis-stream.md)": "redis-stream://localhost",
     "[Postgres log](postgres-log.md)": "postgres-log://localhost/x",
     "[Postgres NOTIFY](postgres.md)": "postgres://localhost/x",

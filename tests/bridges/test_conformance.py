@@ -12,6 +12,7 @@ from brokers.mosquitto import Mosquitto
 from brokers.nats_server import Nats
 from brokers.postgres_server import Postgres
 from brokers.rabbitmq_server import RabbitMQ
+from brokers.redis_cluster import RedisCluster
 from brokers.redis_server import Redis, Valkey
 from brokers.web_server import WebServer
 from hubsub.bridges import adapter_for
@@ -46,6 +47,11 @@ async def test_the_adapter_of_redis_pubsub_conforms(check: conformance.Check, re
 @checks("redis-stream")
 async def test_the_adapter_of_redis_streams_conforms(check: conformance.Check, redis: Redis, resp_parser: str) -> None:
     await check(lambda: adapter_for(redis.url.replace("redis:", "redis-stream:")))
+
+
+@checks("redis-cluster")
+async def test_the_adapter_of_redis_cluster_conforms(check: conformance.Check, redis_cluster: RedisCluster) -> None:
+    await check(lambda: adapter_for(redis_cluster.url))
 
 
 @checks("redis")

@@ -16,6 +16,7 @@ from brokers.mosquitto import Mosquitto
 from brokers.nats_server import Nats, NewestNats
 from brokers.postgres_server import Postgres
 from brokers.rabbitmq_server import RabbitMQ
+from brokers.redis_cluster import RedisCluster
 from brokers.redis_server import Redis
 from brokers.web_server import WebServer
 from hubsub import Gap, Key
@@ -35,6 +36,7 @@ from .harmed import (
     HarmedPostgresLog,
     HarmedRedis,
 )
+from .harmed_cluster import HarmedRedisCluster
 from .harmed_file import HarmedSQLite
 from .harmed_rabbitmq import HarmedRabbitMQ
 from .pending import pending
@@ -56,6 +58,7 @@ KINDS = {
     "redis-stream": Kind(Redis, HarmedRedis, "redis-stream"),
     "redis-stream name": Kind(Redis, HarmedRedis, "redis-stream", {"name": "reader"}),
     "redis-stream group": Kind(Redis, HarmedRedis, "redis-stream", {"group": "readers"}),
+    "redis-cluster": Kind(RedisCluster, HarmedRedisCluster, "redis+cluster"),
     "postgres": Kind(Postgres, HarmedPostgres, "postgres"),
     "postgres-log": Kind(Postgres, HarmedPostgresLog, "postgres-log"),
     "postgres-log name": Kind(Postgres, HarmedPostgresLog, "postgres-log", {"name": "reader"}),
@@ -98,6 +101,11 @@ SLOW = {
     "a_loop_that_is_blocked_is_not_a_dead_broker",
     "closing_while_the_broker_does_not_answer",
 }
+# A cluster needs two seconds and more until its nodes agree again that it works.
+LONG_WITH_CLUSTER = {
+    "a_broker_that_is_restarted_between_messages",
+    "a_broker_that_is_killed_under_load_again_and_again",
+}
 # What has a Kafka or a RabbitMQ started again and again, or needs many round trips, or many seconds each way.
 LONG_WITH_KAFKA = {
     "a_broker_that_is_restarted_between_messages",
@@ -120,6 +128,7 @@ def trials() -> list[Any]:
             is_slow = fault.__name__ in SLOW or name.startswith(("kafka", "amqp", "postgres-log", "jetstream"))
             is_long = (
                 fault.is_long
+                or (name == "redis-cluster" and fault.__name__ in LONG_WITH_CLUSTER)
                 or name in ("nats newest", "nats oldest group")
                 or (name.startswith(("kafka", "amqp", "jetstream")) and fault.__name__ in LONG_WITH_KAFKA)
                 or (name.startswith("amqp") and fault.__name__ in LONG_WITH_RABBITMQ)

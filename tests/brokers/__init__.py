@@ -11,6 +11,7 @@ from .nats_server import Nats
 from .postgres_server import Postgres
 from .proxy import Proxy
 from .rabbitmq_server import RabbitMQ
+from .redis_cluster import RedisCluster
 from .redis_server import Redis, Sentinel, Valkey
 from .web_server import WebServer
 
@@ -24,6 +25,7 @@ __all__ = [
     "Proxy",
     "RabbitMQ",
     "Redis",
+    "RedisCluster",
     "Sentinel",
     "Valkey",
     "WebServer",

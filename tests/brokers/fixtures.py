@@ -22,6 +22,7 @@ from .mosquitto import Mosquitto
 from .nats_server import Nats, NewestNats
 from .postgres_server import Postgres
 from .rabbitmq_server import RabbitMQ
+from .redis_cluster import RedisCluster
 from .redis_server import Redis, Valkey
 from .web_server import WebServer
 
@@ -29,6 +30,7 @@ B = TypeVar("B", bound=Broker)
 
 SHARED: dict[str, type[Broker]] = {
     "redis": Redis,
+    "redis_cluster": RedisCluster,
     "valkey": Valkey,
     "kafka": Kafka,
     "postgres": Postgres,
@@ -80,6 +82,12 @@ def _shared(kind: type[B]) -> Iterator[B]:
 def redis() -> Iterator[Redis]:
     """A Redis for all tests of this worker."""
     yield from _shared(Redis)
+
+
+@pytest.fixture(scope="session")
+def redis_cluster() -> Iterator[RedisCluster]:
+    """A Redis Cluster of three masters for all tests of this worker."""
+    yield from _shared(RedisCluster)
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib import import_module
 from typing import Any
 
@@ -22,6 +23,24 @@ NAMED = {
 """redis-py's exceptions for some errors."""
 
 
+class Moved(BridgeError):
+    """A node of a Redis Cluster names the one that has the slot.
+
+    Args:
+        words: The error as the node has written it.
+        message: What it means to whoever does not follow.
+    """
+
+    def __init__(self, words: str, message: str) -> None:
+        super().__init__(message)
+        _, slot, address = words.split(" ")
+        host, _, port = address.rpartition(":")
+        self.slot = int(slot)
+        self.host = host
+        """Empty if it is the host that was asked."""
+        self.port = int(port)
+
+
 def error_of(words: str, adapter: str) -> Exception:
     """Return the exception for an error reply, with its whole text."""
     code = words.partition(" ")[0]
@@ -30,9 +49,13 @@ def error_of(words: str, adapter: str) -> Exception:
     if code in LOST:
         return ConnectionError(f"Redis cannot serve {adapter}: {words}")
     if code in ELSEWHERE:
-        return BridgeError(f"{adapter} needs a single Redis server or Sentinel, not a Redis Cluster: {words}")
+        message = f"{adapter} needs a single Redis server or Sentinel, not a Redis Cluster: {words}"
+        return Moved(words, message) if _MOVED.fullmatch(words) else BridgeError(message)
     error: Exception = getattr(_exceptions(), NAMED.get(code, "ResponseError"))(words)
     return error
+
+
+_MOVED = re.compile(r"MOVED [0-9]{1,5} [^ ]*:[0-9]{1,5}")
 
 
 def sound(reply: Any) -> Any:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from ...errors import EncodeError
 from ...key import Key
-from ..adapter import Adapter, Features, Link, Received, Record
+from ..adapter import Adapter, Features, Link, Loss, Received, Record
 from ..address import Addresses, cached
 from .answers import refusal
 from .connection import Connection
@@ -41,7 +41,7 @@ class RedisAdapter(Adapter):
 
     def __init__(self, url: str | None = None, *, client: Any = None, **options: Any) -> None:
         self._server = Server(type(self).__name__, url, client, options)
-        self._line: _Line | None = None
+        self._line: Line | None = None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._server!r}>"
@@ -49,14 +49,17 @@ class RedisAdapter(Adapter):
     # Connecting
 
     async def connect(self, link: Link) -> None:
-        self._line = _Line(self._server, link, self.most_patterns)
+        self._line = self._made(link)
         try:
             await self._line.open()
         except BaseException:
             await self._line.close()
             raise
 
-    def _connected(self) -> _Line:
+    def _made(self, link: Link) -> Line:
+        return _Line(self._server, link, self.most_patterns)
+
+    def _connected(self) -> Line:
         if self._line is None:
             raise ConnectionError(f"{self!r} is not connected")
         return self._line
@@ -76,31 +79,57 @@ class RedisAdapter(Adapter):
     @property
     def receiving(self) -> int | None:  # type: ignore[override]
         """Changes whenever bytes have come where it reads."""
-        subscriber = None if self._line is None else self._line.subscriber
-        return None if subscriber is None else subscriber.connection.received
+        return None if self._line is None else self._line.receiving
 
     @property
     def sending(self) -> int | None:  # type: ignore[override]
         """Changes whenever bytes have moved where it sends."""
-        sender = None if self._line is None else self._line.sender
-        return None if sender is None else sender.moved
+        return None if self._line is None else self._line.sending
 
     # Carrying
 
     async def send(self, records: Sequence[Record]) -> Mapping[int, Exception]:
         return await self._connected().send(records)
 
-    async def receive(self) -> Sequence[Received]:
+    async def receive(self) -> Sequence[Received | Loss]:
         return await self._connected().receive()
 
     async def listen(self, keys: Sequence[Key[Any]]) -> None:
-        await (await self._connected().subscribing()).listen(keys)
+        await self._connected().listen(keys)
 
     async def subscribe(self, patterns: Sequence[Key[Any]]) -> None:
-        await (await self._connected().subscribing()).subscribe(patterns)
+        await self._connected().subscribe(patterns)
 
     async def unsubscribe(self, patterns: Sequence[Key[Any]]) -> None:
-        await (await self._connected().subscribing()).unsubscribe(patterns)
+        await self._connected().unsubscribe(patterns)
+
+
+class Line(Protocol):
+    """The connections of an adapter, from one `connect` until they are lost or closed."""
+
+    connections: list[Connection]
+
+    @property
+    def receiving(self) -> int | None: ...
+
+    @property
+    def sending(self) -> int | None: ...
+
+    async def open(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    async def ping(self) -> None: ...
+
+    async def send(self, records: Sequence[Record]) -> dict[int, Exception]: ...
+
+    async def receive(self) -> Sequence[Received | Loss]: ...
+
+    async def listen(self, keys: Sequence[Key[Any]]) -> None: ...
+
+    async def subscribe(self, patterns: Sequence[Key[Any]]) -> None: ...
+
+    async def unsubscribe(self, patterns: Sequence[Key[Any]]) -> None: ...
 
 
 class _Line:
@@ -110,7 +139,7 @@ class _Line:
         self._server = server
         self._subscribes = link.reads or bool(link.control)
         self._most_patterns = most_patterns
-        self._addresses = _addresses(link.namespace, server.database)
+        self._addresses = addresses_of(link.namespace, server.database)
         self._head = cached(self._publish_head)
         self._news = asyncio.Event()
         self._is_closed = False
@@ -130,7 +159,29 @@ class _Line:
         self.subscriber = Subscriber(connection, self._addresses, self._most_patterns, self._news.set)
         return self.subscriber
 
-    async def subscribing(self) -> Subscriber:
+    @property
+    def receiving(self) -> int | None:
+        """A number that changes whenever bytes have come where messages are received."""
+        return None if self.subscriber is None else self.subscriber.connection.received
+
+    @property
+    def sending(self) -> int | None:
+        """A number that changes whenever bytes have moved where messages are sent."""
+        return None if self.sender is None else self.sender.moved
+
+    async def listen(self, keys: Sequence[Key[Any]]) -> None:
+        """Receive what is sent to these keys as control messages."""
+        await (await self._subscribing()).listen(keys)
+
+    async def subscribe(self, patterns: Sequence[Key[Any]]) -> None:
+        """Receive what matches these patterns."""
+        await (await self._subscribing()).subscribe(patterns)
+
+    async def unsubscribe(self, patterns: Sequence[Key[Any]]) -> None:
+        """Undo `subscribe`."""
+        await (await self._subscribing()).unsubscribe(patterns)
+
+    async def _subscribing(self) -> Subscriber:
         """Return the connection that subscribes; open it if need be."""
         if self.subscriber is None and not self._is_closed:
             ((connection, _),) = await self._server.open(self.connections, self._lost, [])
@@ -207,7 +258,8 @@ class _Line:
             await self._news.wait()
 
 
-def _addresses(namespace: str, database: int) -> Addresses:
+def addresses_of(namespace: str, database: int) -> Addresses:
+    """Return what turns keys into channels, and back."""
     # Channels are common to all databases, so the number is part of their names. Without a namespace, channels of other
     # programs are used, whatever their names are.
     prefix = f"{Addresses(':', allowed=_ALLOWED).escape(namespace)}:{database}:" if namespace else ""

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib import import_module
 from ssl import SSLContext
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from ...errors import BridgeError, MissingDriver
@@ -25,6 +25,9 @@ SENTINEL_SECONDS = 1.0
 """Seconds that a Sentinel may be silent before the next one is asked as well."""
 SENTINEL_SILENCE = 5.0
 """Seconds without any bytes over its line after which a Sentinel is given up."""
+
+Node: TypeAlias = tuple[str, int]
+"""The host and the port of a node of a Redis Cluster."""
 
 # Set on every connection: the relay has deadlines and retries, and a driver that retries too duplicates messages.
 OURS: Mapping[str, Any] = {
@@ -40,8 +43,8 @@ DECIDED = OURS.keys() | {"retry_on_error", "decode_responses", "encoding", "enco
 USUAL = ("client_name", "socket_connect_timeout", "socket_keepalive", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 # Settings of a client that redis-py keeps for its own use.
 _NOTED = re.compile(r"(maint_|oss_|orig_|himport_|connection_pool$|legacy_responses$)")
-# `redis-stream+sentinel` and the like: TLS, words of the adapter, Sentinel.
-_SCHEME = re.compile(r"(rediss?)(?:-[a-z-]+)?(\+sentinel)?")
+# `redis-stream+sentinel` and the like: TLS, words of the adapter, Sentinel or Cluster.
+_SCHEME = re.compile(r"(rediss?)(?:-[a-z-]+)?(\+sentinel|\+cluster)?")
 # redis-py's own timeout for a connect, in seconds, which is too short for a slow line.
 _DRIVERS_OWN = 5
 
@@ -60,6 +63,7 @@ class Server:
             use TLS like the others unless `sentinel_ssl=False`; and `ssl_context`, for all of them.
         scheme: The scheme of the adapter's URLs, for messages.
         own: The names of the adapter's own options that a URL may have.
+        is_cluster: It is a Redis Cluster, of which the URL names one node or several: `redis+cluster://host:port,host`.
 
     Raises:
         MissingDriver: redis-py is not installed.
@@ -76,6 +80,7 @@ class Server:
         *,
         scheme: str = "redis",
         own: Collection[str] = (),
+        is_cluster: bool = False,
     ) -> None:
         try:
             self._driver: Any = import_module("redis.asyncio")
@@ -86,6 +91,9 @@ class Server:
         self._own = own
         self.own: tuple[tuple[str, str], ...] = ()
         """The adapter's own options in the URL."""
+        self._is_cluster = is_cluster
+        self.nodes: list[Node] = []
+        """The nodes of a cluster that were named."""
         self._service: str | None = None
         self._sentinels: list[ServerAddress] = []
         if client is None:
@@ -94,11 +102,17 @@ class Server:
             self._address = self._borrowed(client)
         else:
             raise TypeError(f"{adapter} needs either a URL with options or a client, not both")
+        self.failures: tuple[type[Exception], ...] = (OSError, self._driver.RedisError)
+        """What `open` raises if a server cannot be reached."""
+        if is_cluster:
+            self._read_cluster()
         for address in (self._address, *self._sentinels):
             address.driver()  # raise now if values do not go together
         self.database = int(self._address.settings.get("db") or 0)
 
     def __repr__(self) -> str:
+        if self._is_cluster:
+            return ",".join(f"{host}:{port}" for host, port in self.nodes)
         settings = self._address.settings
         where = self._service and f"{self._service} by Sentinel"
         where = where or settings.get("path") or f"{settings.get('host', 'localhost')}:{settings.get('port', 6379)}"
@@ -143,6 +157,14 @@ class Server:
         ]
         return ServerAddress(kind, settings, context)
 
+    def _read_cluster(self) -> None:
+        """Check what a cluster does not have; without a URL, the options name the only node."""
+        settings = self._address.settings
+        if settings.get("db") or "path" in settings:
+            raise TypeError("a Redis Cluster has only the database 0, and no Unix socket")
+        if not self.nodes:
+            self.nodes = [(settings.get("host", "localhost"), int(settings.get("port", 6379)))]
+
     def _check(self, kind: Any, settings: Mapping[str, Any]) -> None:
         """Refuse options that do not exist."""
         known = {
@@ -168,7 +190,13 @@ class Server:
                 f" {self._scheme.replace('redis', 'rediss')}), {self._scheme}+sentinel://host:port,host:port/service/0,"
                 f" or for a socket {self._scheme}:///0?path=/run/redis.sock"
             )
-        tls, by_sentinel = match.groups()
+        tls, kind = match.groups()
+        by_sentinel = kind == "+sentinel"
+        if (kind == "+cluster") != self._is_cluster:
+            raise ValueError(
+                "the URL of a Redis Cluster is redis+cluster://host:port,host:port, for RedisClusterAdapter;"
+                f" {self._adapter} has {self._scheme}://"
+            )
         parse_url = self._driver.connection.parse_url
         try:
             parts = urlsplit(f"//{rest}")
@@ -177,7 +205,8 @@ class Server:
             if by_sentinel:
                 self._service, _, database = database.partition("/")
             each = [urlsplit(f"//{host}") for host in hosts.split(",")]
-            sentinels = [{"host": one.hostname or "localhost", "port": one.port or 26379} for one in each]
+            port = 6379 if self._is_cluster else 26379
+            nodes = [(one.hostname or "localhost", one.port or port) for one in each]
             if parts.fragment or "@" in parts.path + parts.query or not re.fullmatch("[0-9]*", database):
                 raise ValueError
             options = parse_qsl(parts.query, keep_blank_values=True)
@@ -187,7 +216,7 @@ class Server:
         options = [(name, value) for name, value in options if name not in self._own]
         ours = [(name, value) for name, value in options if not name.startswith("sentinel_")]
         theirs = [(name.removeprefix("sentinel_"), value) for name, value in options if (name, value) not in ours]
-        where = "" if by_sentinel else hosts
+        where = "" if kind else hosts
         try:
             settings = dict(parse_url(f"redis://{credentials}{at}{where}/{database}?{urlencode(ours)}"))
             their_settings = dict(parse_url(f"redis://?{urlencode(theirs)}"))
@@ -203,13 +232,15 @@ class Server:
         their_settings |= {name: value for name, value in theirs if not value}
         if tls == "rediss":
             settings["ssl"] = True
+        if self._is_cluster:
+            self.nodes = nodes
         if not by_sentinel:
             return settings, their_settings, []
         if not self._service:
             raise ValueError(
                 f"the URL of a service behind Sentinels is {self._scheme}+sentinel://host:port,host:port/service"
             )
-        return settings, their_settings, sentinels
+        return settings, their_settings, [{"host": host, "port": port} for host, port in nodes]
 
     def _nonsense(self) -> ValueError:
         return ValueError(
@@ -238,7 +269,11 @@ class Server:
     # Connecting
 
     async def open(
-        self, into: list[Connection], lost: Callable[[], None], *several: Sequence[Command]
+        self,
+        into: list[Connection],
+        lost: Callable[[], None],
+        *several: Sequence[Command],
+        where: Node | None = None,
     ) -> list[tuple[Connection, list[Any]]]:
         """Open several connections at the same time; all of them lead to a master that has replied.
 
@@ -246,15 +281,17 @@ class Server:
             into: Each connection is appended when it begins to connect; the owner of the list closes them.
             lost: Called whenever one of them has failed.
             several: The first commands of each connection.
+            where: The node of a cluster.
 
         Returns:
             Each connection with the replies to its first commands.
         """
-        where = await self._master(into) if self._sentinels else {}
-        opened = [Connection(self._address.driver(**where), self._adapter, lost) for _ in several]
+        master = await self._master(into) if self._sentinels else {}
+        place = master if where is None else {"host": where[0], "port": where[1]}
+        opened = [Connection(self._address.driver(**place), self._adapter, lost) for _ in several]
         into += opened
         opening = [
-            asyncio.ensure_future(self._open(connection, commands, by_sentinel=bool(where)))
+            asyncio.ensure_future(self._open(connection, commands, by_sentinel=bool(master)))
             for connection, commands in zip(opened, several, strict=True)
         ]
         try:

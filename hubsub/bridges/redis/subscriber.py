@@ -81,7 +81,7 @@ class Subscriber:
                 key_ = key_of(channel)
                 if key_ is not None and is_first(key_, patterns[glob]):
                     append(as_tuple(Received, (key_, payload, *PLAIN)))
-            else:
+            elif kind != b"pong" and reply != b"PONG":
                 self._answered(reply)
         if self._inbox:
             if self.connection.unread > MOST_UNREAD:
