@@ -245,7 +245,7 @@ def bulk_through_kafka_batches() -> tuple[Side, Side]:
     return bulk(ours), bulk(theirs)
 
 
-@compare(at_least=0.1)
+@compare(at_least=0.15)
 def bulk_through_kafka_librdkafka() -> tuple[Side, Side]:
     """The same against librdkafka, by confluent-kafka: `produce` with a callback, four lots of 500 under way, `poll`
     and `consume` of 500 at most in threads of their own."""

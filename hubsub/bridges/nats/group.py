@@ -58,11 +58,10 @@ class Member:
             }
             data = {"stream_name": self._streams.name, "config": config}
             info = await self._api.ask(f"CONSUMER.DURABLE.CREATE.{self._consumer}", data)
-        # Versions differ in whether `delivered` passes what is trimmed before anybody has asked for more.
-        places = [
-            (at["stream_seq"] - at["consumer_seq"], at["stream_seq"]) for at in (info["delivered"], info["ack_floor"])
-        ]
-        self._skipped, self._last = min(places)
+        # Some servers let `delivered` pass what is trimmed before anybody has asked for more. Where nothing is in hand,
+        # the last acknowledgement was at the same place.
+        at = info["delivered"] if info["num_ack_pending"] else info["ack_floor"]
+        self._last, self._skipped = at["stream_seq"], at["stream_seq"] - at["consumer_seq"]
         return is_new
 
     async def take(self, limit: int) -> tuple[list[Stored], int]:

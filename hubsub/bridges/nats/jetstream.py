@@ -18,7 +18,7 @@ from .group import Member
 from .headers import pack, unpack
 from .jetapi import BUSY, MISSING, JetApi, Refused, denied, stream_name
 from .letters import ID, READER, bury, listed, send_back
-from .pulls import Pull, Stored
+from .pulls import MOST_BYTES, Pull, Stored
 from .server import TEXT, Server
 from .streams import Setup, Streams, from_number, from_time
 from .subjects import LONGEST
@@ -224,7 +224,7 @@ class JetStreamAdapter(LogAdapter):
                 await pull.end()
             pull, _ = await streams.consumer(streams.name, lambda row: ring(), **from_number(after + 1))
             self._pull, self._follows = pull, after
-        if not pull.is_asked and len(pull.rows) < AHEAD // 2:
+        if not pull.is_asked and len(pull.rows) < AHEAD // 2 and pull.size < MOST_BYTES // 2:
             await pull.ask(AHEAD)
         if not pull.rows:
             state = await streams.look_at()

@@ -56,6 +56,8 @@ class Pull:
         """How many of the messages that were asked for last may still come."""
         self.rows: deque[Stored] = deque()
         """What has come and was not popped yet."""
+        self.size = 0
+        """How many bytes that is."""
         self.delivered = 0
         """The consumer's own number of the last message that came."""
         self.pending = 0
@@ -87,7 +89,9 @@ class Pull:
 
     def pop(self, limit: int) -> list[Stored]:
         """Return the oldest rows, `limit` of them at most."""
-        return [self.rows.popleft() for _ in range(min(limit, len(self.rows)))]
+        rows = [self.rows.popleft() for _ in range(min(limit, len(self.rows)))]
+        self.size -= sum([len(row.message.payload) for row in rows])
+        return rows
 
     def _take(self, message: Message) -> None:
         row = None
@@ -95,6 +99,7 @@ class Pull:
             self.left -= 1
             row = self._row(message)
             self.rows.append(row)
+            self.size += len(message.payload)
         elif message.head:
             status = unpack(message.head)[0]
             self.left = 0
