@@ -1,6 +1,5 @@
 """Every block of the pages is run or checked by a test: Python by `test_docs`, the web beside, everything else here."""
 
-import ast
 import asyncio
 import configparser
 import contextlib
@@ -159,9 +158,7 @@ def test_the_alerts_ask_for_figures_that_exist() -> None:
 
 def test_a_drawing_names_what_is_there() -> None:
     sources = {path: path.read_text(encoding="utf-8") for path in (ROOT / "hubsub").rglob("*.py")}
-    classes = {
-        node.name for text in sources.values() for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ClassDef)
-    }
+    classes = {name for text in sources.values() for name in re.findall(r"^class (\w+)", text, re.MULTILINE)}
     for drawing in blocks("docs/design.md", "console"):
         for name in re.findall(r"\b[A-Z][a-z]\w+", drawing):
             assert name in classes, name

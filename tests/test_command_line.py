@@ -8,7 +8,6 @@ import pty
 import re
 import select
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from typing import Any
 import pytest
 
 import hubsub
+from brokers.fixtures import require_program
 from hubsub.__main__ import main
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -138,8 +138,8 @@ def test_on_a_terminal_tap_has_colours_and_says_the_rate(url: str) -> None:
     assert re.search(rb"1 messages in [\d.]+ s, [\d.]+ a second", shown)
 
 
-@pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed: apt-get install tmux")
 def test_in_a_terminal_of_tmux_tap_shows_each_message_on_a_line_until_ctrl_c(url: str, tmp_path: Path) -> None:
+    require_program("tmux", "tmux")
     server = ["tmux", "-u", "-S", str(tmp_path / "tmux"), "-f", "/dev/null"]
     shell = ["env", f"PYTHONPATH={ROOT}", "TERM=screen-256color", "PS1=$ ", "bash", "--norc", "--noprofile"]
 

@@ -4,7 +4,6 @@ import asyncio
 import gc
 import json
 import re
-import shutil
 import subprocess
 import threading
 import time
@@ -19,13 +18,13 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 from test_queue import settled
 
+from brokers.fixtures import require_program
 from hubsub import Bridge, Hub, Key, Overflow
 from hubsub.bridges import Health
 from hubsub.hub import Stats
 from hubsub.prometheus import BRIDGE, HUB, SUBSCRIBER, HubCollector
 
 DASHBOARD = Path(__file__).resolve().parent.parent / "docs" / "assets" / "grafana.json"
-PROMTOOL = shutil.which("promtool")
 
 
 def registry_of(*hubs: Hub, **options: Any) -> CollectorRegistry:
@@ -110,8 +109,8 @@ def test_the_official_parser_of_openmetrics_accepts_a_scrape() -> None:
     assert families["hubsub_subscriber_pending"].type == "gauge"
 
 
-@pytest.mark.skipif(PROMTOOL is None, reason="promtool is not installed: apt-get install prometheus")
 def test_promtool_accepts_a_scrape() -> None:
+    require_program("promtool", "prometheus")
     checked = subprocess.run(
         ["promtool", "check", "metrics"], input=generate_latest(registry_of(busy_hub())), capture_output=True
     )
@@ -233,8 +232,8 @@ def test_every_query_of_the_dashboard_is_of_metrics_and_labels_that_are_exported
     assert set(re.findall(r'state="(\w+)"', " ".join(expressions()))) == {"up"}
 
 
-@pytest.mark.skipif(PROMTOOL is None, reason="promtool is not installed: apt-get install prometheus")
 def test_promtool_accepts_every_query_of_the_dashboard(tmp_path: Path) -> None:
+    require_program("promtool", "prometheus")
     queries = [each.replace("$__rate_interval", "1m").replace("$hub", ".*") for each in expressions()]
     rules = [{"record": f"dashboard:{number}", "expr": query} for number, query in enumerate(queries)]
     path = tmp_path / "rules.yml"

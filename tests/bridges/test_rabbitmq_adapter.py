@@ -6,20 +6,22 @@ import random
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
 import aiormq
+import pamqp.frame
 import pytest
 from pamqp import commands
 
 from brokers.certificates import certificates
 from brokers.fixtures import Private
 from brokers.rabbitmq_server import RabbitMQ
-from hubsub import Bridge, BridgeError, DeliveryError, Gap, Hub, Key, MissingDriver, NameTaken
+from hubsub import Bridge, BridgeError, BrokerBusy, DeliveryError, Gap, Hub, Key, MissingDriver, NameTaken
 from hubsub.bridges import DelayedRecord, Link, Record
-from hubsub.bridges.rabbitmq import RabbitMQAdapter, topology
+from hubsub.bridges.rabbitmq import RabbitMQAdapter, client, topology
 from hubsub.bridges.rabbitmq.names import Names
+from hubsub.bridges.rabbitmq.options import Settings
 from hubsub.key import is_subset
 from hubsub.testing.conformance import sites, until
 from hubsub.testing.conformance.bare import bare
@@ -111,7 +113,7 @@ async def test_a_key_that_is_too_long_is_refused_and_no_other(
         await bridge.hub.publish_confirmed(Key("k" * length), 1, timeout=60)
     with pytest.raises(DeliveryError) as error:
         await bridge.hub.publish_confirmed(Key("é" * 128), 1, timeout=60)
-    assert "256 bytes, where RabbitMQ takes 255" in str(error.value.exceptions[0].__cause__)
+    assert "256 bytes, where RabbitMQ accepts 255" in str(error.value.exceptions[0].__cause__)
     await bridge.hub.publish_confirmed("k", 1, timeout=60)
     assert bridge.health().reconnects == 0
 
@@ -121,7 +123,7 @@ async def test_metadata_that_is_too_large_is_refused_and_no_other(rabbitmq: Rabb
         records = [Record(Key("k"), b"%d" % size, {"h": "x" * size}) for size in (100_000, 200_000, 1)]
         refused = await writer.send(*records)
         assert list(refused) == [1]
-        assert "bytes of headers, where RabbitMQ takes 131064" in str(refused[1])
+        assert "bytes of headers, where RabbitMQ accepts 131064" in str(refused[1])
         await writer.see(b"1")
         assert writer.payloads == [b"100000", b"1"]
 
@@ -289,7 +291,7 @@ async def test_what_rabbitmq_refuses_is_an_error_with_a_remedy_and_without_a_sec
             (rabbitmq.url_for("guest", PASSWORD), namespace, {}, "correct user and password"),
             (rabbitmq.url_for("guest", "guest", "nowhere"), namespace, {}, "name a virtual host that exists"),
             (rabbitmq.url, f"{namespace}-fanout", {}, "it has to be a topic exchange"),
-            (rabbitmq.url, namespace, {"group": "g"}, "take another name or group"),
+            (rabbitmq.url, namespace, {"group": "g"}, "choose another name or group"),
             (rabbitmq.url_for(namespace, PASSWORD), f"{namespace}-new", {}, "rabbitmqctl set_permissions"),
         ):
             bridge = await bridged(stack, url, space, ready=False, incoming=ALL, **options)
@@ -315,6 +317,48 @@ async def test_a_server_that_is_no_rabbitmq_is_an_error(stack: AsyncExitStack) -
         await until(lambda: bridge.health().last_error, "the error")
         assert "AMQP 0-9-1" in str(bridge.health().last_error)
         await bridge.close(0)
+
+
+async def test_heartbeats_are_no_sign_of_life_while_an_answer_is_owed() -> None:
+    heard: list[tuple[int, int]] = []
+    answered, ended = asyncio.Event(), asyncio.Event()
+
+    async def stand_still(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        def say(method: Any, channel: int = 0) -> None:
+            writer.write(pamqp.frame.marshal(method, channel))
+
+        await reader.readexactly(8)
+        say(commands.Connection.Start(0, 9, {}, "PLAIN", "en_US"))
+        await reader.read(65536)
+        say(commands.Connection.Tune(2047, 131072, 1))
+        await reader.read(65536)
+        say(commands.Connection.OpenOk())
+        rest = b""
+        while not rest.endswith(pamqp.frame.marshal(commands.Channel.Open(), 1)):
+            rest += await reader.read(65536)
+        late = asyncio.ensure_future(reader.read(65536))
+        for _ in range(100):
+            # Longer than the second in which it would hear two heartbeats of ours.
+            writer.write(client.HEARTBEAT)
+            await asyncio.sleep(0.015)
+            heard.append(connection.moved)
+        assert not late.done()
+        say(commands.Channel.OpenOk(), 1)
+        answered.set()
+        with suppress(ConnectionError):
+            await late
+        writer.close()
+        ended.set()
+
+    async with await asyncio.start_server(stand_still, "127.0.0.1", 0) as server:
+        url = f"amqp://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        connection = client.Connection(Settings("RabbitMQAdapter", url, {}).login(), lambda: None)
+        await connection.open()
+        await connection.channel()
+        assert answered.is_set()
+        assert len(set(heard[10:])) == 1
+        connection.abort()
+        await ended.wait()
 
 
 async def test_it_speaks_tls_and_says_who_does_not(private: Private, stack: AsyncExitStack) -> None:
@@ -372,9 +416,6 @@ async def test_what_is_deleted_is_one_gap_and_made_again(
 async def test_looking_for_an_exchange_that_is_deleted_meanwhile_does_not_make_it(
     rabbitmq: RabbitMQ, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def there(connection: Any, method: Any) -> bool:
-        return True
-
     adapter = RabbitMQAdapter(rabbitmq.url)
     await adapter.connect(link(namespace))
     try:
@@ -382,12 +423,47 @@ async def test_looking_for_an_exchange_that_is_deleted_meanwhile_does_not_make_i
             line: Any = adapter._connected()
             assert await topology.exchange_exists(line.reading, line.names)
             await channel.exchange_delete(namespace)
+            channel_with = line.reading.channel
             with monkeypatch.context() as patch:
-                patch.setattr(topology, "exists", there)  # it was, a moment ago
+                # Without the declaration that found it a moment ago.
+                patch.setattr(line.reading, "channel", lambda *methods: channel_with(*methods[1:]))
                 assert not await topology.exchange_exists(line.reading, line.names)
             assert not await topology.exchange_exists(line.reading, line.names)
     finally:
         await adapter.close()
+
+
+async def test_numbers_of_channels_are_used_again_and_those_in_use_are_not(rabbitmq: RabbitMQ) -> None:
+    connection = client.Connection(Settings("RabbitMQAdapter", rabbitmq.url, {}).login(), lambda: None)
+    await connection.open()
+    kept, numbers = await connection.channel(), []
+    # RabbitMQ grants 2047, and a connection that lives for days opens more.
+    for _ in range(25):
+        channels = await asyncio.gather(*(connection.channel() for _ in range(100)))
+        numbers += [channel.number for channel in channels]
+        for channel in channels:
+            channel.close()
+    assert max(numbers) == 2047
+    assert kept.number not in numbers
+    await kept.call(commands.Basic.Qos(prefetch_count=1))
+    await connection.close(5)
+
+
+async def test_a_stream_that_is_not_there_yet_after_a_start_costs_no_connection() -> None:
+    refusals = [
+        client.Refused(404, "NOT_FOUND - home node 'r@n' of durable queue 's' in vhost '/' is down or inaccessible"),
+        client.Refused(406, "PRECONDITION_FAILED - queue 's' in vhost '/' does not have a replica on the local node"),
+    ]
+
+    async def call() -> str:
+        if refusals:
+            raise refusals.pop()
+        return "done"
+
+    assert await topology.when_started(call) == "done"
+    refusals.append(client.Refused(406, "PRECONDITION_FAILED - inequivalent arg 'x-queue-type' for queue 's'"))
+    with pytest.raises(client.Refused):
+        await topology.when_started(call)
 
 
 async def test_an_exchange_that_is_made_again_in_another_way_is_an_error_with_a_remedy(
@@ -441,6 +517,30 @@ async def test_dead_letters_go_to_an_exchange_where_others_can_have_them_too(
         assert headers["trace"] == "x"
         assert "out of tea" in headers["x-hubsub-dead-reason"]
         assert headers["x-hubsub-dead-reader"] == "group:g"
+
+
+async def test_a_rejected_message_is_stored_before_those_behind_it(rabbitmq: RabbitMQ, namespace: str) -> None:
+    adapter = RabbitMQAdapter(rabbitmq.url)
+    await adapter.connect(link(namespace, incoming=(), reads=False))
+    records = [Record(Key(name), name.encode(), {}, number) for number, name in enumerate(("a", "b", "c"), 1)]
+    full = f"{namespace}.full"
+    try:
+        async with channel_of(rabbitmq) as channel:
+            # As RabbitMQ does while it starts: it rejects the first ones, and would store those behind them.
+            nothing: dict[str, Any] = {"x-max-length": 0, "x-overflow": "reject-publish"}
+            await channel.queue_declare(full, arguments=nothing, auto_delete=False)
+            await channel.queue_bind(full, namespace, "a")
+            reading = (await channel.queue_declare("", exclusive=True)).queue
+            await channel.queue_bind(reading, namespace, "#")
+            for _ in range(2):
+                with pytest.raises(BrokerBusy):
+                    await adapter.send(records)
+            await channel.queue_delete(full)
+            assert not await adapter.send(records)
+            bodies = [(await channel.basic_get(reading, no_ack=True)).body for _ in range(5)]
+        assert bodies == [b"a", b"a", b"a", b"b", b"c"]
+    finally:
+        await adapter.close()
 
 
 async def test_what_is_due_soon_does_not_wait_behind_what_is_due_late(rabbitmq: RabbitMQ, namespace: str) -> None:

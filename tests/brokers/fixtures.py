@@ -8,6 +8,7 @@ Whoever kills, freezes or configures makes an instance of his own with `private`
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import uuid
 from collections.abc import AsyncIterator, Iterator
@@ -66,6 +67,13 @@ def require(kind: type[Broker]) -> None:
     if os.environ.get("HUBSUB_REQUIRE_ALL") == "1":
         pytest.fail(f"needs {kind.name}, and nothing may be skipped: {reason}", pytrace=False)
     pytest.skip(f"needs {kind.name}: {reason}")
+
+
+def require_program(name: str, package: str) -> None:
+    """Skip the test if this machine has no such program; fail it where nothing may be skipped."""
+    if shutil.which(name) is None:
+        skip = pytest.fail if os.environ.get("HUBSUB_REQUIRE_ALL") == "1" else pytest.skip
+        skip(f"{name} is not installed: apt-get install {package}")
 
 
 def _shared(kind: type[B]) -> Iterator[B]:

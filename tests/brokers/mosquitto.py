@@ -57,6 +57,7 @@ class Mosquitto(Broker):
             "log_type error",
             "log_type warning",
             "log_type notice",
+            "log_type information",  # that it has read its file again
         ]
         if self.logins:
             words = self.folder / "passwords"

@@ -94,6 +94,8 @@ class Nats(Broker):
             "host": "127.0.0.1",
             "port": self.port,
             "jetstream": {"store_dir": str(self.folder), "max_mem": 64 << 20, "max_file": 1 << 30},
+            # A client on a narrow line needs longer than ten seconds for what others have published at once.
+            "write_deadline": "120s",
             **self._settings,
         }
         if self.tls:

@@ -44,7 +44,7 @@ class Connection(asyncio.Protocol):
     Args:
         driver: The module `mqtt5`, which makes packets of bytes and bytes of packets.
         take: Called with each message that comes.
-        taken: Called when all that came together has been taken.
+        taken: Called after the last of the messages that came together.
         lost: Called when the connection has failed, or was closed.
     """
 
@@ -118,7 +118,7 @@ class Connection(asyncio.Protocol):
             self._connack.set_result(answer)
 
     def _keep_alive(self, pause: float) -> None:
-        """Say something at least so often, that the broker knows that we live."""
+        """Send a ping unless something else was sent, so that the broker keeps the connection."""
         if self._kept == self._written:
             self.write(PINGREQ)
             self._pongs.append(self._loop.create_future())
@@ -323,7 +323,7 @@ class Connection(asyncio.Protocol):
         for future in waiting:
             if not future.done():
                 future.set_exception(self.failure())
-                future.exception()  # perhaps nobody waits for it any more
+                future.exception()  # its caller may be gone
         for answer in self._answers.values():
             answer(self.failure())
         if self._transport is not None:
@@ -395,7 +395,7 @@ def _answering(future: asyncio.Future[Any], then: Callable[[], None] | None) -> 
 
 
 def size_of(head: memoryview) -> int:
-    """Return how many bytes the packet has that begins so; 0 if too little of it is there to know."""
+    """Return the size of the packet that begins with these bytes; 0 if they are too few to know."""
     size = 0
     for index, byte in enumerate(head[1:5]):
         size |= (byte & 0x7F) << (7 * index)

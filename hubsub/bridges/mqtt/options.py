@@ -78,7 +78,7 @@ class Server:
     Raises:
         MissingDriver: mqtt5 is not installed.
         TypeError: There is no URL, or an option does not exist.
-        ValueError: The URL or an option makes no sense. The URL is not repeated: a password may be anywhere in it.
+        ValueError: The URL or an option is invalid. The URL is not repeated: a password may be anywhere in it.
     """
 
     def __init__(self, adapter: str, url: str | None, given: Mapping[str, Any]) -> None:
@@ -142,7 +142,7 @@ class Server:
 
         Args:
             take: Called with each message that comes.
-            taken: Called when all that came together has been taken.
+            taken: Called after the last of the messages that came together.
             lost: Called when the connection has failed.
             opened: Where the connection is put before anything is sent, so that it can be watched.
             hello: What else the `ConnectPacket` says.

@@ -1,4 +1,4 @@
-"""Who has the session of a name at the broker, and what it is subscribed to: a broker says neither."""
+"""The owner of the session of a name, and its subscriptions: a broker reveals neither."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Owner:
     session, the broker accepts nothing by that connection, so an owner whose line was dead cannot claim it again.
 
     Args:
-        link: What is connected.
+        link: The link that is connected.
         topics: The topics of its namespace.
         driver: The module `mqtt5`.
     """

@@ -15,7 +15,7 @@ from .topics import Topics, properties_of
 GAPS: Key[Any] = Key(NAMESPACE, "gap")
 JSON = "application/json"
 NULL = b"null"
-"""What is retained of None: nothing."""
+"""A retained None is published as an empty payload, which ends the retaining."""
 
 
 class Packing:
@@ -31,7 +31,7 @@ class Packing:
         )
 
     def qos(self, record: Record) -> int:
-        """Control messages are for whoever is there: with QoS 0 no session keeps them. A notice of a gap is kept."""
+        """Return the QoS of a record: 0 for control messages, so that no session keeps them, except notices of gaps."""
         return 0 if record.is_control and record.key != GAPS else self._own
 
     def pack(self, record: Record, id: int | None) -> bytes:

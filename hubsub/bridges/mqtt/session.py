@@ -1,4 +1,4 @@
-"""What an adapter has of its broker from one `connect` until that is lost or closed."""
+"""The connections of an adapter to its broker, from one `connect` until they are lost or closed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Session:
 
     Args:
         server: Where the broker is.
-        link: What is connected.
+        link: The link that is connected.
         is_durable: The link has a session that outlives its connections.
         was_there: It was there before.
     """
@@ -47,7 +47,7 @@ class Session:
         self._packing = Packing(server, self._topics)
         self._copies = Copies()
         self._last = len(link.incoming)  # identifier of a subscription; lower ones are those of groups
-        self._filters: dict[str, tuple[int, set[Key[Any]]]] = {}  # the identifier of each, and whose filter it is
+        self._filters: dict[str, tuple[int, set[Key[Any]]]] = {}  # the identifier of each, and its patterns
         self._listens: dict[str, int] = {}  # of each topic of control messages
         self._owner = Owner(link, self._topics, self._driver) if is_durable else None
         self._closing: asyncio.Future[None] | None = None
@@ -137,7 +137,7 @@ class Session:
         return self._driver.Will(topic, payload=b'"down"', qos=once, retain=True, content_type="application/json")
 
     async def _say(self, key: Key[Any], state: str) -> None:
-        """Have it retained how the bridge is."""
+        """Publish the state of the bridge, retained."""
         packet, once, topic = self._driver.PublishPacket, self._server.levels[1], self._topics.topic(key)
 
         def pack(record: Record, id: int | None) -> bytes:
@@ -209,7 +209,7 @@ class Session:
         if self._owner is not None:
             return
         asked = []
-        # A broker refuses it with a group: there it is up to chance who gets what a member sends.
+        # A broker refuses it with a group: there any member may get what another one sends.
         settings = {"no_local": self._link.group is None}
         for pattern in patterns:
             filter = self._filter(pattern)
@@ -223,7 +223,7 @@ class Session:
         await self._subscribe_over(self._reading(), asked, qos=self._server.qos)
 
     def _number_of(self, pattern: Key[Any]) -> int:
-        """In a group the copies of a message go to any members: all have to think the same one to be the first."""
+        """Return the identifier of a pattern: in a group the same for all members, as any of them may get a copy."""
         incoming = sorted(self._link.incoming)
         if self._link.group is None or pattern not in incoming:
             return self._next_number()
@@ -234,9 +234,9 @@ class Session:
         asked = []
         for pattern in patterns:
             filter = self._filter(pattern)
-            number, whose = self._filters.get(filter, (0, set()))
-            whose.discard(pattern)
-            if number and not whose:
+            number, patterns_of = self._filters.get(filter, (0, set()))
+            patterns_of.discard(pattern)
+            if number and not patterns_of:
                 del self._filters[filter]
                 asked.append(self._unsubscribing(pattern, self._shared(filter), number))
         await self._reading().ask(asked)
@@ -350,11 +350,11 @@ class Session:
             _, id, qos = queue.popleft()
             out.append(short(PUBACK if qos == 1 else PUBREC, id))
         if out:
-            # That which reads, and was opened last: it brings messages together with the answer to its CONNECT.
+            # The connection that reads was opened last; messages may come together with the answer to its CONNECT.
             self.connections[-1].write(b"".join(out))
 
     async def bury(self, received: Received, why: str) -> Exception | None:
-        """Publish a dead letter to those who are subscribed to this reader's; return the error if it is refused."""
+        """Publish a dead letter to the subscribers of this reader's; return the error if it is refused."""
         key = Key(NAMESPACE, "dead", str(self._link.name), *received.key)
         about = {"dead-reason": why, "dead-attempts": str(received.attempts), "dead-reader": self._link.reader}
         refused = await self.send([Record(key, received.payload or b"", {**received.headers, **about})])

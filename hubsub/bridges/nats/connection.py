@@ -33,8 +33,8 @@ class Message(NamedTuple):
 class Connection:
     """From one connect until it is lost.
 
-    The driver connects and proves who we are. What it does with messages after that, a queue and a task for each
-    subscription, would lose their order: here one parser hands them on as they come.
+    The driver connects and logs in. Its own handling of messages, a queue and a task for each subscription, would lose
+    their order: here one parser hands them on as they come.
 
     Args:
         server: Where to connect.
@@ -52,7 +52,7 @@ class Connection:
         self._drained = asyncio.Event()
         self._sid = OURS
         self.denied: list[str] = []
-        """What the server did not permit lately, as it says it."""
+        """The server's latest errors about what it does not permit."""
         self.client: Any = None
 
     async def open(self) -> None:
@@ -74,7 +74,7 @@ class Connection:
         class Client(base):  # type: ignore[misc]
             async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
                 if initial_connection and is_tls:
-                    # Else whoever is in between could have the password in plain text.
+                    # Without TLS, anyone on the way could read the password.
                     info["tls_required"] = True
                 await super()._process_info(info, initial_connection)
                 if info.get("ldm") and not initial_connection:
@@ -92,7 +92,7 @@ class Connection:
         return self.client
 
     def next_sid(self) -> int:
-        """A number for a subscription that nobody else has."""
+        """Return an unused number for a subscription."""
         self._sid += 1
         return self._sid
 
@@ -110,7 +110,7 @@ class Connection:
         # In one piece: the driver's own flush lets PING overtake what waits to be written.
         pong = self.ping(data)
         await self.client._transport.drain()
-        await asyncio.shield(pong)  # it stands for its place in the line, whoever waits
+        await asyncio.shield(pong)  # it keeps its place among the answers, even if the caller is cancelled
 
     def ping(self, data: bytes = b"") -> asyncio.Future[None]:
         """Send commands, and PING behind them; return what is done when the server has answered."""
@@ -141,7 +141,7 @@ class Connection:
             future.set_result(None)
 
     def complained(self, text: str) -> None:
-        """The server does not like something: what it does not permit it leaves undone, all else ends with it."""
+        """Handle an error of the server: it ignores what it does not permit, and closes the connection for all else."""
         if text.lower().startswith("permissions violation"):
             self.denied.append(text)
             del self.denied[:-1000]
@@ -149,20 +149,20 @@ class Connection:
             self.lost(explained(ConnectionResetError(f"NATS closes the connection: {text}")))
 
     def leave(self) -> None:
-        """The server is about to close its connections, one after the other: go, if there is another one."""
+        """Leave a server that is about to close its connections, if the URL names another one."""
         if self._server.is_one_of_several:
             self.lost(ConnectionResetError("the server shuts down (lame duck mode)"))
 
     # Its end
 
     def lost(self, error: Exception) -> None:
-        """Let whoever waits for it know."""
+        """End it: every caller that waits gets this error."""
         self.inbox.fail(error)
         self._drained.set()
         while self._waiting:
             if not (future := self._waiting.popleft()).done():
                 future.set_exception(error)
-                future.exception()  # perhaps nobody waits any more
+                future.exception()  # its caller may be gone
 
     async def close(self) -> None:
         """Cut it, whatever it is doing. Closing twice is safe."""
@@ -278,4 +278,4 @@ class _Parser:
         elif word == b"-ERR":
             self._connection.complained(rest.decode(errors="replace").strip().strip("'"))
         elif word != b"+OK":
-            raise ConnectionResetError("NATS sends what the bridge does not understand")
+            raise ConnectionResetError("NATS has sent a command that the bridge does not know")

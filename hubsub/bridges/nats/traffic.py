@@ -1,4 +1,4 @@
-"""What comes and goes as core messages, over the two connections of a bridge."""
+"""Core messages that are received and published over the two connections of a bridge."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ as_tuple = tuple.__new__
 # The fields of a received message beside key, payload and headers.
 PLAIN = tuple(Received._field_defaults.values())[1:]
 SENDER = "hubsub-sender"
-"""The header of messages that have no other sign of who has sent them, where `envelope=False`."""
+"""The header that names the sender where `envelope=False`, and no other one does."""
 _CORRELATION = re.compile(r"[A-Za-z0-9-]+")
 # Where it is replied to, as clients name it; what begins with $ is the server's.
 _INBOX = re.compile(rb"(?!\$)[!-)+-=?-~]{1,128}")
 NOBODY = "503"
-"""The status of the server's own reply, if nobody is subscribed to what was asked."""
+"""The status of the server's own reply to a request that has no subscriber."""
 
 
 class Traffic:
@@ -110,7 +110,7 @@ class Traffic:
         """Receive what is sent to these keys as control messages; return when that is confirmed."""
         commands = b"".join([self._listening(key, self._subjects.subject(key)) for key in keys])
         # A client that is no hub replies to a subject, which has to say to which request. It is where requests go out:
-        # there alone, and to no queue group, the server says that nobody is there for one.
+        # there alone, and to no queue group, the server reports a request without subscribers.
         replies = [self._listening(key, self._subjects.subject(key) + b".*") for key in keys if key[:2] == REPLY]
         await asyncio.gather(self._change(self._reader, commands), self._change(self._writer, b"".join(replies)))
 
@@ -154,7 +154,7 @@ class Traffic:
                 append(self._controlled(control[sid], key_of(subject), status, payload, headers))
                 continue
             if sid not in is_open or (is_open[sid] and subject.startswith((b"_INBOX.", b"$"))):
-                continue  # between others, and the server's own: not for whoever wants all
+                continue  # replies of others, and the server's own: no wildcard is meant to match them
             key = key_of(subject)
             if key is None or key[0] == NAMESPACE:
                 continue
@@ -201,7 +201,7 @@ class Traffic:
                         headers = {**headers, SENDER: self._sender}
                 head = pack(headers)
                 if len(begin) > LONGEST:
-                    raise ValueError(f"its subject has {len(begin)} bytes, and NATS takes {LONGEST}")
+                    raise ValueError(f"its subject has {len(begin)} bytes, and NATS accepts {LONGEST}")
                 if (size := len(head) + len(payload)) > most:
                     refused[index] = PayloadTooLarge(key, size, most)
                     continue
@@ -230,7 +230,7 @@ class Traffic:
         return b"%b%b.%b " % (self._head(key), address, correlation.encode()), headers
 
     def _deny(self, text: str, records: Sequence[Record], refused: dict[int, Exception]) -> None:
-        """Note the error of what the server did not permit."""
+        """Note the error for the records that the server did not permit."""
         for index, record in enumerate(records):
             subject = self._subjects.subject(record.key).decode(errors="replace")
             if f'"{subject}"' in text and index not in refused:

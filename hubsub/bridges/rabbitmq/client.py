@@ -15,6 +15,7 @@ from ..adapter import bytes_each_way
 from . import frames
 from .frames import Message
 
+HEARTBEAT = frames.frame(frames.HEARTBEAT, 0, b"")
 GREETING = b"AMQP\0\0\x09\x01"
 CAPABILITIES = dict.fromkeys(
     (
@@ -35,7 +36,7 @@ class Refused(Exception):
 
 
 class Login(NamedTuple):
-    """Who connects where, and how."""
+    """Where to connect, by which account and how."""
 
     host: str
     port: int
@@ -74,39 +75,32 @@ class Channel:
         """How many came back because no queue wanted them."""
         self._news: asyncio.Future[None] | None = None
 
-    async def call(self, method: Any) -> Any:
-        """Send a method and return what RabbitMQ answers.
+    async def call(self, *methods: Any) -> Any:
+        """Send methods together, in one round trip; return RabbitMQ's answer to the last one.
 
         Raises:
-            Refused: It has closed the channel instead.
+            Refused: It has closed the channel instead of answering one of them, and ignored those behind it.
             ConnectionError: The connection is lost.
         """
-        future = self._connection.loop.create_future()
         if self.error is not None:
             raise self.error
-        self._calls.append(future)
-        self.tell(method)
-        return await future
+        answers = [self._connection.loop.create_future() for _ in methods]
+        self._calls += answers
+        self.tell(*methods)
+        return [await answer for answer in answers][-1]
 
-    def tell(self, method: Any) -> None:
-        """Send a method that is not answered."""
-        self._connection.write(pamqp.frame.marshal(method, self.number))
+    def tell(self, *methods: Any) -> None:
+        """Send methods without waiting for an answer."""
+        self._connection.write(b"".join([pamqp.frame.marshal(method, self.number) for method in methods]))
 
-    async def open(self, *, confirms: bool = False) -> Channel:
-        """Open it; return itself."""
-        await self.call(commands.Channel.Open())
-        if confirms:
-            await self.call(commands.Confirm.Select())
-        return self
-
-    async def close(self) -> None:
-        """Close it, and let its number be used again."""
+    def close(self) -> None:
+        """Close it, when all calls are answered; it does not wait for the answer to this."""
         if self.error is None:
-            await self.call(commands.Channel.Close(200, "", 0, 0))
+            self.tell(commands.Channel.Close(200, "", 0, 0))
             self.fail(ConnectionResetError("the channel is closed"))
 
     def fail(self, error: Exception) -> None:
-        """End it: whoever waits gets this error."""
+        """End it: every caller that waits gets this error."""
         if self.error is None:
             self.error = error
         for call in self._calls:
@@ -116,6 +110,11 @@ class Channel:
         self._calls.clear()
         self._wake()
         self._connection.channels.pop(self.number, None)
+
+    @property
+    def is_waiting(self) -> bool:
+        """True while a call is not answered."""
+        return bool(self._calls)
 
     def next_tag(self) -> int:
         """Return the number of the message that is published next, and expect its confirmation."""
@@ -219,19 +218,21 @@ class Connection(asyncio.Protocol):
         self._lost = lost
         self._transport: Any = None
         self._buffer = bytearray()
+        self._received = 0
         self._timer: asyncio.TimerHandle | None = None
         self._ended = self.loop.create_future()
         self.channels: dict[int, Channel] = {}
         self._root = Channel(self, 0)
         self.channels[0] = self._root
-        self._last = 0
+        self._last = 0  # number of a channel
+        self._most_channels = 65535
         self.frame_max = 4096
         self.properties: Mapping[str, Any] = {}
-        """What RabbitMQ says of itself."""
+        """The properties by which RabbitMQ describes itself."""
         self.error: Exception | None = None
-        """Why it has ended; None as long as it has not."""
+        """Why it has ended; None while it has not."""
         self.blocked: str | None = None
-        """Why RabbitMQ reads nothing from it just now; None if it does."""
+        """Why RabbitMQ reads nothing from it at the moment; None if it does."""
 
     def __repr__(self) -> str:
         return f"<connection to {self._login!r}>"
@@ -242,8 +243,8 @@ class Connection(asyncio.Protocol):
         """Connect and log in.
 
         Raises:
-            Refused: RabbitMQ does not want us, or not there.
-            OSError: Nobody answers.
+            Refused: RabbitMQ refuses the account or the virtual host.
+            OSError: There is no answer.
         """
         login, root = self._login, self._root
         server_name = login.host if login.tls else None
@@ -264,6 +265,7 @@ class Connection(asyncio.Protocol):
             commands.Connection.StartOk(properties, "PLAIN", f"\0{login.user}\0{login.password}", "en_US")
         )
         self.frame_max = tune.frame_max or 131072
+        self._most_channels = tune.channel_max or self._most_channels
         beat = min(login.heartbeat, tune.heartbeat or login.heartbeat)
         root.tell(commands.Connection.TuneOk(tune.channel_max, self.frame_max, beat))
         await root.call(commands.Connection.Open(login.vhost))
@@ -271,19 +273,30 @@ class Connection(asyncio.Protocol):
 
     def _beat(self, every: float) -> None:
         if self.error is None:
-            self.write(frames.frame(frames.HEARTBEAT, 0, b""))
+            # While RabbitMQ owes an answer, only that is a sign of life.
+            if not any(channel.is_waiting for channel in self.channels.values()):
+                self.write(HEARTBEAT)
             self._timer = self.loop.call_later(every, self._beat, every)
 
-    async def channel(self, *, confirms: bool = False) -> Channel:
-        """Return a new channel, open."""
+    async def channel(self, *methods: Any, confirms: bool = False) -> Channel:
+        """Return a new channel, open; these methods are sent together with what opens it, and are carried out.
+
+        Raises:
+            Refused: RabbitMQ has closed it instead.
+            ConnectionError: The connection is lost.
+        """
         if self.error is not None:
             raise self.error
-        self._last += 1
+        # Numbers go round: something of the channel that was closed last may still be on its way.
+        while (number := self._last % self._most_channels + 1) in self.channels:
+            self._last = number
+        self._last = number
         channel = self.channels[self._last] = Channel(self, self._last)
-        return await channel.open(confirms=confirms)
+        await channel.call(commands.Channel.Open(), *[commands.Confirm.Select()] * confirms, *methods)
+        return channel
 
     async def close(self, patience: float) -> None:
-        """Say goodbye, so that everything before is carried out, and end; after so many seconds in any case."""
+        """End it when RabbitMQ has carried out everything before, or after `patience` seconds."""
         if self.error is None and self._transport is not None:
             self._root.tell(commands.Connection.Close(200, "", 0, 0))
             await asyncio.wait([self._ended], timeout=patience)
@@ -311,8 +324,8 @@ class Connection(asyncio.Protocol):
 
     @property
     def moved(self) -> tuple[int, int]:
-        """Bytes that were sent and acknowledged, and that were received."""
-        return (0, 0) if self._transport is None else bytes_each_way(self._transport)
+        """Bytes that were sent and acknowledged, and that were received, without heartbeats that came."""
+        return (0, 0) if self._transport is None else (bytes_each_way(self._transport)[0], self._received)
 
     def write(self, data: bytes) -> None:
         """Send bytes; how many wait is bounded by what the callers have in hand."""
@@ -328,6 +341,7 @@ class Connection(asyncio.Protocol):
         self.fail(ConnectionResetError(f"RabbitMQ has closed the connection{f': {exc}' if exc else ''}"))
 
     def data_received(self, data: bytes) -> None:
+        self._received += len(data)
         buffer = self._buffer
         buffer += data
         at, end = 0, len(buffer)
@@ -343,13 +357,15 @@ class Connection(asyncio.Protocol):
                 at = stop + 1
                 channel = self.channels.get(number)
                 if channel is None:
-                    continue  # what was on its way when it was closed
+                    continue  # it was on its way when the channel was closed
                 if kind == frames.BODY:
                     channel.body(payload)
                 elif kind == frames.HEADER:
                     channel.header(payload)
                 elif kind == frames.METHOD:
                     channel.method(payload)
+                elif kind == frames.HEARTBEAT:
+                    self._received -= len(HEARTBEAT)
         except Exception as error:
             self.fail(error if isinstance(error, ConnectionError) else _garbled(error))
         del buffer[:at]
@@ -357,7 +373,7 @@ class Connection(asyncio.Protocol):
     # What concerns the connection
 
     def control(self, method: Any) -> bool:
-        """A method about the connection itself has come; return whether that is all there is to it."""
+        """Handle a method about the connection itself; return False if it answers a call."""
         if isinstance(method, commands.Connection.Close):
             self._root.tell(commands.Connection.CloseOk())
             self.fail(Refused(method.reply_code or 0, method.reply_text, ends_connection=True))
@@ -374,7 +390,7 @@ class Connection(asyncio.Protocol):
         return True
 
     def changed(self) -> None:
-        """Something concerns whoever waits for confirmations."""
+        """Wake the callers that wait for confirmations."""
         for channel in list(self.channels.values()):
             channel._wake()
 
@@ -384,7 +400,7 @@ class Connection(asyncio.Protocol):
 
 
 class QueueGone(ConnectionResetError):
-    """What was consumed is no longer there."""
+    """The queue that was consumed is gone."""
 
 
 def _garbled(error: Exception) -> ConnectionError:

@@ -7,7 +7,6 @@ first. A header for each says whether it has to wait there, and leads it on.
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
 from typing import Any
@@ -21,7 +20,7 @@ TICK = 0.1
 LEVELS = 31
 """The longest level is 3.4 years, so that a message may be due in 6.8 years."""
 HEADER = "hubsub-wait-"
-"""How headers begin that lead a message on. Of those that begin with x- a binding takes no notice."""
+"""The beginning of the headers that lead a message on; bindings ignore headers that begin with x-."""
 
 
 def ticks_until(due: float) -> int:
@@ -43,7 +42,7 @@ def path(ticks: int) -> tuple[int, dict[str, str]]:
 
 
 class Delays:
-    """Sees to it that the levels are there, once for each connection.
+    """Declares the levels, once for each connection.
 
     Args:
         channel: Used for that.
@@ -63,10 +62,13 @@ class Delays:
 
     async def prepare(self, level: int) -> None:
         """Declare all levels up to this one."""
+        if level <= self._levels:
+            return
         calls = []
         if self._levels < 0 <= level:
             due, sink = self.entrance(-1), f"{self._name}:nobody"
-            # What is due goes on only when a queue has it: so there is one for what nobody wants, and it keeps nothing.
+            # A level drops a message only when a queue has accepted it. So one queue accepts every message that is due,
+            # and keeps none.
             nothing: dict[str, Any] = {"x-max-length": 0}
             calls += [
                 commands.Exchange.Declare(exchange=due, exchange_type="fanout", durable=True),
@@ -91,5 +93,5 @@ class Delays:
                 commands.Queue.Bind(queue=name, exchange=name, arguments=yes),
                 commands.Exchange.Bind(destination=below, source=name, arguments=no),
             ]
-        await asyncio.gather(*map(self._channel.call, calls))
+        await self._channel.call(*calls)
         self._levels = max(self._levels, level)

@@ -17,7 +17,7 @@ _REMEDIES = (
     ),
     ("inequivalent arg 'type' for exchange", "it has to be a topic exchange: name another one, or delete it"),
     ("for exchange", "it was declared in another way: name another exchange, or delete it"),
-    ("for queue", "it was declared in another way: take another name or group, or delete it when it is empty"),
+    ("for queue", "it was declared in another way: choose another name or group, or delete it when it is empty"),
     ("access to", "grant it (rabbitmqctl set_permissions); the documentation of the bridge lists the rights"),
 )
 
@@ -28,17 +28,19 @@ def explained(error: Exception) -> Exception:
         text = str(error)
         remedy = next((remedy for known, remedy in _REMEDIES if known in text), None)
         if remedy is None:
-            told: Exception = ConnectionResetError(f"RabbitMQ has closed the connection: {text}")
+            explanation: Exception = ConnectionResetError(f"RabbitMQ has closed the connection: {text}")
         else:
-            told = BridgeError(f"RabbitMQ refuses the bridge: {text}; {remedy}")
+            explanation = BridgeError(f"RabbitMQ refuses the bridge: {text}; {remedy}")
     elif isinstance(error, ssl.SSLError):
-        told = ConnectionError(f"no TLS connection to RabbitMQ: {error}; amqps:// needs its TLS port, often 5671")
+        explanation = ConnectionError(
+            f"no TLS connection to RabbitMQ: {error}; amqps:// needs its TLS port, often 5671"
+        )
     else:
         return error
-    told.__cause__ = error
-    return told
+    explanation.__cause__ = error
+    return explanation
 
 
 def is_about_one(error: Exception | None) -> bool:
-    """True if a channel was closed because of what was published over it: nothing else is wrong."""
+    """True if a channel was closed because of a message that was published over it, and nothing else is wrong."""
     return isinstance(error, Refused) and not error.ends_connection and error.code in (FORBIDDEN, UNLIKE)

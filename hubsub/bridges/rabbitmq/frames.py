@@ -59,7 +59,7 @@ def short(text: str | bytes) -> bytes:
     """
     data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
     if len(data) > MOST_NAME:
-        raise ValueError(f"{len(data)} bytes, where RabbitMQ takes {MOST_NAME}")
+        raise ValueError(f"{len(data)} bytes, where RabbitMQ accepts {MOST_NAME}")
     return bytes([len(data)]) + data
 
 
@@ -98,7 +98,7 @@ def content(
     size = len(body)
     header = b"%b%b%b%b%b" % (_SIZES.pack(60, 0, size, flags), typed, _LENGTH.pack(len(table)), table, mode)
     if len(header) + 8 > frame_max:
-        raise ValueError(f"{len(header)} bytes of headers, where RabbitMQ takes {frame_max - 8}")
+        raise ValueError(f"{len(header)} bytes of headers, where RabbitMQ accepts {frame_max - 8}")
     if size + 8 <= frame_max:
         return frame(HEADER, channel, header) + (frame(BODY, channel, body) if size else b"")
     step = frame_max - 8
@@ -192,7 +192,7 @@ def decoded(data: bytes) -> str:
 
 
 def _read_any_table(data: bytes) -> dict[str, Any]:
-    """Return a table in which anything may be; empty if nobody can read it."""
+    """Return a table, whatever is in it; an empty one if it cannot be decoded."""
     try:
         return pamqp.decode.field_table(data)[1]
     except Exception:

@@ -24,12 +24,13 @@ if TYPE_CHECKING:
 
 
 async def declare(connection: Connection, name: str) -> None:
-    """See to it that exchange and stream are there."""
-    channel = await connection.channel()
-    await channel.call(commands.Queue.Declare(queue=name, durable=True, arguments=dict(STREAM)))
-    await channel.call(commands.Exchange.Declare(exchange=name, exchange_type="topic", durable=True))
-    await channel.call(commands.Queue.Bind(queue=name, exchange=name, routing_key="#"))
-    await channel.close()
+    """Declare exchange and stream."""
+    channel = await connection.channel(
+        commands.Queue.Declare(queue=name, durable=True, arguments=dict(STREAM)),
+        commands.Exchange.Declare(exchange=name, exchange_type="topic", durable=True),
+        commands.Queue.Bind(queue=name, exchange=name, routing_key="#"),
+    )
+    channel.close()
 
 
 async def offsets(connection: Connection, name: str) -> dict[int, bool]:
@@ -51,14 +52,14 @@ class Letters:
         self._name = line.names.dead
 
     async def _declare(self) -> None:
-        """See to it that exchange and stream are there, once for each connection, and not several times at once."""
+        """Declare exchange and stream, once for each connection, and never twice at a time."""
         async with self._line.aside_lock:
             if not self._line.has_letters:
                 await declare(self._line.reading, self._name)
                 self._line.has_letters = True
 
     async def bury(self, received: Received, why: str, reader: str) -> Exception | None:
-        """Write a letter; return the error if it is refused for good."""
+        """Write a letter; return the error if RabbitMQ will never accept it."""
         about = {
             "key": received.key.text,
             "reason": why,
@@ -73,7 +74,7 @@ class Letters:
         try:
             await self._declare()
             if not await self._line.put(self._name, address, headers, received.payload or b""):
-                # Somebody has deleted the stream.
+                # The stream was deleted.
                 self._line.has_letters = False
                 await self._declare()
                 await self._line.put(self._name, address, headers, received.payload or b"")
@@ -103,7 +104,7 @@ class Letters:
         return found
 
     async def redeliver(self, position: str) -> None:
-        """Send a letter back to whoever gave it up, and note that it is gone.
+        """Send a letter back to the reader that gave it up, and note that it is gone.
 
         Raises:
             NoSuchLetter: There is none at that position.
@@ -122,7 +123,7 @@ class Letters:
         elif (queue := names.queue_of(letter.reader)) is None:
             await line.put(names.control, ANYONE, {**own, BACK: back}, body)
         elif not await line.put("", queue, {**own, BACK: back}, body):
-            raise BridgeError(f"{letter.reader} has no queue any more, to which the letter could go back: {queue}")
+            raise BridgeError(f"the queue of {letter.reader} is gone, so the letter cannot go back: {queue}")
         await line.put(self._name, names.address(received.key), {BACK: offset}, b"")
 
     def _read(self, message: Message) -> Buried:

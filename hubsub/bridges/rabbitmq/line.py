@@ -23,8 +23,8 @@ from .options import Settings
 from .topology import (
     QUORUM,
     Lock,
-    bind,
     bind_exactly,
+    binds,
     declare_exchanges,
     exchange_exists,
     exists,
@@ -41,8 +41,8 @@ class Line:
 
     Args:
         settings: Where they lead.
-        link: What for.
-        names: How everything is called there.
+        link: What they carry.
+        names: The names of its queues and exchanges.
         lost: Losses that are to be reported, also by the next connection.
         joined: Queues that were read before, by an earlier connection; False if they were deleted since.
     """
@@ -69,6 +69,7 @@ class Line:
         self._unacked: dict[int, None] = {}
         self._acked: set[int] = set()
         self._written: dict[int, int] = {}
+        self._has_stored = False  # a message since it was opened, and since it has rejected one
         self.before = 0
         self._prefetch = commands.Basic.Qos(prefetch_count=min(link.window, MOST_PREFETCH))
         self.inward: Channel
@@ -78,7 +79,7 @@ class Line:
     # Its life
 
     async def open(self) -> None:
-        """Connect, and have everything ready."""
+        """Connect, and declare exchanges and queues."""
         try:
             await self._open()
         except Exception as error:
@@ -86,23 +87,26 @@ class Line:
 
     async def _open(self) -> None:
         await asyncio.gather(self.reading.open(), self.sending.open())
-        self.inward, self.outward, self.aside = await asyncio.gather(
-            self.reading.channel(), self.sending.channel(confirms=True), self.sending.channel(confirms=True)
+        self.inward, self.outward, self.aside, delaying = await asyncio.gather(
+            self.reading.channel(),
+            self.sending.channel(confirms=True),
+            self.sending.channel(confirms=True),
+            self.sending.channel(),
         )
-        self.delays = Delays(await self.sending.channel(), self.names.delay, self.names.exchange)
+        self.delays = Delays(delaying, self.names.delay, self.names.exchange)
         await declare_exchanges(self.reading, self.inward, self.names)
         if self._link.incoming:
             await self._join()
         self._guarding = self.reading.loop.create_task(self._guard(), name=f"watching {self.names.exchange}")
 
     async def _join(self) -> None:
-        """Have the queue, bound to what is incoming and to nothing else, and read it."""
+        """Declare the queue, bind it to what is incoming and to nothing else, and consume it."""
         names, link, channel = self.names, self._link, self.inward
         is_kept = bool(link.reader)
         if link.name is not None and not await Lock(self.reading, f"{names.queue}:lock").take():
             raise NameTaken(link.name)
         if (was_there := self._joined.get(names.queue)) is False:
-            # It is said to be deleted shortly before it is: what is found there now may not be there for long.
+            # RabbitMQ reports the deletion shortly before it deletes: a queue that is found now may be about to go.
             for _ in range(20):
                 if not await self._queue_exists():
                     break
@@ -120,29 +124,31 @@ class Line:
         elif is_kept:
             await bind_exactly(self.reading, names.queue, names.exchange, patterns)
         else:
-            await bind(channel, names.queue, names.exchange, patterns)
-            await bind(channel, names.queue, names.control, [ANYONE])
+            await channel.call(
+                *binds(names.queue, names.exchange, patterns), *binds(names.queue, names.control, [ANYONE])
+            )
         self._joined[names.queue] = True
-        # What is published from now on comes: here the gap ends. What we lose ourselves, the next one reports.
+        # Every later message is received: here the gap ends. Losses of this connection are reported by the next one.
         self._gaps = list(self._losses)
         channel.consumers[b"messages"] = self._came
-        await channel.call(self._prefetch)
-        await channel.call(commands.Basic.Consume(queue=names.queue, consumer_tag="messages"))
+        await channel.call(self._prefetch, commands.Basic.Consume(queue=names.queue, consumer_tag="messages"))
 
     async def _queue_exists(self) -> bool:
         return await exists(self.reading, commands.Queue.Declare(queue=self.names.queue, passive=True))
 
     async def listen(self, keys: Sequence[Key[Any]]) -> None:
-        """Have the control messages of these keys sent here."""
+        """Receive the control messages of these keys."""
         channel = self.inward
         declared: Any = await channel.call(commands.Queue.Declare(queue="", exclusive=True, auto_delete=True))
         channel.consumers[b"control"] = self._came_for_us
         addresses = [self.names.address(key) for key in keys]
-        await bind(channel, declared.queue, self.names.control, [*addresses, RECREATED])
-        await channel.call(commands.Basic.Consume(queue=declared.queue, consumer_tag="control", no_ack=True))
+        await channel.call(
+            *binds(declared.queue, self.names.control, [*addresses, RECREATED]),
+            commands.Basic.Consume(queue=declared.queue, consumer_tag="control", no_ack=True),
+        )
 
     async def _guard(self) -> None:
-        """Look now and then whether exchange and queue are there, and what they were: nobody says so by itself."""
+        """Check at each heartbeat that exchange and queue still exist: RabbitMQ does not report their deletion."""
         try:
             while True:
                 await asyncio.sleep(self._settings.heartbeat / 2)
@@ -172,7 +178,7 @@ class Line:
                 raise explained(error)
 
     async def close(self, *, leave: bool) -> None:
-        """End both; if we leave for good, what was ours alone goes with us, and all that was sent is carried out."""
+        """End both; with `leave`, after all that was sent is carried out, and delete a queue of this bridge alone."""
         if self._guarding is not None:
             self._guarding.cancel()
         if leave and self.reading.error is None and self._guarding is not None:
@@ -227,17 +233,17 @@ class Line:
                     return []
 
     async def acknowledge(self, tokens: Sequence[Any]) -> None:
-        """Have these count as handled, and wait until they do; those of an earlier connection come again."""
+        """Acknowledge messages; return when RabbitMQ has read that. Those of an earlier connection come again."""
         tags = {tag for line, tag in tokens if line is self}
         if tags:
             self.reading.write(b"".join(self._acks(tags)))
-            # Nobody confirms that. But a channel does one thing after the other.
+            # RabbitMQ does not confirm that. But a channel carries out one method after the other.
             await self.inward.call(self._prefetch)
 
     def _acks(self, tags: set[int]) -> list[bytes]:
         """Return frames that acknowledge these, with one for all up to the first that is not handled.
 
-        A quorum queue lets single ones wait when there are many, and forgets those when we close.
+        Of many single ones, a quorum queue delays some, and forgets these when the channel closes.
         """
         number, last = self.inward.number, 0
         self._acked |= tags
@@ -255,7 +261,7 @@ class Line:
         return found
 
     async def give_back(self, tokens: Sequence[Any]) -> None:
-        """Let others have these, and read no more."""
+        """Return these to the queue, for other members, and stop reading."""
         self.inward.tell(commands.Basic.Cancel(consumer_tag="messages", nowait=True))
         tags = [tag for line, tag in tokens if line is self]
         self.reading.write(b"".join([frames.nack(self.inward.number, tag) for tag in tags]))
@@ -268,6 +274,17 @@ class Line:
 
     async def send(self, records: Sequence[Record]) -> Mapping[int, Exception]:
         """Publish records, in order, and wait for their confirmation; return the errors of those that are refused."""
+        first, refused = 0, dict[int, Exception]()
+        if not (self._has_stored or records[0].is_control):
+            # RabbitMQ may reject messages for a moment after it has started, and then store those behind them, out of
+            # their order. So the first one is sent alone.
+            first, refused = 1, await self._publish(records[:1])
+            self._has_stored = True
+        refused |= {first + index: error for index, error in (await self._publish(records[first:])).items()}
+        self._written.clear()
+        return refused
+
+    async def _publish(self, records: Sequence[Record]) -> dict[int, Exception]:
         self._check()
         connection, channel, written = self.sending, self.outward, self._written
         refused: dict[int, Exception] = {}
@@ -276,7 +293,7 @@ class Line:
             raise self._busy()
         for index, record in enumerate(records):
             if record.sequence in written:
-                continue  # it is on its way, from a call that could not wait for its confirmation
+                continue  # it was published by an earlier call, which could not wait for its confirmation
             try:
                 data.append(await self._packed(record) if record.is_control or record.due else self._plain(record))
             except (ValueError, TypeError) as error:
@@ -297,15 +314,15 @@ class Line:
             for sequence in [each for each, tag in written.items() if tag in channel.rejected]:
                 del written[sequence]
             channel.rejected.clear()
+            self._has_stored = False
             raise BrokerBusy("RabbitMQ could not store everything; a queue may be full")
-        written.clear()
         return refused
 
     def _busy(self) -> BrokerBusy:
-        return BrokerBusy(f"RabbitMQ takes no messages just now: {self.sending.blocked}")
+        return BrokerBusy(f"RabbitMQ accepts no messages at the moment: {self.sending.blocked}")
 
     async def _refusals(self, records: Sequence[Record], refused: Mapping[int, Exception]) -> dict[int, Exception]:
-        """RabbitMQ has closed the channel: return an error for each record if that is why, else raise."""
+        """RabbitMQ has closed the channel: return an error for each record if one of them is why, else raise."""
         error = self.outward.error
         assert error is not None
         self._check_connection()
@@ -328,7 +345,7 @@ class Line:
         return head + frames.content(self.outward.number, record.headers, record.payload, self.sending.frame_max)
 
     async def _packed(self, record: Record) -> bytes:
-        """Return what is sent of a control message, or of one that is due later."""
+        """Return the frames of a control message, or of one that is due later."""
         number, address = self.outward.number, self.names.address(record.key)
         headers: Mapping[str, Any] = record.headers
         if record.is_control:
@@ -336,14 +353,14 @@ class Line:
             return head + frames.content(number, headers, record.payload, self.sending.frame_max, mode=b"\x01")
         assert record.due is not None
         await self.delays.prepare(path(ticks_until(record.due))[0])
-        # Making what was missing took a while.
+        # Declaring the levels took a while.
         top, wait = path(ticks_until(record.due))
         head = frames.publish_head(number, self.delays.entrance(top), address, mandatory=False)
         return head + frames.content(number, {**headers, **wait}, record.payload, self.sending.frame_max)
 
     @property
     def unroutable(self) -> int:
-        """Messages that no queue wanted."""
+        """Messages that no queue accepted."""
         return self.before + (self.outward.returned if hasattr(self, "outward") else 0)
 
     async def put(self, exchange: str, key: str, headers: Mapping[str, Any], body: bytes) -> bool:

@@ -48,7 +48,7 @@ class Names:
         self.delay = f"{base}:delay"
         """How the names of the exchanges and queues of delayed messages begin."""
         self.lock = f"{base}:lock"
-        """The queue that exists while somebody makes the exchange."""
+        """The queue that exists while a bridge creates the exchange."""
         self._base = base
         self._prefix = prefix
         self.queue = self.queue_of(link.reader) or f"{base}:{link.sender}"
@@ -62,7 +62,7 @@ class Names:
             raise ValueError(f"namespace and group or name are too long for RabbitMQ: {longest} of {MOST_NAME} bytes")
 
     def queue_of(self, reader: str) -> str | None:
-        """Return the queue of a group or name, as `Link.reader` says it; None for those with neither."""
+        """Return the queue of a reader, in the form of `Link.reader`; None for one with neither group nor name."""
         kind, _, name = reader.partition(":")
         return f"{self._base}:{kind}:{_IN_NAMES.escape(name)}" if kind else None
 

@@ -1,4 +1,4 @@
-"""Where a URL or options lead."""
+"""What a URL and options say of RabbitMQ."""
 
 from __future__ import annotations
 
@@ -86,8 +86,8 @@ class Settings:
         self._user = read.user or values.get("user", "guest")
         self._password = values.get("password", "guest") if read.password is None else read.password
         self._tls = self._context(values) if read.tls else None
-        if not read.tls and (told := values.keys() & {"ssl_context", "cafile", "certfile", "keyfile"}):
-            raise TypeError(f"{', '.join(sorted(told))} need a URL that begins with amqps://")
+        if not read.tls and (unused := values.keys() & {"ssl_context", "cafile", "certfile", "keyfile"}):
+            raise TypeError(f"{', '.join(sorted(unused))} need a URL that begins with amqps://")
         self._heartbeat: int = values.get("heartbeat", 10)
         self._name: str = values.get("connection_name", "hubsub")
         self.exchange: str | None = values.get("exchange")
@@ -117,11 +117,11 @@ class Settings:
 
     @property
     def heartbeat(self) -> int:
-        """Seconds between two signs of life, at most."""
+        """Seconds between two heartbeats, at most."""
         return self._heartbeat
 
     def login(self) -> Login:
-        """Return who connects where; each time to the next host."""
+        """Return the login; each call names the next host."""
         from .client import Login
 
         host, port = self._hosts[self._attempts % len(self._hosts)]

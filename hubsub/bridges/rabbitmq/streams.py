@@ -21,22 +21,22 @@ AT_ONCE = 200
 async def entries(connection: Connection, name: str, first: int | str) -> AsyncGenerator[Message]:
     """Yield the entries of the stream from an offset on."""
     came: list[Message] = []
+    prefetch = commands.Basic.Qos(prefetch_count=AT_ONCE)
+    consume = commands.Basic.Consume(queue=name, consumer_tag="entries", arguments={OFFSET: first})
     channel = await connection.channel()
     try:
         channel.consumers[b"entries"] = came.append
-        await channel.call(commands.Basic.Qos(prefetch_count=AT_ONCE))
-        await channel.call(commands.Basic.Consume(queue=name, consumer_tag="entries", arguments={OFFSET: first}))
-        while True:
-            # Nobody says where the stream ends. But a channel sends all that there is, up to its prefetch, before it
-            # answers what it was asked next: if nothing came before that, this is the end.
-            await channel.call(commands.Basic.Qos(prefetch_count=AT_ONCE))
-            if not came:
-                return
+        await channel.call(prefetch, consume)
+        # RabbitMQ does not say where a stream ends. But a channel sends all entries that there are, up to its prefetch,
+        # before it answers the next method: if none came before that, this is the end. That holds for a method that is
+        # sent after the answer to the one before it.
+        await channel.call(prefetch)
+        while came:
             batch = came.copy()
             came.clear()
             for message in batch:
                 yield message
             connection.write(frames.ack(channel.number, batch[-1].tag, multiple=True))
+            await channel.call(prefetch)
     finally:
-        if channel.error is None:
-            await channel.close()
+        channel.close()

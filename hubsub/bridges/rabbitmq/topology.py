@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
 
 from pamqp import commands
 
@@ -15,21 +15,26 @@ from .errors import LOCKED, NOT_FOUND
 from .names import RECREATED, Names
 from .streams import STREAM, entries
 
+V = TypeVar("V")
+
 MOST_DELIVERIES = 1_000_000
 """RabbitMQ drops a message after that many deliveries; the bridge gives it up long before."""
+STREAMS_START = 2.0
+"""Seconds that RabbitMQ may take, after it has started, until its streams can be used."""
+STARTING = ("is down or inaccessible", "replica on the local node")
+"""Words of its refusals until then."""
 QUORUM: dict[str, Any] = {"x-queue-type": "quorum", "x-delivery-limit": MOST_DELIVERIES}
 
 
 async def exists(connection: Connection, method: Any) -> bool:
     """Return whether the object of a passive declaration exists."""
-    channel = await connection.channel()
     try:
-        await channel.call(method)
+        channel = await connection.channel(method)
     except Refused as error:
         if error.code != NOT_FOUND:
             raise
         return False
-    await channel.close()
+    channel.close()
     return True
 
 
@@ -41,26 +46,24 @@ class Lock:
         self._name = name
 
     async def take(self) -> bool:
-        """Try to take it; return whether this connection holds it."""
-        channel = await self._connection.channel()
+        """Try to acquire it; return whether this connection holds it."""
         try:
-            await channel.call(commands.Queue.Declare(queue=self._name, exclusive=True))
+            channel = await self._connection.channel(commands.Queue.Declare(queue=self._name, exclusive=True))
         except Refused as error:
             if error.code != LOCKED:
                 raise
             return False
-        await channel.close()
+        channel.close()
         return True
 
     async def __aenter__(self) -> None:
-        while not await self.take():  # noqa: ASYNC110 - nobody says when it is free
+        while not await self.take():  # noqa: ASYNC110 - RabbitMQ does not notify when it is free
             await asyncio.sleep(0.05)
 
     async def __aexit__(self, *error: object) -> None:
         if self._connection.error is None:
-            channel = await self._connection.channel()
-            await channel.call(commands.Queue.Delete(queue=self._name))
-            await channel.close()
+            channel = await self._connection.channel(commands.Queue.Delete(queue=self._name))
+            channel.close()
 
 
 async def publish(channel: Channel, connection: Connection, exchange: str, key: str, headers: Any, body: bytes) -> bool:
@@ -97,21 +100,22 @@ async def exchange_exists(connection: Connection, names: Names) -> bool:
     Raises:
         Refused: It was declared in another way.
     """
-    if not await exists(connection, _exchange(names.exchange, "topic", passive=True)):
-        return False
     # A passive declaration compares nothing. Any other one creates the exchange if it has just been deleted, and then
-    # nobody notices that the bindings are gone. So this one asks for an argument that the exchange never has: it is
-    # refused for that, or for a real difference; or it has created the exchange, which is then deleted again.
+    # no bridge notices that the bindings are gone. So the second one asks for an argument that the exchange never has:
+    # it is refused for that, or for a real difference; or it has created the exchange, which is then deleted again. If
+    # the first one is refused, RabbitMQ ignores the second.
+    passive = _exchange(names.exchange, "topic", passive=True)
     probe = _exchange(names.exchange, "topic", arguments={"alternate-exchange": names.control})
-    channel = await connection.channel()
     try:
-        await channel.call(probe)
+        channel = await connection.channel(passive, probe)
     except Refused as error:
+        if error.code == NOT_FOUND:
+            return False
         if "'alternate-exchange'" in str(error):
             return True
         raise
     await channel.call(commands.Exchange.Delete(exchange=names.exchange, if_unused=True))
-    await channel.close()
+    channel.close()
     return False
 
 
@@ -120,22 +124,21 @@ async def declare_exchanges(connection: Connection, channel: Channel, names: Nam
 
     Before the main one is created, the bridges that were bound to an earlier one are notified: their bindings are gone.
     """
-    await channel.call(_exchange(names.control, "direct"))
-    if not await exchange_exists(connection, names):
+    control = channel.call(_exchange(names.control, "direct"))
+    _, is_there = await asyncio.gather(control, exchange_exists(connection, names))
+    if not is_there:
         async with Lock(connection, names.lock):
             if not await exchange_exists(connection, names):
                 # Before it is created: a bridge that finds it has been notified, or was not bound.
                 speaking = await connection.channel(confirms=True)
                 await publish(speaking, connection, names.control, RECREATED, {}, b"")
                 await channel.call(_exchange(names.exchange, "topic"))
-                await speaking.close()
+                speaking.close()
 
 
-async def bind(channel: Channel, queue: str, exchange: str, patterns: Sequence[str]) -> None:
-    """Bind a queue to patterns."""
-    await asyncio.gather(
-        *(channel.call(commands.Queue.Bind(queue=queue, exchange=exchange, routing_key=each)) for each in patterns)
-    )
+def binds(queue: str, exchange: str, patterns: Sequence[str]) -> list[Any]:
+    """Return the methods that bind a queue to patterns."""
+    return [commands.Queue.Bind(queue=queue, exchange=exchange, routing_key=each) for each in patterns]
 
 
 async def bind_exactly(connection: Connection, queue: str, exchange: str, patterns: Sequence[str]) -> None:
@@ -143,20 +146,43 @@ async def bind_exactly(connection: Connection, queue: str, exchange: str, patter
 
     RabbitMQ does not say what is bound: the last entry of a stream does.
     """
-    memory, before, wanted = f"{queue}:bound", set[str](), set(patterns)
-    channel = await connection.channel(confirms=True)
-    await channel.call(commands.Queue.Declare(queue=memory, durable=True, arguments=dict(STREAM)))
-    async for message in entries(connection, memory, "last"):
-        before = set(json.loads(message.body))
+    memory, wanted = f"{queue}:bound", set(patterns)
+    declare = commands.Queue.Declare(queue=memory, durable=True, arguments=dict(STREAM))
+    channel = await when_started(lambda: connection.channel(declare, confirms=True))
+    before = await when_started(lambda: _last(connection, memory))
     if before != wanted:
-        # If we end before this is done, the next one still knows of everything that may be bound.
+        # If the bridge ends before this is done, the next one still knows of everything that may be bound.
         await publish(channel, connection, "", memory, {}, _text(before | wanted))
-    await bind(channel, queue, exchange, patterns)
-    for each in sorted(before - wanted):
-        await channel.call(commands.Queue.Unbind(queue=queue, exchange=exchange, routing_key=each))
+    await channel.call(*binds(queue, exchange, patterns))
     if before - wanted:
+        await channel.call(
+            *[
+                commands.Queue.Unbind(queue=queue, exchange=exchange, routing_key=each)
+                for each in sorted(before - wanted)
+            ]
+        )
         await publish(channel, connection, "", memory, {}, _text(wanted))
-    await channel.close()
+    channel.close()
+
+
+async def when_started(call: Callable[[], Awaitable[V]]) -> V:
+    """Return what a call about a stream returns, and make it again while RabbitMQ has only just started."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + STREAMS_START
+    while True:
+        try:
+            return await call()
+        except Refused as error:
+            if not any(words in str(error) for words in STARTING) or loop.time() > deadline:
+                raise
+        await asyncio.sleep(0.02)
+
+
+async def _last(connection: Connection, memory: str) -> set[str]:
+    found = set[str]()
+    async for message in entries(connection, memory, "last"):
+        found = set(json.loads(message.body))
+    return found
 
 
 def _text(patterns: set[str]) -> bytes:

@@ -11,7 +11,7 @@ from ..adapter import Loss, Received
 
 # Messages that wait to be received; then nothing more is read.
 MOST_WAITING = 10_000
-# Origins of a position; of more, the one whose number is known longest is forgotten.
+# Origins of a position; beyond it, the one that has not changed for longest is forgotten.
 MOST_ORIGINS = 1024
 
 
@@ -24,7 +24,7 @@ class Position:
         self.patterns: list[Key[Any]] = []
         """What was subscribed to when the connection was lost."""
         self.left: float | None = None
-        """When something was heard last before that, in seconds since the epoch."""
+        """When something was received last before that, in seconds since the epoch."""
         self.failures = 0
         """How often in succession what follows could not be read."""
 
@@ -52,7 +52,7 @@ class Mark(NamedTuple):
 
 
 class Flow:
-    """Messages, losses and positions of one connection, from whoever reads the socket to `Adapter.receive`.
+    """Messages, losses and positions of one connection, on their way from the socket to `Adapter.receive`.
 
     The position advances when something is received, not when it arrives: what waits here is lost with the connection.
     """

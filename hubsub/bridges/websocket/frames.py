@@ -111,7 +111,7 @@ def payload_of(frame: Frame) -> tuple[bytes, str | None]:
 
 
 def received_of(frame: Frame) -> Received:
-    """A message as the relay takes it, with all that its name says."""
+    """A message as the relay expects it, with all that its name says."""
     key, trouble = key_of(frame)
     headers = dict(frame.headers or {})
     attributes = _named(headers)
@@ -146,20 +146,20 @@ def key_of(frame: Frame) -> tuple[Key[Any], Exception | None]:
 
 
 def _named(headers: dict[str, str]) -> dict[str, str]:
-    """The attributes in the name of a message, which is taken out of its headers."""
+    """The attributes in the name of a message, which is removed from its headers."""
     name = headers.get(NAME)
     if name is None:
         return {}
     try:
         attributes = _decode_name(name)
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
-        return {}  # somebody else's
+        return {}  # of another program
     del headers[NAME]
     return {name: value for name, value in attributes.items() if name not in _NOT_IN_NAME}
 
 
 def source_of(frame: Frame) -> tuple[str, str]:
-    """Who named a message, and its id."""
+    """The source of a message, and its id there."""
     attributes = _named(dict(frame.headers or {}))
     return attributes.get("source", ""), attributes.get("id", "")
 
@@ -179,7 +179,7 @@ def headers_of(record: Record, source: str, id: str) -> dict[str, str]:
 
     Args:
         record: The message.
-        source: Who sends it, if it does not say.
+        source: The source of a message that has none.
         id: What it is called, if it does not say.
 
     Raises:
@@ -211,9 +211,9 @@ def data_of(record: Record, depth: int) -> dict[str, Any]:
     try:
         msgspec.json.decode(record.payload, type=msgspec.Raw)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-        raise EncodeError(record.key, f"its payload is no JSON that the endpoint takes: {error}") from error
+        raise EncodeError(record.key, f"its payload is no JSON that the endpoint accepts: {error}") from error
     if _is_deeper(record.payload, depth):
-        raise EncodeError(record.key, f"it is nested more than {depth} deep, which the endpoint does not take")
+        raise EncodeError(record.key, f"it is nested more than {depth} deep, which the endpoint does not accept")
     return {"data": msgspec.Raw(record.payload)}
 
 

@@ -26,10 +26,10 @@ from .sending import Sending
 # The driver would log addresses and headers, and what we say ourselves.
 _SILENT = logging.Logger("hubsub.websockets", logging.CRITICAL + 1)
 
-# Seconds: how long the last frames may take, and a `bye` may keep a client away.
+# Seconds in which the last frames have to be sent; the most seconds for which a `bye` keeps a client away.
 GOODBYE = 1.0
 MOST_AWAY = 5.0
-# Seconds before something was heard last, in which other messages may have been on their way, and were lost.
+# Seconds before the last frame came, in which messages may have been on their way, and were lost.
 ON_THE_WAY = 1.0
 # How long a message may take from its publisher to here, seconds; then it was the line that was silent.
 MOST_LATE = 30.0
@@ -72,7 +72,7 @@ class Line(Sending):
     # Beginning and ending
 
     async def open(self) -> None:
-        """Connect, say who we are and where we were; return when the endpoint has let us in.
+        """Connect, and send token and position; return when the endpoint has accepted them.
 
         Raises:
             AccessRefused: It does not, and will not.
@@ -114,7 +114,7 @@ class Line(Sending):
         if status == 401:
             return self._unidentified()
         if status == 403:
-            return AccessRefused(f"{self.endpoint!r} refuses this client: HTTP 403; ask whoever runs it")
+            return AccessRefused(f"{self.endpoint!r} refuses this client: HTTP 403; ask its operator")
         if status is not None:
             return ConnectionError(f"{self.endpoint!r} is no endpoint now: HTTP {status}; is its path right?")
         return ConnectionError(f"{self.endpoint!r}: {describe_error(error)}")
@@ -166,7 +166,7 @@ class Line(Sending):
         return published if self._heard - MOST_LATE < published else self._heard
 
     async def close(self, *, politely: bool) -> None:
-        """Let go of the connection. Closing twice is safe."""
+        """Close the connection. Closing twice is safe."""
         if politely and self.socket is not None and self.flow.error is None:
             with suppress(Exception):
                 async with asyncio.timeout(GOODBYE):
@@ -182,7 +182,7 @@ class Line(Sending):
 
     @property
     def away(self) -> float:
-        """Seconds that the endpoint has asked us to stay away."""
+        """Seconds for which the endpoint has asked this client to stay away."""
         retry = None if self._farewell is None else self._farewell.retry
         return 0.0 if retry is None else min(max(retry / 1000, 0.0), MOST_AWAY)
 
@@ -221,7 +221,7 @@ class Line(Sending):
         if code == frames.IDENTITY:
             return self._unidentified()
         if code in (frames.MALFORMED, frames.FORBIDDEN):
-            remedy = "is it an endpoint of this version?" if code == frames.MALFORMED else "ask whoever runs it"
+            remedy = "is it an endpoint of this version?" if code == frames.MALFORMED else "ask its operator"
             return AccessRefused(f"{self.endpoint!r} refuses this client: {code} {reason}; {remedy}")
         if isinstance(error, ConnectionError):
             return error
@@ -270,7 +270,7 @@ class Line(Sending):
     def _message(self, frame: Frame) -> None:
         place = frames.place_of(frame.at)
         mark = None if place is None else Mark({place[0]: place[1]})
-        # A request also comes as one to whoever responds.
+        # A client that responds gets a request once more, as a request.
         if frame.request and self._responding and self._responds_to(frame.key or ()):
             self.flow.put(None, mark)
         else:
@@ -317,7 +317,7 @@ class Line(Sending):
         if not patterns:
             raise ConnectionError(f"the endpoint refused a frame: {said(frame)}")
         for pattern in patterns:
-            # It ends one that it had let us have.
+            # It ends a subscription that it had granted.
             if self._subscribed.pop(pattern, None) is not None:
                 self.flow.put(Loss("no longer allowed", None, None, None, None))
             self._responding.pop(pattern, None)
@@ -330,12 +330,12 @@ class Line(Sending):
         self.refused[pattern] = AccessRefused(f"{self.endpoint!r} refuses {pattern!r}: {said(frame)}; {remedy}")
 
     def _request(self, frame: Frame) -> None:
-        """Somebody asks us."""
+        """A request has come."""
         source, id = frames.source_of(frame)
         if source == self.origin:
-            # We have asked ourselves before it left, and others may still answer.
+            # This hub was asked before the request left, and others may still answer.
             self.echoed.add(id)
-            self.say({"type": "reply", "id": frame.id, "error": "whoever asks is also who responds"})
+            self.say({"type": "reply", "id": frame.id, "error": "the request comes from the hub that responds"})
             return
         received = frames.received_of(frame)
         headers = {
@@ -470,4 +470,4 @@ class Line(Sending):
 
 
 def _nothing(answer: Frame) -> None:
-    """Nobody waits for it."""
+    """Called with answers that nothing depends on."""

@@ -80,7 +80,7 @@ OPTIONS = {
     "ssl_certfile": TEXT,
     "ssl_keyfile": TEXT,
 }
-# What makes no sense as text.
+# Options that cannot be written as text.
 NOT_IN_URL = ("headers", "ssl_context")
 
 
@@ -89,8 +89,8 @@ class Endpoint:
 
     Args:
         adapter: The name of the adapter's class, for messages.
-        url: `wss://user:password@host:443,host:443/path?option=value`. What of its query is none of our options goes to
-            the endpoint.
+        url: `wss://user:password@host:443,host:443/path?option=value`. Parameters that are no options of the adapter go
+            to the endpoint.
         given: Options.
 
     Raises:
@@ -158,7 +158,7 @@ class Endpoint:
         return f"{self!r}{self._query}"
 
     def next(self) -> None:
-        """Connect to the next of its hosts from now on."""
+        """Connect to the next host at the next attempt."""
         self._turn += 1
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-# What is used of what is allowed: on its way a message may fall behind, and arrive with the next ones.
+# The share of the limit that is used: a delayed message may arrive together with the next ones.
 OF_BURST = 0.5
 OF_RATE = 0.95
 
@@ -35,9 +35,9 @@ class Pace:
         return max(0.0, (1 - self._left) / self._rate)
 
     def spend(self, number: int) -> None:
-        """So many are sent."""
+        """Count messages that are sent."""
         self._left -= number
 
     def refused(self) -> None:
-        """The endpoint counts otherwise: nothing is left."""
+        """Begin again with nothing: the endpoint has counted more than this did."""
         self._left = min(self._left, 0.0)

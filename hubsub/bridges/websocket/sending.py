@@ -47,7 +47,7 @@ class Sending(Talk):
     def __init__(self, endpoint: Endpoint, link: Link, position: Position, ids: count[int]) -> None:
         super().__init__(endpoint, link, position, ids)
         self.name = f"ws-{secrets.token_hex(16)}"
-        """Names this connection: in correlations, and as who answers."""
+        """Names this connection, in correlations and in replies."""
         self.origin = link.sender.rpartition("-")[0] or link.sender
         self.pace = Pace(1.0, 1.0)
         self.turns = 0
@@ -86,7 +86,7 @@ class Sending(Talk):
         return refused
 
     def _next_batch(self, pieces: deque[Piece], room: int) -> list[Piece]:
-        """Take what goes into the next frame: so many pieces at most, and one at least."""
+        """Pop the pieces of the next frame: `most` of them at most, and one at least."""
         batch: list[Piece] = []
         size = 2
         confirmed = 0
@@ -131,7 +131,7 @@ class Sending(Talk):
         waiting = asyncio.ensure_future(self.until(future))
         try:
             while not waiting.done():
-                # Whoever has to finish with a message there may take his time.
+                # Listeners at the endpoint may need long to finish with a message.
                 self.turns += any(isinstance(piece.record, ConfirmedRecord) for piece in batch)
                 await asyncio.wait([waiting], timeout=PAUSE)
             waiting.result()
@@ -196,7 +196,7 @@ class Sending(Talk):
 
     @staticmethod
     def _notice(id: int, record: Record) -> dict[str, Any]:
-        """What says that messages were dropped before they could be sent."""
+        """The notice that messages were dropped before they could be sent."""
         notice = json.loads(record.payload)
         keys = notice["keys"] if notice["keys"] is not None else notice["patterns"]
         return {
@@ -222,7 +222,7 @@ class Sending(Talk):
             self.loop.call_later(PAUSE, self.say, frame)
             return
         elif answer.code == "timeout" or (answer.code == "failed" and id in self.echoed):
-            return  # whoever asks has a timeout of his own, and may get an answer from elsewhere
+            return  # the caller has its own timeout, and may get a reply from elsewhere
         else:
             error = said(answer)
         more = dict(frames.reply_headers(f"{self.name}-{answer.id}", self.name, headers["ce_correlation"], error))

@@ -16,7 +16,7 @@ from .flow import Flow, Position
 from .frames import Frame, encode
 from .options import Endpoint
 
-# Bytes on their way, behind which an answer may take its time.
+# Bytes on their way that may delay an answer.
 MUCH = 16 * 1024
 # What an endpoint allows if it does not say.
 LIMITS = {
@@ -31,7 +31,7 @@ LIMITS = {
 
 
 class Talk:
-    """Sends frames to an endpoint, and hands each answer to whoever asked.
+    """Sends frames to an endpoint, and hands each answer to its caller.
 
     Args:
         endpoint: Where.
@@ -58,7 +58,7 @@ class Talk:
         self.waiting: set[asyncio.Future[Any]] = set()
 
     def reason(self, error: Exception) -> Exception:
-        """What it means that the connection has ended with an error."""
+        """Return the error to raise for the one that the connection has ended with."""
         return error
 
     @property
@@ -88,13 +88,13 @@ class Talk:
         return received + (sent if self.on_the_way > MUCH else 0)
 
     def fail(self, error: Exception) -> None:
-        """End it; the first reason counts."""
+        """End it; the first reason is kept."""
         self.flow.fail(error)
         reason = self.flow.error or error
         for future in (*self.waiting, *self.pongs):
             if isinstance(future, asyncio.Future) and not future.done():
                 future.set_exception(reason)
-                future.exception()  # perhaps nobody waits for it any more
+                future.exception()  # its caller may be gone
         transport = getattr(self.socket, "transport", None)
         if transport is not None:
             transport.abort()
@@ -120,7 +120,7 @@ class Talk:
             raise self.flow.error or error from error
 
     def say(self, frame: dict[str, Any], *, name: str | None = None) -> None:
-        """Send something that nobody waits for."""
+        """Send a frame without waiting."""
 
         async def say() -> None:
             with suppress(Exception):

@@ -1,8 +1,7 @@
 """Faults of brokers and lines, and checks of what became of every message afterwards.
 
-With a durable broker every confirmed message arrives once, and there is no gap. With another one, only messages
-published within the interruption that a gap reports are missing. A fault costs a few lines of the log, and when it is
-over a bridge closes at once.
+With a durable broker every confirmed message arrives once, and there is no gap. With another one, messages are missing
+only where a gap is reported. A fault costs a few lines of the log, and when it is over a bridge closes at once.
 
     @pytest.mark.parametrize("fault", conformance.FAULTS, ids=lambda fault: fault.__name__)
     async def test_it_survives(fault, my_broker):
