@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 from ._core.asking import Requests
+from ._core.async_listener import AsyncListener
 from ._core.border import Border
 from ._core.checks import count, count_or_none, named_options, seconds, seconds_or_none
 from ._core.declarations import Declarations
@@ -17,7 +18,7 @@ from ._core.explain import Explanation, explain
 from ._core.hints import Hints
 from ._core.history import Retention
 from ._core.life import UNTIL_ENDED, Life
-from ._core.listener import AsyncListener, Listener
+from ._core.listener import Listener
 from ._core.message_queue import Overflow
 from ._core.notices import Notices, notify
 from ._core.registration import CallContext

@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterable
 from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
+from ._core.async_listener import AsyncListener
 from ._core.callables import identity_of
 from ._core.checks import named_options
 from ._core.life import outlast
-from ._core.listener import AsyncListener, Listener
+from ._core.listener import Listener
 from ._core.registration import Batch, ListenerOptions, Registration, Removal, SubscribeOptions, Where
 from ._core.registry import decorated
 from ._core.subscription import GapSubscription, Queue, SnapshotSubscription, Subscription

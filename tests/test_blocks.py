@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import uuid
@@ -184,9 +185,7 @@ class Terminal:
 
     def run(self, command: str) -> str:
         """Run a command to its end, and return what it prints."""
-        done = subprocess.run(
-            command, shell=True, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=100
-        )
+        done = self._finished(command)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -196,18 +195,37 @@ class Terminal:
         with subprocess.Popen(
             f"exec {command}", shell=True, cwd=self.folder, env=self.environment, text=True
         ) as process:
-            yield process
-            process.terminate()
+            try:
+                yield process
+            finally:
+                process.terminate()
         assert process.returncode == 0
 
     def until(self, command: str, *wanted: str) -> str:
         """Run a command again and again until it prints all of this; others have to get ready first."""
         while True:
-            done = subprocess.run(
-                command, shell=True, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=100
-            )
+            done = self._finished(command)
             if all(each in done.stdout for each in wanted):
                 return done.stdout
+
+    def _finished(self, command: str) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end; if it does not end, neither does what it has started live on."""
+        with subprocess.Popen(
+            command,
+            shell=True,
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        ) as process:
+            try:
+                output, errors = process.communicate(timeout=100)
+            except BaseException:
+                os.killpg(process.pid, signal.SIGKILL)
+                raise
+        return subprocess.CompletedProcess(command, process.returncode, output, errors)
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from sys import getrefcount
 from typing import Any
 
 from ..event import Event
+from .async_listener import AsyncListener
 from .calls import Calls, current_call
-from .listener import AsyncListener
 from .message_queue import as_event
 from .notices import notify
 from .registration import Core

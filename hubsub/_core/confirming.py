@@ -12,10 +12,10 @@ from ..confirm import Confirmation
 from ..errors import ConfirmationTimeout, DeliveryError, Undelivered, WaitingForItself
 from ..event import Event, Meta
 from ..key import Key, KeyLike
+from .async_listener import AsyncListener
 from .checks import seconds_or_none
 from .delays import carriers_of, is_delayed
 from .exchange import Exchange
-from .listener import AsyncListener
 from .message_queue import as_tuple
 from .room import publish_with_room
 

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple, cast
 
 from ..describe import describe, name_of_callable
 from ..key import PLUS, STAR, Key, KeyLike, as_patterns, is_subset, overlaps
+from .async_listener import AsyncListener
 from .display import bounded, table
 from .hints import Hints, hint_on_list, hint_on_pattern, hint_on_waiting, meant_by
 from .history import History
-from .listener import AsyncListener, Listener
+from .listener import Listener
 from .outbox import Attachment, Outbox
 from .registration import Registration
 from .router import Router

@@ -11,7 +11,8 @@ from typing import Any
 from ..describe import describe, name_of_callable
 from ..key import PLUS, STAR, Key
 from ..log import Logger
-from .listener import AsyncListener, Listener
+from .async_listener import AsyncListener
+from .listener import Listener
 from .registration import Registration
 from .routes import Route
 

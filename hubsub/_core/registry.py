@@ -11,6 +11,7 @@ from ..describe import describe
 from ..errors import HubClosed, InvalidListener
 from ..event import DeadLetter, Event, ListenerFailure
 from ..key import NAMESPACE, PLUS, STAR, Announced, Key, Patterns, as_patterns, escaped
+from .async_listener import AsyncListener
 from .callables import checked_async_function, checked_function, checked_listener, is_async
 from .checks import choice, member, options_of
 from .checks import count as count_of
@@ -18,7 +19,7 @@ from .concurrency import ConcurrentListener
 from .exchange import Exchange
 from .history import History
 from .life import Life
-from .listener import AsyncListener, Listener
+from .listener import Listener
 from .message_queue import Overflow
 from .notices import Notices, notify
 from .paced import PacedListener

@@ -11,9 +11,10 @@ from ..describe import name_of_callable
 from ..errors import NoRunningLoop, RemoteError, WaitingForItself
 from ..event import Event
 from .asking import Question, question_of
+from .async_listener import AsyncListener
 from .callables import awaitable, discard, is_awaitable, refuse_awaitable
 from .context import InContext
-from .listener import AsyncListener, Listener
+from .listener import Listener
 from .message_queue import Overflow
 from .notices import Notices
 from .registration import Core, Removal
