@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 
 import pytest
@@ -14,6 +15,10 @@ pytest_plugins = ["brokers.fixtures"]
 # How long an example takes says something of the machine, and of what else it has to do.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
+
+# A script that was started in the background ignores Ctrl-C, and so would every program that a test starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Set by `make matrix`: asyncio, debug (asyncio's debug mode) or uvloop.
 LOOP = os.environ.get("HUBSUB_TEST_LOOP", "asyncio")

@@ -1,8 +1,11 @@
 """Bad input: each its own clear error, from one tree, with nothing half-done."""
 
+import contextlib
 import copy
+import importlib
 import inspect
 import pickle
+import pkgutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FunctionType
@@ -11,7 +14,7 @@ from typing import Any
 import pytest
 
 import hubsub
-from hubsub import EmptyKey, Hub, HubsubError, InvalidKey, InvalidPart, WildcardPublished, errors
+from hubsub import EmptyKey, Hub, HubsubError, InvalidKey, InvalidPart, MissingDriver, WildcardPublished, errors
 
 PUBLISHING = [
     ((), EmptyKey, "at least one part"),
@@ -104,7 +107,11 @@ def test_values_survive_pickle() -> None:
 
 
 def errors_of_the_tree() -> Iterator[type[HubsubError]]:
-    """Yield every class of error, also those that are made elsewhere."""
+    """Yield every class of error, also those of single adapters."""
+    for module in pkgutil.walk_packages(hubsub.__path__, "hubsub."):
+        if not module.name.endswith("__main__"):
+            with contextlib.suppress(MissingDriver):
+                importlib.import_module(module.name)
     waiting = [HubsubError]
     while waiting:
         kind = waiting.pop()

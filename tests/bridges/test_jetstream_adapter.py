@@ -5,7 +5,7 @@ import json
 import re
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AsyncExitStack, ExitStack
 from typing import Any
 
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from test_key import naive
 
 from brokers.certificates import certificates
-from brokers.fixtures import Private, require
+from brokers.fixtures import Private
 from brokers.nats_server import Nats
 from hubsub import BridgeError, EncodeError, Key, NameTaken, NoSuchLetter, PayloadTooLarge
 from hubsub.bridges.adapter import Link, Received, Record, SentBack
@@ -31,15 +31,9 @@ PASSWORD = "s3cret/pa:ss"
 WAYS = pytest.mark.parametrize("way", [{}, {"name": "reader"}, {"group": "readers"}], ids=["plain", "name", "group"])
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["oldest", "newest"])
-def server(request: pytest.FixtureRequest) -> Iterator[Nats]:
-    """The oldest server that is here, and the newest."""
-    require(Nats)
-    started = Nats(newest=request.param)
-    try:
-        yield started.start()
-    finally:
-        started.close()
+@pytest.fixture(scope="module")
+def server(each_nats: Nats) -> Nats:
+    return each_nats
 
 
 def jet_url(server: Nats) -> str:

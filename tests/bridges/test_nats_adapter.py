@@ -8,7 +8,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -21,7 +21,7 @@ from nats.aio.msg import Msg
 from test_key import naive
 
 from brokers.certificates import certificates
-from brokers.fixtures import Private, require
+from brokers.fixtures import Private
 from brokers.nats_server import Nats
 from hubsub import (
     BridgeError,
@@ -47,15 +47,9 @@ PASSWORD = "s3cret/pa:ss"
 VERSIONS = pytest.mark.parametrize("newest", [False, True], ids=["oldest", "newest"])
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["oldest", "newest"])
-def server(request: pytest.FixtureRequest) -> Iterator[Nats]:
-    """The oldest server that is here, and the newest."""
-    require(Nats)
-    started = Nats(newest=request.param)
-    try:
-        yield started.start()
-    finally:
-        started.close()
+@pytest.fixture(scope="module")
+def server(each_nats: Nats) -> Nats:
+    return each_nats
 
 
 def link(namespace: str = "hubsub", **fields: Any) -> Link:

@@ -116,6 +116,17 @@ def nats() -> Iterator[Nats]:
     yield from _shared(NewestNats)
 
 
+@pytest.fixture(scope="module", params=[False, True], ids=["oldest", "newest"])
+def each_nats(request: pytest.FixtureRequest) -> Iterator[Nats]:
+    """The oldest NATS that is here, and the newest."""
+    require(Nats)
+    started = Nats(newest=request.param)
+    try:
+        yield started.start()
+    finally:
+        started.close()
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
     """A PostgreSQL for all tests of this worker."""

@@ -11,6 +11,7 @@ from ...key import NAMESPACE, Key
 from ...log import Logger
 from ..adapter import Adapter, Buried, Features, Link, Loss, Received, Record, SentBack
 from ..address import Addresses, cached
+from ..together import together
 
 try:
     from .client import Client
@@ -176,7 +177,7 @@ class KafkaAdapter(Adapter):
             assert self._control is not None
             if link.control:
                 opening.append(self._control.open())
-            await _together(opening)
+            await together(opening)
 
     def _begin(self, link: Link) -> None:
         """Make the reader and the writer, which outlast connections."""
@@ -382,18 +383,3 @@ class KafkaAdapter(Adapter):
         for partition, records in found:
             self._add(result, Lane(partition.topic, partition.partition, 0), records)
         return result  # type: ignore[return-value]
-
-
-async def _together(coroutines: Iterable[Coroutine[Any, Any, None]]) -> None:
-    """Run all of them concurrently, until one fails, and raise its error."""
-    tasks = [asyncio.ensure_future(each) for each in coroutines]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
-    errors = [task.exception() for task in tasks if not task.cancelled()]
-    for error in errors:
-        if error is not None:
-            raise error

@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from ...errors import BridgeError, BrokerBusy
 from ..inbox import Inbox
+from ..together import together
 from .connection import Connection, Message
 from .headers import unpack
 from .server import Server, explained
+
+if TYPE_CHECKING:
+    from typing import Self
 
 NANO = 1_000_000_000
 PATIENCE = 5.0
@@ -39,10 +43,16 @@ class _Line(Inbox):
 class Refused(BridgeError):
     """JetStream refuses a request; `status` is like that of HTTP, `code` is its own."""
 
-    def __init__(self, error: dict[str, Any]) -> None:
-        super().__init__(f"JetStream refuses it: {error.get('description')}")
-        self.status = int(error.get("code", 0))
-        self.code = int(error.get("err_code", 0))
+    def __init__(self, message: str, status: int, code: int) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+
+    @classmethod
+    def of(cls, error: Mapping[str, Any]) -> Self:
+        """Return the error that a reply describes."""
+        message = f"JetStream refuses it: {error.get('description')}"
+        return cls(message, int(error.get("code", 0)), int(error.get("err_code", 0)))
 
 
 class JetApi:
@@ -72,14 +82,7 @@ class JetApi:
             BridgeError: The server refuses it for good; the error says what to change.
             OSError: It does not answer, or cannot serve now.
         """
-        opening = [asyncio.ensure_future(each.open()) for each in (self.reader, self.writer)]
-        try:
-            await asyncio.gather(*opening)
-        except BaseException:
-            for task in opening:
-                task.cancel()
-            await asyncio.gather(*opening, return_exceptions=True)
-            raise
+        await together(each.open() for each in (self.reader, self.writer))
         await asyncio.gather(
             self.subscribe(self._prefix + b".r.*", self._replied),
             self.subscribe(self._prefix + b".w.*", self._replied, self.writer),
@@ -217,7 +220,7 @@ class JetApi:
             raise BridgeError(OFF)
         found = json.loads(reply.payload)
         if "error" in found:
-            error = Refused(found["error"])
+            error = Refused.of(found["error"])
             if error.status == 503:
                 raise BrokerBusy(str(error)) from error
             raise error

@@ -194,7 +194,7 @@ class JetStreamAdapter(LogAdapter):
             raise ConnectionResetError(f"a stream of {self.link.namespace!r} was deleted")
         if error["code"] >= BUSY or error.get("err_code") in FULL:
             raise BrokerBusy(f"JetStream stores nothing now: {error['description']}")
-        return BridgeError(error["description"]) if error["code"] == 403 else Refused(error)
+        return BridgeError(error["description"]) if error["code"] == 403 else Refused.of(error)
 
     async def listen(self, keys: Sequence[Key[Any]]) -> None:
         await asyncio.gather(*map(self._listen, keys))

@@ -42,7 +42,7 @@ async def bury(streams: Streams, received: Received, reader: str, why: str) -> E
         return None
     if error["code"] >= BUSY:
         raise ConnectionResetError(f"JetStream does not store a dead letter: {error['description']}")
-    return Refused(error)
+    return Refused.of(error)
 
 
 async def listed(streams: Streams, limit: int, before: int | None) -> list[Buried]:
@@ -100,7 +100,7 @@ async def send_back(streams: Streams, position: str) -> None:
     subject = await streams.subject(key)
     (error,) = await streams.api.publish([(subject, head, base64.b64decode(message.get("data", "")))])
     if error is not None:
-        raise Refused(error)
+        raise Refused.of(error)
     try:
         await streams.api.ask(f"STREAM.MSG.DELETE.{name}", {"seq": number, "no_erase": True})
     except Refused:

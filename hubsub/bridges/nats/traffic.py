@@ -13,6 +13,7 @@ from ...key import NAMESPACE, Key
 from ..adapter import Link, Loss, Received, Record
 from ..address import cached
 from ..inbox import Inbox
+from ..together import together
 from .connection import Connection, Message
 from .headers import pack, unpack
 from .server import Server, explained
@@ -64,15 +65,7 @@ class Traffic:
             BridgeError: The server refuses it for good; the error says what to change.
             OSError: It does not answer, or cannot serve now.
         """
-        opening = [asyncio.ensure_future(each.open()) for each in (self._reader, self._writer)]
-        try:
-            await asyncio.gather(*opening)
-        except BaseException:
-            for task in opening:
-                task.cancel()
-            await asyncio.gather(*opening, return_exceptions=True)
-            await self.close()
-            raise
+        await together(each.open() for each in (self._reader, self._writer))
 
     async def close(self) -> None:
         """Cut both, whatever they are doing. Closing twice is safe."""

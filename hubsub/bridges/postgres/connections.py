@@ -8,6 +8,7 @@ from typing import Any
 
 from ..adapter import bytes_each_way
 from ..inbox import Inbox
+from ..together import together
 from .database import Database
 from .errors import explained
 
@@ -44,13 +45,9 @@ class Connections:
             OSError: The database does not answer, or accepts no connections now.
         """
         both = self._open(self._listening, listen), self._open(self._asking, ask)
-        opening = [asyncio.ensure_future(each) for each in both]
         try:
-            self.listener, self.asker = await asyncio.gather(*opening)
+            self.listener, self.asker = await together(both)
         except BaseException as error:
-            for task in opening:
-                task.cancel()
-            await asyncio.gather(*opening, return_exceptions=True)
             await self.close()
             if isinstance(error, Exception) and (explanation := explained(error)) is not error:
                 raise explanation from error

@@ -27,18 +27,17 @@ class Moved(BridgeError):
     """A node of a Redis Cluster names the one that has the slot.
 
     Args:
-        words: The error as the node has written it.
         message: What it means to whoever does not follow.
+        slot: The slot.
+        host: Where it is; empty if that is the host that was asked.
+        port: The port there.
     """
 
-    def __init__(self, words: str, message: str) -> None:
+    def __init__(self, message: str, slot: int, host: str, port: int) -> None:
         super().__init__(message)
-        _, slot, address = words.split(" ")
-        host, _, port = address.rpartition(":")
-        self.slot = int(slot)
+        self.slot = slot
         self.host = host
-        """Empty if it is the host that was asked."""
-        self.port = int(port)
+        self.port = port
 
 
 def error_of(words: str, adapter: str) -> Exception:
@@ -50,11 +49,14 @@ def error_of(words: str, adapter: str) -> Exception:
         return ConnectionError(f"Redis cannot serve {adapter}: {words}")
     if code in ELSEWHERE:
         message = f"{adapter} needs a single Redis server or Sentinel, not a Redis Cluster: {words}"
-        return Moved(words, message) if _MOVED.fullmatch(words) else BridgeError(message)
+        if moved := _MOVED.fullmatch(words):
+            return Moved(message, int(moved[1]), moved[2], int(moved[3]))
+        return BridgeError(message)
     error: Exception = getattr(_exceptions(), NAMED.get(code, "ResponseError"))(words)
     return error
 
 
+_MOVED = re.compile(r"MOVED ([0-9]{1,5}) ([^ ]*):([0-9]{1,5})")
 _MOVED = re.compile(r"MOVED [0-9]{1,5} [^ ]*:[0-9]{1,5}")
 
 

@@ -83,11 +83,7 @@ class HiredisParser:
         self._next: Callable[[], Any] = reader.gets
 
     def feed(self, piece: bytes, *, is_flow: bool = True) -> list[Any]:
-        """Add a piece; return the replies that are complete now, perhaps none.
-
-        Raises:
-            hiredis.ProtocolError: This is not RESP2.
-        """
+        """As `Replies.feed`; what is no RESP2 raises a hiredis.ProtocolError."""
         self._feed(piece)
         return list(iter(self._next, _MORE))
 
@@ -111,16 +107,7 @@ class Parser:
         self._enough = 0  # the size at which to parse again
 
     def feed(self, piece: bytes, *, is_flow: bool = True) -> list[Any]:
-        """Add a piece; return the replies that are complete now, perhaps none.
-
-        Args:
-            piece: Bytes, at least one.
-            is_flow: More may come at any time. Else nothing follows the replies to the commands, so that they end
-                where a piece ends.
-
-        Raises:
-            ValueError: This is not RESP2.
-        """
+        """As `Replies.feed`; what is no RESP2 raises a ValueError."""
         self._pieces.append(piece)
         self._size += len(piece)
         # Parsing a long reply with every piece would take time by the square of its length. Its last piece ends with a

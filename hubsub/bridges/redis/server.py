@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TypeAlias
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from ...errors import BridgeError, MissingDriver
+from ..together import together
 from .answers import is_denied, sound
 from .connection import Connection
 from .resp import Command, decode
@@ -290,17 +291,10 @@ class Server:
         place = master if where is None else {"host": where[0], "port": where[1]}
         opened = [Connection(self._address.driver(**place), self._adapter, lost) for _ in several]
         into += opened
-        opening = [
-            asyncio.ensure_future(self._open(connection, commands, by_sentinel=bool(master)))
+        replies = await together(
+            self._open(connection, commands, by_sentinel=bool(master))
             for connection, commands in zip(opened, several, strict=True)
-        ]
-        try:
-            replies = await asyncio.gather(*opening)
-        except BaseException:
-            for task in opening:
-                task.cancel()
-            await asyncio.gather(*opening, return_exceptions=True)
-            raise
+        )
         return list(zip(opened, replies, strict=True))
 
     async def _open(self, connection: Connection, commands: Sequence[Command], *, by_sentinel: bool) -> list[Any]:
