@@ -1,4 +1,7 @@
-"""`python -m benchmarks`: compare, print, and write docs/benchmarks.md and docs/benchmarks.svg."""
+"""`python -m benchmarks`: compare, print, and write docs/benchmarks.md and docs/benchmarks.svg.
+
+With `--only`, it writes the rows of those benchmarks, and leaves the rest of the page as it is.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,7 @@ BROADCASTER = ROOT / ".venv-broadcaster" / "bin" / "python"
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Compare hubsub with its peers.")
     parser.add_argument("--quick", action="store_true", help="a fifth of the rounds")
-    parser.add_argument("--only", metavar="NAME", help="benchmarks with this in their name; writes nothing")
+    parser.add_argument("--only", metavar="NAME", nargs="+", default=[""], help="those with one of these in their name")
     parser.add_argument("--no-write", action="store_true", help="print only")
     parser.add_argument("--list", action="store_true", help="list the benchmarks and end")
     parser.add_argument("--broadcaster", metavar="PYTHON", type=Path, default=BROADCASTER, help="where that one is")
@@ -58,7 +61,7 @@ def main() -> None:
     os.chdir(ROOT)
     logging.disable(logging.WARNING)
     began = time.monotonic()
-    wanted = options.only or ""
+    wanted: list[str] = options.only
 
     versions = []
     if options.broadcaster.exists():
@@ -74,7 +77,7 @@ def main() -> None:
     results = []
     left_out = []
     for benchmark in BENCHMARKS:
-        if wanted in benchmark.name:
+        if any(each in benchmark.name for each in wanted):
             try:
                 results.append(run(benchmark, options.quick))
             except Missing as missing:
@@ -86,17 +89,22 @@ def main() -> None:
     found = {}
     rounds = 3 if options.quick else 15
     for task in throughput.TASKS:
-        if wanted in f"throughput_{task}":
+        if any(each in f"throughput_{task}" for each in wanted):
             found[task] = throughput.run(task, rounds)
             print("\n" + "\n".join(report.throughput_lines(task, found[task])), flush=True)
     for peer in throughput.ELSEWHERE.values():
         peer.close()
     print("\n".join(["", *left_out, f"{time.monotonic() - began:.0f} s"]))
 
-    if not wanted and not options.no_write:
+    page = ROOT / "docs" / "benchmarks.md"
+    if options.no_write:
+        return
+    if wanted != [""]:
+        report.replace_rows(page, results, [each.name for each in BENCHMARKS])
+    else:
         how = "A quick run, a fifth of the rounds." if options.quick else ""
         how = " ".join([how, *(f"{each}." for each in left_out)])
-        report.replace_between_markers(ROOT / "docs/benchmarks.md", report.tables(results, found, where, what, how))
+        report.replace_between_markers(page, report.tables(results, found, where, what, how))
         bars = {throughput.TASKS[task]: [(each.name, each.median) for each in peers] for task, peers in found.items()}
         note = f"Messages in the time that hubsub takes for one. {where}."
         drawing = chart.draw("Throughput relative to hubsub", note, bars)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
 from statistics import median
@@ -70,11 +70,7 @@ def tables(results: list[Result], throughput: dict[str, list[Throughput]], where
     """Everything for the documentation."""
     parts = [f"Measured on: {where}. {what}. {rounds}", ""]
     parts += ["| Benchmark | What is compared | Target | Median | Least … most |", "| --- | --- | --- | --- | --- |"]
-    for result in results:
-        benchmark = result.benchmark
-        low, middle, high = (figure(f(result.values), benchmark.unit) for f in (min, median, max))
-        verdict = f"**{middle}**" if result.is_reached else f"**{middle}** (missed)"
-        parts.append(f"| `{benchmark.name}` | {benchmark.sentence} | {benchmark.target} | {verdict} | {low} … {high} |")
+    parts += map(row, results)
     parts += ["", "![Messages in the time that hubsub takes for one, by library and task](benchmarks.svg)", ""]
     for task, found in throughput.items():
         parts += [f"| {TASKS[task]} | Relative to hubsub | Least … most | µs a message |", "| --- | --- | --- | --- |"]
@@ -85,10 +81,38 @@ def tables(results: list[Result], throughput: dict[str, list[Throughput]], where
     return "\n".join(parts).rstrip()
 
 
+def row(result: Result) -> str:
+    """One benchmark for the documentation."""
+    benchmark = result.benchmark
+    low, middle, high = (figure(f(result.values), benchmark.unit) for f in (min, median, max))
+    verdict = f"**{middle}**" if result.is_reached else f"**{middle}** (missed)"
+    return f"| `{benchmark.name}` | {benchmark.sentence} | {benchmark.target} | {verdict} | {low} … {high} |"
+
+
+def replace_rows(page: Path, results: Iterable[Result], order: Sequence[str]) -> None:
+    """Put some rows into the page, in the place of the last ones; new ones where they belong in this order of names."""
+    before, tables, after = _parts(page)
+    lines = tables.split("\n")
+    for result in results:
+        name = result.benchmark.name
+        places = {text.split("`")[1]: place for place, text in enumerate(lines) if text.startswith("| `")}
+        if name in places:
+            lines[places[name]] = row(result)
+        else:
+            lines.insert(1 + max(places[each] for each in order[: order.index(name)] if each in places), row(result))
+    page.write_text(before + "\n".join(lines) + after, encoding="utf-8")
+
+
 def replace_between_markers(page: Path, text: str) -> None:
     """Put the tables into the page, in the place of the last ones."""
+    before, _, after = _parts(page)
+    page.write_text(f"{before}\n\n{text}\n\n{after}", encoding="utf-8")
+
+
+def _parts(page: Path) -> tuple[str, str, str]:
+    """Return a page in three parts: the tables, and what is before and after them."""
     before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
+    tables, end, after = rest.partition(END)
     if not begin or not end:
         raise SystemExit(f"{page} lacks the markers {BEGIN} and {END}, between which the tables go")
-    page.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
+    return before + begin, tables, end + after
