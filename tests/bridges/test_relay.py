@@ -4,7 +4,7 @@ import asyncio
 import gc
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -497,6 +497,57 @@ async def test_other_keys_are_published_as_if_nothing_had_happened_while_a_bridg
     assert bridge.hub.publish("b", 1) == 1
     assert messages == [1]
     assert bridge.health().outbox_messages == 0
+
+
+class Uploading(MemoryAdapter):
+    """Sends over a slow line, where everything waits for what is sent before it."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.moved = 0
+        self.is_deaf = False
+
+    @property
+    def sending(self) -> int:  # type: ignore[override]
+        return self.moved
+
+    async def send(self, records: Sequence[Record]) -> Mapping[int, Exception]:
+        for _ in range(60 if any(len(each.payload) > 1000 for each in records) else 1):
+            await asyncio.sleep(0.01)
+            self.moved += 1
+        return await super().send(records)
+
+    def deliver(self, record: Record) -> None:
+        if not self.is_deaf:
+            super().deliver(record)
+
+
+async def test_a_beat_that_waits_behind_a_large_message_is_no_silence(sites: Sites) -> None:
+    async with Hub() as hub, Quick(hub, Uploading(sites.url), both=ALL) as bridge:
+        await bridge.ready()
+        receiver = await sites.hub()
+        await sites.bridge(receiver)
+        messages = record(receiver)
+        for number in range(3):
+            hub.publish("k", [number, "x" * 2000])
+            await until(lambda: len(messages) > number)  # noqa: B023
+        assert not bridge.health().reconnects
+
+
+async def test_a_line_that_brings_nothing_is_found_while_much_is_sent(sites: Sites) -> None:
+    adapter = Uploading(sites.url)
+    async with Hub() as hub, Quick(hub, adapter, both=ALL) as bridge:
+        await bridge.ready()
+        adapter.is_deaf = True
+
+        sent = 0
+        while bridge.health().last_error is None:
+            hub.publish("k", "x" * 2000)
+            await until(lambda: bridge.health().sent > sent or bridge.health().last_error)  # noqa: B023
+            sent = bridge.health().sent
+        assert "nothing was heard" in str(bridge.health().last_error)
+        # The first beat has waited, and no other one: each upload takes twice as long as silence may.
+        assert sent <= 5
 
 
 # Closing

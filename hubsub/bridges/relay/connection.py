@@ -389,6 +389,8 @@ class Connection:
         loop, timing, adapter, sender = asyncio.get_running_loop(), self._timing, self._adapter, self._parts.sender
         step, read, sent, ping = Silence(), Silence(), Silence(), Silence()
         push = self._parts.features.push
+        heard: object = None
+        beats, moved = 0, adapter.sending
         last = loop.time()
         while True:
             await asyncio.sleep(timing.tick)
@@ -409,7 +411,13 @@ class Connection:
             if self._phase == "connecting":
                 continue
             slack = 2 * self._round_trip
-            silent = read.listen((self._reads, self._is_reading, adapter.receiving, self._pongs), passed)
+            sign = (self._reads, self._is_reading, adapter.receiving, self._pongs)
+            if sign != heard:
+                heard, beats = sign, sender.beats
+            # Nothing can answer the first beat while it waits behind what is being sent over a slow line.
+            waits = sender.has_beat and sender.beats == beats and adapter.sending != moved
+            moved = adapter.sending
+            silent = read.listen(sign, 0.0 if waits else passed)
             hears = self._is_reading and (not push or self._listens)
             if hears:
                 deaf = (timing.deaf if push else timing.deaf_pulling) + slack

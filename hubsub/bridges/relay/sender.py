@@ -116,7 +116,7 @@ class Sender:
         self._messages = 0  # of these
         self._in_hand = 0  # how many of them, from the first on, are in a call of the adapter
         self._control: deque[Record] = deque()
-        self._has_beat = False
+        self._beat: Record | None = None
         self._most = self.BATCH
         self._most_bytes = 1 << 20
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -132,6 +132,8 @@ class Sender:
         """Bytes that the running call has to send; None if no call is running."""
         self.progress = 0
         """Calls of the adapter that have succeeded."""
+        self.beats = 0
+        """Beats that were sent."""
         self.is_refused = False
         """True while the broker accepts no messages."""
         self.outbox: Outbox | None = None
@@ -149,7 +151,7 @@ class Sender:
     def pending(self) -> int:
         """Messages that are not sent yet, including replies."""
         waiting = 0 if self.outbox is None else self.outbox.pending
-        return self._messages + waiting + len(self._control) - self._has_beat
+        return self._messages + waiting + len(self._control)
 
     @property
     def oldest(self) -> float | None:
@@ -319,11 +321,11 @@ class Sender:
         self.is_refused = False
         while True:
             try:
-                if self._control:
+                if self._control or self._beat:
                     await self._send_control(adapter)
                 if self._queue:
                     await self._send_batch(adapter)
-                elif not self._control:
+                elif not self._control and not self._beat:
                     self._wake_flushers()
                     self._news = asyncio.get_running_loop().create_future()
                     await self._news
@@ -340,13 +342,16 @@ class Sender:
                     busy(None)
 
     async def _send_control(self, adapter: Adapter) -> None:
+        beat = () if self._beat is None else (self._beat,)
         batch = list(islice(self._control, self.BATCH))
-        refused = await self._hand_over(adapter, batch)
+        refused = await self._hand_over(adapter, [*beat, *batch])
         for _ in batch:
             self._control.popleft()
-        self._has_beat = False
+        if beat:
+            self._beat = None
+            self.beats += 1
         for index, error in refused.items():
-            self._refused(batch[index].key, None, error)
+            self._refused((*beat, *batch)[index].key, None, error)
 
     async def _send_batch(self, adapter: Adapter) -> None:
         first = self._queue[0]
@@ -482,10 +487,14 @@ class Sender:
 
     def beat(self, key: Key[Any]) -> None:
         """Send a beat, which comes back under `key`."""
-        if not self._has_beat:
-            self._has_beat = True
-            self._control.appendleft(self._control_record(key, BEAT, None))
+        if self._beat is None:
+            self._beat = self._control_record(key, BEAT, None)
             self._wake()
+
+    @property
+    def has_beat(self) -> bool:
+        """True while a beat waits to be sent."""
+        return self._beat is not None
 
     def reply(self, to: Key[Any], key: Key[Any], reply: Any, meta: Meta) -> None:
         """Send the reply to a request of `key`; if it cannot be encoded, send an error instead."""
@@ -531,7 +540,7 @@ class Sender:
                 _fail(each.event, None, why)
         self._queue.clear()
         self._control.clear()
-        self._has_beat = False
+        self._beat = None
         self._messages = self.bytes = 0
         if self.outbox is not None:
             self.outbox.close()
