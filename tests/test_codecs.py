@@ -391,8 +391,9 @@ def test_json_is_written_as_the_standard_library_writes_it(message: Any) -> None
 
 
 def plainly(payload: bytes) -> bytes:
-    """A payload with `1e16` where the standard library writes `1e+16`, and `1e-7` where it writes `1e-07`."""
-    return re.sub(rb"(?<=[0-9])e(?:\+|(-)0?)(?=[1-9])", rb"e\1", payload)
+    """A payload with each float as Python shows it: `1e16` and `0.00006` are written in other ways by others."""
+    number = rb"-?[0-9]+(\.[0-9]+(e[+-]?[0-9]+)?|e[+-]?[0-9]+)"
+    return re.sub(number, lambda found: repr(float(found[0])).encode(), payload)
 
 
 class Words(str):

@@ -57,7 +57,6 @@ def error_of(words: str, adapter: str) -> Exception:
 
 
 _MOVED = re.compile(r"MOVED ([0-9]{1,5}) ([^ ]*):([0-9]{1,5})")
-_MOVED = re.compile(r"MOVED [0-9]{1,5} [^ ]*:[0-9]{1,5}")
 
 
 def sound(reply: Any) -> Any:
