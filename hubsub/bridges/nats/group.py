@@ -90,7 +90,7 @@ class Member:
             self._again += 1
             return 0
         last, number = self._last, row[0]
-        skipped = number - int(row.message.reply.split(b".")[-3])
+        skipped = number - row.delivered
         missing = skipped - self._skipped + self._again
         self._last, self._skipped, self._again = number, skipped, 0
         if missing <= 0:
@@ -155,11 +155,5 @@ class Member:
     async def _without_returns(self, rows: list[Stored]) -> list[Stored]:
         """Return rows with attempts that do not count when they were handed back."""
         counts: dict[str, Any] = (await self._entry("returns")).value.get("counts", {})
-        found = []
-        for row in rows:
-            if row[5] and (returns := counts.get(str(row[0]))):
-                less = tuple.__new__(Stored, (*row[:5], max(0, row[5] - returns)))
-                less.message = row.message
-                row = less
-            found.append(row)
-        return found
+        returned = [counts.get(str(row[0]), 0) if row[5] else 0 for row in rows]
+        return [row.after(max(0, row[5] - times)) if times else row for row, times in zip(rows, returned, strict=True)]

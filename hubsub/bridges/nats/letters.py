@@ -60,10 +60,15 @@ async def listed(streams: Streams, limit: int, before: int | None) -> list[Burie
     return [_letter(streams, row) for row in found[max(0, len(found) - limit) :]]
 
 
+def _headers(head: bytes) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the headers of the message in a letter, and those of the letter, by their names without `DEAD`."""
+    headers = unpack(head)[1] if head else {}
+    return headers, {name[len(DEAD) :]: headers.pop(name) for name in tuple(headers) if name.startswith(DEAD)}
+
+
 def _letter(streams: Streams, row: Stored) -> Buried:
     message = row.message
-    headers = unpack(message.head)[1] if message.head else {}
-    said = {name[len(DEAD) :]: headers.pop(name) for name in tuple(headers) if name.startswith(DEAD)}
+    headers, said = _headers(message.head)
     key = streams.dead.key(message.subject)
     assert key is not None
     attempts, time = said.get("attempts", ""), said.get("time")
@@ -89,9 +94,8 @@ async def send_back(streams: Streams, position: str) -> None:
     if found is None:
         raise NoSuchLetter(position)
     message = found["message"]
-    headers = unpack(base64.b64decode(message.get("hdrs", "")))[1]
-    said = {header: headers.pop(header) for header in tuple(headers) if header.startswith(DEAD)}
-    if (reader := said.get(f"{DEAD}reader")) is not None:
+    headers, said = _headers(base64.b64decode(message.get("hdrs", "")))
+    if (reader := said.get("reader")) is not None:
         headers[READER] = reader
     key = streams.dead.key(message["subject"].encode())
     assert key is not None

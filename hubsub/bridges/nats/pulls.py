@@ -28,6 +28,14 @@ class Stored(tuple[int, str, bytes | None, float | None, str | None, int]):
     """A `Row` with the message that it was read from."""
 
     message: Message
+    delivered: int
+    """The consumer's own number of it."""
+
+    def after(self, attempts: int) -> Stored:
+        """Return it with another number of attempts."""
+        row: Stored = as_tuple(Stored, (*self[:5], attempts))
+        row.message, row.delivered = self.message, self.delivered
+        return row
 
 
 class Pull:
@@ -114,5 +122,5 @@ class Pull:
         attempts, number, self.delivered, nanoseconds, self.pending = map(int, words[first : first + 5])
         fields = (number, "", message.payload, nanoseconds / NANO, None, attempts - 1)
         row: Stored = as_tuple(Stored, fields)
-        row.message = message
+        row.message, row.delivered = message, self.delivered
         return row

@@ -342,16 +342,16 @@ class Sender:
                     busy(None)
 
     async def _send_control(self, adapter: Adapter) -> None:
-        beat = () if self._beat is None else (self._beat,)
-        batch = list(islice(self._control, self.BATCH))
-        refused = await self._hand_over(adapter, [*beat, *batch])
+        beat, batch = self._beat, list(islice(self._control, self.BATCH))
+        records = batch if beat is None else [beat, *batch]
+        refused = await self._hand_over(adapter, records)
         for _ in batch:
             self._control.popleft()
-        if beat:
+        if beat is not None:
             self._beat = None
             self.beats += 1
         for index, error in refused.items():
-            self._refused((*beat, *batch)[index].key, None, error)
+            self._refused(records[index].key, None, error)
 
     async def _send_batch(self, adapter: Adapter) -> None:
         first = self._queue[0]
