@@ -397,7 +397,7 @@ class ClusterLine:
             raise ConnectionResetError("the connection to Redis is closed")
         for connection in self.connections:
             if connection.error is not None:
-                raise connection.error if isinstance(connection.error, BridgeError) else connection.failure()
+                raise connection.reason()
 
     def _look(self) -> None:
         """Detect a node that is dead, while the relay's beat travels by another one.

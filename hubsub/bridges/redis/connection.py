@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ...errors import BridgeError
 from ..adapter import bytes_moved
 from .answers import error_of, is_denied, is_unknown, sound
 from .resp import Command, pack, parser
@@ -255,6 +256,10 @@ class Connection(asyncio.Protocol):
         if self.error is not None:
             failure.__cause__ = self.error
         return failure
+
+    def reason(self) -> Exception:
+        """Return why the connection was lost: an error that the server has sent, if that was the reason."""
+        return self.error if isinstance(self.error, BridgeError) else self.failure()
 
     @property
     def owes(self) -> bool:

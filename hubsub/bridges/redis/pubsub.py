@@ -252,7 +252,7 @@ class _Line:
                 return received
             for connection in self.connections:
                 if connection.error is not None:
-                    raise self.subscriber.reason() if self.subscriber else connection.failure()
+                    raise self.subscriber.connection.reason() if self.subscriber else connection.failure()
             if self._is_closed:
                 raise ConnectionResetError("the connection to Redis is closed")
             await self._news.wait()

@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
-from ...errors import BridgeError
 from ...key import Key
 from ..adapter import Received
 from .answers import Moved, sound
@@ -123,5 +122,4 @@ class Shard:
         while self._asked:
             done = self._asked.popleft()[3]
             if not done.done():
-                error = self.connection.error
-                done.set_exception(error if isinstance(error, BridgeError) else self.connection.failure())
+                done.set_exception(self.connection.reason())

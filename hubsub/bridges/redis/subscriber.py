@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
-from ...errors import BridgeError
 from ...key import PLUS, STAR, Key, is_subset
 from ..adapter import Received
 from ..address import Addresses, Copies, cached
@@ -181,12 +180,7 @@ class Subscriber:
         while self._asked:
             for done in self._asked.popleft().waiting:
                 if not done.done():
-                    done.set_exception(self.reason())
-
-    def reason(self) -> Exception:
-        """Return why the connection was lost: an error that the server has sent, if that was the reason."""
-        error = self.connection.error
-        return error if isinstance(error, BridgeError) else self.connection.failure()
+                    done.set_exception(self.connection.reason())
 
 
 _OF_PATTERNS = (b"psubscribe", b"punsubscribe")
