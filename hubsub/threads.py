@@ -183,7 +183,7 @@ class _Running:
         self._stop = asyncio.Event()
         self._lock = threading.RLock()  # the garbage collector may close a reader in any line
         self._calls: set[concurrent.futures.Future[Any]] = set()
-        # A daemon: at the end of the program, `atexit` closes the hub, for which Python first waits for other threads.
+        # A daemon, since Python waits for other threads before it calls what `atexit` has, which closes the hub.
         self.thread = threading.Thread(target=self._run, name=f"hubsub {hub.name}", daemon=True)
 
     def start(self) -> None:

@@ -13,7 +13,7 @@ async def together(coroutines: Iterable[Coroutine[Any, Any, V]]) -> list[V]:
     """Run coroutines at the same time, and return their results in this order.
 
     If one fails, or the caller is cancelled, the others are cancelled, and have ended when that error is raised: the
-    error itself, where an `asyncio.TaskGroup` would raise a group, which the relay would not know.
+    error itself, where an `asyncio.TaskGroup` would raise a group, which nobody here expects.
     """
     tasks = [asyncio.ensure_future(each) for each in coroutines]
     try:

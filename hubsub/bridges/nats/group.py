@@ -125,7 +125,8 @@ class Member:
     async def hand_back(self, numbers: Iterable[int] | None) -> None:
         """Hand messages back, or all; JetStream counts them as delivered, so it is noted that they were not tried."""
         await self._pull.end()  # otherwise they would come here again
-        # The server now forgets requests for which nobody waits; the first message would go to one, and come back last.
+        # This has the server forget requests for which nobody waits any more. Otherwise it would send the first message
+        # to one of them, and that message would come back last.
         await self._api.find(f"CONSUMER.INFO.{self._consumer}")
         self._pull = self._begin()
         numbers = [number for number in (self._in_hand if numbers is None else numbers) if number in self._in_hand]

@@ -560,6 +560,6 @@ class Connection:
 
 
 def _retrieve(task: asyncio.Future[Any]) -> None:
-    """Keep asyncio from logging an error: who waits for the task may be cancelled before it ends."""
+    """Keep asyncio from logging an error: whoever waits for the task may be cancelled before it ends."""
     if not task.cancelled():
         task.exception()
