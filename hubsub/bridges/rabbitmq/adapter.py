@@ -12,7 +12,7 @@ from .options import Settings
 
 if TYPE_CHECKING:
     from .letters import Letters
-    from .line import Line
+    from .line import Joined, Line
     from .names import Names
 
 
@@ -53,7 +53,7 @@ class RabbitMQAdapter(Adapter):
         self._names: Names | None = None
         self._reader = ""
         self._losses: list[Loss] = []
-        self._joined: dict[str, bool] = {}
+        self._joined: Joined = {}
         self._unroutable = 0
 
     def __repr__(self) -> str:
