@@ -222,6 +222,10 @@ class ClusterLine(Line):
     # Signs of life
 
     @property
+    def activity(self) -> int:
+        return sum(connection.moved for connection in self.connections)
+
+    @property
     def receiving(self) -> int | None:
         """A number that changes whenever bytes have come where messages are received."""
         return sum(connection.received for connection in self._receiving())

@@ -172,7 +172,7 @@ class PubSubLine(Line):
                 return received
             for connection in self.connections:
                 if connection.error is not None:
-                    raise self.subscriber.connection.reason() if self.subscriber else connection.failure()
+                    raise connection.reason()
             if self._is_closed:
                 raise ConnectionResetError("the connection to Redis is closed")
             await self._news.wait()
