@@ -454,8 +454,9 @@ async def test_a_reader_that_is_back_reads_while_the_streams_are_not_open_and_th
         await two.see(1)
         assert two.bridge.health().reconnects == 1
         are_open.set()
-        while not one.bridge.health().unroutable:
-            await one.hub.publish_confirmed(("other", "1"), 2, timeout=60)
+        async with asyncio.timeout(30):
+            while not one.bridge.health().unroutable:
+                await one.hub.publish_confirmed(("other", "1"), 2)
         await one.hub.publish_confirmed(("k", "2"), 3, timeout=60)
         await two.see(3)
         assert not two.gaps
