@@ -420,15 +420,15 @@ async def test_looking_for_an_exchange_that_is_deleted_meanwhile_does_not_make_i
     await adapter.connect(link(namespace))
     try:
         async with channel_of(rabbitmq) as channel:
-            line: Any = adapter._connected()
-            assert await topology.exchange_exists(line.reading, line.names)
+            line: Any = adapter.connected()
+            assert await topology.exchange_exists(line.reader, line.names)
             await channel.exchange_delete(namespace)
-            channel_with = line.reading.channel
+            channel_with = line.reader.channel
             with monkeypatch.context() as patch:
                 # Without the declaration that found it a moment ago.
-                patch.setattr(line.reading, "channel", lambda *methods: channel_with(*methods[1:]))
-                assert not await topology.exchange_exists(line.reading, line.names)
-            assert not await topology.exchange_exists(line.reading, line.names)
+                patch.setattr(line.reader, "channel", lambda *methods: channel_with(*methods[1:]))
+                assert not await topology.exchange_exists(line.reader, line.names)
+            assert not await topology.exchange_exists(line.reader, line.names)
     finally:
         await adapter.close()
 

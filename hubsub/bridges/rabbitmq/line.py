@@ -12,6 +12,7 @@ from ...errors import BrokerBusy, EncodeError, NameTaken
 from ...key import Key
 from ..adapter import Link, Loss, Received, Record
 from ..address import cached
+from ..lines import Line
 from . import frames
 from .client import Channel, Connection, QueueGone
 from .delays import Delays, path, ticks_until
@@ -36,7 +37,7 @@ GOODBYE = 1.2
 MOST_PREFETCH = 65535
 
 
-class Line:
+class AmqpLine(Line):
     """Two connections; if one is lost, both are.
 
     Args:
@@ -54,8 +55,8 @@ class Line:
         self._losses = lost
         self._joined = joined
         login = settings.login()
-        self.reading = Connection(login, self._ended)
-        self.sending = Connection(login, self._ended)
+        self.reader = Connection(login, self._ended)
+        self.writer = Connection(login, self._ended)
         self.aside_lock = asyncio.Lock()
         """Is held by what is done over `aside`, one after the other."""
         self.has_letters = False
@@ -86,24 +87,24 @@ class Line:
             raise explained(error) from error.__cause__
 
     async def _open(self) -> None:
-        await asyncio.gather(self.reading.open(), self.sending.open())
+        await asyncio.gather(self.reader.open(), self.writer.open())
         self.inward, self.outward, self.aside, delaying = await asyncio.gather(
-            self.reading.channel(),
-            self.sending.channel(confirms=True),
-            self.sending.channel(confirms=True),
-            self.sending.channel(),
+            self.reader.channel(),
+            self.writer.channel(confirms=True),
+            self.writer.channel(confirms=True),
+            self.writer.channel(),
         )
         self.delays = Delays(delaying, self.names.delay, self.names.exchange)
-        await declare_exchanges(self.reading, self.inward, self.names)
+        await declare_exchanges(self.reader, self.inward, self.names)
         if self._link.incoming:
             await self._join()
-        self._guarding = self.reading.loop.create_task(self._guard(), name=f"watching {self.names.exchange}")
+        self._guarding = self.reader.loop.create_task(self._guard(), name=f"watching {self.names.exchange}")
 
     async def _join(self) -> None:
         """Declare the queue, bind it to what is incoming and to nothing else, and consume it."""
         names, link, channel = self.names, self._link, self.inward
         is_kept = bool(link.reader)
-        if link.name is not None and not await Lock(self.reading, f"{names.queue}:lock").take():
+        if link.name is not None and not await Lock(self.reader, f"{names.queue}:lock").take():
             raise NameTaken(link.name)
         if (was_there := self._joined.get(names.queue)) is False:
             # RabbitMQ reports the deletion shortly before it deletes: a queue that is found now may be about to go.
@@ -119,10 +120,10 @@ class Line:
         )
         patterns = [names.pattern(key) for key in link.incoming]
         if link.group is not None:
-            async with Lock(self.reading, f"{names.queue}:lock"):
-                await bind_exactly(self.reading, names.queue, names.exchange, patterns)
+            async with Lock(self.reader, f"{names.queue}:lock"):
+                await bind_exactly(self.reader, names.queue, names.exchange, patterns)
         elif is_kept:
-            await bind_exactly(self.reading, names.queue, names.exchange, patterns)
+            await bind_exactly(self.reader, names.queue, names.exchange, patterns)
         else:
             await channel.call(
                 *binds(names.queue, names.exchange, patterns), *binds(names.queue, names.control, [ANYONE])
@@ -134,7 +135,7 @@ class Line:
         await channel.call(self._prefetch, commands.Basic.Consume(queue=names.queue, consumer_tag="messages"))
 
     async def _queue_exists(self) -> bool:
-        return await exists(self.reading, commands.Queue.Declare(queue=self.names.queue, passive=True))
+        return await exists(self.reader, commands.Queue.Declare(queue=self.names.queue, passive=True))
 
     async def listen(self, keys: Sequence[Key[Any]]) -> None:
         """Receive the control messages of these keys."""
@@ -152,44 +153,59 @@ class Line:
         try:
             while True:
                 await asyncio.sleep(self._settings.heartbeat / 2)
-                if not await exchange_exists(self.reading, self.names):
+                if not await exchange_exists(self.reader, self.names):
                     self._recreated()
                 elif self._link.incoming and not await self._queue_exists():
-                    self.reading.cancelled()
+                    self.reader.cancelled()
         except Exception as error:
-            self.reading.fail(explained(error))
+            self.reader.fail(explained(error))
 
     def _recreated(self) -> None:
         """The exchange was deleted, and our bindings with it."""
-        if self._link.incoming and self.reading.error is None:
+        if self._link.incoming and self.reader.error is None:
             self._losses.append(Loss("the exchange was deleted"))
-        self.reading.fail(ConnectionResetError("the exchange was deleted"))
+        self.reader.fail(ConnectionResetError("the exchange was deleted"))
 
     def _ended(self) -> None:
         """A connection has ended."""
-        if isinstance(self.reading.error, QueueGone) and self._joined.get(self.names.queue):
+        if isinstance(self.reader.error, QueueGone) and self._joined.get(self.names.queue):
             self._losses.append(Loss("the queue was deleted"))
             self._joined[self.names.queue] = False
         self._news.set()
 
     def _check(self) -> None:
-        for connection, channel in ((self.reading, self.inward), (self.sending, self.outward)):
+        for connection, channel in ((self.reader, self.inward), (self.writer, self.outward)):
             if (error := connection.error or channel.error) is not None:
                 raise explained(error)
 
-    async def close(self, *, leave: bool) -> None:
-        """End both; with `leave`, after all that was sent is carried out, and delete a queue of this bridge alone."""
+    async def close(self) -> None:
         if self._guarding is not None:
             self._guarding.cancel()
-        if leave and self.reading.error is None and self._guarding is not None:
+        self.reader.abort()
+        self.writer.abort()
+
+    async def leave(self) -> None:
+        """End both after all that was sent is carried out, and delete a queue of this bridge alone."""
+        if self.reader.error is None and self._guarding is not None:
+            self._guarding.cancel()
             if self._link.incoming and not self._link.reader:
                 self.inward.tell(commands.Queue.Delete(queue=self.names.queue, nowait=True))
-            await asyncio.gather(self.reading.close(GOODBYE), self.sending.close(GOODBYE))
-        self.reading.abort()
-        self.sending.abort()
+            await asyncio.gather(self.reader.close(GOODBYE), self.writer.close(GOODBYE))
+        await self.close()
+
+    @property
+    def activity(self) -> int:
+        return sum(self.reader.moved) + sum(self.writer.moved)
+
+    @property
+    def receiving(self) -> int | None:
+        return self.reader.moved[1]
+
+    @property
+    def sending(self) -> int | None:
+        return sum(self.writer.moved)
 
     async def ping(self) -> None:
-        """Return when RabbitMQ has answered."""
         await self.inward.call(
             commands.Exchange.Declare(exchange=self.names.control, exchange_type="direct", durable=True)
         )
@@ -236,7 +252,7 @@ class Line:
         """Acknowledge messages; return when RabbitMQ has read that. Those of an earlier connection come again."""
         tags = {tag for line, tag in tokens if line is self}
         if tags:
-            self.reading.write(b"".join(self._acks(tags)))
+            self.reader.write(b"".join(self._acks(tags)))
             # RabbitMQ does not confirm that. But a channel carries out one method after the other.
             await self.inward.call(self._prefetch)
 
@@ -264,7 +280,7 @@ class Line:
         """Return these to the queue, for other members, and stop reading."""
         self.inward.tell(commands.Basic.Cancel(consumer_tag="messages", nowait=True))
         tags = [tag for line, tag in tokens if line is self]
-        self.reading.write(b"".join([frames.nack(self.inward.number, tag) for tag in tags]))
+        self.reader.write(b"".join([frames.nack(self.inward.number, tag) for tag in tags]))
         await self.inward.call(self._prefetch)
 
     # Sending
@@ -286,7 +302,7 @@ class Line:
 
     async def _publish(self, records: Sequence[Record]) -> dict[int, Exception]:
         self._check()
-        connection, channel, written = self.sending, self.outward, self._written
+        connection, channel, written = self.writer, self.outward, self._written
         refused: dict[int, Exception] = {}
         data: list[bytes] = []
         if connection.blocked is not None:
@@ -319,7 +335,7 @@ class Line:
         return refused
 
     def _busy(self) -> BrokerBusy:
-        return BrokerBusy(f"RabbitMQ accepts no messages at the moment: {self.sending.blocked}")
+        return BrokerBusy(f"RabbitMQ accepts no messages at the moment: {self.writer.blocked}")
 
     async def _refusals(self, records: Sequence[Record], refused: Mapping[int, Exception]) -> dict[int, Exception]:
         """RabbitMQ has closed the channel: return an error for each record if one of them is why, else raise."""
@@ -332,17 +348,17 @@ class Line:
             raise explained(error)
         self.before += self.outward.returned
         self._written.clear()
-        self.outward = await self.sending.channel(confirms=True)
+        self.outward = await self.writer.channel(confirms=True)
         self._head = cached(self._publish_head)
         return {index: explained(error) for index in range(len(records)) if index not in refused}
 
     def _check_connection(self) -> None:
-        if self.sending.error is not None:
-            raise explained(self.sending.error)
+        if self.writer.error is not None:
+            raise explained(self.writer.error)
 
     def _plain(self, record: Record) -> bytes:
         head = self._head(record.key)
-        return head + frames.content(self.outward.number, record.headers, record.payload, self.sending.frame_max)
+        return head + frames.content(self.outward.number, record.headers, record.payload, self.writer.frame_max)
 
     async def _packed(self, record: Record) -> bytes:
         """Return the frames of a control message, or of one that is due later."""
@@ -350,13 +366,13 @@ class Line:
         headers: Mapping[str, Any] = record.headers
         if record.is_control:
             head = frames.publish_head(number, self.names.control, address, mandatory=False)
-            return head + frames.content(number, headers, record.payload, self.sending.frame_max, mode=b"\x01")
+            return head + frames.content(number, headers, record.payload, self.writer.frame_max, mode=b"\x01")
         assert record.due is not None
         await self.delays.prepare(path(ticks_until(record.due))[0])
         # Declaring the levels took a while.
         top, wait = path(ticks_until(record.due))
         head = frames.publish_head(number, self.delays.entrance(top), address, mandatory=False)
-        return head + frames.content(number, {**headers, **wait}, record.payload, self.sending.frame_max)
+        return head + frames.content(number, {**headers, **wait}, record.payload, self.writer.frame_max)
 
     @property
     def unroutable(self) -> int:
@@ -367,8 +383,8 @@ class Line:
         """Publish one message beside the others; return whether a queue has it."""
         async with self.aside_lock:
             self._check_connection()
-            if self.sending.blocked is not None:
+            if self.writer.blocked is not None:
                 raise self._busy()
             if self.aside.error is not None:
-                self.aside = await self.sending.channel(confirms=True)
-            return await publish(self.aside, self.sending, exchange, key, headers, body)
+                self.aside = await self.writer.channel(confirms=True)
+            return await publish(self.aside, self.writer, exchange, key, headers, body)
