@@ -13,7 +13,6 @@ PENDING: dict[tuple[str, str], str] = {
         "narrow_lines_are_not_dead_ones",
         "amqp group",
     ): "over 100 kB/s RabbitMQ resets the connection",
-    ("narrow_lines_are_not_dead_ones", "ws"): "on a busy machine an endpoint takes three seconds over ten megabytes",
 }
 
 
