@@ -7,13 +7,7 @@ from typing import Any
 import pytest
 
 # By the name of the check or fault, and the kind of broker; "" stands for all.
-PENDING: dict[tuple[str, str], str] = {
-    ("narrow_lines_are_not_dead_ones", "amqp"): "over 100 kB/s RabbitMQ resets the connection",
-    (
-        "narrow_lines_are_not_dead_ones",
-        "amqp group",
-    ): "over 100 kB/s RabbitMQ resets the connection",
-}
+PENDING: dict[tuple[str, str], str] = {}
 
 
 def pending(name: str, kind: str) -> list[Any]:
