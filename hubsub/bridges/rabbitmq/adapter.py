@@ -12,7 +12,7 @@ from .options import Settings
 
 if TYPE_CHECKING:
     from .letters import Letters
-    from .line import AmqpLine
+    from .line import AmqpLine, Joined
     from .names import Names
 
 
@@ -51,7 +51,7 @@ class RabbitMQAdapter(LineAdapter["AmqpLine"]):
         self._settings = Settings(type(self).__name__, url, options)
         self._reader = ""
         self._losses: list[Loss] = []
-        self._joined: dict[str, bool] = {}
+        self._joined: Joined = {}
         self._unroutable = 0
 
     def __repr__(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from pamqp import commands
 
@@ -36,6 +36,8 @@ GOODBYE = 1.2
 """Seconds that RabbitMQ has to answer when a connection is closed."""
 MOST_PREFETCH = 65535
 
+Joined: TypeAlias = dict[str, list[str] | None]
+
 
 class AmqpLine(Line):
     """Two connections; if one is lost, both are.
@@ -45,10 +47,11 @@ class AmqpLine(Line):
         link: What they carry.
         names: The names of its queues and exchanges.
         lost: Losses that are to be reported, also by the next connection.
-        joined: Queues that were read before, by an earlier connection; False if they were deleted since.
+        joined: Queues that were read before, by an earlier connection, and what it has bound them to; None if they were
+            deleted since.
     """
 
-    def __init__(self, settings: Settings, link: Link, names: Names, lost: list[Loss], joined: dict[str, bool]) -> None:
+    def __init__(self, settings: Settings, link: Link, names: Names, lost: list[Loss], joined: Joined) -> None:
         self._settings = settings
         self._link = link
         self.names = names
@@ -95,44 +98,75 @@ class AmqpLine(Line):
             self.writer.channel(),
         )
         self.delays = Delays(delaying, self.names.delay, self.names.exchange)
-        await declare_exchanges(self.reader, self.inward, self.names)
-        if self._link.incoming:
-            await self._join()
-        self._guarding = self.reader.loop.create_task(self._guard(), name=f"watching {self.names.exchange}")
+        _, is_there, _ = await asyncio.gather(
+            declare_exchanges(self.reader, self.inward, self.names), self._is_still_there(), self._take_name()
+        )
+        late = await self._join(is_there) if self._link.incoming else ()
+        self._guarding = self.reader.loop.create_task(self._guard(late), name=f"watching {self.names.exchange}")
 
-    async def _join(self) -> None:
-        """Declare the queue, bind it to what is incoming and to nothing else, and consume it."""
-        names, link, channel = self.names, self._link, self.inward
-        is_kept = bool(link.reader)
-        if link.name is not None and not await Lock(self.reader, f"{names.queue}:lock").take():
-            raise NameTaken(link.name)
-        if (was_there := self._joined.get(names.queue)) is False:
+    async def _take_name(self) -> None:
+        if (name := self._link.name) is not None and not await Lock(self.reader, f"{self.names.queue}:lock").take():
+            raise NameTaken(name)
+
+    async def _join(self, is_there: bool) -> Sequence[str]:
+        """Declare the queue, bind it to what is incoming and to nothing else, and consume it.
+
+        Args:
+            is_there: The queue was read before, and still exists.
+
+        Returns:
+            The patterns of a queue that may still be bound to others: `_bind_exactly` is to be called with them.
+        """
+        names, channel = self.names, self.inward
+        is_kept = bool(self._link.reader)
+        patterns = [names.pattern(key) for key in self._link.incoming]
+        was_bound = is_there and is_kept and self._joined[names.queue] == patterns
+        expiring: dict[str, Any] = {"x-expires": int(self._settings.expires * 1000)}
+        methods: list[Any] = [
+            commands.Queue.Declare(queue=names.queue, durable=True, arguments=dict(QUORUM) if is_kept else expiring)
+        ]
+        if is_kept and not was_bound:
+            await channel.call(*methods)
+            await self._bind_exactly(patterns)
+            methods.clear()
+        else:
+            methods += binds(names.queue, names.exchange, patterns)
+            methods += binds(names.queue, names.control, [] if is_kept else [ANYONE])
+        # Every later message is received: here the gap ends. Losses of this connection are reported by the next one.
+        self._gaps = list(self._losses)
+        channel.consumers[b"messages"] = self._came
+        # Together: RabbitMQ is slow while it starts, and each round trip may take it half a second.
+        await channel.call(*methods, self._prefetch, commands.Basic.Consume(queue=names.queue, consumer_tag="messages"))
+        self._joined[names.queue] = patterns
+        # What else it is bound to says a stream, and RabbitMQ opens its streams last when it starts. An earlier
+        # connection has made sure that it is nothing, so this one need not do so before messages come.
+        return patterns if was_bound else ()
+
+    async def _is_still_there(self) -> bool:
+        """Return whether the queue was read before and still exists; if it does not, note the loss."""
+        if self.names.queue not in self._joined:
+            return False
+        if self._joined[self.names.queue] is None:
             # RabbitMQ reports the deletion shortly before it deletes: a queue that is found now may be about to go.
             for _ in range(20):
                 if not await self._queue_exists():
                     break
                 await asyncio.sleep(0.05)
-        elif was_there and not await self._queue_exists():
-            self._losses.append(Loss("the queue was deleted, or has expired"))
-        expiring: dict[str, Any] = {"x-expires": int(self._settings.expires * 1000)}
-        await channel.call(
-            commands.Queue.Declare(queue=names.queue, durable=True, arguments=dict(QUORUM) if is_kept else expiring)
-        )
-        patterns = [names.pattern(key) for key in link.incoming]
-        if link.group is not None:
-            async with Lock(self.reader, f"{names.queue}:lock"):
-                await bind_exactly(self.reader, names.queue, names.exchange, patterns)
-        elif is_kept:
-            await bind_exactly(self.reader, names.queue, names.exchange, patterns)
+            return False
+        if await self._queue_exists():
+            return True
+        self._losses.append(Loss("the queue was deleted, or has expired"))
+        del self._joined[self.names.queue]  # it is noted once, however often this has to be tried
+        return False
+
+    async def _bind_exactly(self, patterns: Sequence[str]) -> None:
+        """Bind the queue of a group or name to these patterns, and to no others."""
+        queue, exchange = self.names.queue, self.names.exchange
+        if self._link.group is None:
+            await bind_exactly(self.reader, queue, exchange, patterns)
         else:
-            await channel.call(
-                *binds(names.queue, names.exchange, patterns), *binds(names.queue, names.control, [ANYONE])
-            )
-        self._joined[names.queue] = True
-        # Every later message is received: here the gap ends. Losses of this connection are reported by the next one.
-        self._gaps = list(self._losses)
-        channel.consumers[b"messages"] = self._came
-        await channel.call(self._prefetch, commands.Basic.Consume(queue=names.queue, consumer_tag="messages"))
+            async with Lock(self.reader, f"{queue}:lock"):
+                await bind_exactly(self.reader, queue, exchange, patterns)
 
     async def _queue_exists(self) -> bool:
         return await exists(self.reader, commands.Queue.Declare(queue=self.names.queue, passive=True))
@@ -140,16 +174,20 @@ class AmqpLine(Line):
     async def listen(self, keys: Sequence[Key[Any]]) -> None:
         """Receive the control messages of these keys."""
         channel = self.inward
-        declared: Any = await channel.call(commands.Queue.Declare(queue="", exclusive=True, auto_delete=True))
         channel.consumers[b"control"] = self._came_for_us
         addresses = [self.names.address(key) for key in keys]
+        # Without a name, a method is about the queue that was declared last on its channel.
         await channel.call(
-            *binds(declared.queue, self.names.control, [*addresses, RECREATED]),
-            commands.Basic.Consume(queue=declared.queue, consumer_tag="control", no_ack=True),
+            commands.Queue.Declare(queue="", exclusive=True, auto_delete=True),
+            *binds("", self.names.control, [*addresses, RECREATED]),
+            commands.Basic.Consume(queue="", consumer_tag="control", no_ack=True),
         )
 
-    async def _guard(self) -> None:
-        """Check at each heartbeat that exchange and queue still exist: RabbitMQ does not report their deletion."""
+    async def _guard(self, late: Sequence[str]) -> None:
+        """Check at each heartbeat that exchange and queue still exist: RabbitMQ does not report their deletion.
+
+        At the first one, bind the queue to the patterns in `late`, if there are any, and to no others.
+        """
         try:
             while True:
                 await asyncio.sleep(self._settings.heartbeat / 2)
@@ -157,6 +195,9 @@ class AmqpLine(Line):
                     self._recreated()
                 elif self._link.incoming and not await self._queue_exists():
                     self.reader.cancelled()
+                elif late:
+                    await self._bind_exactly(late)
+                    late = ()
         except Exception as error:
             self.reader.fail(explained(error))
 
@@ -170,7 +211,7 @@ class AmqpLine(Line):
         """A connection has ended."""
         if isinstance(self.reader.error, QueueGone) and self._joined.get(self.names.queue):
             self._losses.append(Loss("the queue was deleted"))
-            self._joined[self.names.queue] = False
+            self._joined[self.names.queue] = None
         self._news.set()
 
     def _check(self) -> None:
