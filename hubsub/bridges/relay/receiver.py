@@ -133,7 +133,8 @@ class Receiver:
             self._receive(received)
 
     def _receive(self, received: Received) -> None:
-        key, payload, headers = received.key, received.payload, received.headers
+        # All at once, in a tenth of the time of one by one.
+        key, payload, headers, lane, position, _, attempts, _, is_replayed, _, trouble = received
         if self._full_key is not None:
             key = self._full_key(key)
         if (entry := self._entry(key)) != ENTERS:
@@ -143,23 +144,30 @@ class Receiver:
                 self._receive_control(received)
             self.durable.skip(received)
             return
-        if received.trouble is not None:
-            raise received.trouble
+        if trouble is not None:
+            raise trouble
         if not self._shares and self._wire.is_own(payload, headers) and not self._was_delayed(received):
             self.echoes += 1
             self.durable.skip(received)
             return
-        kind, message, meta = self._wire.unpack(key, payload, headers, self._is_live and not received.is_replayed)
-        if kind != MESSAGE:
-            self.durable.skip(received)
-            return
-        meta = self._inward(received, key, meta)
-        id = meta.id
+        live = self._is_live and not is_replayed
+        about = position, attempts > 0, is_replayed
+        if headers and (plain := self._wire.unpack_plain(key, payload, headers, live, about)) is not None:
+            message, meta = plain
+        else:
+            kind, message, some_meta = self._wire.unpack(key, payload, headers, live)
+            if kind != MESSAGE:
+                self.durable.skip(received)
+                return
+            meta = self._inward(received, key, some_meta)
+        id, source = meta[0], meta[1]
         name: Name | None = None
         if id is not None:
             # As `name_of`, inlined: a call for each message would show in the throughput.
-            name = (meta.source, id, key) if is_unguessable(id) else (meta.source, id, key, self._number, received.lane)
-        event: Event[Any] = Event(key, message, meta)
+            name = (source, id, key) if is_unguessable(id) else (source, id, key, self._number, lane)
+        # As its constructor.
+        event: Event[Any] = as_tuple(Event, (key, message))
+        event.meta = meta
         if name is not None and (known := self._seen.see(name)) is not None:
             if isinstance(received, SentBack) and self.durable.is_burying(known):
                 self._seen.note(name)
