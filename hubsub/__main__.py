@@ -10,12 +10,12 @@ from collections.abc import Sequence
 
 from . import MissingDriver, UnknownScheme, __version__
 from .cli import bench, check, completion, dead_letters, publish, relay, requesting, tap
-from .cli.arguments import port, seconds
+from .cli.arguments import command_line, port, seconds
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that `argv` names, by default that of the command line; return the exit code."""
-    parser = argparse.ArgumentParser(prog="hubsub", description="Hierarchical publish/subscribe for asyncio.")
+    parser = command_line("Hierarchical publish/subscribe for asyncio.")
     parser.add_argument("--version", action="version", version=f"hubsub {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
@@ -87,14 +87,14 @@ def _demo(arguments: argparse.Namespace) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in {"psutil", "rich"}:
             raise
-        print("the demo needs psutil and rich: pip install 'hubsub[demo]'", file=sys.stderr)
+        print("demo: needs psutil and rich: pip install 'hubsub[demo]'", file=sys.stderr)
         return 1
     bridge = None
     if arguments.bridge is not None:
         try:
             bridge = arguments.bridge, demo_bridge.adapter_of(arguments.bridge)
         except (MissingDriver, TypeError, UnknownScheme, ValueError) as error:
-            print(f"--bridge: {error}", file=sys.stderr)
+            print(f"demo: --bridge: {error}", file=sys.stderr)
             return 2
     page = None
     if arguments.web is not None:
@@ -103,10 +103,10 @@ def _demo(arguments: argparse.Namespace) -> int:
 
             page = demo_web.Page(arguments.web)
         except (MissingDriver, ModuleNotFoundError):
-            print("--web needs uvicorn, websockets and msgspec: pip install 'hubsub[demo]'", file=sys.stderr)
+            print("demo: --web needs uvicorn, websockets and msgspec: pip install 'hubsub[demo]'", file=sys.stderr)
             return 1
         except OSError as error:
-            print(f"--web: port {arguments.web}: {error.strerror}; --web 0 takes a free one", file=sys.stderr)
+            print(f"demo: --web: port {arguments.web}: {error.strerror}; --web 0 takes a free one", file=sys.stderr)
             return 2
     try:
         demo.main(arguments.seconds, arguments.plain, bridge, page)

@@ -434,8 +434,10 @@ class Hub(Publishing, Subscribing, Asking):
             (self._router.observers.append if debug else self._router.observers.remove)(checker)
         self._router.dismantle_on(loop)
         self._hint(debug)
-        for part in self.border.attached:
-            part.opened()
+        # A closed hub binds, too, to whatever is called before it is refused; a bridge would open the hub again.
+        if self.is_open:
+            for part in self.border.attached:
+                part.opened()
 
     def _hint(self, debug: bool) -> None:
         """In debug mode, log likely mistakes."""

@@ -26,7 +26,9 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "hubsub"
 
 GROUND = {"errors", "describe", "log", "key", "confirm", "event"}
-CONTRACT = {f"bridges.{name}" for name in ("adapter", "address", "inbox", "log", "schemes", "together", "urls")}
+CONTRACT = {
+    f"bridges.{name}" for name in ("adapter", "address", "inbox", "lines", "log", "schemes", "together", "urls")
+}
 PUBLIC = {"__init__", "bridges"}
 
 # The rooms of the house, and the rooms or modules that each may import besides itself. What is not named, it may not.

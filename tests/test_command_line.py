@@ -296,13 +296,18 @@ def test_check_names_every_scheme_and_what_brings_a_driver(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "asyncpg", None)
-    for name in [name for name in sys.modules if name.startswith("hubsub.bridges.postgres")]:
+    monkeypatch.setitem(sys.modules, "msgspec", None)
+    for name in [
+        name for name in sys.modules if name.startswith(("hubsub.bridges.postgres", "hubsub.bridges.websocket"))
+    ]:
         monkeypatch.delitem(sys.modules, name)
     assert main(["check"]) == 0
     lines = capsys.readouterr().out.splitlines()
     states = {line.split()[0]: " ".join(line.split()[1:]) for line in lines if line.startswith("  ")}
     assert states["sqlite://"] == "ready"
     assert states["postgres-log://"].endswith("pip install 'hubsub[postgres]'")
+    assert states["ws://"].endswith("pip install 'hubsub[ws]'")
+    assert "peers" not in states
     assert states["redis"].startswith("redis ")
 
 
@@ -338,6 +343,8 @@ def test_bash_completes_commands_and_options(tmp_path: Path) -> None:
         (["publish", "sqlite://x.db", "a", "oops"], "'oops' is not JSON"),
         (["publish", "sqlite://x.db", "a", "1", "--codec", "nope"], "no codec is called 'nope'"),
         (["tap", "redis://localhost", "a", "--history", "3"], "has no history"),
+        (["publish", "redis://localhost", "a", "1", "--delay", "3"], "has no delayed messages"),
+        (["respond", "sqlite://x.db", "a", "--", "no-such-program"], "'no-such-program' is no program"),
         (["relay", "sqlite://x.db", "foo://x", "--keys", "*"], "no adapter for foo://"),
         (["relay", "sqlite://x.db", "sqlite://y.db", "--keys", "*", "--name", "a", "--group", "b"], "group or name"),
     ],
@@ -354,14 +361,43 @@ def test_wrong_arguments_are_one_line_and_end_with_2(
     assert says in captured.err
 
 
-@pytest.mark.parametrize("wrong", [["publish", "sqlite://x.db", "a/*", "1"], ["tap", "sqlite://x.db", "a\\b"]])
-def test_a_key_that_cannot_be_used_is_refused_with_the_usage(
-    wrong: list[str], capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (["publish", "sqlite://x.db", "a/*", "1"], "'a/*' has wildcards; give one key"),
+        (["tap", "sqlite://x.db", "a\\b"], "a backslash must be followed by"),
+        (["tap", "sqlite://x.db", "a", "--frob"], "unrecognized arguments: --frob"),
+        (["publish", "sqlite://x.db", "a", "1", "--delay", "1s"], "'1s' is not a number of seconds above 0"),
+    ],
+)
+def test_what_cannot_be_parsed_is_one_line_and_ends_with_2(
+    wrong: list[str], says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
         main(wrong)
     assert ended.value.code == 2
-    assert "usage:" in capsys.readouterr().err
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1
+    assert line.startswith(f"{wrong[0]}: ")
+    assert line.endswith(f"; see hubsub {wrong[0]} --help\n")
+    assert says in line
+
+
+def test_a_message_that_is_not_sent_says_why(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    # Bytes of the command line that are no UTF-8 come as lone surrogates.
+    assert main(["publish", url, "a", "\udcff", "--codec", "str"]) == 1
+    line = capsys.readouterr().err
+    assert line.startswith("publish: ('a',): ")
+    assert "surrogates not allowed" in line
+
+
+def test_a_pattern_that_matches_only_itself_is_named(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    asyncio.run(store(url, [1]))
+    assert main(["tap", url, "orders/new", "orders.*", "orders/#", "--history", "1", "--count", "1"]) == 0
+    assert capsys.readouterr().err == "".join(
+        f"tap: {pattern!r} matches only itself; a wildcard is a part of its own, as in 'order/*'\n"
+        for pattern in ("orders.*", "orders/#")
+    )
 
 
 @pytest.mark.parametrize("command", [["publish", "a", "1"], ["tap", "a"], ["bench"], ["request", "a"]])

@@ -18,12 +18,16 @@ PATTERNS = st.lists(st.one_of(PARTS, st.sampled_from("*+")), min_size=1, max_siz
 
 
 def naive(pattern: tuple[str, ...], key: tuple[str, ...]) -> bool:
-    """What matching means, in the plainest words: wildcards as regular expressions over length-prefixed parts."""
-    one = r"(?:\d+:[^|]*\|)"
-    parts = [one if part in ("*", "+") else re.escape(f"{len(part)}:{part}|") for part in pattern]
+    """What matching means, in the plainest words: wildcards as regular expressions over parts in hexadecimal."""
+    one = "[0-9a-f]*/"
+    parts = [one if part in ("*", "+") else _in_hexadecimal(part) for part in pattern]
     if pattern[-1] == "*":
-        parts[-1] = one + "+"
-    return re.fullmatch("".join(parts), "".join(f"{len(part)}:{part}|" for part in key)) is not None
+        parts[-1] = f"({one})+"
+    return re.fullmatch("".join(parts), "".join(map(_in_hexadecimal, key))) is not None
+
+
+def _in_hexadecimal(part: str) -> str:
+    return part.encode("utf-8", "surrogatepass").hex() + "/"
 
 
 # Enough to show any difference between two patterns of up to three parts over these letters.

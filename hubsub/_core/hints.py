@@ -27,9 +27,12 @@ MOST_LISTS = 1000
 _SEPARATORS = re.compile(r"[./:]")
 _WILDCARDS = {STAR: STAR, PLUS: PLUS, "#": STAR, "**": STAR, ">": STAR}
 
+# The wildcards of others for all that is below, which are parts like any other here.
+_FOREIGN = _WILDCARDS.keys() - {STAR, PLUS}
+
 
 def meant_by(pattern: Pattern) -> Key[Any] | None:
-    """Return the pattern that was probably meant, if a part of this one looks like a pattern of its own.
+    """Return the pattern that was probably meant, if a part of this one is a pattern or a wildcard elsewhere.
 
     >>> meant_by(("order.*",))
     ('order', '*')
@@ -43,6 +46,9 @@ def meant_by(pattern: Pattern) -> Key[Any] | None:
             parts += [_WILDCARDS.get(piece, piece) for piece in pieces]
         else:
             parts.append(part)
+    if parts and parts[-1] in _FOREIGN:
+        is_other = True
+        parts[-1] = STAR
     return Key.create_from(tuple(parts)) if is_other else None
 
 

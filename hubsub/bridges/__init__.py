@@ -21,6 +21,7 @@ from .adapter import (
 )
 from .address import Addresses, Copies
 from .inbox import Inbox
+from .lines import Line, LineAdapter
 from .log import LogAdapter, LogState
 from .relay.bridge import Bridge, connect
 from .relay.health import Health, Leftover
@@ -42,6 +43,8 @@ __all__ = [
     "Health",
     "Inbox",
     "Leftover",
+    "Line",
+    "LineAdapter",
     "Link",
     "LogAdapter",
     "LogState",

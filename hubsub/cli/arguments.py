@@ -6,9 +6,30 @@ import argparse
 import json
 import math
 from contextlib import suppress
-from typing import Any
+from typing import Any, NoReturn
 
 from hubsub import InvalidKey, Key
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line that begins with the command, as every error of a command does."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with 2, and one line; the usage is long, and what is wrong would stand below it."""
+        command = self.prog.rpartition(" ")[2]
+        self.exit(2, f"{command}: {message}; see {self.prog} --help\n")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[argparse.Namespace, list[str]]:  # type: ignore[override]
+        """Refuse what is not known here, where the command is known that it was given to."""
+        found, others = super().parse_known_args(args, namespace)
+        if others:
+            self.error(f"unrecognized arguments: {' '.join(others)}")
+        return found, others
+
+
+def command_line(description: str) -> argparse.ArgumentParser:
+    """Return the parser of the command line, whose commands are still to be added."""
+    return _Parser(prog="hubsub", description=description)
 
 
 def add_broker(parser: argparse.ArgumentParser, *, codec: bool = True) -> None:

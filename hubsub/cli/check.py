@@ -10,8 +10,8 @@ from importlib.metadata import PackageNotFoundError, entry_points, requires, ver
 
 from hubsub import MissingDriver, __version__
 
-# Extras for the development of hubsub, which users do not need.
-NOT_FOR_USERS = {"all", "test", "lint", "docs"}
+# What the extras for the development of hubsub begin with; users do not need them.
+NOT_FOR_USERS = ("all", "test", "lint", "docs", "bench", "peers")
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -65,7 +65,7 @@ def _extras() -> Iterator[tuple[str, str]]:
         if name and extra and name[0] != "hubsub":
             packages.setdefault(extra[1], []).append(name[0])
     for extra_name, names in sorted(packages.items()):
-        if extra_name in NOT_FOR_USERS or extra_name.startswith("bench"):
+        if extra_name.startswith(NOT_FOR_USERS):
             continue
         missing = [name for name in names if _version(name) is None]
         here = ", ".join(f"{name} {found}" for name in names if (found := _version(name)) is not None)

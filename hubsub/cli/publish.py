@@ -13,7 +13,7 @@ from concurrent.futures import CancelledError
 from contextlib import suppress
 from typing import Any
 
-from hubsub import Bridge, Hub, HubsubError
+from hubsub import Bridge, Hub, HubsubError, ListenerFailure, Unsupported
 
 from . import running
 from .arguments import add_broker, as_message, header, key, seconds
@@ -53,6 +53,8 @@ async def _publish(arguments: argparse.Namespace) -> None:
     if arguments.stdin == (arguments.message is not None):
         raise running.WrongArguments("give a MESSAGE, or --stdin to publish each line of the standard input")
     adapter = running.broker_of(arguments.url)
+    if arguments.delay is not None and not adapter.features.delays:
+        raise Unsupported(type(adapter).__name__, "delayed messages")  # before connecting
     first = None if arguments.stdin else running.message_of(arguments)
     hub = Hub()
     bridge = running.bridge_of(hub, adapter, arguments, outgoing=arguments.key)
@@ -106,13 +108,16 @@ async def _send(hub: Hub, bridge: Bridge, arguments: argparse.Namespace, message
         )
         results = await asyncio.gather(*calls, return_exceptions=True)
         return [_reason(each) for each in results if isinstance(each, BaseException)]
-    before = bridge.health().refused
+    refused: list[BaseException] = []
+
+    def note(failure: ListenerFailure) -> None:
+        refused.append(failure.error)
+
+    hub.on_error = note
     for message in messages:
         hub.publish_with_headers(arguments.key, message, headers)
     await bridge.flush(arguments.timeout)
-    if refused := bridge.health().refused - before:
-        return [bridge.health().last_error or running.Failed("it was refused")] * refused
-    return []
+    return refused
 
 
 def _reason(error: BaseException) -> BaseException:

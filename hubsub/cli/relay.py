@@ -63,6 +63,7 @@ async def _relay(arguments: argparse.Namespace) -> None:
                 async with here:
                     await here.ready(arguments.timeout)
                     is_ready = True
+                    running.note_hints("relay", arguments.keys)
                     running.note("relay: ready")
                     while arguments.count is None or there.health().sent < arguments.count:
                         states = {"source": here.health().state, "target": there.health().state}

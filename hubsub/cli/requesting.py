@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import shutil
 from collections.abc import Sequence
 from typing import Any
 
@@ -54,6 +55,8 @@ async def _request(arguments: argparse.Namespace) -> None:
 
 
 async def _respond(arguments: argparse.Namespace) -> None:
+    if shutil.which(arguments.command[0]) is None:
+        raise running.WrongArguments(f"{arguments.command[0]!r} is no program that can be run from here")
     adapter = running.broker_of(arguments.url)
     free = asyncio.Semaphore(arguments.concurrency)
 
@@ -70,6 +73,7 @@ async def _respond(arguments: argparse.Namespace) -> None:
     hub.respond(arguments.pattern, answer)
     async with hub, bridge:
         await bridge.ready(arguments.timeout)
+        running.note_hints("respond", [arguments.pattern])
         running.note(f"respond: ready at {arguments.pattern.text}")
         await asyncio.Event().wait()
 

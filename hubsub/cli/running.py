@@ -12,11 +12,11 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TypeAlias
 
-from hubsub import Bridge, BridgeNotReady, Hub, Unsupported
+from hubsub import Bridge, BridgeNotReady, Hub, Key, Unsupported
 from hubsub.bridges import Adapter, adapter_for
 
 from .arguments import as_message
@@ -149,6 +149,14 @@ def one_line(error: BaseException) -> str:
 def printable(text: str) -> str:
     """Return a text that does nothing to a terminal: its sender may have meant it to."""
     return text if text.isprintable() else "".join(each if each.isprintable() else "?" for each in text)
+
+
+def note_hints(command: str, patterns: Iterable[Key[Any]]) -> None:
+    """Say of each pattern that looks as if it matched more than itself that it does not."""
+    for pattern in patterns:
+        if Hub().explain(pattern).hints:
+            text = f"{pattern.text!r} matches only itself; a wildcard is a part of its own, as in 'order/*'"
+            note(f"{command}: {text}")
 
 
 def note(text: str) -> None:

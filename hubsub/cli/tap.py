@@ -51,6 +51,7 @@ async def _tap(arguments: argparse.Namespace) -> None:
         subscription = hub.subscribe(arguments.patterns, where=_is_foreign, **options)
         async with bridge, subscription:
             await bridge.ready(arguments.timeout)
+            running.note_hints("tap", arguments.patterns)
             began = time.monotonic()
             try:
                 async for item in subscription:

@@ -145,7 +145,10 @@ encode = msgspec.json.Encoder().encode
 
 TYPES = frozenset(each.__struct_config__.tag for each in ClientFrame.__args__)
 
-_STRINGS = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+# Every string is matched in one pass, and to its end: without the possessive quantifiers a long one takes seconds, and
+# one that is full of escaped quotes the square of its length.
+_STRING = r'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+_STRINGS = re.compile(_STRING, re.DOTALL)
 
 
 class ProtocolError(Exception):
@@ -214,11 +217,12 @@ def _part(parts: Mapping[str, msgspec.Raw], name: str, type: type) -> Any:
         return None
 
 
-_NAME = re.compile(rb'"((?:[^"\\]|\\.)*)"\s*:', re.DOTALL)
+# All strings, since what follows the quotes within one could pass for a name; and what makes a name of one.
+_NAMES = re.compile(f"({_STRING})".encode() + rb"\s*+(:?)", re.DOTALL)
 
 
 def _may_have_doubles(raw: bytes) -> bool:
-    names = _NAME.findall(raw)
+    names = [string for string, colon in _NAMES.findall(raw) if colon]
     return len(set(names)) != len(names) or any(b"\\" in name for name in names)
 
 
@@ -248,7 +252,8 @@ def is_deeper(text: str, most: int) -> bool:
 
 
 # Numbers that may become infinite, which JSON cannot say.
-_HUGE = re.compile(rb"[0-9][eE]\+?[0-9]{3}|[0-9]{309}")
+# It begins with a set, so that the search skips what is no digit at once; and of many digits it tries only the first.
+_HUGE = re.compile(rb"[0-9](?:[eE]\+?[0-9]{3}|(?<![0-9][0-9])[0-9]{308})")
 
 
 def may_be_infinite(data: bytes) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import secrets
 import time
 from collections.abc import Collection, Coroutine, Iterator, Mapping, Sequence
@@ -225,8 +226,12 @@ class Events(Application[EventStream]):
         return patterns
 
 
+_PLUS_PART = re.compile(r"(?:(?<=[=/])|(?<=%2f))\+(?=[&/]|%2f|$)", re.IGNORECASE)
+
+
 def _patterns_of(scope: Mapping[str, Any], limits: Limits) -> Iterator[Key[Any]]:
-    query = scope.get("query_string", b"").decode("latin-1")
+    # In a query a plus is a space. As a whole part it is meant as the wildcard: hardly any key has a part " ".
+    query = _PLUS_PART.sub("%2B", scope.get("query_string", b"").decode("latin-1"))
     texts = [value for name, value in parse_qsl(query, keep_blank_values=True) if name == "pattern"]
     if len(texts) > limits.patterns:
         raise Refused(400, f"at most {limits.patterns} patterns")

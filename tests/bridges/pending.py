@@ -8,11 +8,6 @@ import pytest
 
 # By the name of the check or fault, and the kind of broker; "" stands for all.
 PENDING: dict[tuple[str, str], str] = {
-    ("narrow_lines_are_not_dead_ones", "amqp"): "over 100 kB/s RabbitMQ resets the connection",
-    (
-        "narrow_lines_are_not_dead_ones",
-        "amqp group",
-    ): "over 100 kB/s RabbitMQ resets the connection",
     ("narrow_lines_are_not_dead_ones", "ws"): "on a busy machine an endpoint takes three seconds over ten megabytes",
 }
 

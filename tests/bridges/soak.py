@@ -9,10 +9,11 @@ import argparse
 import asyncio
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import psutil
@@ -117,11 +118,15 @@ class Figures(NamedTuple):
     """Bytes of memory of this process after the warm-up."""
     grown: int
     """Bytes more at the end."""
+    tenths: tuple[int, ...]
+    """Bytes after each tenth: what fills ends, and what leaks does not."""
 
     def __str__(self) -> str:
         rows = self._replace(seconds=round(self.seconds, 1), warm=self.warm >> 10, grown=self.grown >> 10)._asdict()
+        tenths = ", ".join(f"{size >> 20}" for size in rows.pop("tenths"))
         units = {"warm": " KiB", "grown": " KiB", "seconds": " s"}
-        return "\n".join(f"  {name:<12}{value:>12,}{units.get(name, '')}" for name, value in rows.items())
+        lines = [f"  {name:<12}{value:>12,}{units.get(name, '')}" for name, value in rows.items()]
+        return "\n".join([*lines, f"  MiB after each tenth: {tenths}"])
 
 
 class Ledger:
@@ -164,10 +169,12 @@ async def soak(
     seconds: float = math.inf,
     every: float | None = None,
     least_kills: int = 0,
+    reader: Mapping[str, str] = MappingProxyType({"name": "soak"}),
 ) -> Figures:
     """Send so many messages, or for so long, to a broker that is killed every so many seconds, and started again.
 
-    However slow the machine is, it is killed so many times at least.
+    However slow the machine is, it is killed so many times at least. `reader` has the name of the bridge that receives,
+    or its group.
     """
     broker = kind.broker()
     ledger = Ledger()
@@ -191,13 +198,14 @@ async def soak(
             Hub(name="out") as out,
             Hub(name="in") as into,
             Bridge(out, kind.adapter(broker.url), outgoing=SOAK, namespace=namespace) as sending,
-            Bridge(into, kind.adapter(broker.url), incoming=SOAK, namespace=namespace, name="soak") as receiving,
+            Bridge(into, kind.adapter(broker.url), incoming=SOAK, namespace=namespace, **reader) as receiving,
         ):
             into.add_listener(SOAK, ledger.receive)
             await sending.ready(30)
             await receiving.ready(30)
             killing = asyncio.create_task(kill())
             published, warm = 0, 0
+            tenths: list[int] = []
             while kills < least_kills or (published < messages and time.monotonic() - started < seconds):
                 while published - ledger.finished >= AHEAD:
                     ledger.came.clear()
@@ -208,6 +216,8 @@ async def soak(
                 await asyncio.sleep(0)
                 progress = max(published / messages, (time.monotonic() - started) / seconds)
                 warm = warm or (memory() if progress > WARM else 0)
+                if progress >= (len(tenths) + 1) / 10:
+                    tenths.append(memory())
             ended.set()
             await killing
             await sending.flush(60)
@@ -234,6 +244,7 @@ async def soak(
         failed=ledger.failed,
         warm=warm,
         grown=grown,
+        tenths=tuple(tenths),
     )
 
 
@@ -242,10 +253,13 @@ def main() -> None:
     parser.add_argument("kinds", nargs="*", default=list(KINDS), help=f"of {', '.join(KINDS)}; default: all")
     parser.add_argument("--messages", type=int, default=1_000_000)
     parser.add_argument("--every", type=float, help="seconds that the broker is up between two kills")
+    parser.add_argument("--group", action="store_true", help="by a member of a group, instead of a reader with a name")
     arguments = parser.parse_args()
+    reader = {"group" if arguments.group else "name": "soak"}
     for name in arguments.kinds:
         print(name, flush=True)
-        print(asyncio.run(soak(KINDS[name], "soak", arguments.messages, every=arguments.every)), flush=True)
+        figures = asyncio.run(soak(KINDS[name], "soak", arguments.messages, every=arguments.every, reader=reader))
+        print(figures, flush=True)
 
 
 if __name__ == "__main__":

@@ -39,8 +39,8 @@ def link(**fields: Any) -> Link:
 
 
 def session_of(adapter: RedisStreamAdapter) -> Session:
-    assert adapter._session is not None
-    return adapter._session
+    assert adapter._line is not None
+    return adapter._line
 
 
 def member_of(adapter: RedisStreamAdapter) -> Member:

@@ -135,7 +135,8 @@ def trials() -> list[Any]:
             )
             if is_long or (is_slow and name not in ONE_OF_EACH):
                 # Not on the function: its marks come first.
-                marks += [pytest.mark.long, pytest.mark.timeout(1800)]
+                # A RabbitMQ takes twenty seconds to start while others are at work.
+                marks += [pytest.mark.long, pytest.mark.timeout(7200 if "hundred" in fault.__name__ else 1800)]
             else:
                 marks.append(pytest.mark.timeout(180))
             found.append(pytest.param(fault, name, id=f"{fault.__name__}-{name}", marks=marks))

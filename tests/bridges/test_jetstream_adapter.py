@@ -1,6 +1,7 @@
 """JetStream against real servers of two versions: what is its own, beside what all adapters have to do."""
 
 import asyncio
+import base64
 import json
 import re
 import socket
@@ -17,7 +18,7 @@ from test_key import naive
 from brokers.certificates import certificates
 from brokers.fixtures import Private
 from brokers.nats_server import Nats
-from hubsub import BridgeError, EncodeError, Key, NameTaken, NoSuchLetter, PayloadTooLarge
+from hubsub import BridgeError, BrokerBusy, EncodeError, Key, NameTaken, NoSuchLetter, PayloadTooLarge
 from hubsub.bridges.adapter import Link, Received, Record, SentBack
 from hubsub.bridges.nats import JetStreamAdapter
 from hubsub.bridges.nats.jetapi import stream_name
@@ -182,6 +183,73 @@ async def test_what_cannot_be_stored_is_refused_and_no_other(nats: Nats, namespa
         assert [type(refused[index]) for index in sorted(refused)] == [EncodeError, PayloadTooLarge]
         await writer.see(b"3")
         assert writer.payloads == [b"3"]
+
+
+async def change(server: Nats, stream: str, **changes: Any) -> dict[str, Any]:
+    """Change the configuration of a stream that is there; return its state."""
+    changed = {**await config(server, stream), **changes}
+    found: dict[str, Any] = (await api(server, f"STREAM.UPDATE.{stream}", changed))["state"]
+    return found
+
+
+async def stored(server: Nats, stream: str) -> list[bytes]:
+    """The first two bytes of each message of a stream."""
+    last = (await api(server, f"STREAM.INFO.{stream}"))["state"]["last_seq"]
+    found = [await api(server, f"STREAM.MSG.GET.{stream}", {"seq": number}) for number in range(1, last + 1)]
+    return [base64.b64decode(each["message"]["data"])[:2] for each in found]
+
+
+@pytest.mark.parametrize("is_known", [True, False], ids=["before", "since it was full"])
+async def test_no_message_passes_one_that_a_full_stream_has_no_room_for(
+    server: Nats, namespace: str, is_known: bool
+) -> None:
+    bounds = {"discard": "new", "max_bytes": 10_000}
+    if is_known:
+        await api(server, f"STREAM.CREATE.{namespace}", {"name": namespace, "subjects": [f"{namespace}.>"], **bounds})
+    async with bare(make(server), namespace, reads=False) as writer:
+        if not is_known:
+            await change(server, namespace, **bounds)
+            with pytest.raises(BrokerBusy, match="maximum bytes exceeded"):
+                await writer.adapter.send([Record(Key("other"), bytes(20_000), {}, 1000)])
+        records = [
+            Record(Key("k"), b"%02d" % number + bytes(6000 if number in (2, 5) else 10), {}, number)
+            for number in range(1, 9)
+        ]
+        for room, so_many in ((0, 4), (0, 4), (10_000, 8)):
+            await change(server, namespace, max_bytes=10_000 + room)
+            if so_many < 8:
+                with pytest.raises(BrokerBusy, match="maximum bytes exceeded"):
+                    await writer.adapter.send(records)
+            else:
+                assert not await writer.adapter.send(records)
+            assert await stored(server, namespace) == [b"%02d" % number for number in range(1, so_many + 1)]
+
+
+async def test_what_was_stored_of_a_batch_is_not_stored_again_when_its_ids_are_forgotten(
+    server: Nats, namespace: str
+) -> None:
+    bounds = {"discard": "new", "max_msgs": 3, "duplicate_window": 100_000_000}
+    await api(server, f"STREAM.CREATE.{namespace}", {"name": namespace, "subjects": [f"{namespace}.>"], **bounds})
+    async with bare(make(server), namespace, reads=False) as writer, AsyncExitStack() as stack:
+        records = [each._replace(sequence=index) for index, each in enumerate(numbered(*range(10, 16)), 1)]
+        with pytest.raises(BrokerBusy, match="maximum messages exceeded"):
+            await writer.adapter.send(records)
+        client = await server.client()
+        stack.push_async_callback(client.close)
+        id = {"Nats-Msg-Id": f"{writer.adapter.link.sender}-3"}  # type: ignore[attr-defined]
+
+        async def is_known() -> bool:
+            reply = await client.request(f"{namespace}.probe", b"", headers=id)
+            return "duplicate" in json.loads(reply.data)
+
+        while await is_known():
+            pass
+        await change(server, namespace, max_msgs=100)
+        assert not await writer.adapter.send(records)
+        assert await stored(server, namespace) == payloads(*range(10, 16))
+        # And what is sent later under other numbers is stored.
+        assert not await writer.send(*numbered(16))
+        assert (await stored(server, namespace))[-1] == b"16"
 
 
 async def test_large_messages_are_read_a_few_at_a_time(nats: Nats, namespace: str) -> None:

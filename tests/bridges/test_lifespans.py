@@ -8,7 +8,7 @@ import pytest
 from brokers.nats_server import Nats
 from brokers.postgres_server import Postgres
 from brokers.redis_server import Redis
-from hubsub import Bridge, Hub, Key
+from hubsub import Bridge, Hub, HubClosed, Key
 
 ALL = Key("*")
 
@@ -130,3 +130,48 @@ def test_what_is_not_sent_when_a_loop_ends_is_told(namespace: str, caplog: pytes
     asyncio.run(run())
     asyncio.run(bridge.start())
     assert "was not closed before its loop, and has lost 3 messages unsent" in caplog.text
+
+
+async def test_what_a_closed_hub_refuses_opens_neither_it_nor_its_bridge() -> None:
+    hub = Hub()
+    hub.add_listener("a", print)
+    async with hub:
+        bridge = Bridge(hub, "memory://refused", both=ALL)
+        await bridge.ready()
+    with pytest.raises(HubClosed):
+        await hub.publish_confirmed("a", 1)
+    await asyncio.sleep(0)  # a bridge that is opened with its hub starts in a task
+    await asyncio.sleep(0)
+    assert not hub.is_open
+    assert bridge.health().state == "closed"
+    await hub.start()
+    await bridge.ready()
+    await hub.close()
+
+
+async def test_what_is_published_right_after_the_hub_was_opened_again_is_carried() -> None:
+    here, there = Hub(name="here"), Hub(name="there")
+    sending = Bridge(here, "memory://again", outgoing=ALL)
+    async with there, Bridge(there, "memory://again", incoming=ALL) as receiving:
+        messages = there.subscribe("a")
+        await receiving.synced()
+        await sending.start()
+        await here.close()
+        await here.start()
+        here.publish("a", 1)
+        await sending.ready()
+        assert (await asyncio.wait_for(messages.consume(), 20)).message == 1
+        await here.close()
+
+
+async def test_a_bridge_that_several_start_while_it_closes_is_opened_once() -> None:
+    hub = Hub()
+    bridge = Bridge(hub, "memory://several", both=ALL)
+    await bridge.start()
+    closing = asyncio.ensure_future(bridge.close())
+    await asyncio.sleep(0)
+    await asyncio.gather(bridge.start(), bridge.start(), closing)
+    await bridge.ready()
+    assert hub.bridges == (bridge,)
+    assert len(hub.border.outboxes) == 1
+    await hub.close()

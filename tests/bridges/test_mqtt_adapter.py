@@ -368,8 +368,8 @@ async def test_the_window_of_the_broker_is_kept_to(private: Private) -> None:
     async with connected(server) as adapter:
         sending = asyncio.create_task(adapter.send([Record(Key("k"), b"")] * 100))
         await asyncio.sleep(0)
-        assert adapter._session is not None
-        (connection,) = adapter._session.connections
+        assert adapter._line is not None
+        (connection,) = adapter._line.connections
         assert len(connection._sent) == 3
         assert not await sending
     async with sites(lambda: MQTTAdapter(server.url)) as those:
@@ -658,7 +658,7 @@ async def test_closing_ends_whoever_waits(mosquitto: Mosquitto, namespace: str) 
 
 async def test_a_silent_bridge_is_kept_by_the_broker(mosquitto: Mosquitto, namespace: str) -> None:
     async with connected(mosquitto, link(namespace), keep_alive=1) as adapter:
-        session = adapter._session
+        session = adapter._line
         assert session is not None
         (connection,) = session.connections
         before = connection._written

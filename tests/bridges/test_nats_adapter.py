@@ -126,6 +126,7 @@ NEAR = st.lists(st.sampled_from(["a", "b", "", ">", "a.b", "c"]), min_size=1, ma
 TEXTS = st.text() | st.lists(st.sampled_from([*"%250A \n\r:é\t", "\ud800", "\udcc3", "%41"]), max_size=6).map("".join)
 
 
+@example([Key("*")], [Key("|")])
 @given(st.lists(PATTERNS, min_size=1, max_size=5, unique=True), st.lists(NEAR | EXACT, min_size=1, max_size=6))
 @settings(max_examples=60)
 async def test_patterns_match_at_the_server_as_they_do_in_a_hub(

@@ -1,6 +1,7 @@
 """The adapter for RabbitMQ against a real one: keys, other programs, refusals, and what is deleted behind its back."""
 
 import asyncio
+import json
 import logging
 import random
 import sys
@@ -20,6 +21,7 @@ from brokers.rabbitmq_server import RabbitMQ
 from hubsub import Bridge, BridgeError, BrokerBusy, DeliveryError, Gap, Hub, Key, MissingDriver, NameTaken
 from hubsub.bridges import DelayedRecord, Link, Record
 from hubsub.bridges.rabbitmq import RabbitMQAdapter, client, topology
+from hubsub.bridges.rabbitmq import line as line_module
 from hubsub.bridges.rabbitmq.names import Names
 from hubsub.bridges.rabbitmq.options import Settings
 from hubsub.key import is_subset
@@ -361,6 +363,20 @@ async def test_heartbeats_are_no_sign_of_life_while_an_answer_is_owed() -> None:
         await ended.wait()
 
 
+async def test_heartbeats_go_on_while_an_answer_waits_behind_messages_on_a_narrow_line(rabbitmq: RabbitMQ) -> None:
+    # An answer comes six seconds late, and RabbitMQ closes a connection of which it has heard nothing for three.
+    async with rabbitmq.proxy() as line, sites(lambda: RabbitMQAdapter(f"{line.url}?heartbeat=1")) as those:
+        one = await those.add(outgoing=ALL, adapter=RabbitMQAdapter(rabbitmq.url))
+        two = await those.add(ALL, incoming=ALL)
+        line.slow(100_000)
+        for number in range(60):
+            await one.hub.publish_wait("k", [number, "x" * 10_000])
+        await two.wait_for(60)
+        assert [message[0] for message in two.messages] == list(range(60))
+        assert not two.bridge.health().reconnects
+        line.slow(None)
+
+
 async def test_it_speaks_tls_and_says_who_does_not(private: Private, stack: AsyncExitStack) -> None:
     rabbitmq = await private(RabbitMQ(tls=True))
     authority = certificates().authority
@@ -413,6 +429,39 @@ async def test_what_is_deleted_is_one_gap_and_made_again(
         assert "deleted" in two.gaps[0].reason
 
 
+@pytest.mark.parametrize("options", [{"name": "reader"}, {"group": "readers"}], ids=["name", "group"])
+async def test_a_reader_that_is_back_reads_while_the_streams_are_not_open_and_then_unbinds_what_others_have_bound(
+    options: dict[str, Any], rabbitmq: RabbitMQ, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    are_open = asyncio.Event()
+    bind_exactly = topology.bind_exactly
+
+    async def later(*arguments: Any) -> None:
+        await are_open.wait()
+        await bind_exactly(*arguments)
+
+    async with rabbitmq.proxy() as line, sites(lambda: RabbitMQAdapter(f"{line.url}?heartbeat=1")) as those:
+        one = await those.add(outgoing=ALL, adapter=RabbitMQAdapter(rabbitmq.url))
+        two = await those.add(("k", "+"), incoming=("k", "+"), **options)
+        names = Names(link(those.namespace, **options), None)
+        async with channel_of(rabbitmq) as channel:
+            await channel.queue_bind(names.queue, those.namespace, "other.#")
+            bound = json.dumps([*map(names.pattern, [Key("k", "+")]), "other.#"]).encode()
+            await channel.basic_publish(bound, routing_key=f"{names.queue}:bound")
+        monkeypatch.setattr(line_module, "bind_exactly", later)
+        line.cut()
+        await one.hub.publish_confirmed(("k", "1"), 1, timeout=60)
+        await two.see(1)
+        assert two.bridge.health().reconnects == 1
+        are_open.set()
+        async with asyncio.timeout(30):
+            while not one.bridge.health().unroutable:
+                await one.hub.publish_confirmed(("other", "1"), 2)
+        await one.hub.publish_confirmed(("k", "2"), 3, timeout=60)
+        await two.see(3)
+        assert not two.gaps
+
+
 async def test_looking_for_an_exchange_that_is_deleted_meanwhile_does_not_make_it(
     rabbitmq: RabbitMQ, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -420,15 +469,15 @@ async def test_looking_for_an_exchange_that_is_deleted_meanwhile_does_not_make_i
     await adapter.connect(link(namespace))
     try:
         async with channel_of(rabbitmq) as channel:
-            line: Any = adapter._connected()
-            assert await topology.exchange_exists(line.reading, line.names)
+            line: Any = adapter.connected()
+            assert await topology.exchange_exists(line.reader, line.names)
             await channel.exchange_delete(namespace)
-            channel_with = line.reading.channel
+            channel_with = line.reader.channel
             with monkeypatch.context() as patch:
                 # Without the declaration that found it a moment ago.
-                patch.setattr(line.reading, "channel", lambda *methods: channel_with(*methods[1:]))
-                assert not await topology.exchange_exists(line.reading, line.names)
-            assert not await topology.exchange_exists(line.reading, line.names)
+                patch.setattr(line.reader, "channel", lambda *methods: channel_with(*methods[1:]))
+                assert not await topology.exchange_exists(line.reader, line.names)
+            assert not await topology.exchange_exists(line.reader, line.names)
     finally:
         await adapter.close()
 

@@ -739,7 +739,7 @@ async def test_what_comes_under_a_key_is_subscribed_and_published_by_that_key(
 ) -> None:
     adapter = RedisAdapter(server.url)
     async with reading(adapter, link(namespace)) as reader, client_of(server) as client, client.pubsub() as others:
-        prefix = adapter._connected()._addresses.prefix.encode()
+        prefix = adapter.connected()._addresses.prefix.encode()
         # In a namespace of hubsub's own, what version 0.1.0 escaped is read as it was meant.
         channels = [each for each in channels if not (namespace and AS_WRITTEN_EARLIER.search(each))]
         channels = [each for each in (prefix + channel for channel in channels) if each]
@@ -803,7 +803,7 @@ async def test_what_nobody_receives_is_left_at_the_server_and_comes_later(server
     await adapter.subscribe([Key("flood")])
     for _ in range(10):
         await adapter.send([Record(Key("flood"), bytes(1_000_000))])
-    subscriber = adapter._connected().subscriber
+    subscriber = adapter.connected().subscriber
     assert subscriber is not None
     assert subscriber.connection.unread < 6_000_000
     count = 0

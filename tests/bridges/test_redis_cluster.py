@@ -20,9 +20,11 @@ from hubsub.bridges import Bridge, adapter_for
 from hubsub.bridges.redis import RedisAdapter, RedisClusterAdapter, RedisStreamAdapter
 from hubsub.bridges.redis.shard import slot_of
 from hubsub.testing.conformance import until
+from hubsub.testing.conformance.scene import LINES, Lines
 
 pytestmark = pytest.mark.timeout(120)
 ALL: Key[Any] = Key("*")
+SAYS_DOWN = re.compile("CLUSTERDOWN|the cluster is down|no node of .* owns slot")
 KEYS: list[Key[Any]] = [Key("k", str(number)) for number in range(8)]
 
 
@@ -163,6 +165,30 @@ async def test_a_master_that_freezes_while_the_others_reply_is_a_gap(private: Pr
             assert it.gaps
         finally:
             frozen.thaw()
+
+
+@pytest.mark.parametrize("is_own", [False, True], ids=["for another slot", "for the slot of a key"])
+async def test_a_cluster_that_is_down_is_one_gap_and_gets_what_waits_when_it_is_up_again(
+    private: Private, namespace: str, is_own: bool
+) -> None:
+    cluster = await private(RedisCluster())
+    used = {slot_of(channel(namespace, key)) for key in KEYS}
+    slot = slot_of(channel(namespace, KEYS[0])) if is_own else min(set(range(100)) - used)
+    async with pair(cluster.url, namespace, *KEYS, ("wild", "+")) as it:
+        await it.cross(*KEYS, Key("wild", "1"))
+        with Lines() as lines:
+            give_back = await asyncio.to_thread(cluster.take_down, slot)
+            waiting = [asyncio.create_task(it.sending.publish_confirmed(key, "late", timeout=60)) for key in KEYS]
+            for bridge in (it.inward, it.outward):
+                await until(lambda: SAYS_DOWN.search(str(bridge.health().last_error)), "the reason", 60)  # noqa: B023
+                await until(lambda: bridge.health().state != "up", "the bridge to be down", 60)  # noqa: B023
+            # Nodes pass on what is published to the slots that they still own.
+            assert not (is_own and waiting[0].done())
+            await asyncio.to_thread(give_back)
+            await asyncio.gather(*waiting)
+            await it.cross(*KEYS, Key("wild", "1"))
+        assert len(it.gaps) == 1
+        assert lines.total <= 2 * LINES, f"\n{lines}"
 
 
 async def test_a_server_that_is_no_cluster_says_so(redis: Redis) -> None:

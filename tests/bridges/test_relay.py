@@ -502,8 +502,9 @@ async def test_other_keys_are_published_as_if_nothing_had_happened_while_a_bridg
 class Uploading(MemoryAdapter):
     """Sends over a slow line, where everything waits for what is sent before it."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, stride: int = 1) -> None:
         super().__init__(url)
+        self.stride = stride
         self.moved = 0
         self.is_deaf = False
 
@@ -512,9 +513,9 @@ class Uploading(MemoryAdapter):
         return self.moved
 
     async def send(self, records: Sequence[Record]) -> Mapping[int, Exception]:
-        for _ in range(60 if any(len(each.payload) > 1000 for each in records) else 1):
+        for step in range(60 if any(len(each.payload) > 1000 for each in records) else 1):
             await asyncio.sleep(0.01)
-            self.moved += 1
+            self.moved += step % self.stride == 0
         return await super().send(records)
 
     def deliver(self, record: Record) -> None:
@@ -522,8 +523,10 @@ class Uploading(MemoryAdapter):
             super().deliver(record)
 
 
-async def test_a_beat_that_waits_behind_a_large_message_is_no_silence(sites: Sites) -> None:
-    async with Hub() as hub, Quick(hub, Uploading(sites.url), both=ALL) as bridge:
+@pytest.mark.parametrize("stride", [1, 5])
+async def test_a_beat_that_waits_behind_a_large_message_is_no_silence(sites: Sites, stride: int) -> None:
+    # In large steps, as a line moves that is buffered.
+    async with Hub() as hub, Quick(hub, Uploading(sites.url, stride), both=ALL) as bridge:
         await bridge.ready()
         receiver = await sites.hub()
         await sites.bridge(receiver)

@@ -864,6 +864,26 @@ async def test_with_nothing_left_to_do_a_close_is_quick(stack: AsyncExitStack, a
         assert await bridge.close(60) == (0, 0)
 
 
+@pytest.mark.parametrize(("ordered", "order"), [(None, [1, 3, 2]), (False, [1, 2, 3])])
+async def test_keys_overtake_each_other_unless_the_order_is_that_of_the_broker(
+    stack: AsyncExitStack, ordered: bool | None, order: list[int]
+) -> None:
+    adapter = Scripted()
+    bridge = await bridged(stack, adapter, incoming=ALL, name="n", ordered=ordered)
+    seen: list[Any] = []
+
+    async def slow(event: Event[Any]) -> None:
+        await asyncio.sleep(0)
+        seen.append(event.message)
+
+    bridge.hub.add_listener(["a", "b"], slow, event=True)
+    adapter.put("a", b"1")
+    adapter.put("a", b"2")
+    adapter.put("b", b"3")
+    await until(lambda: len(seen) == 3)
+    assert seen == order
+
+
 async def test_a_member_that_closes_hands_back_what_it_has_in_hand(stack: AsyncExitStack) -> None:
     adapter = Scripted()
     bridge = await bridged(stack, adapter, incoming=ALL, group="g", ordered=True)

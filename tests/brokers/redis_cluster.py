@@ -170,6 +170,22 @@ class RedisCluster(Broker):
             self._setslot(node, slot, "NODE", ids[after])
         return after
 
+    def take_down(self, slot: int) -> Callable[[], None]:
+        """Have nobody own a slot: then no node serves any. Return what gives it back, and waits until they do."""
+        owner = self.owner(slot)
+        # First the owner: others learn again from it what they forget.
+        for node in (owner, *(each for each in self.nodes if each is not owner)):
+            with node.client() as client:
+                client.execute_command("CLUSTER", "DELSLOTS", slot)
+        self.until(lambda: all(self._info(node)["cluster_state"] == "fail" for node in self.nodes))
+
+        def give_back() -> None:
+            with owner.client() as client:
+                client.execute_command("CLUSTER", "ADDSLOTS", slot)
+            self.until(self.is_ready)
+
+        return give_back
+
     def _setslot(self, node: Redis, slot: int, *what: str) -> None:
         with node.client() as client:
             client.execute_command("CLUSTER", "SETSLOT", slot, *what)

@@ -40,7 +40,12 @@ def app_of(options: dict[str, object]) -> Starlette:
 def main() -> None:
     port, options = int(sys.argv[1]), json.loads(sys.argv[2])
     config = uvicorn.Config(
-        app_of(options), ws=options.get("ws", "websockets-sansio"), ws_max_size=1 << 26, log_level="warning"
+        app_of(options),
+        ws=options.get("ws", "websockets-sansio"),
+        ws_max_size=1 << 26,
+        # The endpoint pings, too. uvicorn disconnects a client whose pong waits for 20 s behind what it sends.
+        ws_ping_interval=None,
+        log_level="warning",
     )
     uvicorn.Server(config).run(sockets=[listen("127.0.0.1", port)])
 

@@ -23,6 +23,8 @@ NO_LIMITS = {
     "log_messages": 200_000,
     "log_bytes": 1 << 28,
     "not_reading_seconds": 60.0,
+    # A frame is heard when it is whole, and over a narrow line that takes long.
+    "silent_seconds": 600.0,
     "headers_bytes": 1 << 20,
 }
 

@@ -54,6 +54,26 @@ async def test_each_event_is_one_message_with_the_position_after_it(hub: Hub) ->
     await other.leave()
 
 
+@pytest.mark.parametrize(
+    ("query", "keys"),
+    [
+        ("pattern=room/+", ["room/a b", "room/1"]),
+        ("pattern=%2B/1&x=1", ["room/1"]),
+        ("pattern=+%2f1", ["room/1"]),
+        ("pattern=room/a+b", ["room/a b"]),
+    ],
+)
+async def test_a_plus_is_a_wildcard_where_it_is_a_part_and_else_a_space(hub: Hub, query: str, keys: list[str]) -> None:
+    stream = await request(events(hub, ["*"]), query=query).begun()
+    await stream.events(1)
+    for room in ("a b", "1"):
+        hub.publish(("room", room), room)
+        hub.publish(("room", room, "deep"), room)
+    seen = [json.loads(event["data"])["key"] for event in await stream.events(len(keys))]
+    assert ["/".join(key) for key in seen] == keys
+    await stream.leave()
+
+
 @pytest.mark.parametrize("last", ["nonsense", "a:b", "nobody:5", ":", "x" * 5000, "é:1"])
 async def test_what_cannot_be_resumed_is_a_gap(hub: Hub, last: str) -> None:
     app = events(hub, [("room", "*")])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from hubsub import Gap, Hub, Key, Overflow
 from hubsub.web import Limits, endpoint
-from hubsub.web.protocol import ProtocolError, frames_of, is_deeper
+from hubsub.web.protocol import ProtocolError, frames_of, is_deeper, may_be_infinite
 from hubsub.web.queues import queue_for
 
 from .sockets import connected
@@ -40,6 +41,49 @@ def depth(value: Any) -> int:
 @given(JSON, st.integers(0, 6))
 def test_depth_is_counted_as_it_is_nested(value: Any, most: int) -> None:
     assert is_deeper(json.dumps(value), most) == (depth(value) > most)
+
+
+NAMES = st.sampled_from(["a", "b", '"', '":', '":a', "\\", '\\":', "\n"])
+OBJECTS = st.recursive(
+    NAMES.map(json.dumps),
+    lambda inner: (
+        st.lists(st.tuples(NAMES.map(json.dumps), inner), max_size=3).map(
+            lambda pairs: "{" + ",".join(f"{name} : {value}" for name, value in pairs) + "}"
+        )
+        | st.lists(inner, max_size=3).map(lambda values: f"[{','.join(values)}]")
+    ),
+    max_leaves=8,
+)
+
+
+@given(OBJECTS)
+def test_an_object_that_has_a_name_twice_is_refused_and_no_other(data: str) -> None:
+    has_doubles = False
+
+    def look(pairs: list[tuple[str, Any]]) -> None:
+        nonlocal has_doubles
+        has_doubles |= len(dict(pairs)) < len(pairs)
+
+    json.loads(data, object_pairs_hook=look)
+    (frame,) = frames_of(f'{{"type": "publish", "id": 1, "key": ["a"], "data": {data}}}', 32)
+    assert isinstance(frame, ProtocolError) == has_doubles
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("character", ["x", '"', "\\", "1", "["])
+def test_a_long_text_is_read_in_one_pass(character: str) -> None:
+    # By a search that begins again within it, a million quotes take hours.
+    text = json.dumps(character * 1_000_000)
+    for one_more in ("", "[" * 40):
+        (frame,) = frames_of(f'{{"type": "publish", "id": 1, "key": ["a"], "data": [{text}, "{one_more}"]}}', 32)
+        assert not isinstance(frame, ProtocolError)
+    assert may_be_infinite(text.encode()) == (character == "1")
+
+
+@given(st.lists(st.sampled_from(["1", "23", "e4", "E+567", "e89", ".", "-", '"', "9" * 307, "8" * 308])).map("".join))
+def test_numbers_that_may_be_infinite_are_found(text: str) -> None:
+    naive = re.search(r"[0-9][eE]\+?[0-9]{3}|[0-9]{309}", text) is not None
+    assert may_be_infinite(text.encode()) == naive
 
 
 @given(st.text() | LIKELY.map(json.dumps) | st.lists(LIKELY, max_size=3).map(json.dumps))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from ...key import Key
-from ..adapter import Adapter, Features, Link, Loss, Received, Record
+from ..adapter import Features, Link, Received
+from ..lines import LineAdapter
 from .options import Server
 from .session import Session
 
@@ -15,7 +15,7 @@ MOST = 255 * 1024 * 1024
 """The most bytes of a message; a packet may have slightly more."""
 
 
-class MQTTAdapter(Adapter):
+class MQTTAdapter(LineAdapter[Session]):
     """An MQTT 5 broker.
 
     Args:
@@ -37,7 +37,6 @@ class MQTTAdapter(Adapter):
 
     def __init__(self, url: str | None = None, **options: Any) -> None:
         self._server = Server(type(self).__name__, url, options)
-        self._session: Session | None = None
         self._was_there = False  # a session at the broker
 
     def __repr__(self) -> str:
@@ -56,74 +55,15 @@ class MQTTAdapter(Adapter):
         """True if the link has a session at the broker that outlives its connections."""
         return link.name is not None and bool(link.incoming)
 
-    # Connecting
+    def line(self, link: Link) -> Session:
+        return Session(self._server, link, is_durable=self._keeps(link), was_there=self._was_there)
 
     async def connect(self, link: Link) -> None:
-        self._session = Session(self._server, link, is_durable=self._keeps(link), was_there=self._was_there)
-        try:
-            await self._session.open()
-        except BaseException:
-            await self._session.close(goodbye=False)
-            raise
+        await super().connect(link)
         self._was_there = self._keeps(link)
 
-    def _connected(self) -> Session:
-        if self._session is None:
-            raise ConnectionError(f"{self!r} is not connected")
-        return self._session
-
-    async def ping(self) -> None:
-        await self._connected().ping()
-
-    async def lost(self) -> None:
-        if self._session is not None:
-            await self._session.close(goodbye=False)
-
-    async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close(goodbye=True)
-
-    def forget(self) -> None:
-        self._session = None
-
-    @property
-    def activity(self) -> int:  # type: ignore[override]
-        """Changes whenever bytes have moved over any of its connections."""
-        return 0 if self._session is None else sum(connection.moved for connection in self._session.connections)
-
-    @property
-    def receiving(self) -> int | None:  # type: ignore[override]
-        """Changes whenever bytes have come where it reads; or while much is sent, behind which its beat waits."""
-        session = self._session
-        if session is None or session.reader is None or session.sender is None:
-            return None
-        return session.reader.received + session.sender.uploads
-
-    @property
-    def sending(self) -> int | None:  # type: ignore[override]
-        """Changes whenever bytes have moved where it sends."""
-        sender = None if self._session is None else self._session.sender
-        return None if sender is None else sender.moved
-
-    # Carrying
-
-    async def send(self, records: Sequence[Record]) -> Mapping[int, Exception]:
-        return await self._connected().send(records)
-
-    async def receive(self) -> Sequence[Received | Loss]:
-        return await self._connected().receive()
-
-    async def listen(self, keys: Sequence[Key[Any]]) -> None:
-        await self._connected().listen(keys)
-
-    async def subscribe(self, patterns: Sequence[Key[Any]]) -> None:
-        await self._connected().subscribe(patterns)
-
-    async def unsubscribe(self, patterns: Sequence[Key[Any]]) -> None:
-        await self._connected().unsubscribe(patterns)
-
     async def ack(self, tokens: Sequence[Any]) -> None:
-        self._connected().ack(max(tokens))
+        self.connected().ack(max(tokens))
 
     async def bury(self, received: Received, why: str) -> Exception | None:
-        return await self._connected().bury(received, why)
+        return await self.connected().bury(received, why)

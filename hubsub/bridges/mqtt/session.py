@@ -10,6 +10,7 @@ from typing import Any
 from ...key import NAMESPACE, Key
 from ..adapter import Link, Loss, Received, Record
 from ..inbox import Inbox
+from ..lines import Line
 from .connection import PUBACK, PUBREC, Connection, Question, short
 from .copies import Copies
 from .errors import refusal
@@ -24,7 +25,7 @@ NO_FILTERS = ("$share/", "$queue/")
 """How a filter begins that is not one of topics."""
 
 
-class Session:
+class Session(Line):
     """The connections: one, or two where a name has a session of its own at the broker.
 
     The session of a name is there while nobody is connected, and keeps what it is subscribed to. So control messages,
@@ -154,13 +155,19 @@ class Session:
         error = next((each.failure() for each in self.connections if each.error is not None), None)
         self._inbox.fail(error or ConnectionResetError("the connection to the MQTT broker is closed"))
 
-    async def close(self, *, goodbye: bool) -> None:
-        """End the connections; with a goodbye no last will is published. Closing twice is one closing."""
+    async def close(self) -> None:
+        await self._close(goodbye=False)
+
+    async def leave(self) -> None:
+        """End the connections with a goodbye, so that no last will is published."""
+        await self._close(goodbye=True)
+
+    async def _close(self, *, goodbye: bool) -> None:
         if self._closing is None:
-            self._closing = asyncio.ensure_future(self._close(goodbye))
+            self._closing = asyncio.ensure_future(self._end(goodbye))
         await asyncio.shield(self._closing)
 
-    async def _close(self, goodbye: bool) -> None:
+    async def _end(self, goodbye: bool) -> None:
         sender = self.sender
         if goodbye and sender is not None and sender.error is None:
             if self._owner is not None:
@@ -171,6 +178,21 @@ class Session:
                 sender.write(packet.write())
         await asyncio.gather(*(connection.close(goodbye) for connection in self.connections))
         self._lost()
+
+    @property
+    def activity(self) -> int:
+        return sum(connection.moved for connection in self.connections)
+
+    @property
+    def receiving(self) -> int | None:
+        if self.reader is None or self.sender is None:
+            return None
+        # While much is sent, its beat waits behind it.
+        return self.reader.received + self.sender.uploads
+
+    @property
+    def sending(self) -> int | None:
+        return None if self.sender is None else self.sender.moved
 
     # Subscribing
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ...errors import BridgeError, BrokerBusy, EncodeError, PayloadTooLarge
+from ...errors import BridgeError, EncodeError, PayloadTooLarge
 from ...key import Key
 from ..adapter import Buried, Features, Link, Received, Record, SentBack
 from ..log import LogAdapter, LogState, Row, letter_number
@@ -16,10 +16,11 @@ from .connection import Message
 from .core import HEADROOM
 from .group import Member
 from .headers import pack, unpack
-from .jetapi import BUSY, MISSING, JetApi, Refused, denied, stream_name
+from .jetapi import MISSING, JetApi, Refused, denied, stream_name
 from .letters import ID, READER, bury, listed, send_back
 from .pulls import MOST_BYTES, Pull, Stored
 from .server import TEXT, Server
+from .storing import Error, Storable, Storing
 from .streams import Setup, Streams, from_number, from_time
 from .subjects import LONGEST
 
@@ -29,8 +30,6 @@ LEASE = 3.0
 AHEAD = 1000
 """Messages that a reader without a group asks for at a time."""
 ID_LINE = f"\r\n{ID}: ".encode()
-FULL = (10002,)
-"""JetStream's codes of errors that end when there is space again, beside those of its statuses from 500 on."""
 OWN: Mapping[str, Option] = {
     "stream": TEXT,
     "maxlen": or_none(count("messages")),
@@ -106,6 +105,7 @@ class JetStreamAdapter(LogAdapter):
         self._follows = -1  # the number before the first that `_pull` brings
         await api.open()
         self._streams = streams = Streams(api, link.namespace, self._setup)
+        self._storing = Storing(api, streams)
         await streams.open(reads=link.reads, remembers=link.reads and bool(link.group or link.name))
         if link.group:
             self._member = Member(streams, stream_name(link.group), self.inbox.ring, self._in_hand)
@@ -144,13 +144,16 @@ class JetStreamAdapter(LogAdapter):
 
     async def send(self, records: Sequence[Record]) -> Mapping[int, Exception]:
         api, streams, sender, refused = self._connected(), self._streams, self.link.sender, dict[int, Exception]()
-        stored: list[tuple[bytes, bytes, bytes]] = []
+        stored: list[Storable] = []
         indices: list[int] = []
         control: list[tuple[int, bytes, bytes]] = []
-        most = api.writer.client.max_payload
+        most, stream, id = api.writer.client.max_payload, "", b""
         for index, (key, payload, headers, sequence, is_control) in enumerate(records):
             try:
-                subject = streams.control.subject(key) if is_control else await streams.subject(key)
+                if is_control:
+                    subject = streams.control.subject(key)
+                else:
+                    stream, subject = await streams.place(key)
                 head = pack(headers)
                 if len(subject) > LONGEST:
                     raise ValueError(f"its subject has {len(subject)} bytes, and NATS takes {LONGEST}")
@@ -161,7 +164,8 @@ class JetStreamAdapter(LogAdapter):
                 refused[index].__cause__ = error
                 continue
             if not is_control:
-                head = b"%b%b%b-%d\r\n\r\n" % (head[:-4], ID_LINE, sender.encode(), sequence)
+                id = b"%b-%d" % (sender.encode(), sequence)
+                head = b"%b%b%b\r\n\r\n" % (head[:-4], ID_LINE, id)
             if (size := len(head) + len(payload)) > most:
                 refused[index] = PayloadTooLarge(key, size, most)
             elif is_control:
@@ -169,8 +173,8 @@ class JetStreamAdapter(LogAdapter):
                 control.append((index, subject, line))
             else:
                 indices.append(index)
-                stored.append((subject, head, payload))
-        errors = await api.publish(stored) if stored else ()
+                stored.append(as_tuple(Storable, (stream, id, subject, head, payload)))
+        errors = await self._storing.store(stored) if stored else ()
         for index, found in zip(indices, errors, strict=False):
             if found is not None:
                 refused[index] = await self._judged(found)
@@ -182,18 +186,15 @@ class JetStreamAdapter(LogAdapter):
                     refused[index] = trouble
         return refused
 
-    async def _judged(self, error: dict[str, Any]) -> Exception:
+    async def _judged(self, error: Error) -> Exception:
         """Return the error of a record that is refused for good.
 
         Raises:
-            BrokerBusy: It is not.
             ConnectionResetError: The stream is gone; the next connection makes it again.
         """
         streams = self._streams
         if error["code"] == MISSING and (self._setup.route or await streams.look_at(streams.name) is None):
             raise ConnectionResetError(f"a stream of {self.link.namespace!r} was deleted")
-        if error["code"] >= BUSY or error.get("err_code") in FULL:
-            raise BrokerBusy(f"JetStream stores nothing now: {error['description']}")
         return BridgeError(error["description"]) if error["code"] == 403 else Refused.of(error)
 
     async def listen(self, keys: Sequence[Key[Any]]) -> None:

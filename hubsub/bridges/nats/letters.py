@@ -101,7 +101,7 @@ async def send_back(streams: Streams, position: str) -> None:
     assert key is not None
     # Whoever does it twice stores it once.
     head = pack({**headers, ID: f"{name}-{number}-{message['time']}"})
-    subject = await streams.subject(key)
+    _, subject = await streams.place(key)
     (error,) = await streams.api.publish([(subject, head, base64.b64decode(message.get("data", "")))])
     if error is not None:
         raise Refused.of(error)

@@ -68,6 +68,8 @@ class Streams:
         self.bucket = Bucket(api, f"{self.name}_readers")
         self.state = LogState("", 1, 0)
         """The state of the stream that is read, when it was looked at last."""
+        self.may_be_full: set[str] = set()
+        """Streams that refuse messages when they are full, as far as that is known."""
         self._routes: dict[str, Route] = {}
         self._by_token: dict[bytes, Subjects] = {}  # by the first token of a subject
         self._own = Subjects(space) if setup.route is None and setup.sources is None else None
@@ -100,7 +102,9 @@ class Streams:
 
     async def _make(self, name: str, subject: str | None, **more: Any) -> None:
         """Have a stream there."""
-        if await self.api.find(f"STREAM.INFO.{name}") is not None:
+        if (found := await self.api.find(f"STREAM.INFO.{name}")) is not None:
+            if found["config"]["discard"] == "new":
+                self.may_be_full.add(name)
             return
         if subject is None and "sources" not in more:
             raise BridgeError(f"there is no stream {name!r}; create it, or give a namespace")
@@ -139,12 +143,13 @@ class Streams:
             self._by_token[subject.partition(b".")[0]] = subjects
         return found.stream
 
-    async def subject(self, key: Key[Any]) -> bytes:
-        """Return the subject to which a key is published; its stream exists then."""
+    async def place(self, key: Key[Any]) -> tuple[str, bytes]:
+        """Return the stream of a key, which exists then, and the subject to which it is published."""
         name = "" if self.setup.route is None else self.setup.route(key)
         if name not in self._routes:
             await self.route(name)
-        return self._routes[name].subjects.subject(key)
+        stream, subjects = self._routes[name]
+        return stream, subjects.subject(key)
 
     def key(self, subject: bytes) -> Key[Any]:
         """Return the key of a subject of the stream; one of another program is read part by part."""

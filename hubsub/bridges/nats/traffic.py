@@ -13,6 +13,7 @@ from ...key import NAMESPACE, Key
 from ..adapter import Link, Loss, Received, Record
 from ..address import cached
 from ..inbox import Inbox
+from ..lines import Line
 from ..together import together
 from .connection import Connection, Message
 from .headers import pack, unpack
@@ -31,7 +32,7 @@ NOBODY = "503"
 """The status of the server's own reply to a request that has no subscriber."""
 
 
-class Traffic:
+class Traffic(Line):
     """From one connect until it is lost.
 
     One connection receives, and the other one publishes: a server that waits for the slow line of a client leaves what

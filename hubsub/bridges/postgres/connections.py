@@ -33,7 +33,7 @@ class Connections:
         self.asker: Any = None
         """The connection that sends."""
 
-    async def open(self, listen: Begin, ask: Begin) -> None:
+    async def begin(self, listen: Begin, ask: Begin) -> None:
         """Open both connections at once, and prepare each.
 
         Args:
@@ -60,7 +60,7 @@ class Connections:
         await begin(connection)
         return connection
 
-    async def listen(self, channel: str, call: Callable[[Any, int, str, str], None]) -> None:
+    async def hear(self, channel: str, call: Callable[[Any, int, str, str], None]) -> None:
         """Call `call` with each notification of a channel; return when the server has confirmed it."""
         async with self._turn:
             await self.listener.add_listener(channel, call)

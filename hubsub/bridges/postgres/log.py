@@ -75,7 +75,7 @@ class PostgresLogAdapter(LogAdapter):
         self._keys: set[Key[Any]] = set()
         upkeep = Upkeep(self._lines.write, self.link.namespace, self._maxlen, self._max_age, self.UPKEEP_SECONDS)
         self._upkeep = upkeep
-        await self._lines.open(self._listen, self._prepare)
+        await self._lines.begin(self._listen, self._prepare)
         upkeep.start()
 
     async def _prepare(self, connection: Any) -> None:
@@ -211,7 +211,7 @@ class PostgresLogAdapter(LogAdapter):
 
     async def listen(self, keys: Sequence[Key[Any]]) -> None:
         self._keys.update(keys)
-        await self._connected().listen(self._control, self._take_control)
+        await self._connected().hear(self._control, self._take_control)
 
     def _take_control(self, connection: Any, pid: int, channel: str, text: str) -> None:
         received = self._control_frames.unpack(pid, text)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ...key import NAMESPACE, PLUS, STAR, Key
-from ..adapter import Adapter, Features, Link, Loss, Received, Record
+from ...key import NAMESPACE, PLUS, STAR
+from ..adapter import Features, Link
+from ..lines import LineAdapter
 from ..urls import Option
 from .database import Database
 from .frames import LONGEST, MOST_BYTES
@@ -30,7 +30,7 @@ def _channel(name: Any) -> str:
 OWN = {"channel": Option("a name of 1 to 63 bytes, and neither Hub, * nor +", _channel, several=True)}
 
 
-class PostgresAdapter(Adapter):
+class PostgresAdapter(LineAdapter[Traffic]):
     """LISTEN and NOTIFY over two connections: one listens, the other notifies.
 
     Args:
@@ -54,7 +54,6 @@ class PostgresAdapter(Adapter):
         if self._channels:
             self.features = replace(self.features, max_payload=LONGEST)
         self._pids: dict[int, float] = {}  # process ids of our own backends, and until when they may notify
-        self._line: Traffic | None = None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._database!r}{''.join(f' channel={name}' for name in self._channels)}>"
@@ -64,48 +63,11 @@ class PostgresAdapter(Adapter):
             raise ValueError("a bridge without a namespace needs channels: postgres://...?channel=chat&channel=news")
         return self.features
 
-    async def connect(self, link: Link) -> None:
+    def line(self, link: Link) -> Traffic:
         now = time.monotonic()
         self._pids = {pid: min(end, now + OWN_FOR) for pid, end in self._pids.items() if end > now}
-        self._line = Traffic(self._database, link, self._channels, self._pids)
-        await self._line.begin()
-
-    def _connected(self) -> Traffic:
-        if self._line is None:
-            raise ConnectionError(f"{self!r} is not connected")
-        return self._line
-
-    async def listen(self, keys: Sequence[Key[Any]]) -> None:
-        await self._connected().listen_to(keys)
-
-    async def ping(self) -> None:
-        await self._connected().ping()
-
-    async def send(self, records: Sequence[Record]) -> Mapping[int, Exception]:
-        return await self._connected().send(records)
-
-    async def receive(self) -> Sequence[Received | Loss]:
-        return await self._connected().receive()
-
-    async def close(self) -> None:
-        if self._line is not None:
-            await self._line.close()
+        return Traffic(self._database, link, self._channels, self._pids)
 
     def forget(self) -> None:
-        # Notifications of the parent process are no longer our own.
-        self._pids, self._line = {}, None
-
-    @property
-    def activity(self) -> int:  # type: ignore[override]
-        """Changes whenever bytes have moved over any of its connections."""
-        return 0 if self._line is None else self._line.activity
-
-    @property
-    def receiving(self) -> int | None:  # type: ignore[override]
-        """Changes whenever the listening connection has received bytes."""
-        return None if self._line is None else self._line.receiving
-
-    @property
-    def sending(self) -> int | None:  # type: ignore[override]
-        """Changes whenever bytes have moved over the notifying connection."""
-        return None if self._line is None else self._line.sending
+        super().forget()
+        self._pids = {}  # notifications of the parent process are no longer our own

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 from ...errors import EncodeError, PayloadTooLarge
 from ...key import Key, is_subset
 from ..adapter import Link, Received, Record
+from ..lines import Line
 from .connections import Connections
 from .database import Database, Instant
 from .errors import refusal
@@ -24,7 +25,7 @@ Notice: TypeAlias = tuple[int, str, str]
 """The index of a record, a channel, and a text to send there for the record."""
 
 
-class Traffic(Connections):
+class Traffic(Connections, Line):
     """Sends and receives, from one connect until the connection is lost.
 
     Args:
@@ -45,9 +46,8 @@ class Traffic(Connections):
         self._keys: set[Key[Any]] = set()  # those of control messages for this bridge
         self._came: list[tuple[int, str, str]] = []  # process id, channel and text of what was not returned yet
 
-    async def begin(self) -> None:
-        """Connect and listen."""
-        await self.open(self._listen, self._prepare)
+    async def open(self) -> None:
+        await self.begin(self._begin_listening, self._prepare)
 
     async def _prepare(self, connection: Any) -> None:
         self._notify = await connection.prepare(NOTIFY)
@@ -55,17 +55,16 @@ class Traffic(Connections):
         # By a query: behind a pooler the protocol gives another one.
         self._pids[await connection.fetchval("select pg_backend_pid()")] = math.inf
 
-    async def _listen(self, connection: Any) -> None:
+    async def _begin_listening(self, connection: Any) -> None:
         if not self._channels and self._incoming:
             await connection.add_listener(self._data, Instant(self._take))
         for name in self._channels:
             if any(is_subset(Key(name), pattern) for pattern in self._incoming):
                 await connection.add_listener(name, Instant(self._take))
 
-    async def listen_to(self, keys: Sequence[Key[Any]]) -> None:
-        """Receive the control messages of these keys; return when the server has confirmed it."""
+    async def listen(self, keys: Sequence[Key[Any]]) -> None:
         self._keys.update(keys)
-        await self.listen(self._control, Instant(self._take))
+        await self.hear(self._control, Instant(self._take))
 
     # What comes
 

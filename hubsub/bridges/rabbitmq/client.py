@@ -271,12 +271,13 @@ class Connection(asyncio.Protocol):
         await root.call(commands.Connection.Open(login.vhost))
         self._beat(beat / 2)
 
-    def _beat(self, every: float) -> None:
+    def _beat(self, every: float, heard: int = 0) -> None:
         if self.error is None:
-            # While RabbitMQ owes an answer, only that is a sign of life.
-            if not any(channel.is_waiting for channel in self.channels.values()):
+            # While RabbitMQ owes an answer, only what it sends is a sign of life: of a frozen one, the system still
+            # acknowledges a heartbeat. But an answer may wait for minutes behind messages, on a narrow line.
+            if self._received != heard or not any(channel.is_waiting for channel in self.channels.values()):
                 self.write(HEARTBEAT)
-            self._timer = self.loop.call_later(every, self._beat, every)
+            self._timer = self.loop.call_later(every, self._beat, every, self._received)
 
     async def channel(self, *methods: Any, confirms: bool = False) -> Channel:
         """Return a new channel, open; these methods are sent together with what opens it, and are carried out.

@@ -20,7 +20,7 @@ from .names import ANYONE
 from .streams import OFFSET, STREAM, entries
 
 if TYPE_CHECKING:
-    from .line import Line
+    from .line import AmqpLine
 
 
 async def declare(connection: Connection, name: str) -> None:
@@ -47,7 +47,7 @@ async def offsets(connection: Connection, name: str) -> dict[int, bool]:
 class Letters:
     """The dead letters of a namespace, over a connection."""
 
-    def __init__(self, line: Line) -> None:
+    def __init__(self, line: AmqpLine) -> None:
         self._line = line
         self._name = line.names.dead
 
@@ -55,7 +55,7 @@ class Letters:
         """Declare exchange and stream, once for each connection, and never twice at a time."""
         async with self._line.aside_lock:
             if not self._line.has_letters:
-                await declare(self._line.reading, self._name)
+                await declare(self._line.reader, self._name)
                 self._line.has_letters = True
 
     async def bury(self, received: Received, why: str, reader: str) -> Exception | None:
@@ -89,7 +89,7 @@ class Letters:
     async def last(self, limit: int, before: str | None = None) -> list[Buried]:
         """Return the last letters, or the last ones before the one of that position."""
         end = None if before is None else self._offset(before)
-        name, connection = self._name, self._line.reading
+        name, connection = self._name, self._line.reader
         await self._declare()
         wanted = [offset for offset in await offsets(connection, name) if end is None or offset < end][-limit:]
         if not wanted:
@@ -111,9 +111,9 @@ class Letters:
         """
         offset, line = self._offset(position), self._line
         await self._declare()
-        if offset not in await offsets(line.reading, self._name):
+        if offset not in await offsets(line.reader, self._name):
             raise NoSuchLetter(position)
-        async with aclosing(entries(line.reading, self._name, offset)) as messages:
+        async with aclosing(entries(line.reader, self._name, offset)) as messages:
             letter = self._read(await anext(messages))
         received, names = letter.received, line.names
         back: dict[str, Any] = {"key": received.key.text, "reader": letter.reader or ""}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from pamqp import commands
 
@@ -12,6 +12,7 @@ from ...errors import BrokerBusy, EncodeError, NameTaken
 from ...key import Key
 from ..adapter import Link, Loss, Received, Record
 from ..address import cached
+from ..lines import Line
 from . import frames
 from .client import Channel, Connection, QueueGone
 from .delays import Delays, path, ticks_until
@@ -35,8 +36,10 @@ GOODBYE = 1.2
 """Seconds that RabbitMQ has to answer when a connection is closed."""
 MOST_PREFETCH = 65535
 
+Joined: TypeAlias = dict[str, list[str] | None]
 
-class Line:
+
+class AmqpLine(Line):
     """Two connections; if one is lost, both are.
 
     Args:
@@ -44,18 +47,19 @@ class Line:
         link: What they carry.
         names: The names of its queues and exchanges.
         lost: Losses that are to be reported, also by the next connection.
-        joined: Queues that were read before, by an earlier connection; False if they were deleted since.
+        joined: Queues that were read before, by an earlier connection, and what it has bound them to; None if they were
+            deleted since.
     """
 
-    def __init__(self, settings: Settings, link: Link, names: Names, lost: list[Loss], joined: dict[str, bool]) -> None:
+    def __init__(self, settings: Settings, link: Link, names: Names, lost: list[Loss], joined: Joined) -> None:
         self._settings = settings
         self._link = link
         self.names = names
         self._losses = lost
         self._joined = joined
         login = settings.login()
-        self.reading = Connection(login, self._ended)
-        self.sending = Connection(login, self._ended)
+        self.reader = Connection(login, self._ended)
+        self.writer = Connection(login, self._ended)
         self.aside_lock = asyncio.Lock()
         """Is held by what is done over `aside`, one after the other."""
         self.has_letters = False
@@ -86,110 +90,163 @@ class Line:
             raise explained(error) from error.__cause__
 
     async def _open(self) -> None:
-        await asyncio.gather(self.reading.open(), self.sending.open())
+        await asyncio.gather(self.reader.open(), self.writer.open())
         self.inward, self.outward, self.aside, delaying = await asyncio.gather(
-            self.reading.channel(),
-            self.sending.channel(confirms=True),
-            self.sending.channel(confirms=True),
-            self.sending.channel(),
+            self.reader.channel(),
+            self.writer.channel(confirms=True),
+            self.writer.channel(confirms=True),
+            self.writer.channel(),
         )
         self.delays = Delays(delaying, self.names.delay, self.names.exchange)
-        await declare_exchanges(self.reading, self.inward, self.names)
-        if self._link.incoming:
-            await self._join()
-        self._guarding = self.reading.loop.create_task(self._guard(), name=f"watching {self.names.exchange}")
+        _, is_there, _ = await asyncio.gather(
+            declare_exchanges(self.reader, self.inward, self.names), self._is_still_there(), self._take_name()
+        )
+        late = await self._join(is_there) if self._link.incoming else ()
+        self._guarding = self.reader.loop.create_task(self._guard(late), name=f"watching {self.names.exchange}")
 
-    async def _join(self) -> None:
-        """Declare the queue, bind it to what is incoming and to nothing else, and consume it."""
-        names, link, channel = self.names, self._link, self.inward
-        is_kept = bool(link.reader)
-        if link.name is not None and not await Lock(self.reading, f"{names.queue}:lock").take():
-            raise NameTaken(link.name)
-        if (was_there := self._joined.get(names.queue)) is False:
+    async def _take_name(self) -> None:
+        if (name := self._link.name) is not None and not await Lock(self.reader, f"{self.names.queue}:lock").take():
+            raise NameTaken(name)
+
+    async def _join(self, is_there: bool) -> Sequence[str]:
+        """Declare the queue, bind it to what is incoming and to nothing else, and consume it.
+
+        Args:
+            is_there: The queue was read before, and still exists.
+
+        Returns:
+            The patterns of a queue that may still be bound to others: `_bind_exactly` is to be called with them.
+        """
+        names, channel = self.names, self.inward
+        is_kept = bool(self._link.reader)
+        patterns = [names.pattern(key) for key in self._link.incoming]
+        was_bound = is_there and is_kept and self._joined[names.queue] == patterns
+        expiring: dict[str, Any] = {"x-expires": int(self._settings.expires * 1000)}
+        methods: list[Any] = [
+            commands.Queue.Declare(queue=names.queue, durable=True, arguments=dict(QUORUM) if is_kept else expiring)
+        ]
+        if is_kept and not was_bound:
+            await channel.call(*methods)
+            await self._bind_exactly(patterns)
+            methods.clear()
+        else:
+            methods += binds(names.queue, names.exchange, patterns)
+            methods += binds(names.queue, names.control, [] if is_kept else [ANYONE])
+        # Every later message is received: here the gap ends. Losses of this connection are reported by the next one.
+        self._gaps = list(self._losses)
+        channel.consumers[b"messages"] = self._came
+        # Together: RabbitMQ is slow while it starts, and each round trip may take it half a second.
+        await channel.call(*methods, self._prefetch, commands.Basic.Consume(queue=names.queue, consumer_tag="messages"))
+        self._joined[names.queue] = patterns
+        # What else it is bound to says a stream, and RabbitMQ opens its streams last when it starts. An earlier
+        # connection has made sure that it is nothing, so this one need not do so before messages come.
+        return patterns if was_bound else ()
+
+    async def _is_still_there(self) -> bool:
+        """Return whether the queue was read before and still exists; if it does not, note the loss."""
+        if self.names.queue not in self._joined:
+            return False
+        if self._joined[self.names.queue] is None:
             # RabbitMQ reports the deletion shortly before it deletes: a queue that is found now may be about to go.
             for _ in range(20):
                 if not await self._queue_exists():
                     break
                 await asyncio.sleep(0.05)
-        elif was_there and not await self._queue_exists():
-            self._losses.append(Loss("the queue was deleted, or has expired"))
-        expiring: dict[str, Any] = {"x-expires": int(self._settings.expires * 1000)}
-        await channel.call(
-            commands.Queue.Declare(queue=names.queue, durable=True, arguments=dict(QUORUM) if is_kept else expiring)
-        )
-        patterns = [names.pattern(key) for key in link.incoming]
-        if link.group is not None:
-            async with Lock(self.reading, f"{names.queue}:lock"):
-                await bind_exactly(self.reading, names.queue, names.exchange, patterns)
-        elif is_kept:
-            await bind_exactly(self.reading, names.queue, names.exchange, patterns)
+            return False
+        if await self._queue_exists():
+            return True
+        self._losses.append(Loss("the queue was deleted, or has expired"))
+        del self._joined[self.names.queue]  # it is noted once, however often this has to be tried
+        return False
+
+    async def _bind_exactly(self, patterns: Sequence[str]) -> None:
+        """Bind the queue of a group or name to these patterns, and to no others."""
+        queue, exchange = self.names.queue, self.names.exchange
+        if self._link.group is None:
+            await bind_exactly(self.reader, queue, exchange, patterns)
         else:
-            await channel.call(
-                *binds(names.queue, names.exchange, patterns), *binds(names.queue, names.control, [ANYONE])
-            )
-        self._joined[names.queue] = True
-        # Every later message is received: here the gap ends. Losses of this connection are reported by the next one.
-        self._gaps = list(self._losses)
-        channel.consumers[b"messages"] = self._came
-        await channel.call(self._prefetch, commands.Basic.Consume(queue=names.queue, consumer_tag="messages"))
+            async with Lock(self.reader, f"{queue}:lock"):
+                await bind_exactly(self.reader, queue, exchange, patterns)
 
     async def _queue_exists(self) -> bool:
-        return await exists(self.reading, commands.Queue.Declare(queue=self.names.queue, passive=True))
+        return await exists(self.reader, commands.Queue.Declare(queue=self.names.queue, passive=True))
 
     async def listen(self, keys: Sequence[Key[Any]]) -> None:
         """Receive the control messages of these keys."""
         channel = self.inward
-        declared: Any = await channel.call(commands.Queue.Declare(queue="", exclusive=True, auto_delete=True))
         channel.consumers[b"control"] = self._came_for_us
         addresses = [self.names.address(key) for key in keys]
+        # Without a name, a method is about the queue that was declared last on its channel.
         await channel.call(
-            *binds(declared.queue, self.names.control, [*addresses, RECREATED]),
-            commands.Basic.Consume(queue=declared.queue, consumer_tag="control", no_ack=True),
+            commands.Queue.Declare(queue="", exclusive=True, auto_delete=True),
+            *binds("", self.names.control, [*addresses, RECREATED]),
+            commands.Basic.Consume(queue="", consumer_tag="control", no_ack=True),
         )
 
-    async def _guard(self) -> None:
-        """Check at each heartbeat that exchange and queue still exist: RabbitMQ does not report their deletion."""
+    async def _guard(self, late: Sequence[str]) -> None:
+        """Check at each heartbeat that exchange and queue still exist: RabbitMQ does not report their deletion.
+
+        At the first one, bind the queue to the patterns in `late`, if there are any, and to no others.
+        """
         try:
             while True:
                 await asyncio.sleep(self._settings.heartbeat / 2)
-                if not await exchange_exists(self.reading, self.names):
+                if not await exchange_exists(self.reader, self.names):
                     self._recreated()
                 elif self._link.incoming and not await self._queue_exists():
-                    self.reading.cancelled()
+                    self.reader.cancelled()
+                elif late:
+                    await self._bind_exactly(late)
+                    late = ()
         except Exception as error:
-            self.reading.fail(explained(error))
+            self.reader.fail(explained(error))
 
     def _recreated(self) -> None:
         """The exchange was deleted, and our bindings with it."""
-        if self._link.incoming and self.reading.error is None:
+        if self._link.incoming and self.reader.error is None:
             self._losses.append(Loss("the exchange was deleted"))
-        self.reading.fail(ConnectionResetError("the exchange was deleted"))
+        self.reader.fail(ConnectionResetError("the exchange was deleted"))
 
     def _ended(self) -> None:
         """A connection has ended."""
-        if isinstance(self.reading.error, QueueGone) and self._joined.get(self.names.queue):
+        if isinstance(self.reader.error, QueueGone) and self._joined.get(self.names.queue):
             self._losses.append(Loss("the queue was deleted"))
-            self._joined[self.names.queue] = False
+            self._joined[self.names.queue] = None
         self._news.set()
 
     def _check(self) -> None:
-        for connection, channel in ((self.reading, self.inward), (self.sending, self.outward)):
+        for connection, channel in ((self.reader, self.inward), (self.writer, self.outward)):
             if (error := connection.error or channel.error) is not None:
                 raise explained(error)
 
-    async def close(self, *, leave: bool) -> None:
-        """End both; with `leave`, after all that was sent is carried out, and delete a queue of this bridge alone."""
+    async def close(self) -> None:
         if self._guarding is not None:
             self._guarding.cancel()
-        if leave and self.reading.error is None and self._guarding is not None:
+        self.reader.abort()
+        self.writer.abort()
+
+    async def leave(self) -> None:
+        """End both after all that was sent is carried out, and delete a queue of this bridge alone."""
+        if self.reader.error is None and self._guarding is not None:
+            self._guarding.cancel()
             if self._link.incoming and not self._link.reader:
                 self.inward.tell(commands.Queue.Delete(queue=self.names.queue, nowait=True))
-            await asyncio.gather(self.reading.close(GOODBYE), self.sending.close(GOODBYE))
-        self.reading.abort()
-        self.sending.abort()
+            await asyncio.gather(self.reader.close(GOODBYE), self.writer.close(GOODBYE))
+        await self.close()
+
+    @property
+    def activity(self) -> int:
+        return sum(self.reader.moved) + sum(self.writer.moved)
+
+    @property
+    def receiving(self) -> int | None:
+        return self.reader.moved[1]
+
+    @property
+    def sending(self) -> int | None:
+        return sum(self.writer.moved)
 
     async def ping(self) -> None:
-        """Return when RabbitMQ has answered."""
         await self.inward.call(
             commands.Exchange.Declare(exchange=self.names.control, exchange_type="direct", durable=True)
         )
@@ -236,7 +293,7 @@ class Line:
         """Acknowledge messages; return when RabbitMQ has read that. Those of an earlier connection come again."""
         tags = {tag for line, tag in tokens if line is self}
         if tags:
-            self.reading.write(b"".join(self._acks(tags)))
+            self.reader.write(b"".join(self._acks(tags)))
             # RabbitMQ does not confirm that. But a channel carries out one method after the other.
             await self.inward.call(self._prefetch)
 
@@ -264,7 +321,7 @@ class Line:
         """Return these to the queue, for other members, and stop reading."""
         self.inward.tell(commands.Basic.Cancel(consumer_tag="messages", nowait=True))
         tags = [tag for line, tag in tokens if line is self]
-        self.reading.write(b"".join([frames.nack(self.inward.number, tag) for tag in tags]))
+        self.reader.write(b"".join([frames.nack(self.inward.number, tag) for tag in tags]))
         await self.inward.call(self._prefetch)
 
     # Sending
@@ -286,7 +343,7 @@ class Line:
 
     async def _publish(self, records: Sequence[Record]) -> dict[int, Exception]:
         self._check()
-        connection, channel, written = self.sending, self.outward, self._written
+        connection, channel, written = self.writer, self.outward, self._written
         refused: dict[int, Exception] = {}
         data: list[bytes] = []
         if connection.blocked is not None:
@@ -319,7 +376,7 @@ class Line:
         return refused
 
     def _busy(self) -> BrokerBusy:
-        return BrokerBusy(f"RabbitMQ accepts no messages at the moment: {self.sending.blocked}")
+        return BrokerBusy(f"RabbitMQ accepts no messages at the moment: {self.writer.blocked}")
 
     async def _refusals(self, records: Sequence[Record], refused: Mapping[int, Exception]) -> dict[int, Exception]:
         """RabbitMQ has closed the channel: return an error for each record if one of them is why, else raise."""
@@ -332,17 +389,17 @@ class Line:
             raise explained(error)
         self.before += self.outward.returned
         self._written.clear()
-        self.outward = await self.sending.channel(confirms=True)
+        self.outward = await self.writer.channel(confirms=True)
         self._head = cached(self._publish_head)
         return {index: explained(error) for index in range(len(records)) if index not in refused}
 
     def _check_connection(self) -> None:
-        if self.sending.error is not None:
-            raise explained(self.sending.error)
+        if self.writer.error is not None:
+            raise explained(self.writer.error)
 
     def _plain(self, record: Record) -> bytes:
         head = self._head(record.key)
-        return head + frames.content(self.outward.number, record.headers, record.payload, self.sending.frame_max)
+        return head + frames.content(self.outward.number, record.headers, record.payload, self.writer.frame_max)
 
     async def _packed(self, record: Record) -> bytes:
         """Return the frames of a control message, or of one that is due later."""
@@ -350,13 +407,13 @@ class Line:
         headers: Mapping[str, Any] = record.headers
         if record.is_control:
             head = frames.publish_head(number, self.names.control, address, mandatory=False)
-            return head + frames.content(number, headers, record.payload, self.sending.frame_max, mode=b"\x01")
+            return head + frames.content(number, headers, record.payload, self.writer.frame_max, mode=b"\x01")
         assert record.due is not None
         await self.delays.prepare(path(ticks_until(record.due))[0])
         # Declaring the levels took a while.
         top, wait = path(ticks_until(record.due))
         head = frames.publish_head(number, self.delays.entrance(top), address, mandatory=False)
-        return head + frames.content(number, {**headers, **wait}, record.payload, self.sending.frame_max)
+        return head + frames.content(number, {**headers, **wait}, record.payload, self.writer.frame_max)
 
     @property
     def unroutable(self) -> int:
@@ -367,8 +424,8 @@ class Line:
         """Publish one message beside the others; return whether a queue has it."""
         async with self.aside_lock:
             self._check_connection()
-            if self.sending.blocked is not None:
+            if self.writer.blocked is not None:
                 raise self._busy()
             if self.aside.error is not None:
-                self.aside = await self.sending.channel(confirms=True)
-            return await publish(self.aside, self.sending, exchange, key, headers, body)
+                self.aside = await self.writer.channel(confirms=True)
+            return await publish(self.aside, self.writer, exchange, key, headers, body)

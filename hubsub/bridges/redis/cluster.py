@@ -11,6 +11,7 @@ from ...errors import BridgeError
 from ...key import Key
 from ..adapter import Features, Link, Loss, Received, Record
 from ..address import cached
+from ..lines import Line
 from ..urls import Option, read_options
 from .answers import Moved, refusal, sound
 from .connection import Connection
@@ -68,15 +69,14 @@ class RedisClusterAdapter(RedisAdapter):
         self._broadcasts: bool = (own | read_options(name, OPTIONS, {}, self._server.own))["broadcast"]
         self._nodes = list(self._server.nodes)
         self._remap = address_remap or (lambda node: node)
-        self._line = None
 
-    def _made(self, link: Link) -> ClusterLine:
+    def line(self, link: Link) -> ClusterLine:
         return ClusterLine(
             self._server, link, self.most_patterns, self._nodes, self._remap, broadcasts=self._broadcasts
         )
 
 
-class ClusterLine:
+class ClusterLine(Line):
     """The connections to the nodes of a cluster, from one `connect` until one of them is lost, or all are closed.
 
     One leads to the node at home, whichever answered first: what concerns the whole cluster goes there. Others are made
@@ -220,6 +220,10 @@ class ClusterLine:
             await connection.close()
 
     # Signs of life
+
+    @property
+    def activity(self) -> int:
+        return sum(connection.moved for connection in self.connections)
 
     @property
     def receiving(self) -> int | None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any
 
 from ...errors import EncodeError
 from ...key import Key
-from ..adapter import Adapter, Features, Link, Loss, Received, Record
+from ..adapter import Features, Link, Received, Record
 from ..address import Addresses, cached
+from ..lines import Line, LineAdapter
 from .answers import refusal
 from .connection import Connection
 from .server import Server
@@ -19,7 +20,7 @@ from .subscriber import Subscriber
 _ALLOWED = r"\0-\x0c\x0e-9;-\ud7ff\ue000-\U0010ffff"
 
 
-class RedisAdapter(Adapter):
+class RedisAdapter(LineAdapter[Line]):
     """Redis Pub/Sub through two connections, one that subscribes and one that publishes.
 
     Args:
@@ -41,98 +42,15 @@ class RedisAdapter(Adapter):
 
     def __init__(self, url: str | None = None, *, client: Any = None, **options: Any) -> None:
         self._server = Server(type(self).__name__, url, client, options)
-        self._line: Line | None = None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._server!r}>"
 
-    # Connecting
-
-    async def connect(self, link: Link) -> None:
-        self._line = self._made(link)
-        try:
-            await self._line.open()
-        except BaseException:
-            await self._line.close()
-            raise
-
-    def _made(self, link: Link) -> Line:
-        return _Line(self._server, link, self.most_patterns)
-
-    def _connected(self) -> Line:
-        if self._line is None:
-            raise ConnectionError(f"{self!r} is not connected")
-        return self._line
-
-    async def ping(self) -> None:
-        await self._connected().ping()
-
-    async def close(self) -> None:
-        if self._line is not None:
-            await self._line.close()
-
-    @property
-    def activity(self) -> int:  # type: ignore[override]
-        """Changes whenever bytes have moved over any of its connections."""
-        return 0 if self._line is None else sum(connection.moved for connection in self._line.connections)
-
-    @property
-    def receiving(self) -> int | None:  # type: ignore[override]
-        """Changes whenever bytes have come where it reads."""
-        return None if self._line is None else self._line.receiving
-
-    @property
-    def sending(self) -> int | None:  # type: ignore[override]
-        """Changes whenever bytes have moved where it sends."""
-        return None if self._line is None else self._line.sending
-
-    # Carrying
-
-    async def send(self, records: Sequence[Record]) -> Mapping[int, Exception]:
-        return await self._connected().send(records)
-
-    async def receive(self) -> Sequence[Received | Loss]:
-        return await self._connected().receive()
-
-    async def listen(self, keys: Sequence[Key[Any]]) -> None:
-        await self._connected().listen(keys)
-
-    async def subscribe(self, patterns: Sequence[Key[Any]]) -> None:
-        await self._connected().subscribe(patterns)
-
-    async def unsubscribe(self, patterns: Sequence[Key[Any]]) -> None:
-        await self._connected().unsubscribe(patterns)
+    def line(self, link: Link) -> Line:
+        return PubSubLine(self._server, link, self.most_patterns)
 
 
-class Line(Protocol):
-    """The connections of an adapter, from one `connect` until they are lost or closed."""
-
-    connections: list[Connection]
-
-    @property
-    def receiving(self) -> int | None: ...
-
-    @property
-    def sending(self) -> int | None: ...
-
-    async def open(self) -> None: ...
-
-    async def close(self) -> None: ...
-
-    async def ping(self) -> None: ...
-
-    async def send(self, records: Sequence[Record]) -> dict[int, Exception]: ...
-
-    async def receive(self) -> Sequence[Received | Loss]: ...
-
-    async def listen(self, keys: Sequence[Key[Any]]) -> None: ...
-
-    async def subscribe(self, patterns: Sequence[Key[Any]]) -> None: ...
-
-    async def unsubscribe(self, patterns: Sequence[Key[Any]]) -> None: ...
-
-
-class _Line:
+class PubSubLine(Line):
     """The two connections, from one `connect` until they are lost or closed. If one is lost, both are."""
 
     def __init__(self, server: Server, link: Link, most_patterns: int) -> None:
@@ -160,13 +78,15 @@ class _Line:
         return self.subscriber
 
     @property
+    def activity(self) -> int:
+        return sum(connection.moved for connection in self.connections)
+
+    @property
     def receiving(self) -> int | None:
-        """A number that changes whenever bytes have come where messages are received."""
         return None if self.subscriber is None else self.subscriber.connection.received
 
     @property
     def sending(self) -> int | None:
-        """A number that changes whenever bytes have moved where messages are sent."""
         return None if self.sender is None else self.sender.moved
 
     async def listen(self, keys: Sequence[Key[Any]]) -> None:
@@ -252,7 +172,7 @@ class _Line:
                 return received
             for connection in self.connections:
                 if connection.error is not None:
-                    raise self.subscriber.connection.reason() if self.subscriber else connection.failure()
+                    raise connection.reason()
             if self._is_closed:
                 raise ConnectionResetError("the connection to Redis is closed")
             await self._news.wait()

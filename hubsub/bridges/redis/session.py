@@ -12,6 +12,7 @@ from typing import Any
 from ...errors import BrokerBusy, NameTaken
 from ...key import Key
 from ..adapter import Link, Loss, Received
+from ..lines import Line
 from .answers import is_denied, is_no_stream, is_without_group, sound
 from .connection import Connection
 from .control import Channels, Control
@@ -37,7 +38,7 @@ MOST_IDS = 1000
 """Ids in one call of a script."""
 
 
-class Session:
+class Session(Line):
     """The exchange with a server from one `connect` until it is lost or closed.
 
     There are up to four connections: one reads and waits; one sends; one acknowledges and extends leases, which must
@@ -78,6 +79,13 @@ class Session:
 
     async def open(self) -> None:
         """Connect, and find out where to begin, in as few round trips as possible, since the line may be slow."""
+        try:
+            await self._open()
+        except BaseException:
+            await self.leave()  # else a name that was taken stays taken
+            raise
+
+    async def _open(self) -> None:
         link = self._link
         commands: list[list[Command]] = [[]]
         if link.reads:
@@ -136,19 +144,16 @@ class Session:
 
     @property
     def activity(self) -> int:
-        """A number that changes whenever bytes have moved."""
         return sum(connection.moved for connection in self._connections)
 
     @property
     def receiving(self) -> int | None:
-        """A number that changes whenever bytes have come over the connection that reads."""
         if self._listening is not None and self._reading is not None:
             return self._listening.received
         return None if self._control is None else self._control.connection.received
 
     @property
     def sending(self) -> int | None:
-        """A number that changes whenever bytes have moved over the connection that sends."""
         return self.writer.connection.moved if self._is_open else None
 
     async def ping(self) -> None:
@@ -345,26 +350,29 @@ class Session:
 
     # Ending
 
-    async def close(self, *, leave: bool) -> None:
-        """Cut the connections. Closing twice is safe.
+    async def close(self) -> None:
+        await self._stop()
+        connections, self._connections = self._connections, []
+        for connection in connections:
+            await connection.close()
 
-        Args:
-            leave: True if it is for good: give back the name, or the pending messages of this member of the group.
-        """
-        self._is_leaving = self._is_closed = True
-        self._news.set()
-        if self._reading is not None:
-            self._reading.cancel()
-            await asyncio.gather(self._reading, return_exceptions=True)
-        if leave and self._is_inside:
+    async def leave(self) -> None:
+        """Give back the name, or the pending messages of this member of the group, and cut the connections."""
+        await self._stop()
+        if self._is_inside:
             self._is_inside = False
             # A courtesy, which must not delay closing for long.
             with suppress(Exception):
                 async with asyncio.timeout(max(LEAVE_SECONDS, min(5.0, 4 * self._asked().round_trip))):
                     await self._leave()
-        connections, self._connections = self._connections, []
-        for connection in connections:
-            await connection.close()
+        await self.close()
+
+    async def _stop(self) -> None:
+        self._is_leaving = self._is_closed = True
+        self._news.set()
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.gather(self._reading, return_exceptions=True)
 
     async def _leave(self) -> None:
         """Give back our name, or all our pending messages, including those that were on their way to us."""

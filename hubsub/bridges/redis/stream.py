@@ -11,7 +11,8 @@ from typing import Any, cast
 
 from ...errors import NoSuchLetter
 from ...key import Key
-from ..adapter import Adapter, Buried, Features, Link, Loss, Received, Record
+from ..adapter import Buried, Features, Link, Loss, Received, Record
+from ..lines import LineAdapter
 from ..log import LogAdapter, features_of
 from ..urls import count, or_none, read_options, seconds
 from .entries import Entries, unpackable
@@ -31,7 +32,7 @@ OPTIONS = {"maxlen": or_none(count("entries")), "lease": seconds()}
 """The options of the adapter itself."""
 
 
-class RedisStreamAdapter(Adapter):
+class RedisStreamAdapter(LineAdapter[Session]):
     """Redis Streams through up to four connections: for reading, sending, acknowledging, and control messages.
 
     Args:
@@ -89,7 +90,6 @@ class RedisStreamAdapter(Adapter):
         self._namespace = ""
         self._reads: tuple[str, str | None, str | None] | None = None
         self._sources: list[Source] = []
-        self._session: Session | None = None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._server!r}>"
@@ -103,64 +103,23 @@ class RedisStreamAdapter(Adapter):
         lags = [source.lag for source in self._sources]
         return sum(filter(None, lags)) if lags and None not in lags else None
 
-    @property
-    def activity(self) -> int:  # type: ignore[override]
-        """Changes whenever bytes have moved over any of its connections."""
-        return 0 if self._session is None else self._session.activity
-
-    @property
-    def receiving(self) -> int | None:  # type: ignore[override]
-        """Changes whenever bytes have come where it reads."""
-        return None if self._session is None else self._session.receiving
-
-    @property
-    def sending(self) -> int | None:  # type: ignore[override]
-        """Changes whenever bytes have moved where it sends."""
-        return None if self._session is None else self._session.sending
-
-    # Connecting
-
-    async def connect(self, link: Link) -> None:
+    def line(self, link: Link) -> Session:
         self._namespace = link.namespace
         reads = (link.namespace, link.group, link.name)
         if reads != self._reads:
             self._reads = reads
             names = [""] if self._names is None else self._names
             self._sources = [Source(name, encode(name)) for name in dict.fromkeys(map(self._stream, names))]
-        self._session = Session(self._setup, link, self._stream(""), self._sources)
-        try:
-            await self._session.open()
-        except BaseException:
-            await self._session.close(leave=True)
-            raise
+        return Session(self._setup, link, self._stream(""), self._sources)
 
     def _stream(self, name: str) -> str:
         """Return the full name of a stream, within the namespace."""
         return ":".join(filter(None, (self._namespace, name))) or "hubsub"
 
-    def _connected(self) -> Session:
-        if self._session is None:
-            raise ConnectionError(f"{self!r} is not connected")
-        return self._session
-
-    async def listen(self, keys: Sequence[Key[Any]]) -> None:
-        await self._connected().listen(keys)
-
-    async def ping(self) -> None:
-        await self._connected().ping()
-
-    async def lost(self) -> None:
-        if self._session is not None:
-            await self._session.close(leave=False)
-
-    async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close(leave=True)
-
     # Sending
 
     async def send(self, records: Sequence[Record]) -> Mapping[int, Exception]:
-        writer = self._connected().writer
+        writer = self.connected().writer
         if self._route is None and not any(record.is_control for record in records):
             return await writer.append(self._stream(""), records, range(len(records)))
         refused: dict[int, Exception] = {}
@@ -188,10 +147,10 @@ class RedisStreamAdapter(Adapter):
         return self._stream(name)
 
     async def bury(self, received: Received, why: str) -> Exception | None:
-        return await self._connected().writer.bury(received, why)
+        return await self.connected().writer.bury(received, why)
 
     async def dead_letters(self, limit: int, before: str | None = None) -> Sequence[Buried]:
-        session = self._connected()
+        session = self.connected()
         bound = None if before is None else self._letter_at(before)
         found: list[tuple[tuple[int, int], str, Buried]] = []
         for source in self._sources:
@@ -207,7 +166,7 @@ class RedisStreamAdapter(Adapter):
 
     async def redeliver(self, position: str) -> None:
         source, id = self._letter_at(position)
-        if not await self._connected().redeliver(source, id):
+        if not await self.connected().redeliver(source, id):
             raise NoSuchLetter(position)
 
     def _letter_at(self, position: str) -> tuple[Source, str]:
@@ -224,17 +183,14 @@ class RedisStreamAdapter(Adapter):
 
     # Receiving
 
-    async def receive(self) -> Sequence[Received | Loss]:
-        return await self._connected().receive()
-
     async def ack(self, tokens: Sequence[Any]) -> None:
-        await self._connected().ack(tokens)
+        await self.connected().ack(tokens)
 
     async def extend(self, tokens: Sequence[Any]) -> None:
-        await self._connected().extend(tokens)
+        await self.connected().extend(tokens)
 
     async def hand_back(self, tokens: Sequence[Any]) -> None:
-        await self._connected().hand_back(tokens)
+        await self.connected().hand_back(tokens)
 
     async def history(
         self, limit: int, before: str | float | None = None, after: str | float | None = None
@@ -250,7 +206,7 @@ class RedisStreamAdapter(Adapter):
         elif after is not None:
             oldest = f"{_milliseconds(floor, after) + 1}-0"
         found: list[Received | Loss] = []
-        session = self._connected()
+        session = self.connected()
         for source in self._sources:
             if lanes <= {source.stream}:
                 entries = await session.history(source, limit, newest, oldest, self._history_pace)

@@ -58,8 +58,9 @@ class Bridge(Life):
         history_scan: The number of messages of each source that are searched for them.
         lazy: Subscribe at the broker only to what somebody here wants; if False, to all that is `incoming`. For a
             durable broker it is always all.
-        ordered: Deliver a message of a durable broker only when the one before it of the same key is finished. True by
-            default, except for groups of brokers that keep no order in a group.
+        ordered: Deliver a message of a durable broker only when the one before it of the same key is finished, while
+            those of other keys overtake it. True by default, except for groups of brokers that keep no order in a
+            group. If False, keys do not overtake each other; a message that failed comes again after later ones.
         outbox: The most messages that wait to be sent; beyond it, the oldest is dropped.
         outbox_bytes: The most bytes of them.
         window: The most messages of a durable broker that are unfinished, or finished and not yet acknowledged; at the

@@ -390,7 +390,7 @@ class Connection:
         step, read, sent, ping = Silence(), Silence(), Silence(), Silence()
         push = self._parts.features.push
         heard: object = None
-        beats, moved = 0, adapter.sending
+        beats = 0
         last = loop.time()
         while True:
             await asyncio.sleep(timing.tick)
@@ -405,8 +405,8 @@ class Connection:
                 if silent > most:
                     raise ConnectionError(f"nothing was heard for {most:g} s while {self._phase}")
             size = sender.bytes_in_hand
-            silent = sent.listen((sender.calls, size is None, adapter.sending), passed)
-            if size is not None and silent > (most := self._patience(size)):
+            unmoved = sent.listen((sender.calls, size is None, adapter.sending), passed)
+            if size is not None and unmoved > (most := self._patience(size)):
                 raise ConnectionError(f"nothing moved for {most:.1f} s of what is being sent")
             if self._phase == "connecting":
                 continue
@@ -414,14 +414,14 @@ class Connection:
             sign = (self._reads, self._is_reading, adapter.receiving, self._pongs)
             if sign != heard:
                 heard, beats = sign, sender.beats
-            # Nothing can answer the first beat while it waits behind what is being sent over a slow line.
-            waits = sender.has_beat and sender.beats == beats and adapter.sending != moved
-            moved = adapter.sending
+            # Nothing can answer the first beat while it waits behind what is being sent over a slow line. There bytes
+            # move from time to time, and not with every tick.
+            waits = size is not None and adapter.sending is not None and sender.has_beat and sender.beats == beats
             silent = read.listen(sign, 0.0 if waits else passed)
             hears = self._is_reading and (not push or self._listens)
             if hears:
                 deaf = (timing.deaf if push else timing.deaf_pulling) + slack
-                if silent > deaf:
+                if (unmoved if waits else silent) > deaf:
                     raise ConnectionError(f"nothing was heard for {deaf:.1f} s")
                 if push and silent > timing.silent:
                     if sender.is_refused and self._pings:

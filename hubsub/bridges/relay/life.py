@@ -128,6 +128,12 @@ class Life:
         self._number = next(self._shared.numbers)
         self._open()
 
+    def _reopen(self) -> None:
+        """Make new parts, if it has finished closing and nobody else has made them meanwhile."""
+        if self._closing is not None and self._closing.done():
+            self._gone.clear()
+            self._open_again()
+
     @property
     def _sender_name(self) -> str:
         return f"{self.hub.border.origin}-{self._number}"
@@ -216,8 +222,7 @@ class Life:
         self._let_go_of_closed_loop()
         if self._closing is not None:
             await outlast(self._closing)
-            self._gone.clear()
-            self._open_again()
+            self._reopen()
         if self._living is None:
             await self.hub.start()
             loop = asyncio.get_running_loop()
@@ -271,6 +276,7 @@ class Life:
         """Called when the hub is started: start what was closed with the hub, or with its loop."""
         if self._let_go_of_closed_loop() or self._was_closed_by_hub:
             self._was_closed_by_hub = False
+            self._reopen()  # now, since its outbox gets what is published before the task runs
             task = asyncio.get_running_loop().create_task(self.start())
             task.add_done_callback(lambda task: task.cancelled() or task.exception())
 

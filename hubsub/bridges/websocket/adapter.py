@@ -9,13 +9,14 @@ from itertools import count
 from typing import Any
 
 from ...key import Key
-from ..adapter import Adapter, Features, Link, Loss, Received, Record
+from ..adapter import Features, Link
+from ..lines import LineAdapter
 from .flow import Position
-from .line import Line
+from .line import SocketLine
 from .options import Endpoint, Token
 
 
-class WebSocketAdapter(Adapter):
+class WebSocketAdapter(LineAdapter[SocketLine]):
     """A client of a WebSocket endpoint that speaks `hubsub.v1`.
 
     Messages of the endpoint's hub are received here, and messages published here are published there. A lost connection
@@ -57,43 +58,30 @@ class WebSocketAdapter(Adapter):
         self._endpoint = Endpoint(type(self).__name__, url, given)
         self._position = Position()
         self._ids = count(1)
-        self._line: Line | None = None
         self._back_at = 0.0
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._endpoint!r}>"
 
-    # Connecting
+    def line(self, link: Link) -> SocketLine:
+        return SocketLine(self._endpoint, link, self._position, self._ids)
 
     async def connect(self, link: Link) -> None:
-        await self.lost()
         # The endpoint has said when to come back.
         await asyncio.sleep(max(0.0, self._back_at - time.monotonic()))
-        self._line = Line(self._endpoint, link, self._position, self._ids)
-        await self._line.open()
-
-    def _connected(self) -> Line:
-        if self._line is None:
-            raise ConnectionError(f"{self!r} is not connected")
-        return self._line
-
-    async def ping(self) -> None:
-        await self._connected().ping()
+        await super().connect(link)
 
     async def lost(self) -> None:
-        line, self._line = self._line, None
-        if line is not None:
-            self._back_at = time.monotonic() + line.away
-            await line.close(politely=False)
+        if self._line is not None:
+            self._back_at = time.monotonic() + self._line.away
+        await super().lost()
 
     async def close(self) -> None:
-        line, self._line = self._line, None
-        if line is not None:
-            await line.close(politely=True)
+        await super().close()
         self._position.forget()
 
     def forget(self) -> None:
-        self._line = None
+        super().forget()
         self._position = Position()
 
     @property
@@ -101,43 +89,8 @@ class WebSocketAdapter(Adapter):
         """The patterns that the endpoint refuses, each with the error."""
         return {} if self._line is None else self._line.refused
 
-    @property
-    def activity(self) -> int:  # type: ignore[override]
-        """Changes whenever bytes have moved."""
-        return 0 if self._line is None else sum(self._line.moved)
-
-    @property
-    def receiving(self) -> int | None:  # type: ignore[override]
-        """Changes whenever bytes have come, and while much of what was sent is on its way."""
-        return None if self._line is None else self._line.heard
-
-    @property
-    def sending(self) -> int | None:  # type: ignore[override]
-        """Changes whenever bytes have moved, or while they wait because the endpoint allows no more at the moment.
-
-        An answer comes after everything sent before it, which takes a while over a slow line.
-        """
-        return None if self._line is None else sum(self._line.moved) + self._line.turns
-
-    # Carrying
-
-    async def send(self, records: Sequence[Record]) -> Mapping[int, Exception]:
-        return await self._connected().send(records)
-
-    async def receive(self) -> Sequence[Received | Loss]:
-        return await self._connected().receive()
-
-    async def listen(self, keys: Sequence[Key[Any]]) -> None:
-        self._connected().listen(keys)
-
-    async def subscribe(self, patterns: Sequence[Key[Any]]) -> None:
-        await self._connected().subscribe(patterns)
-
-    async def unsubscribe(self, patterns: Sequence[Key[Any]]) -> None:
-        await self._connected().unsubscribe(patterns)
-
     async def respond(self, patterns: Sequence[Key[Any]]) -> None:
-        await self._connected().respond(patterns)
+        await self.connected().respond(patterns)
 
     async def unrespond(self, patterns: Sequence[Key[Any]]) -> None:
-        await self._connected().unrespond(patterns)
+        await self.connected().unrespond(patterns)

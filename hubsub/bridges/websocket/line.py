@@ -39,7 +39,7 @@ NOT_RESUMED = "not resumed"
 OTHERWISE = "an endpoint answered what it was not asked"
 
 
-class Line(Sending):
+class SocketLine(Sending):
     """Speaks `hubsub.v1` with an endpoint, from `open` until it fails or is closed.
 
     Args:
@@ -165,14 +165,17 @@ class Line(Sending):
             return self._heard
         return published if self._heard - MOST_LATE < published else self._heard
 
-    async def close(self, *, politely: bool) -> None:
-        """Close the connection. Closing twice is safe."""
-        if politely and self.socket is not None and self.flow.error is None:
+    async def leave(self) -> None:
+        """Close the connection when everything is sent."""
+        if self.socket is not None and self.flow.error is None:
             with suppress(Exception):
                 async with asyncio.timeout(GOODBYE):
                     if self.saying:
                         await asyncio.wait(self.saying)
                     await self.socket.close()
+        await self.close()
+
+    async def close(self) -> None:
         self.fail(ConnectionResetError(f"the connection to {self.endpoint!r} is closed"))
         tasks = [task for task in (self._reading, *self.saying) if task is not None]
         for task in tasks:

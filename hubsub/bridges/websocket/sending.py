@@ -56,8 +56,12 @@ class Sending(Talk):
         """Ids of requests of ours that came to ourselves."""
         self._beats: frozenset[Key[Any]] = frozenset()
 
-    def listen(self, keys: Sequence[Key[Any]]) -> None:
-        """Control messages of these keys are ours."""
+    @property
+    def sending(self) -> int | None:
+        # An answer comes after everything sent before it; and bytes may wait because the endpoint allows no more now.
+        return self.activity + self.turns
+
+    async def listen(self, keys: Sequence[Key[Any]]) -> None:
         self._beats = frozenset(key for key in keys if key[:2] == (NAMESPACE, "beat"))
 
     async def send(self, records: Sequence[Record]) -> dict[int, Exception]:

@@ -12,6 +12,7 @@ from itertools import count
 from typing import Any
 
 from ..adapter import Link, Received, bytes_each_way
+from ..lines import Line
 from .flow import Flow, Position
 from .frames import Frame, encode
 from .options import Endpoint
@@ -30,7 +31,7 @@ LIMITS = {
 }
 
 
-class Talk:
+class Talk(Line):
     """Sends frames to an endpoint, and hands each answer to its caller.
 
     Args:
@@ -82,8 +83,12 @@ class Talk:
             return 0
 
     @property
-    def heard(self) -> int:
-        """Changes when something has come; also while much of ours is on its way, since answers stand behind that."""
+    def activity(self) -> int:
+        return sum(self.moved)
+
+    @property
+    def receiving(self) -> int | None:
+        # While much of ours is on its way, answers stand behind that.
         sent, received = self.moved
         return received + (sent if self.on_the_way > MUCH else 0)
 

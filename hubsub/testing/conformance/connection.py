@@ -48,6 +48,23 @@ async def an_interruption_is_survived_and_reported(make: Make, **options: Any) -
 
 
 @check
+async def bytes_that_move_are_counted(make: Make) -> None:
+    """Where it counts what it sends or receives, it counts what moves over all its connections, too."""
+    async with sites(make) as those:
+        one = await those.add(outgoing=ALL)
+        two = await those.add(ALL)
+        signs = [(one.bridge.adapter, "sending"), (two.bridge.adapter, "receiving")]
+        # Without a connection there is nothing to count; some systems count nothing at all.
+        counted = [(adapter, name) for adapter, name in signs if getattr(adapter, name)]
+        before = [(getattr(adapter, name), adapter.activity) for adapter, name in counted]
+        await one.hub.publish_confirmed("k", 1, timeout=TIMEOUT)
+        await two.see(1)
+        for (adapter, name), (sign, activity) in zip(counted, before, strict=True):
+            await until(lambda: getattr(adapter, name) != sign, f"{name} to change")  # noqa: B023 - called at once
+            assert adapter.activity != activity, f"activity stays {activity} while {name} changes"
+
+
+@check
 async def closing_sends_what_is_queued(make: Make) -> None:
     """Within its deadline; it returns how much could not be sent: nothing."""
     async with sites(make) as those:
