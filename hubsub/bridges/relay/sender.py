@@ -161,11 +161,13 @@ class Sender:
     def start(self) -> None:
         """Encode messages as they are published, whether connected or not."""
         self._loop = asyncio.get_running_loop()
+        self._news = None  # of another loop, perhaps of another process
         if self.outbox is not None and self.outbox.pending:
             self._pack_soon()
 
     def _pack_soon(self) -> None:
-        if self._loop is not None and not self._loop.is_closed():
+        """Encode in the loop's next turn: where the sender waits for something to send, it does that itself then."""
+        if self._loop is not None and not self._loop.is_closed() and not self._wake():
             self._loop.call_soon(self.pack)
 
     def pack(self) -> None:
@@ -340,8 +342,7 @@ class Sender:
                     await self._send_batch(adapter)
                 elif not self._control and not self._beat:
                     self._wake_flushers()
-                    self._news = asyncio.get_running_loop().create_future()
-                    await self._news
+                    await self._wait_for_news()
                     continue
             except BrokerBusy as error:
                 self.is_refused = True
@@ -538,9 +539,21 @@ class Sender:
 
     # Waiting
 
-    def _wake(self) -> None:
-        if self._news is not None and not self._news.done():
-            self._news.set_result(None)
+    async def _wait_for_news(self) -> None:
+        self._news = asyncio.get_running_loop().create_future()
+        try:
+            await self._news
+        finally:
+            # Even if the connection is lost right now: nothing else will encode what is there.
+            if self.outbox is not None and self.outbox.pending:
+                self.pack()
+
+    def _wake(self) -> bool:
+        """Wake the sender; return whether it was waiting for something to send."""
+        if self._news is None or self._news.done():
+            return False
+        self._news.set_result(None)
+        return True
 
     def _wake_flushers(self) -> None:
         if not self.pending:
