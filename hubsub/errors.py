@@ -169,11 +169,15 @@ class InvalidFunction(InvalidListener, ValueError):
 
 
 class UnknownListener(HubsubError, LookupError):
-    """The listener to remove was never added to that pattern, or has been removed already."""
+    """The listener to remove was never added to that pattern, or to any (None), or has been removed already."""
 
     def __init__(self, listener: object, pattern: object, owner: object) -> None:
-        what = f"{describe(owner)} has no listener {describe(listener)} on {describe(pattern)}"
-        super().__init__(f"{what}; was it added with another key?")
+        what = f"{describe(owner)} has no listener {describe(listener)}"
+        if pattern is None:
+            what += "; was it removed before, or added to a Subscriber or another hub?"
+        else:
+            what += f" on {describe(pattern)}; was it added with another key?"
+        super().__init__(what)
         self.listener = listener
         self.pattern = pattern
 

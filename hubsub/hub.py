@@ -311,7 +311,7 @@ class Hub(Publishing, Subscribing, Asking):
     def registrations(
         self,
     ) -> tuple[Listener | Subscription[Any] | GapSubscription[Any] | SnapshotSubscription[Any, Any], ...]:
-        """Every listener and subscription that is registered, in order of subscription."""
+        """Every listener and subscription that is registered now, in order; each has counters of its own."""
         registered: Any = self._registered
         return tuple(registered)
 
@@ -342,11 +342,6 @@ class Hub(Publishing, Subscribing, Asking):
             is_bound,
             self._wrappings,
         )
-
-    def subscriptions(self) -> tuple[Listener | Subscription[Any] | GapSubscription[Any], ...]:
-        """Every subscription and listener that is registered now, in order; each has counters of its own."""
-        registered: Any = tuple(self._registered)
-        return registered  # type: ignore[no-any-return]
 
     def busy(self) -> tuple[Listener | Subscription[Any] | GapSubscription[Any], ...]:
         """The async listeners with a running call or a queued message, and the subscriptions with an unread message.

@@ -178,6 +178,13 @@ def test_remove_listener_takes_off_what_a_decorator_has_added() -> None:
         hub.remove_listener(note)
 
 
+def test_what_was_never_added_is_named_without_a_pattern() -> None:
+    with pytest.raises(
+        UnknownListener, match=r"^<Hub 'hub'> has no listener <built-in function print>; was it removed"
+    ):
+        Hub().remove_listener(print)
+
+
 def test_remove_listener_changes_nothing_where_one_pattern_is_unknown() -> None:
     hub = Hub()
     listener = hub.add_listener("a", print)

@@ -201,7 +201,7 @@ class Subscribing(Registry):
         found = [each for each in self._registered if self._is_own(each, function)]
         if patterns is None:
             if not found:
-                raise UnknownListener(function, "any pattern", self)
+                raise UnknownListener(function, None, self)
             return Removal.of([each.remove() for each in found])
         named = as_patterns(patterns)
         for pattern in named:
@@ -339,8 +339,6 @@ class Subscribing(Registry):
             raise ValueError("a snapshot replaces history= and gaps=: choose one of them")
         checked_async_function(snapshot, "snapshot")
         return SnapshotSubscription(self, **queue, where=where, ack=ack, ready=ready, load=snapshot)
-
-    # For programs written for aiopubsub
 
     # For programs written for aiopubsub
 

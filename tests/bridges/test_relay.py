@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -654,6 +655,19 @@ async def test_connect_gives_a_hub_with_a_bridge_both_ways(sites: Sites) -> None
             await two_bridges(hub)[0].synced()
         one.publish("k", 1)
         await until(lambda: messages)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ((Hub(), None), r"a bridge needs a URL or an adapter, not None$"),
+        ((Hub(), Path("x.db")), r"a bridge needs a URL or an adapter, not PosixPath\('x.db'\)$"),
+        (("memory://x", Hub()), r"a bridge needs a Hub, then a URL or an adapter: 'memory://x' is no Hub$"),
+    ],
+)
+def test_a_bridge_of_something_else_says_what_it_needs(arguments: Any, says: str) -> None:
+    with pytest.raises(TypeError, match=says):
+        Bridge(*arguments, both=ALL)
 
 
 @pytest.mark.parametrize("url", ["nowhere://host", "redis", ""])

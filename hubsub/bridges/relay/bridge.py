@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from ..._core.checks import choice, named_options, options_of, seconds
 from ..._core.display import figures, table
 from ...codec import Codec
+from ...describe import describe
 from ...errors import BridgeClosed, BridgeNotReady, Unsupported
 from ...event import Event
 from ...hub import Hub
@@ -87,6 +88,7 @@ class Bridge(Life):
     Raises:
         UnknownScheme: No adapter is known for the URL.
         MissingDriver: The package that the adapter needs is not installed.
+        TypeError: There is no such option, or it gets something else than a hub, and a URL or an adapter.
         ValueError: Options contradict each other, or the broker does not support one.
         InvalidKey: A pattern cannot be used.
     """
@@ -126,7 +128,11 @@ class Bridge(Life):
         keys: Patterns | None = None,
     ) -> None:
         both = _same(both, keys)
+        if not isinstance(hub, Hub):
+            raise TypeError(f"a bridge needs a Hub, then a URL or an adapter: {describe(hub)} is no Hub")
         adapter = adapter_for(url_or_adapter) if isinstance(url_or_adapter, str) else url_or_adapter
+        if not isinstance(adapter, Adapter):
+            raise TypeError(f"a bridge needs a URL or an adapter, not {describe(adapter)}")
         choice(encode, "encode", ("soon", "now"))
         plan = Plan(
             outgoing=named(outgoing, both),
