@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ...errors import BridgeError, PayloadTooLarge
-from ..adapter import Record, bytes_each_way, bytes_moved
+from ..adapter import Record, bytes_moved
 from .errors import OLD, refusal
 
 PINGREQ = b"\xc0\x00"
@@ -337,14 +337,6 @@ class Connection(asyncio.Protocol):
         failure = ConnectionResetError(CLOSED if self.error is None else str(self.error))
         failure.__cause__ = self.error
         return failure
-
-    @property
-    def uploads(self) -> int:
-        """A number that changes with every 16 KiB that have arrived on the other side.
-
-        Not with fewer: the kernel of a broker that stands still accepts small packets.
-        """
-        return 0 if self._transport is None else bytes_each_way(self._transport)[0] >> 14
 
     @property
     def moved(self) -> int:

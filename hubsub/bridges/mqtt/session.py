@@ -185,10 +185,7 @@ class Session(Line):
 
     @property
     def receiving(self) -> int | None:
-        if self.reader is None or self.sender is None:
-            return None
-        # While much is sent, its beat waits behind it.
-        return self.reader.received + self.sender.uploads
+        return None if self.reader is None else self.reader.received
 
     @property
     def sending(self) -> int | None:
