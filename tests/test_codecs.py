@@ -472,6 +472,10 @@ def test_plain_messages_are_written_by_msgspec() -> None:
     assert codec._fast is not None
     for message in ({"a": [1, 2.5, None, "é"], "b": [{}, True]}, (1, []), "text", None, 2**63):
         assert codec._fast(message) == codec.encode(message)
+    many = [1.5] * 100
+    for message in (many, [*many, "text"], [*range(100)], dict.fromkeys(map(str, range(100)), 1.5)):
+        assert codec._fast(message) == codec.encode(message)
+        assert codec._fast([*message, math.inf]) is None
     for message in ([math.nan], {1: 2}, Point(1, 2), [Colour.RED], "\ud800"):
         assert codec._fast(message) is None
 

@@ -10,6 +10,7 @@ from operator import attrgetter
 from typing import Any
 
 from ..confirm import Confirmation, Confirmed
+from ..errors import Undelivered
 from ..event import Event, Gap, ListenerFailure, Meta
 from ..key import Key, Patterns, as_patterns, overlaps
 from .asking import Requests
@@ -18,6 +19,7 @@ from .circles import NOWHERE
 from .declarations import Declarations
 from .ids import Ids
 from .life import Grace
+from .listener import Listener
 from .notices import notify
 from .outbox import Attachment, Outbox, SharedId, Shed
 from .registry import Registry
@@ -125,6 +127,39 @@ class Border:
             if interrupt is not None:
                 raise interrupt from None
         return 1
+
+    def relay_at_once(
+        self, event: Event[Any], exclude: Target | None
+    ) -> tuple[()] | tuple[Undelivered, BaseException | None] | None:
+        """Deliver as `relay` does if the only target is a sync listener, which has finished by the return of this.
+
+        Returns None if nobody got the message: the listener wants the event, whose outcome it may report, there are
+        other targets, or nothing was relayed to the key before. Use `relay` then. Otherwise returns an empty tuple; or
+        how the listener has failed, and what must propagate of that, if anything.
+        """
+        core = self._core
+        key, message = event
+        try:
+            _, sole = core._routes[key].others[exclude]
+        except (AttributeError, KeyError):
+            return None
+        if type(sole) is not Listener or sole._event or sole._held is not None or self._late_gaps:
+            return None
+        sole.counted += 1
+        tally = self._tally
+        tally.published += 1
+        tally.routed += 1
+        try:
+            result: object = sole.deliver(key, message)
+            if result is not None:
+                sole.returned(event, result)
+        except BaseException as error:
+            if error.__class__ is RecursionError:
+                core._circles.key, core._routes = key, NOWHERE
+            failure = Undelivered(sole, "it failed")
+            failure.__cause__ = error
+            return failure, core._failure(sole, key, message, error)
+        return ()
 
     def report_gap(self, patterns: Patterns, gap: Gap) -> None:
         """Notify everyone whose subscription overlaps these patterns that messages are missing here.

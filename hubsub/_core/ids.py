@@ -73,4 +73,8 @@ def _batch(number: int) -> list[str]:
 
 def is_unguessable(id: str) -> bool:
     """True if it has the form of the ids that `Ids` mints, which nobody can guess."""
-    return len(id) == 2 * WIDTH and not id.strip(DIGITS)
+    # For each message that is received: a regular expression, or stripping its digits, would take twice as long.
+    try:
+        return len(id) == 2 * WIDTH and bytes.fromhex(id).hex() == id
+    except ValueError:
+        return False

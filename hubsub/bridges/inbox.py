@@ -60,6 +60,9 @@ class Inbox:
 
     async def wait(self, seconds: float | None = None) -> None:
         """Wait for messages since the last `take`, for `ring` or `fail`, or until `seconds` have passed."""
+        if seconds is None:
+            await self._news.wait()
+            return
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._news.wait()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import isfinite
 from typing import Any
 
 from .decoders import optional
 
-_SCALARS = frozenset({str, int, float, bool, type(None)})
-_STR = frozenset({str})
+# The classes whose values are all written alike; floats are not: `NaN`, and infinite ones.
+_SCALARS = frozenset({str, int, bool, type(None)})
+_FLOAT = frozenset({float})
+_FEW = 16
 
 
 def fast_encoder() -> Callable[[Any], bytes | None] | None:
@@ -21,15 +24,10 @@ def fast_encoder() -> Callable[[Any], bytes | None] | None:
     if msgspec is None:
         return None
     encode: Callable[[Any], bytes] = msgspec.json.Encoder().encode
-    decode: Callable[[bytes], Any] = msgspec.json.Decoder().decode
 
     def encoded(message: Any) -> bytes | None:
         try:
-            if not _is_plain(message):
-                return None
-            payload = encode(message)
-            # It writes an infinite number, or one that is none, as null. Seldom is there one to be found.
-            return payload if payload.find(b"null") < 0 or decode(payload) == message else None
+            return encode(message) if _is_plain(message) else None
         except Exception:
             return None
 
@@ -37,12 +35,27 @@ def fast_encoder() -> Callable[[Any], bytes | None] | None:
 
 
 def _is_plain(value: Any) -> bool:
-    """True if it consists of the classes that JSON knows, and of no subclass of them."""
+    """True if it consists of the classes that JSON knows, of no subclass of them, and of finite numbers."""
     kind = type(value)
     if kind is dict:
-        if not _STR.issuperset(map(type, value)):
-            return False
+        for key in value:
+            if type(key) is not str:
+                return False
         value = value.values()
     elif kind is not list and kind is not tuple:
-        return kind in _SCALARS
-    return _SCALARS.issuperset(map(type, value)) or all(map(_is_plain, value))
+        return kind in _SCALARS or (kind is float and isfinite(value))
+    if len(value) > _FEW:
+        kinds = {*map(type, value)}
+        if kinds <= _SCALARS:
+            return True
+        if kinds == _FLOAT:
+            return all(map(isfinite, value))
+    # Few values, or mixed ones: a loop takes less than making iterators.
+    for each in value:
+        kind = type(each)
+        if kind is float:
+            if not isfinite(each):
+                return False
+        elif kind not in _SCALARS and not _is_plain(each):
+            return False
+    return True

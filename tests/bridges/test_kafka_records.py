@@ -9,7 +9,7 @@ from aiokafka.consumer.fetcher import FetchResult, PartitionRecords
 from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.structs import TopicPartition
 
-from hubsub.bridges.kafka.records import Builder, Decoder, Encoder, leave_as_read
+from hubsub.bridges.kafka.records import Builder, Decoder, Encoder, have_made, leave_as_read
 
 PLACE = TopicPartition("topic", 0)
 
@@ -64,7 +64,7 @@ def test_records_are_read_piece_by_piece_as_they_were_written() -> None:
             self.position = position
 
     fetcher, assignment = Fetcher(), Assignment()
-    leave_as_read(fetcher)
+    have_made(fetcher, leave_as_read)
     records = PartitionRecords(PLACE, MemoryRecords(bytes(builder._build())), [], 2, None, None, True, 0)
     result: Any = FetchResult(PLACE, assignment=assignment, partition_records=records, backoff=0)
     result.check_assignment = lambda partition: True

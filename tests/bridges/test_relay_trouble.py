@@ -76,6 +76,54 @@ async def test_whatever_one_message_does_concerns_that_message_alone(
     assert len(caplog.records) < 10
 
 
+@pytest.mark.parametrize("acks", ["each", "prefix"])
+async def test_what_a_plain_listener_fails_on_comes_again_before_the_next_of_its_key_and_holds_no_other(
+    stack: AsyncExitStack, acks: str
+) -> None:
+    hub = await stack.enter_async_context(Hub())
+    adapter = Scripted(acks=acks)
+    bridge = await bridged(stack, adapter, hub, incoming=[("order", "*")], retry_pause=0.01)
+    calls: list[tuple[str, int]] = []
+
+    def listener(key: Key[Any], message: int) -> None:
+        calls.append((key[1], message))
+        if message == 2 and calls.count((key[1], 2)) < 3:
+            raise ValueError
+
+    hub.add_listener(("order", "*"), listener)
+    for number in (1, 2, 3):
+        for name in "ab":
+            adapter.put(("order", name), b"%d" % number, lane="lane")
+    await until(lambda: len(calls) == 10)
+    for name in "ab":
+        assert [message for each, message in calls if each == name] == [1, 2, 2, 2, 3]
+    assert bridge.health().failures == 4
+    assert not adapter.buried
+    if acks == "each":
+        await until(lambda: sorted(adapter.acked) == [1, 2, 3, 4, 5, 6])
+    else:
+        await until(lambda: adapter.acked and adapter.acked[-1] == 6)
+        assert adapter.acked == sorted(adapter.acked)
+
+
+async def test_a_listener_that_takes_the_event_may_say_that_it_has_failed(stack: AsyncExitStack) -> None:
+    hub = await stack.enter_async_context(Hub())
+    adapter = Scripted()
+    await bridged(stack, adapter, hub, incoming="order", retry_pause=0.01)
+    seen: list[Any] = []
+
+    def listener(event: Event[Any]) -> None:
+        seen.append(event.message)
+        if len(seen) == 3:
+            event.fail(ValueError())
+
+    hub.add_listener("order", listener, event=True)
+    for number in range(4):
+        adapter.put("order", b"%d" % number)
+    await until(lambda: sorted(adapter.acked) == [1, 2, 3, 4])
+    assert seen == [0, 1, 2, 2, 3]
+
+
 async def test_a_hostile_flood_is_a_few_lines_and_hurts_nobody(sites: Sites, caplog: pytest.LogCaptureFixture) -> None:
     one, two = await sites.bridge(), await sites.bridge()
     messages = record(two.hub)

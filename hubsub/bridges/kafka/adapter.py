@@ -22,7 +22,7 @@ try:
     from .options import Options, beside, checked
     from .quiet import Quiet, kept
     from .reader import READ_TIMEOUT, Reader
-    from .records import Decoder
+    from .records import Decoder, Make
     from .tolerant import Unreadable
     from .writer import Writer
 except ModuleNotFoundError as error:
@@ -190,7 +190,7 @@ class KafkaAdapter(Adapter):
         self._writer.control_topic = control
         # A bridge that only sends reads the replies to its requests, and nothing else.
         reads = link.reads and (bool(link.incoming) or not link.control)
-        self._reader = Reader(self._options, self._topics, link, log) if reads else None
+        self._reader = Reader(self._options, self._topics, link, log, making=self._making) if reads else None
         self._control = Control(self._options, control, topic, link, log)
 
         async def make_control_topic(client: Client) -> None:
@@ -258,7 +258,7 @@ class KafkaAdapter(Adapter):
                     if isinstance(each, Loss):
                         result.append(each)
                     else:
-                        self._add(result, *each)
+                        result += each[1]
             if control.has_news:
                 self._add_control(result, control)
         return result
@@ -272,30 +272,41 @@ class KafkaAdapter(Adapter):
             waited += step
             step = min(2 * step, LAST_LOOK)
 
-    def _add(self, result: list[Received | Loss], lane: Lane, records: Iterable[Any]) -> None:
-        """Add the records of a lane to a result."""
-        place = f"{lane.topic}:{lane.partition}:"
-        key_of, decode = self._key_of, self._decode
-        for record in records:
-            offset, timestamp, address, header = record.offset, record.timestamp, record.key, record.headers
+    def _received(self, lane: Lane, record: Any) -> Received:
+        received: Received = self._making({lane: lane})(lane, record)
+        return received
+
+    def _making(self, lanes: Mapping[Any, Lane]) -> Make:
+        """Return what makes a message of each record, given the lanes of partitions."""
+        key_of, decode, of_topic, marked = self._key_of, self._decode, self._key_of_topic, self._marked
+
+        def received_of(partition: Any, record: Any) -> Received:
+            lane, offset, timestamp, address, header = (
+                lanes[partition],
+                record.offset,
+                record.timestamp,
+                record.key,
+                record.headers,
+            )
             headers = decode(header) if header else {}
             if KEY in headers:
                 del headers[KEY]
                 key, trouble = key_of(next(value for name, value in header if name == KEY) or b"")
             elif address is None:
-                key, trouble = self._key_of_topic(lane.topic), None
+                key, trouble = of_topic(lane.topic), None
             else:
                 key, trouble = key_of(address)
             if type(record) is Unreadable:
                 trouble = record.trouble
             mark = headers.pop(MARK) if MARK in headers else None
             time = timestamp / 1000 if timestamp >= 0 else None
-            position = f"{place}{offset}"
+            position = f"{lane[0]}:{lane[1]}:{offset}"
             fields = (key, record.value, headers, lane, position, (lane, offset), 0, time, False, False, trouble)
             # At tens of thousands a second, checking arguments would show in the throughput.
-            result.append(tuple.__new__(Received, fields))
-            if mark is not None:
-                result[-1] = self._marked(Mark.read(mark), result[-1])  # type: ignore[arg-type]
+            received: Received = tuple.__new__(Received, fields)
+            return received if mark is None else marked(Mark.read(mark), received)
+
+        return received_of
 
     def _marked(self, mark: Mark, received: Received) -> Received:
         """Return a received record as for its recipients, if it is not for everybody."""
@@ -308,9 +319,8 @@ class KafkaAdapter(Adapter):
 
     def _add_control(self, result: list[Received | Loss], control: Control) -> None:
         for lane, record in control.receive():
-            found: list[Any] = []
-            self._add(found, lane, [record])
-            result.append(found[0]._replace(lane=None, position=None, token=None, is_control=True))
+            found = self._received(lane, record)
+            result.append(found._replace(lane=None, position=None, token=None, is_control=True))
 
     async def ack(self, tokens: Sequence[Any]) -> None:
         if self._reader is not None:
@@ -364,22 +374,21 @@ class KafkaAdapter(Adapter):
         return {beside(topic, DEAD): topic for topic in self._topics}
 
     def _letter(self, partition: Any, record: Any) -> Buried:
-        found: list[Any] = []
-        self._add(found, Lane(partition.topic, partition.partition, 0), [record])
-        (received,) = found
+        received = self._received(Lane(partition.topic, partition.partition, 0), record)
         mark, headers = mark_of(record), dict(received.headers)
         reason, origin = headers.pop(REASON, ""), headers.pop(POSITION, None)
         message = Received(
             received.key, received.payload, headers, position=origin, attempts=mark.attempts, trouble=received.trouble
         )
-        return Buried(message, reason, received.position, received.time, mark.given_up_by)
+        return Buried(message, reason, str(received.position), received.time, mark.given_up_by)
 
     async def history(
         self, limit: int, before: str | float | None = None, after: str | float | None = None
     ) -> Sequence[Received]:
-        result: list[Received | Loss] = []
         with kept(self._quiet):
             found = await read_back(self._options, self._topics, limit, before, after)
-        for partition, records in found:
-            self._add(result, Lane(partition.topic, partition.partition, 0), records)
-        return result  # type: ignore[return-value]
+        return [
+            self._received(Lane(partition.topic, partition.partition, 0), record)
+            for partition, records in found
+            for record in records
+        ]

@@ -19,21 +19,25 @@ class Lane(NamedTuple):
     """How many logs it had before, as far as this reader knows; it grows when the topic is created again."""
 
 
+class _Lanes(dict[TopicPartition, Lane]):
+    def __missing__(self, partition: TopicPartition) -> Lane:
+        lane = self[partition] = Lane(partition.topic, partition.partition, 0)
+        return lane
+
+
 class Logs:
     """Knows the log that each position belongs to, by the id that the broker gives a topic when it creates it."""
 
     def __init__(self) -> None:
-        self._eras: dict[TopicPartition, int] = {}
+        self.lanes: dict[TopicPartition, Lane] = _Lanes()
+        """The lane of each partition: what is ordered, and acknowledged, by itself."""
         self._ids: dict[TopicPartition, bytes] = {}
-
-    def lane(self, partition: TopicPartition) -> Lane:
-        """Return the lane of a partition: what is ordered, and acknowledged, by itself."""
-        return Lane(partition.topic, partition.partition, self._eras.get(partition, 0))
 
     def recreated(self, partition: TopicPartition) -> Loss:
         """Return the loss by which a partition got another log."""
-        self._eras[partition] = self._eras.get(partition, 0) + 1
-        return Loss("recreated", None, self.lane(partition))
+        lane = self.lanes[partition]
+        self.lanes[partition] = lane = lane._replace(era=lane.era + 1)
+        return Loss("recreated", None, lane)
 
     def note(self, partitions: Iterable[TopicPartition], ids: Mapping[str, bytes]) -> None:
         """Note that positions are in the logs of topics with these ids."""

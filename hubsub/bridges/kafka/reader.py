@@ -27,7 +27,7 @@ from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from ...errors import NameTaken
 from ...log import Episode, Logger
-from ..adapter import Link, Loss
+from ..adapter import Link, Loss, Received
 from . import tolerant
 from .client import CONNECT, Client
 from .exclusive import ExclusiveAssignor
@@ -36,7 +36,7 @@ from .logs import Lane, Logs
 from .member import Listener, Membership
 from .metadata import denied_topic
 from .options import Options
-from .records import leave_as_read
+from .records import Make, have_made, leave_as_read
 from .stopping import stop_consumer
 from .topics import Topics
 
@@ -67,6 +67,8 @@ class Reader:
         link: What the relay wants.
         log: For failures of one topic that do not affect the others.
         make: Creates the topics, if that is not left to the broker.
+        making: Returns what makes a `Received` of each record, given the lanes; by default records are left as they
+            are.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Reader:
         link: Link,
         log: Logger,
         make: Callable[[Client], Awaitable[None]] | None = None,
+        making: Callable[[Mapping[TopicPartition, Lane]], Make] = lambda lanes: leave_as_read,
     ) -> None:
         self._options = options
         self._topics = topics
@@ -91,6 +94,7 @@ class Reader:
         self._stored: dict[TopicPartition, int] = {}
         self._read: dict[TopicPartition, int] = {}
         self._logs = Logs()
+        self._of_record = making(self._logs.lanes)
         self._ids_seen: dict[str, bytes] = {}
         self._known: set[TopicPartition] = set()  # the broker had a position for them
         self._losses: list[tuple[Lane, Sequence[Any]] | Loss] = []
@@ -163,7 +167,7 @@ class Reader:
                 if self._make is None:
                     client._topics |= set(self._topics)
                 await consumer.start()
-                leave_as_read(consumer._fetcher)
+                have_made(consumer._fetcher, self._of_record)
                 if self._make is not None:
                     await self._make(client)
                 errors = await client.learn(self._topics)
@@ -283,7 +287,7 @@ class Reader:
         """Give partitions back, after what was received from them is finished."""
         self._settled.clear()
         if partitions and self.link.release is not None:
-            await self.link.release({self._logs.lane(partition) for partition in partitions})
+            await self.link.release({self._logs.lanes[partition] for partition in partitions})
         for partition in partitions:
             self._forget(partition)
 
@@ -442,8 +446,9 @@ class Reader:
         self._size_fetches(consumer, bool(batches))
         result, self._losses = self._losses, []
         for partition, records in batches.items():
-            self._read[partition] = records[-1].offset + 1
-            result.append((self._logs.lane(partition), records))
+            last = records[-1]
+            self._read[partition] = (last.token[1] if isinstance(last, Received) else last.offset) + 1
+            result.append((self._logs.lanes[partition], records))
         return result
 
     async def _read_tolerantly(self, consumer: Any, most: int) -> dict[TopicPartition, list[Any]]:
@@ -464,9 +469,10 @@ class Reader:
                 if not self._has(consumer, partition):
                     continue
                 if records:
-                    result[partition] = records[:most]
-                    most -= len(result[partition])
-                    after = after if len(records) == len(result[partition]) else result[partition][-1].offset + 1
+                    if len(records) > most:
+                        records, after = records[:most], records[most - 1].offset + 1
+                    most -= len(records)
+                    result[partition] = [self._of_record(partition, record) for record in records]
                 self._read[partition] = after
                 consumer.seek(partition, after)
         return result
@@ -539,7 +545,7 @@ class Reader:
         for partition, position in positions.items():
             first = firsts[partition]
             if position < first:
-                losses.append(Loss("expired", first - position, self._logs.lane(partition)))
+                losses.append(Loss("expired", first - position, self._logs.lanes[partition]))
             else:
                 # Beyond the end: another log, or one that has lost its end. Its former length is unknown.
                 losses.append(self._logs.recreated(partition))
@@ -553,7 +559,7 @@ class Reader:
         """Note that everything before these offsets is handled."""
         for lane, offset in tokens:
             partition = TopicPartition(lane.topic, lane.partition)
-            if partition not in self._next or lane != self._logs.lane(partition):
+            if partition not in self._next or lane != self._logs.lanes[partition]:
                 self.late += 1
             elif offset >= self._next[partition]:
                 self._next[partition] = offset + 1

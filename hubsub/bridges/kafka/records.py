@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from aiokafka.consumer.fetcher import FetchResult, PartitionRecords
@@ -91,18 +91,36 @@ class Builder(BatchBuilder):  # type: ignore[misc]
         return size
 
 
-def leave_as_read(fetcher: Any) -> None:
-    """Have a new fetcher of the driver return records as it decodes them, without a copy of each."""
-    fetcher._records = _Fetched()
+Make: TypeAlias = Callable[[Any, Any], Any]
+"""Makes what is read, of a partition and of a record as the driver has decoded it."""
+
+
+def leave_as_read(partition: Any, record: Any) -> Any:
+    """A `Make` that leaves a record as it is, without the driver's copy of it."""
+    return record
+
+
+def have_made(fetcher: Any, make: Make) -> None:
+    """Have a new fetcher of the driver return what `make` makes of each record.
+
+    It is called while the record is still in the processor's cache, which then holds the next one in the same place: a
+    record of six headers is two dozen objects.
+    """
+    fetcher._records = _Fetched(make)
 
 
 class _Fetched(OrderedDict[Any, Any]):
     """What a fetcher has, by partition."""
 
+    def __init__(self, make: Make) -> None:
+        super().__init__()
+        self._make = make
+
     def __setitem__(self, partition: Any, result: Any) -> None:
         if type(result) is FetchResult:
             records: Any = result._partition_records
             records.__class__ = _Records
+            records._consumer_record = self._make
         super().__setitem__(partition, result)
 
 
@@ -112,6 +130,3 @@ class _Records(PartitionRecords):  # type: ignore[misc]
     def __iter__(self) -> Any:
         # A generator that has not begun, or stands where reading ended before.
         return self._records_iterator
-
-    def _consumer_record(self, tp: Any, record: Any) -> Any:
-        return record

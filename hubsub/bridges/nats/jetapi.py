@@ -83,9 +83,11 @@ class JetApi:
             OSError: It does not answer, or cannot serve now.
         """
         await together(each.open() for each in (self.reader, self.writer))
-        await asyncio.gather(
-            self.subscribe(self._prefix + b".r.*", self._replied),
-            self.subscribe(self._prefix + b".w.*", self._replied, self.writer),
+        await together(
+            (
+                self.subscribe(self._prefix + b".r.*", self._replied),
+                self.subscribe(self._prefix + b".w.*", self._replied, self.writer),
+            )
         )
 
     async def close(self) -> None:

@@ -11,6 +11,7 @@ from ...errors import BridgeError, EncodeError, PayloadTooLarge
 from ...key import Key
 from ..adapter import Buried, Features, Link, Received, Record, SentBack
 from ..log import LogAdapter, LogState, Row, letter_number
+from ..together import together
 from ..urls import Option, count, or_none, seconds
 from .connection import Message
 from .core import HEADROOM
@@ -198,7 +199,7 @@ class JetStreamAdapter(LogAdapter):
         return BridgeError(error["description"]) if error["code"] == 403 else Refused.of(error)
 
     async def listen(self, keys: Sequence[Key[Any]]) -> None:
-        await asyncio.gather(*map(self._listen, keys))
+        await together(map(self._listen, keys))
 
     async def _listen(self, key: Key[Any]) -> None:
         def came(message: Message) -> None:

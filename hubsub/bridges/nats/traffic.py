@@ -106,7 +106,7 @@ class Traffic(Line):
         # A client that is no hub replies to a subject, which has to say to which request. It is where requests go out:
         # there alone, and to no queue group, the server reports a request without subscribers.
         replies = [self._listening(key, self._subjects.subject(key) + b".*") for key in keys if key[:2] == REPLY]
-        await asyncio.gather(self._change(self._reader, commands), self._change(self._writer, b"".join(replies)))
+        await together((self._change(self._reader, commands), self._change(self._writer, b"".join(replies))))
 
     def _listening(self, key: Key[Any], subject: bytes) -> bytes:
         self._control[sid := self._reader.next_sid()] = key

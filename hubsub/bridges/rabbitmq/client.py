@@ -251,6 +251,8 @@ class Connection(asyncio.Protocol):
         await self.loop.create_connection(
             lambda: self, login.host, login.port, ssl=login.tls, server_hostname=server_name
         )
+        if self.error is not None:  # it was aborted meanwhile
+            raise self.error
         started = self.loop.create_future()
         root._calls.append(started)
         self.write(GREETING)

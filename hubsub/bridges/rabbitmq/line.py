@@ -13,6 +13,7 @@ from ...key import Key
 from ..adapter import Link, Loss, Received, Record
 from ..address import cached
 from ..lines import Line
+from ..together import together
 from . import frames
 from .client import Channel, Connection, QueueGone
 from .delays import Delays, path, ticks_until
@@ -90,18 +91,20 @@ class AmqpLine(Line):
             raise explained(error) from error.__cause__
 
     async def _open(self) -> None:
-        await asyncio.gather(self.reader.open(), self.writer.open())
-        self.inward, self.outward, self.aside, delaying = await asyncio.gather(
-            self.reader.channel(),
-            self.writer.channel(confirms=True),
-            self.writer.channel(confirms=True),
-            self.writer.channel(),
+        await together((self.reader.open(), self.writer.open()))
+        self.inward, self.outward, self.aside, delaying = await together(
+            (
+                self.reader.channel(),
+                self.writer.channel(confirms=True),
+                self.writer.channel(confirms=True),
+                self.writer.channel(),
+            )
         )
         self.delays = Delays(delaying, self.names.delay, self.names.exchange)
-        _, is_there, _ = await asyncio.gather(
-            declare_exchanges(self.reader, self.inward, self.names), self._is_still_there(), self._take_name()
+        _, is_there, _ = await together(
+            (declare_exchanges(self.reader, self.inward, self.names), self._is_still_there(), self._take_name())
         )
-        late = await self._join(is_there) if self._link.incoming else ()
+        late = await self._join(bool(is_there)) if self._link.incoming else ()
         self._guarding = self.reader.loop.create_task(self._guard(late), name=f"watching {self.names.exchange}")
 
     async def _take_name(self) -> None:

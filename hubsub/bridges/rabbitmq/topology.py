@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from pamqp import commands
 
+from ..together import together
 from . import frames
 from .client import Channel, Connection, Refused
 from .errors import LOCKED, NOT_FOUND
@@ -125,7 +126,7 @@ async def declare_exchanges(connection: Connection, channel: Channel, names: Nam
     Before the main one is created, the bridges that were bound to an earlier one are notified: their bindings are gone.
     """
     control = channel.call(_exchange(names.control, "direct"))
-    _, is_there = await asyncio.gather(control, exchange_exists(connection, names))
+    _, is_there = await together((control, exchange_exists(connection, names)))
     if not is_there:
         async with Lock(connection, names.lock):
             if not await exchange_exists(connection, names):

@@ -145,8 +145,9 @@ def plain_meta(source: bytes, id: bytes, time: bytes, hops: bytes | None) -> Met
 
 
 NO_HEADERS: Mapping[str, str] = {}
-# The defaults of the fields after these.
+# The defaults of the fields after these: of what a broker knows, and of what requests have.
 NO_MORE_META = tuple(Meta._field_defaults.values())[5:]
+NO_REPLY = NO_MORE_META[3:]
 
 
 def meta_of(attributes: dict[str, Any], headers: dict[str, str]) -> Meta:

@@ -19,6 +19,7 @@ from ...event import Event
 from ...key import Key
 from ...log import Episode, Logger
 from ..adapter import Adapter, Features, Received
+from .delivery import A, Delivery, Lane, PendingAck
 from .plan import Plan
 from .seen import Name, SeenWindow
 
@@ -39,53 +40,12 @@ class Relay(Protocol):
     ) -> object: ...
 
 
-class PendingAck:
-    """An acknowledgement to send. In a lane that is acknowledged in order, it waits for those before it."""
+class RelayAtOnce(Protocol):
+    """Delivers an event to the hub if it is finished by then, as `Border.relay_at_once` does."""
 
-    __slots__ = ("is_due", "lane", "queue", "token")
-
-    def __init__(self, token: Any, lane: Hashable, queue: deque[PendingAck] | None) -> None:
-        self.token = token
-        self.lane = lane
-        self.queue = queue
-        self.is_due = False
-        if queue is not None:
-            queue.append(self)
-
-
-class Delivery:
-    """An unfinished message."""
-
-    __slots__ = (
-        "acks",
-        "attempts",
-        "calls",
-        "event",
-        "inline",
-        "is_buried",
-        "is_finished",
-        "is_handled",
-        "is_suspect",
-        "name",
-        "only",
-        "received",
-        "size",
-    )
-
-    def __init__(self, received: Received, event: Event[Any] | None, name: Name | None) -> None:
-        self.received = received
-        self.event = event  # None if it could not be read
-        self.name = name
-        self.size = len(received.payload or b"")
-        self.acks: list[PendingAck] = []
-        self.attempts = received.attempts  # including earlier ones that the broker counted
-        self.calls = 0  # how often listeners were called with it
-        self.is_buried = False  # it was given up, and is being stored as a dead letter
-        self.only: list[Registration] | None = None  # the targets that have failed
-        self.is_finished = False
-        self.is_handled = False  # by one listener, at least
-        self.inline = False  # it is being published at the moment
-        self.is_suspect = False  # it may kill the process
+    def __call__(
+        self, event: Event[Any], exclude: Target | None
+    ) -> tuple[()] | tuple[Undelivered, BaseException | None] | None: ...
 
 
 class Durable:
@@ -96,6 +56,7 @@ class Durable:
         features: What the broker can do.
         seen: What the hub has seen.
         relay: Delivers an event to the hub.
+        relay_at_once: The same, if that finishes it.
         exclude: The outbox that does not get it.
         interrupted: Called with what a listener raised that is not an `Exception`.
         is_open: Returns whether the hub is open.
@@ -108,6 +69,7 @@ class Durable:
         features: Features,
         seen: SeenWindow,
         relay: Relay,
+        relay_at_once: RelayAtOnce,
         exclude: Target | None,
         interrupted: Callable[[Event[Any], BaseException], None],
         is_open: Callable[[], bool],
@@ -117,6 +79,7 @@ class Durable:
         self._features = features
         self._seen = seen
         self._relay = relay
+        self._relay_at_once = relay_at_once
         self._exclude = exclude
         self._acks_in_order = features.acks == "prefix"
         self._interrupted = interrupted
@@ -131,18 +94,18 @@ class Durable:
         self.adapter: Adapter | None = None
         # Listeners may be added while it does not run: then messages that wait for them continue when it does.
         self._loop: asyncio.AbstractEventLoop | None = None
-        # By key with an unfinished message: the messages that wait for that one.
-        self._chains: dict[Key[Any], deque[Delivery]] = {}
+        # By key with an unfinished message: the last message that waits for that one, or itself.
+        self._chains: dict[Key[Any], Delivery] = {}
         self._deliveries: dict[Delivery, None] = {}
         self._held: dict[Delivery, None] = {}
         self._suspects: deque[Delivery] = deque()
         self._is_innocent = False  # a suspect has been handled by this process
-        self._lanes: dict[Hashable, deque[PendingAck]] = {}
+        self._lanes: dict[Hashable, Lane] = {}
         self._blocked = 0  # acknowledgements that wait only for earlier ones of their lane
         self._acks: list[Any] = []
         self._many_acks = max(1, plan.window // 4) if features.push else 1 << 62
         self._has_many_acks = asyncio.Event()
-        self._last_acks: dict[Hashable, Any] = {}
+        self._moved: list[Lane] = []  # the lanes that have something to acknowledge
         self._acking = 0  # how many of them are in a call of the adapter
         self._tasks: set[asyncio.Task[None]] = set()
         self._news = asyncio.Event()
@@ -159,28 +122,48 @@ class Durable:
         """Called for each new connection, which delivers again what is acknowledged in order."""
         self.adapter = adapter
         self._loop = asyncio.get_running_loop()
+        for lane in self._lanes.values():
+            lane.is_over = True
         self._lanes.clear()
         self._blocked = 0
-        self._last_acks.clear()
+        self._moved.clear()
 
     # Handling
 
-    def begin(self, delivery: Delivery) -> None:
-        """Deliver a message that was not seen before."""
-        self._keep(delivery)
-        event = delivery.event
-        assert event is not None
+    def begin(self, received: Received, event: Event[Any], name: Name | None) -> None:
+        """Deliver a message that was not seen before, and is noted as seen now."""
+        key = event[0]
+        before = self._chains.get(key) if self._ordered else None
+        if before is None and received.attempts < self._plan.attempts and not self.is_closing:
+            # Most messages end here: nothing has to be kept of one that is handled by now.
+            result = self._relay_at_once(event, self._exclude)
+            if result is not None:
+                if result:
+                    self._has_failed(self._keep(Delivery(received, event, name)), *result)
+                else:
+                    self.skip(received)
+                return
+        delivery = self._keep(Delivery(received, event, name))
         if delivery.attempts >= self._plan.attempts:
             self._suspect(delivery)
-            return
-        key = event[0]
-        if not self._ordered:
+        elif not self._ordered:
             self._publish(delivery)
-        elif (chain := self._chains.get(key)) is not None:
-            chain.append(delivery)
         else:
-            self._chains[key] = deque((delivery,))
-            self._go_on(key)
+            self._chains[key] = delivery
+            if before is None:
+                self._go_on(delivery)
+            else:
+                before.then = delivery
+
+    def _has_failed(self, delivery: Delivery, failure: Undelivered, interrupt: BaseException | None) -> None:
+        """Go on with a message that its only listener has failed to handle, the first time."""
+        event = delivery.event
+        assert event is not None
+        if self._ordered:
+            self._chains[event[0]] = delivery
+        self._confirmed(delivery, 0, [failure])
+        if interrupt is not None:
+            self._interrupted(event, interrupt)
 
     def refuse(self, received: Received, error: BaseException) -> None:
         """Make a dead letter of a message that cannot be read or delivered."""
@@ -191,7 +174,7 @@ class Durable:
     def again(self, received: Received, known: Any) -> None:
         """Handle a message that was seen before: join it to the one that is being handled, or finish it."""
         if isinstance(known, Delivery) and not known.is_finished:
-            known.acks.append(self._owe(received))
+            known.repeats = [*known.repeats, self._owe(PendingAck(received.token), received)]
         else:
             self.skip(received)
 
@@ -201,8 +184,10 @@ class Durable:
 
     def _keep(self, delivery: Delivery) -> Delivery:
         self._deliveries[delivery] = None
+        if delivery.name is not None:
+            self._seen.note(delivery.name, delivery)
         self.bytes += delivery.size
-        delivery.acks.append(self._owe(delivery.received))
+        self._owe(delivery, delivery.received)
         return delivery
 
     def _suspect(self, delivery: Delivery) -> None:
@@ -240,15 +225,19 @@ class Durable:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _go_on(self, key: Key[Any]) -> None:
+    def _go_on(self, delivery: Delivery | None) -> None:
         """Publish the first waiting message of a key, and the next ones while each is finished at once."""
-        chain = self._chains[key]
-        while chain:
-            self._publish(chain[0])
-            if not chain[0].is_finished:
+        while delivery is not None:
+            self._publish(delivery)
+            if not delivery.is_finished:
                 return
-            chain.popleft()
-        del self._chains[key]
+            delivery = self._after(delivery)
+
+    def _after(self, delivery: Delivery) -> Delivery | None:
+        """Return the message that waits for one that is finished."""
+        if delivery.then is None and delivery.event is not None:
+            del self._chains[delivery.event[0]]
+        return delivery.then
 
     def _publish(self, delivery: Delivery) -> None:
         event = delivery.event
@@ -363,7 +352,8 @@ class Durable:
             elif self._seen.get(delivery.name) is delivery:
                 self._seen.forget(delivery.name)
         self.bytes -= delivery.size
-        for ack in delivery.acks:
+        self._settle(delivery)
+        for ack in delivery.repeats:
             self._settle(ack)
         self._news.set()
         if self._ordered and not delivery.inline and not delivery.is_suspect:
@@ -372,8 +362,7 @@ class Durable:
     def _next(self, delivery: Delivery) -> None:
         event = delivery.event
         if event is not None and event[0] in self._chains:
-            self._chains[event[0]].popleft()
-            self._go_on(event[0])
+            self._go_on(self._after(delivery))
 
     # Dead letters
 
@@ -437,53 +426,62 @@ class Durable:
 
     # Acknowledging
 
-    def _owe(self, received: Received) -> PendingAck:
+    def _owe(self, ack: A, received: Received) -> A:
         """Note a message that must be finished before it is acknowledged."""
-        lane, token = received.lane, received.token
-        if token is None or not self._acks_in_order:
-            return PendingAck(token, lane, None)
-        queue = self._lanes.get(lane)
-        if queue is None:
-            queue = self._lanes[lane] = deque()
-        return PendingAck(token, lane, queue)
+        if self._acks_in_order and received.token is not None:
+            lane = self._lanes.get(received.lane)
+            if lane is None:
+                lane = self._lanes[received.lane] = Lane()
+            ack.lane = lane
+            lane.append(ack)
+        return ack
 
     def skip(self, received: Received) -> None:
-        """Note a message that is not for this bridge, as finished."""
-        if received.token is not None and self._acknowledges:
-            if self._lanes.get(received.lane):
-                self._settle(self._owe(received))
-            else:
-                self._due(received.lane, received.token)
+        """Note a message as finished that nothing is kept of."""
+        token = received.token
+        if token is None or not self._acknowledges:
+            return
+        if not self._acks_in_order:
+            self._can_acknowledge(token)
+            return
+        lane = self._lanes.get(received.lane)
+        if lane is None or lane:
+            self._settle(self._owe(PendingAck(token), received))
+        else:
+            # As that would do, where nothing before it is unfinished.
+            if lane.last is None:
+                self._moved.append(lane)
+            lane.last = token
 
     def _settle(self, ack: PendingAck) -> None:
         """Note that a message is finished."""
-        queue = ack.queue
-        if not self._acknowledges or ack.token is None:
-            return
-        if queue is None:
-            self._due(ack.lane, ack.token)
+        lane = ack.lane
+        if lane is None:
+            if self._acknowledges and ack.token is not None:
+                self._can_acknowledge(ack.token)
             return
         ack.is_due = True
-        if self._lanes.get(ack.lane) is not queue:
-            return  # of an earlier connection
+        if lane.is_over:
+            return
         self._blocked += 1
-        while queue and queue[0].is_due:
+        if lane[0] is not ack:
+            return
+        if lane.last is None:
+            self._moved.append(lane)
+        while lane and lane[0].is_due:
             self._blocked -= 1
-            first = queue.popleft()
-            self._due(first.lane, first.token)
+            lane.last = lane.popleft().token
 
-    def _due(self, lane: Hashable, token: Any) -> None:
-        if self._acks_in_order:
-            self._last_acks[lane] = token
-        else:
-            self._acks.append(token)
-            if len(self._acks) == self._many_acks:
-                self._has_many_acks.set()
+    def _can_acknowledge(self, token: Any) -> None:
+        """Note what can be acknowledged, of a lane where each is acknowledged by itself."""
+        self._acks.append(token)
+        if len(self._acks) == self._many_acks:
+            self._has_many_acks.set()
 
     @property
     def to_ack(self) -> int:
         """Acknowledgements that are due or being sent."""
-        return len(self._acks) + len(self._last_acks) + self._acking
+        return len(self._acks) + len(self._moved) + self._acking
 
     async def wait_to_acknowledge(self, seconds: float) -> None:
         """Wait so long; or until so many are due that a broker which sends no more than the window waits for them."""
@@ -496,8 +494,11 @@ class Durable:
     async def acknowledge(self, adapter: Adapter) -> None:
         """Acknowledge what is finished."""
         acks, self._acks = self._acks, []
-        last, self._last_acks = self._last_acks, {}
-        tokens = [*acks, *last.values()]
+        moved, self._moved = self._moved, []
+        last = [lane.last for lane in moved]
+        for lane in moved:
+            lane.last = None
+        tokens = [*acks, *last]
         if not tokens:
             return
         self._acking += len(tokens)
@@ -505,7 +506,11 @@ class Durable:
             await patiently(lambda: adapter.ack(tokens))
         except BaseException:
             self._acks = acks + self._acks
-            self._last_acks = last | self._last_acks
+            for lane, token in zip(moved, last, strict=True):
+                # Unless a later one has been finished meanwhile, or the lane has gone.
+                if lane.last is None and not lane.is_over:
+                    lane.last = token
+                    self._moved.append(lane)
             raise
         finally:
             self._acking -= len(tokens)
@@ -514,7 +519,9 @@ class Durable:
     @property
     def tokens(self) -> list[Any]:
         """The tokens of all unfinished messages, in order of arrival: to extend their leases, or to give them back."""
-        return [ack.token for delivery in self._deliveries for ack in delivery.acks if ack.token is not None]
+        return [
+            ack.token for delivery in self._deliveries for ack in (delivery, *delivery.repeats) if ack.token is not None
+        ]
 
     async def release(self, lanes: Collection[Hashable], adapter: Adapter, timeout: float) -> None:
         """Finish the messages of some lanes within that many seconds, and acknowledge them; then forget the lanes."""
@@ -528,9 +535,11 @@ class Durable:
         except TimeoutError:
             self._log.warning("%d messages that went to other members are unfinished", self.unfinished)
         await self.acknowledge(adapter)
-        for lane in lanes:
-            self._blocked -= sum(ack.is_due for ack in self._lanes.pop(lane, ()))
-            self._last_acks.pop(lane, None)
+        for gone in lanes:
+            if (lane := self._lanes.pop(gone, None)) is not None:
+                lane.is_over = True
+                self._blocked -= sum(ack.is_due for ack in lane)
+        self._moved = [lane for lane in self._moved if not lane.is_over]
 
     async def end(self) -> None:
         """Cancel its tasks and timers."""

@@ -17,10 +17,10 @@ from ...log import Episode, Logger
 from ..adapter import Adapter, Features, Loss, Received, SentBack
 from ..address import cached
 from .attributes import DUE
-from .durable import Delivery, Durable
+from .durable import Durable
 from .plan import GAPS, Plan
 from .replies import OpenRequests, address_of_request
-from .seen import DONE, HubBridges, Name, name_of
+from .seen import HubBridges, Name, name_of
 from .sender import Sender
 from .wire import GAP, MESSAGE, Wire, as_tuple
 
@@ -84,9 +84,17 @@ class Receiver:
         self._is_live = not (features.durable or features.resumes) and features.acks == "none"
         self._full_key = cached(self._with_prefix) if plan.prefix else None
         self._entry = cached(self._entry_of)
-        relay, out = hub.border.relay, sender.outbox
+        border, out = hub.border, sender.outbox
         self.durable = Durable(
-            plan, features, shared.seen, relay, out, self._report_interrupt, lambda: hub.is_open, log
+            plan,
+            features,
+            shared.seen,
+            border.relay,
+            border.relay_at_once,
+            out,
+            self._report_interrupt,
+            lambda: hub.is_open,
+            log,
         )
         self._has_replayed = False
         self.received = 0
@@ -125,7 +133,8 @@ class Receiver:
             self._receive(received)
 
     def _receive(self, received: Received) -> None:
-        key, payload, headers = received.key, received.payload, received.headers
+        # All at once, in a tenth of the time of one by one.
+        key, payload, headers, lane, position, _, attempts, _, is_replayed, _, trouble = received
         if self._full_key is not None:
             key = self._full_key(key)
         if (entry := self._entry(key)) != ENTERS:
@@ -135,36 +144,41 @@ class Receiver:
                 self._receive_control(received)
             self.durable.skip(received)
             return
-        if received.trouble is not None:
-            raise received.trouble
+        if trouble is not None:
+            raise trouble
         if not self._shares and self._wire.is_own(payload, headers) and not self._was_delayed(received):
             self.echoes += 1
             self.durable.skip(received)
             return
-        kind, message, meta = self._wire.unpack(key, payload, headers, self._is_live and not received.is_replayed)
-        if kind != MESSAGE:
-            self.durable.skip(received)
-            return
-        meta = self._inward(received, key, meta)
-        id = meta.id
+        live = self._is_live and not is_replayed
+        about = position, attempts > 0, is_replayed
+        if headers and (plain := self._wire.unpack_plain(key, payload, headers, live, about)) is not None:
+            message, meta = plain
+        else:
+            kind, message, some_meta = self._wire.unpack(key, payload, headers, live)
+            if kind != MESSAGE:
+                self.durable.skip(received)
+                return
+            meta = self._inward(received, key, some_meta)
+        id, source = meta[0], meta[1]
         name: Name | None = None
         if id is not None:
             # As `name_of`, inlined: a call for each message would show in the throughput.
-            name = (meta.source, id, key) if is_unguessable(id) else (meta.source, id, key, self._number, received.lane)
-        event: Event[Any] = Event(key, message, meta)
-        delivery = Delivery(received, event, name) if self._is_durable else None
-        if name is not None:
-            known = self._seen.see(name, delivery or DONE)
-            if known is not None and isinstance(received, SentBack) and self.durable.is_burying(known):
-                self._seen.note(name, delivery)
-            elif known is not None:
+            name = (source, id, key) if is_unguessable(id) else (source, id, key, self._number, lane)
+        # As its constructor.
+        event: Event[Any] = as_tuple(Event, (key, message))
+        event.meta = meta
+        if name is not None and (known := self._seen.see(name)) is not None:
+            if isinstance(received, SentBack) and self.durable.is_burying(known):
+                self._seen.note(name)
+            else:
                 self.duplicates += 1
                 self._log.debug("%r is a duplicate: its id %r was seen before", key, id)
                 self.durable.again(received, known)
                 return
         self.received += 1
-        if delivery is not None:
-            self.durable.begin(delivery)
+        if self._is_durable:
+            self.durable.begin(received, event, name)
             return
         self._border.relay(event, exclude=self._sender.outbox, bounded=True)
 

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from ..._core.asking import ReplyAddress
 from ..._core.gaps import OpenGap
-from ..._core.outbox import Item, Outbox
+from ..._core.outbox import Outbox
 from ...errors import BridgeError, BrokerBusy, EncodeError, HubsubError, PayloadTooLarge, Unsupported
 from ...event import Event, Gap, Meta
 from ...hub import Hub
@@ -34,17 +34,15 @@ Refused: TypeAlias = Callable[[Key[Any], Any, Exception], None]
 class Outgoing:
     """An encoded message on its way."""
 
-    __slots__ = ("blame", "event", "key", "record", "size", "time")
+    # What few messages need is an attribute of the class until it is set: there are tens of thousands a second.
+    event: Event[Any] | None = None  # if somebody waits for it to be sent
+    blame = 0  # how often the connection was lost while this was the only message being sent
 
-    def __init__(self, key: Key[Any], record: Record, time: float) -> None:
+    def __init__(self, key: Key[Any], record: Record, size: int, time: float) -> None:
         self.key = key
         self.record = record
-        self.size = len(record.payload)
+        self.size = size
         self.time = time
-        # The event, if somebody waits for it to be sent.
-        self.event: Event[Any] | None = None
-        # How often the connection was lost while this was the only message being sent.
-        self.blame = 0
 
 
 class Omission(OpenGap):
@@ -163,11 +161,13 @@ class Sender:
     def start(self) -> None:
         """Encode messages as they are published, whether connected or not."""
         self._loop = asyncio.get_running_loop()
+        self._news = None  # of another loop, perhaps of another process
         if self.outbox is not None and self.outbox.pending:
             self._pack_soon()
 
     def _pack_soon(self) -> None:
-        if self._loop is not None and not self._loop.is_closed():
+        """Encode in the loop's next turn: where the sender waits for something to send, it does that itself then."""
+        if self._loop is not None and not self._loop.is_closed() and not self._wake():
             self._loop.call_soon(self.pack)
 
     def pack(self) -> None:
@@ -176,12 +176,31 @@ class Sender:
         assert outbox is not None
         time = now()
         text = time_text(time)
+        queue, sequence, at_broker, most = self._queue, self._sequence, self._at_broker, self._max_payload
+        mint_id, pack_plain = self._border.mint_id, self._wire.pack_plain
         for item in outbox.queue.take(self.BATCH):
-            if isinstance(item, Gap):
-                omission = self._omit(len(self._queue))
+            if type(item) is tuple:
+                # What is in most messages, without a call for each of these steps.
+                plain: Any = item
+                key, message = plain[0], plain[1]
+                try:
+                    # A message for several bridges got its id in the publish: the same for all of them.
+                    payload, headers = pack_plain(key, message, plain[2] if len(plain) == 3 else mint_id(), text)
+                    if most is not None and len(payload) + self.PLAIN_HEADERS > most:
+                        self._check_size(key, payload, headers)
+                except Exception as error:
+                    self._refuse(key, message, None, error)
+                    continue
+                address, size = key if at_broker is None else at_broker(key), len(payload)
+                record: Record = as_tuple(Record, (address, payload, headers, next(sequence), False))
+                queue.append(Outgoing(key, record, size, time))
+                self._messages += 1
+                self.bytes += size
+            elif isinstance(item, Gap):
+                omission = self._omit(len(queue))
                 omission.merge(OpenGap.of(item._replace(reason=FULL)))
-                omission.sequence = next(self._sequence)
-            else:
+                omission.sequence = next(sequence)
+            elif isinstance(item, Event):
                 self._pack(item, time, text)
         while self.bytes > self._plan.outbox_bytes and (notice := self._shed()) is not None:
             notice()
@@ -190,19 +209,15 @@ class Sender:
         if outbox.pending:
             self._pack_soon()
 
-    def _pack(self, item: Item, time: float, text: str) -> None:
-        key, message = item[0], item[1]
-        event = item if isinstance(item, Event) else None
-        meta = None if event is None else event.meta
+    def _pack(self, event: Event[Any], time: float, text: str) -> None:
+        """Encode a message that has metadata, or that somebody waits for."""
+        key, message = event
+        meta = event.meta
         due: float | None = None
         try:
             if meta is None:
-                # A message for several bridges got its id in the publish: the same for all of them.
-                named: Any = item
-                id = named[2] if len(item) == 3 else self._border.mint_id()
-                payload, headers = self._wire.pack_plain(key, message, id, text)
-                if self._max_payload is not None and len(payload) + self.PLAIN_HEADERS > self._max_payload:
-                    self._check_size(key, payload, headers)
+                payload, headers = self._wire.pack_plain(key, message, self._border.mint_id(), text)
+                self._check_size(key, payload, headers)
             else:
                 due = meta.due
                 if due is not None and not self._features.delays:
@@ -216,8 +231,8 @@ class Sender:
         record: Record = as_tuple(Record, (address, payload, headers, next(self._sequence), False))
         if due is not None:
             record = DelayedRecord.at(due, record)
-        outgoing = Outgoing(key, record, time)
-        if event is not None and (event.confirmed is not None or (meta is not None and meta.reply_to is not None)):
+        outgoing = Outgoing(key, record, len(payload), time)
+        if event.confirmed is not None or (meta is not None and meta.reply_to is not None):
             outgoing.event = event
             if event.confirmed is not None and self._features.finishes:
                 outgoing.record = as_tuple(ConfirmedRecord, record)
@@ -327,8 +342,7 @@ class Sender:
                     await self._send_batch(adapter)
                 elif not self._control and not self._beat:
                     self._wake_flushers()
-                    self._news = asyncio.get_running_loop().create_future()
-                    await self._news
+                    await self._wait_for_news()
                     continue
             except BrokerBusy as error:
                 self.is_refused = True
@@ -358,7 +372,7 @@ class Sender:
         if isinstance(first, Omission):
             await self._send_omission(adapter, first)
             return
-        batch = self._next_batch(first)
+        batch, size = self._next_batch(first)
         if self._plan.secret is not None:
             self._sign_again(batch)
         if first.blame > 1:
@@ -368,8 +382,8 @@ class Sender:
         self._in_hand = len(batch)
         try:
             began = asyncio.get_running_loop().time()
-            refused = await self._hand_over(adapter, [each.record for each in batch])
-            self._learn_pace(batch, asyncio.get_running_loop().time() - began)
+            refused = await self._hand_over(adapter, [each.record for each in batch], size)
+            self._learn_pace(size, asyncio.get_running_loop().time() - began)
         except (BrokerBusy, asyncio.CancelledError) as error:
             if not isinstance(error, BrokerBusy) and not self._features.idempotent:
                 self.unclear += len(batch)
@@ -385,34 +399,44 @@ class Sender:
             # The batch was refused because of one of them: only a refusal of a single record counts.
             self._most = 1
             return
-        for index, each in enumerate(batch):
-            self._queue.popleft()
-            self._messages -= 1
-            self.bytes -= each.size
-            why = refused.get(index)
-            if why is not None and not isinstance(why, NotFinished):
-                self._refuse(each.key, each.record.payload, each.event, why)
-                continue
-            self.sent += 1
-            if each.event is not None and why is None:
-                each.event.done()
-            elif each.event is not None:
-                each.event.fail(why, "not everybody at the broker has finished with it")
+        self._have_left(batch, size, refused)
         self._hold()
         self._most = min(2 * self._most, self.BATCH)
 
-    def _next_batch(self, first: Outgoing) -> list[Outgoing]:
-        """Return the next batch."""
+    def _have_left(self, batch: list[Outgoing], size: int, refused: Mapping[int, Exception]) -> None:
+        """Remove a batch that the adapter has sent, and notify those that wait for its messages."""
+        # All at once, before anybody is notified: in most batches nobody waits, and nothing is refused.
+        popleft = self._queue.popleft
+        waiting = []
+        for index, each in enumerate(batch):
+            popleft()
+            if each.event is not None or index in refused:
+                waiting.append((index, each))
+        self._messages -= len(batch)
+        self.bytes -= size
+        self.sent += len(batch)
+        for index, each in waiting:
+            why = refused.get(index)
+            if why is not None and not isinstance(why, NotFinished):
+                self.sent -= 1
+                self._refuse(each.key, each.record.payload, each.event, why)
+            elif each.event is not None and why is None:
+                each.event.done()
+            elif each.event is not None:
+                each.event.fail(why, "not everybody at the broker has finished with it")
+
+    def _next_batch(self, first: Outgoing) -> tuple[list[Outgoing], int]:
+        """Return the next batch, and the bytes of its payloads."""
         batch: list[Outgoing] = []
-        size = 0
+        size, most = 0, self._most_bytes
         for each in islice(self._queue, 1 if first.blame else self._most):
-            if isinstance(each, Omission) or (each.blame and each is not first):
+            if type(each) is not Outgoing or (each.blame and each is not first):
+                break
+            if size + each.size > most and batch:
                 break
             size += each.size
-            if batch and size > self._most_bytes:
-                break
             batch.append(each)
-        return batch
+        return batch, size
 
     def _sign_again(self, batch: list[Outgoing]) -> None:
         """Sign again what has waited long or was sent before, which would be refused as too old or as a replay."""
@@ -426,8 +450,7 @@ class Sender:
             each.record = each.record._replace(payload=payload, headers=headers)
         self._signed_to = max(self._signed_to, last)
 
-    def _learn_pace(self, batch: list[Outgoing], seconds: float) -> None:
-        size = sum(each.size for each in batch)
+    def _learn_pace(self, size: int, seconds: float) -> None:
         if seconds > self.CALL_SECONDS:
             self._most_bytes = max(1 << 14, int(size * self.CALL_SECONDS / seconds))
         elif 2 * size >= self._most_bytes:
@@ -469,9 +492,11 @@ class Sender:
             self._in_hand = 0
         self._queue.popleft()
 
-    async def _hand_over(self, adapter: Adapter, records: list[Record]) -> Mapping[int, Exception]:
+    async def _hand_over(
+        self, adapter: Adapter, records: list[Record], size: int | None = None
+    ) -> Mapping[int, Exception]:
         self.calls += 1
-        self.bytes_in_hand = sum(len(record.payload) for record in records)
+        self.bytes_in_hand = sum(len(record.payload) for record in records) if size is None else size
         try:
             refused = await adapter.send(records)
         finally:
@@ -514,9 +539,21 @@ class Sender:
 
     # Waiting
 
-    def _wake(self) -> None:
-        if self._news is not None and not self._news.done():
-            self._news.set_result(None)
+    async def _wait_for_news(self) -> None:
+        self._news = asyncio.get_running_loop().create_future()
+        try:
+            await self._news
+        finally:
+            # Even if the connection is lost right now: nothing else will encode what is there.
+            if self.outbox is not None and self.outbox.pending:
+                self.pack()
+
+    def _wake(self) -> bool:
+        """Wake the sender; return whether it was waiting for something to send."""
+        if self._news is None or self._news.done():
+            return False
+        self._news.set_result(None)
+        return True
 
     def _wake_flushers(self) -> None:
         if not self.pending:
