@@ -233,6 +233,8 @@ def test_what_is_to_be_awaited_may_not_be_known_beforehand(function: Any) -> Non
 def no_warning() -> Iterator[None]:
     """A coroutine that nobody awaits makes Python warn as soon as it is forgotten."""
     with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("ignore")
+        gc.collect()  # what other tests have left is theirs
         warnings.simplefilter("always")
         yield
         gc.collect()

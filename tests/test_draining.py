@@ -105,6 +105,37 @@ def test_settle_waits_for_one_that_was_used_up_before_there_was_a_loop() -> None
 # What closing could not finish
 
 
+async def test_what_is_published_while_the_bridges_close_is_handled_within_the_time(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    hub = Hub()
+    seen: list[Any] = []
+
+    async def work(key: Key[Any], message: Any) -> None:
+        await asyncio.sleep(0.01)
+        seen.append(message)
+
+    class Part:
+        """Something attached that takes a while to close, as a bridge does; others publish meanwhile."""
+
+        patterns: tuple[Any, ...] = ()
+
+        def opened(self) -> None: ...
+        def changed(self, patterns: Any) -> None: ...
+        def closing(self) -> None: ...
+
+        async def close(self) -> None:
+            hub.publish("a", 1)
+            await asyncio.sleep(0)
+
+    hub.add_listener("a", work)
+    await hub.start()
+    hub.border.attach(Part())
+    await hub.close()
+    assert seen == [1]
+    assert not caplog.records
+
+
 @CONCURRENCY
 @pytest.mark.parametrize("where", ["hub", "subscriber"])
 async def test_a_call_that_the_drain_limit_cuts_off_has_failed(
@@ -159,7 +190,7 @@ async def test_a_call_that_ends_by_itself_when_it_is_cut_off_is_what_it_says(rea
 
     hub.publish("a", 1)
     await settled()
-    (listener,) = hub.registrations()
+    (listener,) = hub.subscriptions()
     await hub.close()
     assert figures(listener) == (1, 0, 0, int(reaction == "raises"))
 

@@ -328,10 +328,10 @@ class Life:
         await _whatever_happens(drain, end)
 
     async def _drain_and_end(self) -> None:
-        await _whatever_happens(self._drain, self._drained, self._end)
+        await _whatever_happens(self._drain, self._drained, self._until_quiet, self._end)
 
     async def _drain(self) -> None:
-        """Wait until no runner has anything to do; a runner may give the others more by publishing."""
+        """Begin to close, and wait until no runner has anything to do."""
         self.deadline = self.grace().drained
         self._begin()
         resting, self.unstarted = self.unstarted, {}
@@ -339,6 +339,17 @@ class Life:
             runner.reset()
         for runner in self.running:
             runner.hasten()
+        try:
+            await self._until_quiet()
+        except asyncio.CancelledError:
+            self.deadline = asyncio.get_running_loop().time()  # the time is over for what is still published, too
+            raise
+
+    async def _until_quiet(self) -> None:
+        """Wait until no runner has anything to do; a runner may give the others more by publishing.
+
+        Also after the bridges were closed: that takes a while, in which others may publish.
+        """
         with suppress(TimeoutError):
             async with asyncio.timeout_at(self.deadline):
                 while busy := [runner for runner in self.running if runner.is_busy]:

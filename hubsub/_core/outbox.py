@@ -381,3 +381,7 @@ class Outbox(Registration):
     def _removed(self) -> Notices:
         self.queue.close()
         return []
+
+    @property
+    def _described(self) -> str:
+        return f"of {self.name} on {super()._described}"

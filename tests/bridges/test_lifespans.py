@@ -164,6 +164,42 @@ async def test_what_is_published_right_after_the_hub_was_opened_again_is_carried
         await here.close()
 
 
+async def test_a_bridge_that_is_started_while_its_hub_closes_stays_closed() -> None:
+    hub = Hub()
+    bridge = Bridge(hub, "memory://late", both=ALL)
+    hold = asyncio.Event()
+
+    async def work(key: Key[Any], message: Any) -> None:
+        await hold.wait()
+
+    hub.add_listener("a", work)
+    await bridge.start()
+    hub.publish("a")
+    closing = asyncio.ensure_future(hub.close())
+    await bridge.close()
+    with pytest.raises(HubClosed):
+        await bridge.start()
+    assert hub.border.outboxes == ()
+    hold.set()
+    await closing
+    assert not hub.is_open
+
+
+async def test_a_hub_that_is_opened_and_closed_at_once_opens_its_bridge_with_the_next_start() -> None:
+    hub = Hub()
+    bridge = Bridge(hub, "memory://at-once", both=ALL)
+    await bridge.start()
+    for _ in range(2):
+        await hub.close()
+        await hub.start()
+    await hub.close()
+    await asyncio.sleep(0)
+    assert not hub.is_open
+    await hub.start()
+    await bridge.ready()
+    await hub.close()
+
+
 async def test_a_bridge_that_several_start_while_it_closes_is_opened_once() -> None:
     hub = Hub()
     bridge = Bridge(hub, "memory://several", both=ALL)

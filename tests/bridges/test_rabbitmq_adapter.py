@@ -19,7 +19,7 @@ from brokers.certificates import certificates
 from brokers.fixtures import Private
 from brokers.rabbitmq_server import RabbitMQ
 from hubsub import Bridge, BridgeError, BrokerBusy, DeliveryError, Gap, Hub, Key, MissingDriver, NameTaken
-from hubsub.bridges import DelayedRecord, Link, Record
+from hubsub.bridges import DelayedRecord, Link, Loss, Record
 from hubsub.bridges.rabbitmq import RabbitMQAdapter, client, topology
 from hubsub.bridges.rabbitmq import line as line_module
 from hubsub.bridges.rabbitmq.names import Names
@@ -460,6 +460,28 @@ async def test_a_reader_that_is_back_reads_while_the_streams_are_not_open_and_th
         await one.hub.publish_confirmed(("k", "2"), 3, timeout=60)
         await two.see(3)
         assert not two.gaps
+
+
+async def test_a_queue_that_is_gone_is_one_loss_however_often_connecting_fails(
+    rabbitmq: RabbitMQ, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter = RabbitMQAdapter(rabbitmq.url)
+    await adapter.connect(link(namespace))
+    await adapter.lost()
+    async with channel_of(rabbitmq) as channel:
+        await channel.queue_delete(Names(link(namespace), None).queue)
+
+    def fail(*arguments: Any) -> None:
+        raise ConnectionResetError("the line is cut")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(line_module, "binds", fail)
+        for _ in range(2):
+            with pytest.raises(ConnectionResetError):
+                await adapter.connect(link(namespace))
+    await adapter.connect(link(namespace))
+    assert await adapter.receive() == [Loss("the queue was deleted, or has expired")]
+    await adapter.close()
 
 
 async def test_looking_for_an_exchange_that_is_deleted_meanwhile_does_not_make_it(

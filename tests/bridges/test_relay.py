@@ -12,7 +12,19 @@ from typing import Any
 import pytest
 
 import hubsub
-from hubsub import BridgeClosed, BridgeNotReady, DeliveryError, Event, Gap, Hub, Key, Meta, NoResponders, RequestTimeout
+from hubsub import (
+    BridgeClosed,
+    BridgeNotReady,
+    ConfirmationTimeout,
+    DeliveryError,
+    Event,
+    Gap,
+    Hub,
+    Key,
+    Meta,
+    NoResponders,
+    RequestTimeout,
+)
 from hubsub.bridges import Adapter, Backoff, Bridge, Features, Link, Received, Record
 from hubsub.bridges.memory import MemoryAdapter, MemoryBroker
 
@@ -668,6 +680,14 @@ async def test_connect_gives_a_hub_with_a_bridge_both_ways(sites: Sites) -> None
 def test_a_bridge_of_something_else_says_what_it_needs(arguments: Any, says: str) -> None:
     with pytest.raises(TypeError, match=says):
         Bridge(*arguments, both=ALL)
+
+
+async def test_a_broker_that_has_not_confirmed_in_time_is_named(hub: Hub) -> None:
+    Bridge(hub, "memory://away", outgoing=ALL)
+    with pytest.raises(
+        ConfirmationTimeout, match=r"by <Outbox of a bridge to MemoryAdapter\('memory://away'\) on \('\*',\)"
+    ):
+        await hub.publish_confirmed("a", 1, 0.01)
 
 
 @pytest.mark.parametrize("url", ["nowhere://host", "redis", ""])

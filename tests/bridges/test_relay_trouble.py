@@ -582,6 +582,34 @@ async def test_a_broker_that_takes_nothing_is_asked_with_growing_waits_over_the_
     assert ["no messages" in line for line in lines] == [True, False]
 
 
+class Mute(Scripted):
+    """A broker that pushes, and refuses all control messages."""
+
+    def __init__(self) -> None:
+        super().__init__(push=True)
+        self.on_send = lambda records: {
+            index: PermissionError("you may not") for index, record in enumerate(records) if record.is_control
+        }
+        self.pings = 0
+
+    async def ping(self) -> None:
+        self.pings += 1
+
+    async def receive(self) -> Any:
+        while not (found := await super().receive()):
+            pass
+        return found
+
+
+async def test_a_bridge_that_may_send_no_beats_asks_the_broker_instead_and_stays_connected(
+    stack: AsyncExitStack,
+) -> None:
+    adapter = Mute()
+    await bridged(stack, adapter)
+    await until(lambda: adapter.pings > 8)
+    assert len(adapter.links) == 1
+
+
 class Refusing(Scripted):
     """A broker that refuses these calls for now, and counts how often."""
 

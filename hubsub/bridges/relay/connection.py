@@ -424,8 +424,8 @@ class Connection:
                 if (unmoved if waits else silent) > deaf:
                     raise ConnectionError(f"nothing was heard for {deaf:.1f} s")
                 if push and silent > timing.silent:
-                    if sender.is_refused and self._pings:
-                        # A broker that accepts no messages accepts no beats either, and may still be sound.
+                    if self._pings and (sender.is_refused or sender.beats_are_refused):
+                        # A broker that accepts no messages, or none of this account, may still be sound.
                         self._wants_ping.set()
                     else:
                         sender.beat(self._parts.beat)

@@ -217,19 +217,27 @@ class Life:
     async def start(self) -> None:
         """Start to connect, and to reconnect after interruptions. It does not wait for the broker; `ready` does.
 
-        A closed bridge is opened again.
+        A closed bridge is opened again, and so is a closed hub.
+
+        Raises:
+            HubClosed: The hub is being closed at the moment; the bridge stays closed.
         """
         self._let_go_of_closed_loop()
-        if self._closing is not None:
+        while self._closing is not None:
             await outlast(self._closing)
+            await self.hub.start()  # first: where it raises, there must be no outbox
             self._reopen()
         if self._living is None:
             await self.hub.start()
-            loop = asyncio.get_running_loop()
+        self._begin()
+
+    def _begin(self) -> None:
+        """Start to connect on the running loop, unless it has begun, perhaps by its hub."""
+        if self._living is None:
             self._become("connecting")
             self._wire.source = self.hub.border.origin  # another one in a fork
             self._parts.sender.start()
-            self._living = loop.create_task(self._live(), name=self._log.name)
+            self._living = asyncio.get_running_loop().create_task(self._live(), name=self._log.name)
 
     def forked(self) -> None:
         """In a forked process, start over, since the connection is the parent's; with the hub, if that was started.
@@ -276,7 +284,12 @@ class Life:
         """Called when the hub is started: start what was closed with the hub, or with its loop."""
         if self._let_go_of_closed_loop() or self._was_closed_by_hub:
             self._was_closed_by_hub = False
-            self._reopen()  # now, since its outbox gets what is published before the task runs
+            # At once: what is published next is carried, and closing the hub next closes what has begun.
+            self._reopen()
+            if self._closing is None:
+                self._begin()
+                return
+            # It still closes, for longer than its hub has waited.
             task = asyncio.get_running_loop().create_task(self.start())
             task.add_done_callback(lambda task: task.cancelled() or task.exception())
 

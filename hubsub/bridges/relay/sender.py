@@ -134,6 +134,8 @@ class Sender:
         """Beats that were sent."""
         self.is_refused = False
         """True while the broker accepts no messages."""
+        self.beats_are_refused = False
+        """True if the last beat over this connection was refused: the account may not write, for example."""
         self.outbox: Outbox | None = None
         if plan.outgoing:
             self.outbox = hub.border.outbox(
@@ -333,7 +335,7 @@ class Sender:
             busy: Called with the error when the broker stops accepting messages, and with None when it accepts them.
         """
         refusals = 0
-        self.is_refused = False
+        self.is_refused = self.beats_are_refused = False
         while True:
             try:
                 if self._control or self._beat:
@@ -364,6 +366,7 @@ class Sender:
         if beat is not None:
             self._beat = None
             self.beats += 1
+            self.beats_are_refused = 0 in refused
         for index, error in refused.items():
             self._refused(records[index].key, None, error)
 
