@@ -308,7 +308,7 @@ class Hub(Publishing, Subscribing, Asking):
                     sizes.setdefault(pattern, []).append(size)
         return {Key.create_from(pattern): tuple(pending) for pattern, pending in sizes.items()}
 
-    def registrations(
+    def subscriptions(
         self,
     ) -> tuple[Listener | Subscription[Any] | GapSubscription[Any] | SnapshotSubscription[Any, Any], ...]:
         """Every listener and subscription that is registered now, in order; each has counters of its own."""

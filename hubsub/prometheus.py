@@ -224,7 +224,7 @@ def _in_thread_of(hub: Hub, function: Callable[[], V], timeout: float) -> V | No
 def _snapshot(hub: Hub) -> _Snapshot:
     subscribers = [
         (each.order, _group(each), tuple(getattr(each, figure.attribute, 0) for figure in SUBSCRIBER))
-        for each in hub.registrations()
+        for each in hub.subscriptions()
     ]
     return _Snapshot(hub.stats(), subscribers, list(_named(hub.bridges)))
 

@@ -1199,7 +1199,7 @@ def test_what_an_announcement_interrupts_is_not_left_behind_without_a_handle(kin
     patterns: Any = [("a", "b"), ("a", "c"), "d"]
     with pytest.raises(KeyboardInterrupt):
         hub.add_listener(patterns, print) if kind == "listener" else hub.subscribe(patterns)
-    assert hub.registrations() == (listener,)
+    assert hub.subscriptions() == (listener,)
     assert hub.publish(("a", "b")) == hub.publish("d") == 0
     listener.remove()
     assert_nothing_left(hub)

@@ -190,7 +190,7 @@ async def test_a_call_that_ends_by_itself_when_it_is_cut_off_is_what_it_says(rea
 
     hub.publish("a", 1)
     await settled()
-    (listener,) = hub.registrations()
+    (listener,) = hub.subscriptions()
     await hub.close()
     assert figures(listener) == (1, 0, 0, int(reaction == "raises"))
 

@@ -244,13 +244,13 @@ def test_the_figures_of_a_child_add_up() -> None:
         def add_up(each):
             assert each.accepted == each.delivered + each.pending + each.dropped + each.superseded, each
 
-        for each in hub.registrations():
+        for each in hub.subscriptions():
             add_up(each)
             assert each.pending == 0
         hub.publish("async", 1)
         assert hub.get_subscriber_queue_sizes("async") == (1,)
         asyncio.run(hub.close())
-        for each in hub.registrations():
+        for each in hub.subscriptions():
             add_up(each)
         print(json.dumps(seen))
     """

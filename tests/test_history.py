@@ -506,7 +506,7 @@ async def test_a_listener_that_fails_or_is_removed_in_its_history(hub: Hub) -> N
             raise ValueError
         if message == 2:
             hub.publish("a", "missed")
-            [registration] = hub.registrations()
+            [registration] = hub.subscriptions()
             registration.remove()  # type: ignore[union-attr]
 
     listener = hub.add_listener("a", listen, history=9)

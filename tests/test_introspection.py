@@ -339,9 +339,9 @@ def test_every_subscription_and_listener_is_listed_in_order() -> None:
     first = hub.add_listener("a", print)
     second = subscriber.subscribe("a")
     third = subscriber.add_sync_listener("b", print)
-    assert hub.registrations() == (first, second, third)
+    assert hub.subscriptions() == (first, second, third)
     second.close()
-    assert hub.registrations() == (first, third)
+    assert hub.subscriptions() == (first, third)
 
 
 def test_importing_hubsub_imports_neither_its_testing_kit_nor_what_explaining_needs() -> None:

@@ -683,14 +683,14 @@ async def test_a_subscription_without_patterns_stays_open(hub: Hub) -> None:
     subscription.discard("a")
     assert not subscription.closed
     assert not hub.has_subscribers()
-    assert subscription in hub.registrations()
+    assert subscription in hub.subscriptions()
     subscription.add("b")
     hub.publish("b", 1)
     assert (await waiting).message == 1
     subscription.discard("b")
     subscription.close()
     assert subscription.closed
-    assert subscription not in hub.registrations()
+    assert subscription not in hub.subscriptions()
     subscription.discard("b")
     with pytest.raises(SubscriptionClosed):
         subscription.add("a")

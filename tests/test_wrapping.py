@@ -276,7 +276,7 @@ async def test_what_a_wrapper_raises_or_lets_through_is_a_failure_of_the_listene
             await settle(hub)
         assert [(each.listener, type(each.error)) for each in failures] == [
             (plain, ValueError),
-            (hub.registrations()[2], ValueError),
+            (hub.subscriptions()[2], ValueError),
             (later, ValueError),
             (plain, KeyError),
             (later, KeyError),

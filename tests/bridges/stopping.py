@@ -50,7 +50,7 @@ async def main() -> None:
         await stop.wait()
         began = loop.time()
     seconds = loop.time() - began
-    listener = next(each for each in hub.registrations() if WORK in each.patterns)
+    listener = next(each for each in hub.subscriptions() if WORK in each.patterns)
     print(json.dumps([seconds, listener.delivered, listener.dropped, listener.failed]), flush=True)
 
 

@@ -392,6 +392,35 @@ async def test_a_group_that_is_deleted_is_one_gap_and_made_again(server: Nats) -
         assert len(reader.gaps) == 1
 
 
+@WAYS
+async def test_a_reader_that_had_no_room_for_long_finds_its_consumer_gone_and_reads_on(
+    server: Nats, namespace: str, way: dict[str, Any]
+) -> None:
+    most = 1
+
+    def room() -> int:
+        return max(0, most - len(reader.received))
+
+    async with bare(make(server), namespace, room=room, start="earliest", **way) as reader:
+        await reader.send(*numbered(1))
+        await reader.see(b"1")
+        # A removed consumer is like one that nobody has asked for half a minute.
+        adapter: Any = reader.adapter
+        pull = adapter._member._pull if "group" in way else adapter._pull
+        await until(lambda: not pull.is_asked)
+        assert (await api(server, f"CONSUMER.DELETE.{namespace}.{pull.consumer}"))["success"]
+        await reader.send(*numbered(2, 3))
+        most = 3
+        if "group" in way:
+            # The next connection makes it again, after a gap.
+            assert reader.reading is not None
+            with pytest.raises(ConnectionResetError, match="ends the reading of a group"):
+                await asyncio.wait_for(reader.reading, 20)
+        else:
+            await reader.see(b"3")
+            assert reader.payloads == payloads(1, 2, 3)
+
+
 async def test_a_consumer_of_a_reader_that_is_gone_costs_nothing(nats: Nats) -> None:
     async with sites(make(nats)) as those:
         sender = await those.add(outgoing=ALL)

@@ -125,6 +125,19 @@ async def test_a_line_that_is_cut_is_a_lost_connection_though_the_driver_has_ano
             assert payloads(await read(adapter, 2)) == [number, number]
 
 
+@pytest.mark.parametrize("way", ["name", "group"])
+async def test_a_member_stays_one_while_it_finds_its_positions_over_a_long_line(
+    kafka: Kafka, topic: str, way: str
+) -> None:
+    # Three round trips take longer than a session.
+    options = {"session_timeout_ms": 1200, "heartbeat_interval_ms": 200}
+    async with slow(kafka, 0, 0.3) as line, hubsub.Hub() as hub:
+        adapter = KafkaAdapter(line.url, topic=topic, **options)
+        async with hubsub.Bridge(hub, adapter, incoming="*", **{way: topic}) as bridge:  # type: ignore[arg-type]
+            await bridge.ready(60)
+            line.delay(0)
+
+
 async def read_nothing(adapter: KafkaAdapter) -> None:
     """Have it read where nothing is."""
     assert await adapter.receive() == []

@@ -271,6 +271,9 @@ class Reader:
     async def take_over(self, partitions: Sequence[TopicPartition]) -> None:
         """Begin to read partitions that were assigned."""
         self._membership.confirm()
+        if self._group is not None:
+            # The driver begins when this returns: over a line of seconds the group has given up this member by then.
+            self.consumer._coordinator._start_heartbeat_task()
         try:
             if self._assignor is not None and not self._assignor.is_holder:
                 raise NameTaken(str(self.link.name))

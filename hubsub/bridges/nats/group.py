@@ -71,6 +71,8 @@ class Member:
             ConnectionResetError: The group was deleted, or the server leaves.
         """
         pull = self._pull
+        if pull.is_forgotten and await self._api.find(f"CONSUMER.INFO.{self._consumer}") is None:
+            pull.gone = pull.gone or "it was deleted"
         if not pull.rows and pull.gone:
             raise ConnectionResetError(f"JetStream ends the reading of a group: {pull.gone}")
         if not pull.rows:

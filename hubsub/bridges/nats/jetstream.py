@@ -241,7 +241,11 @@ class JetStreamAdapter(LogAdapter):
     async def _is_coming(self, pull: Pull) -> bool:
         """True if the consumer has messages that have not come; False if the last ones of the stream were deleted."""
         info = await self._connected().find(f"CONSUMER.INFO.{self._streams.name}.{pull.consumer}")
-        return info is None or bool(info["num_pending"]) or info["delivered"]["consumer_seq"] > pull.delivered
+        if info is None:
+            # Nobody has asked it for so long that it was removed. Of some servers a request to it gets no reply.
+            pull.gone = pull.gone or "it was removed"
+            return True
+        return bool(info["num_pending"]) or info["delivered"]["consumer_seq"] > pull.delivered
 
     def received(self, row: Row, position: str | None, token: Any = None) -> Received:
         assert isinstance(row, Stored)

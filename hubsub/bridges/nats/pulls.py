@@ -78,6 +78,11 @@ class Pull:
         """True if messages may still come that were asked for; False if JetStream seems to have forgotten that."""
         return self.left > 0 and time.monotonic() < self._late
 
+    @property
+    def is_forgotten(self) -> bool:
+        """True if JetStream seems to have forgotten what it was asked for: the consumer may be gone."""
+        return self.left > 0 and not self.is_asked
+
     async def ask(self, number: int) -> None:
         """Ask for the next `number` messages; return when the server has the request."""
         if not self._sid:
