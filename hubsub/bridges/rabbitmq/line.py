@@ -123,7 +123,7 @@ class AmqpLine(Line):
         names, channel = self.names, self.inward
         is_kept = bool(self._link.reader)
         patterns = [names.pattern(key) for key in self._link.incoming]
-        # Not the owner of a name: once in a hundred kills, one that came at once got later messages before earlier ones.
+        # Not the owner of a name: in one of a hundred kills, one that came at once got later messages first.
         # A group is promised no order.
         was_bound = is_there and self._link.group is not None and self._joined[names.queue] == patterns
         expiring: dict[str, Any] = {"x-expires": int(self._settings.expires * 1000)}
