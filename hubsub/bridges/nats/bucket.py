@@ -56,7 +56,7 @@ class Bucket:
             OSError: Nobody knows whether it was stored.
         """
         subject = f"{self.subject}.{stream_name(key)}".encode()
-        head = pack({"Nats-Expected-Last-Subject-Sequence": str(revision)})
+        head = pack({}, {"Nats-Expected-Last-Subject-Sequence": str(revision)})
         (error,) = await self._api.publish([(subject, head, json.dumps(value).encode())])
         if error is not None and error["code"] >= BUSY:
             raise BrokerBusy(f"JetStream stores no position now: {error['description']}")

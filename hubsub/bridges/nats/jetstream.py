@@ -251,12 +251,13 @@ class JetStreamAdapter(LogAdapter):
         assert isinstance(row, Stored)
         _, subject, _, head, payload = row.message
         headers: dict[str, str] = {}
+        own: Mapping[str, str] = {}
         if head:
             at = head.rfind(ID_LINE)
             if at > 0 and head.find(b"\r\n", at + 2) == len(head) - 4:
                 head = head[:at] + b"\r\n\r\n"  # what is left is alike for many, and is read once
-            _, headers = unpack(head)
-        reader = headers.pop(READER, None)
+            _, headers, own = unpack(head)
+        reader = own.get(READER) if own else None
         key = self._streams.key(subject)
         found = as_tuple(Received, (key, payload, headers, None, position, token, row[5], row[3], False, False, None))
         return found if reader is None else SentBack.to(reader, found)

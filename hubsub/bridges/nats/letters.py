@@ -27,7 +27,7 @@ def letter_head(received: Received, reader: str, why: str) -> bytes:
         of_letter["position"] = received.position
     if received.time is not None:
         of_letter["time"] = repr(received.time)
-    return pack({**received.headers, **{f"{DEAD}{name}": value for name, value in of_letter.items()}})
+    return pack(received.headers, {f"{DEAD}{name}": value for name, value in of_letter.items()})
 
 
 async def bury(streams: Streams, received: Received, reader: str, why: str) -> Exception | None:
@@ -62,8 +62,8 @@ async def listed(streams: Streams, limit: int, before: int | None) -> list[Burie
 
 def _headers(head: bytes) -> tuple[dict[str, str], dict[str, str]]:
     """Return the headers of the message in a letter, and those of the letter, by their names without `DEAD`."""
-    headers = unpack(head)[1] if head else {}
-    return headers, {name[len(DEAD) :]: headers.pop(name) for name in tuple(headers) if name.startswith(DEAD)}
+    _, headers, own = unpack(head) if head else ("", {}, {})
+    return headers, {name[len(DEAD) :]: value for name, value in own.items() if name.startswith(DEAD)}
 
 
 def _letter(streams: Streams, row: Stored) -> Buried:
@@ -95,12 +95,11 @@ async def send_back(streams: Streams, position: str) -> None:
         raise NoSuchLetter(position)
     message = found["message"]
     headers, said = _headers(base64.b64decode(message.get("hdrs", "")))
-    if (reader := said.get("reader")) is not None:
-        headers[READER] = reader
     key = streams.dead.key(message["subject"].encode())
     assert key is not None
     # Whoever does it twice stores it once.
-    head = pack({**headers, ID: f"{name}-{number}-{message['time']}"})
+    own = {ID: f"{name}-{number}-{message['time']}"}
+    head = pack(headers, own if (reader := said.get("reader")) is None else {READER: reader, **own})
     _, subject = await streams.place(key)
     (error,) = await streams.api.publish([(subject, head, base64.b64decode(message.get("data", "")))])
     if error is not None:

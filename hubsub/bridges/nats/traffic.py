@@ -16,7 +16,7 @@ from ..inbox import Inbox
 from ..lines import Line
 from ..together import together
 from .connection import Connection, Message
-from .headers import pack, unpack
+from .headers import NONE, pack, unpack
 from .server import Server, explained
 from .subjects import FOREIGN, LONGEST, REPLY, Subjects, queue_of
 
@@ -53,6 +53,7 @@ class Traffic(Line):
         # one, of which the server does not know yet, would get its share.
         self._queue = queue_of(link.group if link.group is not None else f"{link.sender}-{os.urandom(8).hex()}")
         self._sender = link.sender
+        self._from_us = {SENDER: link.sender}
         self._shares = link.group is not None
         self._sids: dict[Key[Any], int] = {}
         self._open: dict[int, bool] = {}  # subscriptions, and whether they begin with a wildcard
@@ -143,7 +144,7 @@ class Traffic(Line):
         received: list[Received] = []
         append, key_of, is_open, control = received.append, self._subjects.key, self._open, self._control
         for sid, subject, reply, head, payload in messages:
-            status, headers = unpack(head) if head else ("", {})
+            status, headers, own = unpack(head) if head else ("", {}, NONE)
             if sid in control:
                 append(self._controlled(control[sid], key_of(subject), status, payload, headers))
                 continue
@@ -157,7 +158,7 @@ class Traffic(Line):
                 headers = {"ce_specversion": "1.0", **headers, "ce_replyto": FOREIGN.text, "ce_correlation": to}
             elif "ce_replyto" in headers and headers["ce_replyto"] == FOREIGN.text:
                 del headers["ce_replyto"]  # only the subject for replies leads to clients that are no hubs
-            if SENDER in headers and headers.pop(SENDER) == self._sender and not self._shares:
+            if own and own.get(SENDER) == self._sender and not self._shares:
                 continue
             append(as_tuple(Received, (key, payload, headers, *PLAIN)))
         if received:
@@ -188,12 +189,10 @@ class Traffic(Line):
         for index, (key, payload, headers, _, is_control) in enumerate(records):
             try:
                 if "ce_replyto" in headers or (is_control and key == FOREIGN):
-                    begin, headers = self._asking(key, headers)
+                    begin, own = self._asking(key, headers)
                 else:
-                    begin = head_of(key)
-                    if "ce_source" not in headers:
-                        headers = {**headers, SENDER: self._sender}
-                head = pack(headers)
+                    begin, own = head_of(key), NONE if "ce_source" in headers else self._from_us
+                head = pack(headers, own)
                 if len(begin) > LONGEST:
                     raise ValueError(f"its subject has {len(begin)} bytes, and NATS accepts {LONGEST}")
                 if (size := len(head) + len(payload)) > most:
@@ -210,18 +209,18 @@ class Traffic(Line):
         return refused
 
     def _asking(self, key: Key[Any], headers: Mapping[str, str]) -> tuple[bytes, Mapping[str, str]]:
-        """How a command begins that expects a reply, or is one to a client that is no hub; and its headers."""
+        """How a command begins that expects a reply, or is one to a client that is no hub; and further headers."""
         correlation = headers.get("ce_correlation", "")
         if key == FOREIGN:
             if not _INBOX.fullmatch(correlation.encode()):
                 raise ValueError("there is no such subject to reply to")
-            if "error" in headers:
-                headers = {**headers, "Nats-Service-Error": headers["error"], "Nats-Service-Error-Code": "500"}
-            return b"HPUB %b " % correlation.encode(), headers
+            error = headers.get("error")
+            service = NONE if error is None else {"Nats-Service-Error": error, "Nats-Service-Error-Code": "500"}
+            return b"HPUB %b " % correlation.encode(), service
         if not _CORRELATION.fullmatch(correlation):
-            return self._head(key), headers
+            return self._head(key), NONE
         address = self._subjects.subject(Key.parse(headers["ce_replyto"]))
-        return b"%b%b.%b " % (self._head(key), address, correlation.encode()), headers
+        return b"%b%b.%b " % (self._head(key), address, correlation.encode()), NONE
 
     def _deny(self, text: str, records: Sequence[Record], refused: dict[int, Exception]) -> None:
         """Note the error for the records that the server did not permit."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Mapping
 from contextlib import suppress
@@ -20,6 +21,9 @@ HEAD = struct.Struct(">BHI")
 PUBLISH, RETURN, DELIVER, GET_OK, ACK, NACK = (struct.pack(">HH", 60, method) for method in (40, 50, 60, 71, 80, 120))
 """Class and method, with which the frame of a method begins."""
 PERSISTENT = b"\x02"
+COUNT, OFFSET = "x-delivery-count", "x-stream-offset"
+"""Headers that RabbitMQ adds: how often a message was delivered before; where it is in its stream."""
+NONE: Mapping[str, Any] = {}
 MOST_NAME = 255
 """Bytes of a short string: names of queues and headers, routing keys."""
 
@@ -73,13 +77,51 @@ def publish_head(channel: int, exchange: str, routing_key: str, *, mandatory: bo
     return frame(METHOD, channel, payload)
 
 
-_name = cached(short)
+BROKERS = ("x-death", "x-first-death-", "x-last-death-", "x-hubsub-", "hubsub-wait-", COUNT, OFFSET)
+"""How headers begin that are not the message's own, but RabbitMQ's or ours."""
+# And upon these RabbitMQ acts: it routes to what they name, or refuses the message.
+_NOT_IN_NAMES = re.compile(rf"\A(?:[%](?=[0-9A-F]{{2}})|B?CC\Z|{'|'.join(map(re.escape, BROKERS))})")
+
+
+def name_of(name: str) -> str:
+    """Return the name under which a header of a message is written, whatever name somebody has given it."""
+    return f"%{ord(name[0]):02X}{name[1:]}" if _NOT_IN_NAMES.match(name) else name
+
+
+def name_in(name: str) -> str:
+    """Return the name of a header that is written as this."""
+    if name[:1] == "%":
+        with suppress(ValueError):
+            meant = chr(int(name[1:3], 16)) + name[3:]
+            return meant if name_of(meant) == name else name
+    return name
+
+
+def _written(name: str) -> bytes:
+    return short(name_of(name))
+
+
+_name = cached(_written)
 
 
 def content(
-    channel: int, headers: Mapping[str, Any], body: bytes, frame_max: int, *, mode: bytes = PERSISTENT
+    channel: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    frame_max: int,
+    own: Mapping[str, Any] = NONE,
+    *,
+    mode: bytes = PERSISTENT,
 ) -> bytes:
     """Return the frames of a message behind the first: its metadata and its body.
+
+    Args:
+        channel: The number of the channel.
+        headers: Those of the message.
+        body: The message itself.
+        frame_max: The most bytes of a frame.
+        own: Further headers, for RabbitMQ or for bridges.
+        mode: Whether RabbitMQ is to write it to its disk.
 
     Raises:
         ValueError: The metadata is larger than a frame may be, or a name in it is longer than 255 bytes.
@@ -87,11 +129,15 @@ def content(
     flags, typed = 1 << _HEADERS | 1 << _DELIVERY_MODE, b""
     parts = []
     for name, value in headers.items():
-        if name == "content-type" and isinstance(value, str) and len(value) < MOST_NAME // 4:
+        if name == "content-type" and len(value) < MOST_NAME // 4:
             flags, typed = flags | 1 << _CONTENT_TYPE, short(value)
-        elif isinstance(value, str):
+        else:
             data = value.encode("utf-8", "surrogatepass")
             parts.append(b"%bS%b%b" % (_name(name), _LENGTH.pack(len(data)), data))
+    for name, value in own.items():
+        if isinstance(value, str):
+            data = value.encode("utf-8", "surrogatepass")
+            parts.append(b"%bS%b%b" % (short(name), _LENGTH.pack(len(data)), data))
         else:
             parts.append(short(name) + pamqp.encode.encode_table_value(value))
     table = b"".join(parts)

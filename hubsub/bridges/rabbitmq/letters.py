@@ -14,10 +14,10 @@ from ..adapter import Buried, Received
 from . import frames
 from .client import Connection, Refused
 from .errors import explained, is_about_one
-from .frames import Message
+from .frames import OFFSET, Message
 from .messages import BACK, LETTER, own_headers
 from .names import ANYONE
-from .streams import OFFSET, STREAM, entries
+from .streams import STREAM, entries
 
 if TYPE_CHECKING:
     from .line import AmqpLine
@@ -69,15 +69,15 @@ class Letters:
         }
         if received.position is not None:
             about["position"] = received.position
-        headers = {**received.headers} | {f"{LETTER}{name}": text for name, text in about.items()}
+        letter = received.headers, received.payload or b"", {f"{LETTER}{name}": text for name, text in about.items()}
         address = self._line.names.address(received.key)
         try:
             await self._declare()
-            if not await self._line.put(self._name, address, headers, received.payload or b""):
+            if not await self._line.put(self._name, address, *letter):
                 # The stream was deleted.
                 self._line.has_letters = False
                 await self._declare()
-                await self._line.put(self._name, address, headers, received.payload or b"")
+                await self._line.put(self._name, address, *letter)
         except ValueError as error:
             return error
         except Refused as error:
@@ -121,10 +121,10 @@ class Letters:
         if letter.reader is None:
             await line.put(names.exchange, names.address(received.key), own, body)
         elif (queue := names.queue_of(letter.reader)) is None:
-            await line.put(names.control, ANYONE, {**own, BACK: back}, body)
-        elif not await line.put("", queue, {**own, BACK: back}, body):
+            await line.put(names.control, ANYONE, own, body, {BACK: back})
+        elif not await line.put("", queue, own, body, {BACK: back}):
             raise BridgeError(f"the queue of {letter.reader} is gone, so the letter cannot go back: {queue}")
-        await line.put(self._name, names.address(received.key), {BACK: offset}, b"")
+        await line.put(self._name, names.address(received.key), {}, b"", {BACK: offset})
 
     def _read(self, message: Message) -> Buried:
         start = len(LETTER)

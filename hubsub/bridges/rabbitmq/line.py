@@ -409,7 +409,7 @@ class AmqpLine(Line):
     async def _packed(self, record: Record) -> bytes:
         """Return the frames of a control message, or of one that is due later."""
         number, address = self.outward.number, self.names.address(record.key)
-        headers: Mapping[str, Any] = record.headers
+        headers = record.headers
         if record.is_control:
             head = frames.publish_head(number, self.names.control, address, mandatory=False)
             return head + frames.content(number, headers, record.payload, self.writer.frame_max, mode=b"\x01")
@@ -418,14 +418,16 @@ class AmqpLine(Line):
         # Declaring the levels took a while.
         top, wait = path(ticks_until(record.due))
         head = frames.publish_head(number, self.delays.entrance(top), address, mandatory=False)
-        return head + frames.content(number, {**headers, **wait}, record.payload, self.writer.frame_max)
+        return head + frames.content(number, headers, record.payload, self.writer.frame_max, wait)
 
     @property
     def unroutable(self) -> int:
         """Messages that no queue accepted."""
         return self.before + (self.outward.returned if hasattr(self, "outward") else 0)
 
-    async def put(self, exchange: str, key: str, headers: Mapping[str, Any], body: bytes) -> bool:
+    async def put(
+        self, exchange: str, key: str, headers: Mapping[str, str], body: bytes, own: Mapping[str, Any] = frames.NONE
+    ) -> bool:
         """Publish one message beside the others; return whether a queue has it."""
         async with self.aside_lock:
             self._check_connection()
@@ -433,4 +435,4 @@ class AmqpLine(Line):
                 raise self._busy()
             if self.aside.error is not None:
                 self.aside = await self.writer.channel(confirms=True)
-            return await publish(self.aside, self.writer, exchange, key, headers, body)
+            return await publish(self.aside, self.writer, exchange, key, headers, body, own)

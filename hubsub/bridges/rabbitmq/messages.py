@@ -8,18 +8,13 @@ from typing import Any
 from ...key import Key
 from ..adapter import Received, SentBack
 from . import frames
-from .delays import HEADER
-from .frames import Message
+from .frames import BROKERS, COUNT, Message
 from .names import Names
-from .streams import OFFSET
 
 LETTER = "x-hubsub-dead-"
 """How headers begin in which it is written what a letter is: texts, as a stream keeps no tables."""
 BACK = "x-hubsub-back"
 """The header of a message that goes back, and of a note in the stream that a letter did."""
-COUNT = "x-delivery-count"
-_BROKERS = ("x-death", "x-first-death-", "x-last-death-", "x-hubsub-", COUNT, OFFSET, HEADER)
-"""How headers begin that are not the message's own."""
 
 
 def read_message(message: Message, names: Names, token: object) -> Received:
@@ -44,9 +39,9 @@ def own_headers(message: Message) -> dict[str, str]:
     headers: Mapping[str, Any] = message.headers
     content_type = message.properties.get("content_type")
     found = {
-        name: value if type(value) is str else frames.as_text(value)
+        frames.name_in(name): value if type(value) is str else frames.as_text(value)
         for name, value in headers.items()
-        if not (name[:1] in "xh" and name.startswith(_BROKERS))
+        if not (name[:1] in "xh" and name.startswith(BROKERS))
     }
     if content_type is not None:
         found["content-type"] = content_type

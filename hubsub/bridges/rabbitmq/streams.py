@@ -9,12 +9,10 @@ from pamqp import commands
 
 from . import frames
 from .client import Connection
-from .frames import Message
+from .frames import OFFSET, Message
 
 STREAM: dict[str, Any] = {"x-queue-type": "stream"}
 """The arguments of a queue that is one."""
-OFFSET = "x-stream-offset"
-"""The header in which the offset of an entry is, and the argument where to begin."""
 AT_ONCE = 200
 
 

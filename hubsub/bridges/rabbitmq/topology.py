@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from pamqp import commands
@@ -67,7 +67,15 @@ class Lock:
             channel.close()
 
 
-async def publish(channel: Channel, connection: Connection, exchange: str, key: str, headers: Any, body: bytes) -> bool:
+async def publish(
+    channel: Channel,
+    connection: Connection,
+    exchange: str,
+    key: str,
+    headers: Mapping[str, str],
+    body: bytes,
+    own: Mapping[str, Any] = frames.NONE,
+) -> bool:
     """Publish a durable message over a channel with confirmations; return whether a queue has got it.
 
     Raises:
@@ -76,7 +84,7 @@ async def publish(channel: Channel, connection: Connection, exchange: str, key: 
     """
     returned = channel.returned
     head = frames.publish_head(channel.number, exchange, key, mandatory=True)
-    data = head + frames.content(channel.number, headers, body, connection.frame_max)
+    data = head + frames.content(channel.number, headers, body, connection.frame_max, own)
     tag = channel.next_tag()
     connection.write(data)
     while tag in channel.unconfirmed:

@@ -19,6 +19,14 @@ AWKWARD = [
     *('"', ",", "\n", "\r", "\0", "\x7f", "ä", "中文", "😀", "é", "a/b", "a.b", "A", "hubsub", "x" * 60),
 ]
 
+# Names of headers that mean something to a broker or an adapter, and what looks like an escape.
+KNOWN = [
+    *("Nats-Msg-Id", "nats-msg-id", "Nats-Rollup", "Nats-Expected-Stream", "Nats-Expected-Last-Sequence", "Nats-TTL"),
+    *("Nats-Service-Error", "CC", "BCC", "cc", "x-death", "x-delivery-count", "x-stream-offset", "x-match", "x-delay"),
+    *("hubsub-sender", "hubsub-reader", "hubsub-dead-reader", "hubsub-wait-1", "x-hubsub-back", "x-hubsub-dead-reader"),
+    *("key", "payload", "epoch", "due", "%43C", "%4Eats-Msg-Id", "%", "%25", "reply-to", "expiration", "Status"),
+]
+
 
 @check
 async def a_message_reaches_every_other_hub(make: Make) -> None:
@@ -52,6 +60,20 @@ async def metadata_travels_with_a_message(make: Make) -> None:
         assert abs((plain.time or 0) - now()) < 60
         assert plain.hops == 1
         assert event[:5] == ("id-1", "elsewhere", 1e9, {"trace": "x"}, 1)
+
+
+@check
+async def no_header_of_a_message_means_anything_to_the_broker(make: Make) -> None:
+    """Anybody may publish any: those arrive, and neither broker nor bridge acts upon them."""
+    async with sites(make) as those:
+        one, two = await those.add(), await those.add(ALL)
+        headers = dict.fromkeys(KNOWN, "1")
+        for message in range(3):
+            one.hub.publish_with_headers("k", message, headers)
+        await two.wait_for(3)
+        assert two.messages == [0, 1, 2]
+        assert [dict(event.meta.headers) for event in two.events if event.meta] == [headers] * 3
+        assert not one.bridge.health().refused
 
 
 @check
