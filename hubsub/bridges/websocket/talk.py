@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import struct
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -17,8 +16,6 @@ from .flow import Flow, Position
 from .frames import Frame, encode
 from .options import Endpoint
 
-# Bytes on their way that may delay an answer.
-MUCH = 16 * 1024
 # What an endpoint allows if it does not say.
 LIMITS = {
     "frame_bytes": 65536.0,
@@ -69,28 +66,12 @@ class Talk(Line):
         return (0, 0) if transport is None else bytes_each_way(transport)
 
     @property
-    def on_the_way(self) -> int:
-        """Bytes that we have sent and that have not arrived there; 0 where the system does not say."""
-        try:
-            import fcntl  # not on every system
-            import termios
-
-            transport = self.socket.transport
-            number = transport.get_extra_info("socket").fileno()
-            (unsent,) = struct.unpack("i", fcntl.ioctl(number, termios.TIOCOUTQ, bytes(4)))
-            return int(transport.get_write_buffer_size() + unsent)
-        except (ImportError, AttributeError, OSError, NotImplementedError, ValueError):
-            return 0
-
-    @property
     def activity(self) -> int:
         return sum(self.moved)
 
     @property
     def receiving(self) -> int | None:
-        # While much of ours is on its way, answers stand behind that.
-        sent, received = self.moved
-        return received + (sent if self.on_the_way > MUCH else 0)
+        return self.moved[1]
 
     def fail(self, error: Exception) -> None:
         """End it; the first reason is kept."""
