@@ -141,9 +141,7 @@ async def test_patterns_match_at_the_server_as_they_do_in_a_hub(
 
 
 @given(st.lists(st.tuples(EXACT, st.binary(max_size=40), st.dictionaries(TEXTS, TEXTS)), min_size=1, max_size=5))
-@example(
-    [(Key("a"), b"", {"hubsub-sender": "writer", "%68ubsub-sender": "", "Nats-Msg-Id": "1", "%4Eats-Msg-Id": "2"})]
-)
+@example([(Key("a"), b"", {"hubsub-sender": "writer", "%68ubsub-sender": "", "Nats-Msg-Id": "1", "%4Eats-Msg": ""})])
 @example([(Key(""), b"", {"": ""}), (Key("%", "%25", "%2E"), b"\r\n", {"%": "%25", "a b": "x\r\ny: z"})])
 @settings(max_examples=60)
 async def test_every_key_payload_and_header_arrives_as_it_was(server: Nats, messages: list[Any]) -> None:
