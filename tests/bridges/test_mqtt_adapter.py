@@ -363,6 +363,16 @@ def test_nothing_is_kept_for_a_name_with_qos_0() -> None:
         Bridge(Hub(), "mqtt://localhost?qos=0", incoming=ALL, name="reader")
 
 
+async def test_a_frozen_broker_is_noticed_however_short_the_keep_alive_is(private: Private) -> None:
+    broker = await private(Mosquitto())
+    async with Hub() as hub, Bridge(hub, f"{broker.url}?keep_alive=1", both=[ALL]) as bridge:
+        await bridge.ready(30)
+        broker.freeze()
+        await until(lambda: bridge.health().state == "down", "noticing it")
+        broker.thaw()
+        await bridge.ready(30)
+
+
 async def test_the_window_of_the_broker_is_kept_to(private: Private) -> None:
     server = await private(Mosquitto(max_inflight_messages=3))
     async with connected(server) as adapter:

@@ -117,13 +117,15 @@ class Connection(asyncio.Protocol):
         if not self._connack.done():
             self._connack.set_result(answer)
 
-    def _keep_alive(self, pause: float) -> None:
+    def _keep_alive(self, pause: float, heard: int = 0) -> None:
         """Send a ping unless something else was sent, so that the broker keeps the connection."""
-        if self._kept == self._written:
+        # While one is not answered, only what comes is a sign of life: of a frozen broker, the system still
+        # acknowledges pings, which would pass for a line that moves.
+        if self._kept == self._written and (self.received != heard or not self._pongs):
             self.write(PINGREQ)
             self._pongs.append(self._loop.create_future())
         self._kept = self._written
-        self._keeping = self._loop.call_later(pause, self._keep_alive, pause)
+        self._keeping = self._loop.call_later(pause, self._keep_alive, pause, self.received)
 
     async def close(self, goodbye: bool = True) -> None:
         """End it, whatever it is doing; with a goodbye its last will is not published. Closing twice is safe."""

@@ -81,8 +81,11 @@ class Connection:
                     connection.leave()
 
             async def _send_ping(self, future: Any = None) -> None:
-                # The driver does so regularly: it shows that the connection lives.
-                connection.ping()
+                # The driver does so regularly: it shows that the connection lives. While an answer is outstanding, that
+                # one shows it: of a frozen server, the system still acknowledges PING, which would pass for a line
+                # that moves.
+                if not connection._waiting:
+                    connection.ping()
 
             async def _close(self, status: int, do_cbs: bool = True) -> None:
                 connection.lost(ConnectionResetError("the connection to NATS is lost"))
