@@ -21,9 +21,14 @@ pytestmark = pytest.mark.once  # it brings a loop of its own
 
 @pytest.fixture
 def thread() -> Iterator[HubThread]:
+    before = threads()  # a bridge over SQLite has one, which other tests may have left
     with HubThread(Hub()) as thread:
         yield thread
-    assert not [each for each in threading.enumerate() if each.name.startswith("hubsub ")]
+    assert threads() <= before
+
+
+def threads() -> set[threading.Thread]:
+    return {each for each in threading.enumerate() if each.name.startswith("hubsub ")}
 
 
 def test_a_plain_and_an_async_function_run_in_the_thread_and_return_to_the_caller(thread: HubThread) -> None:
