@@ -18,7 +18,7 @@ try:
     from .control import SUFFIX, Control, make_topic
     from .history import read_back
     from .letters import MARK, NOBODY, Mark, find_letter, list_letters, mark_of, place_of
-    from .logs import Lane
+    from .logs import Lane, Logs
     from .options import Options, beside, checked
     from .quiet import Quiet, kept
     from .reader import READ_TIMEOUT, Reader
@@ -387,8 +387,5 @@ class KafkaAdapter(Adapter):
     ) -> Sequence[Received]:
         with kept(self._quiet):
             found = await read_back(self._options, self._topics, limit, before, after)
-        return [
-            self._received(Lane(partition.topic, partition.partition, 0), record)
-            for partition, records in found
-            for record in records
-        ]
+        make = self._making(Logs().lanes)
+        return [make(partition, record) for partition, records in found for record in records]
