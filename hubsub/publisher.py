@@ -19,6 +19,10 @@ class Publisher(Generic[T]):
     Args:
         hub: The hub to publish on.
         prefix: A key, a tuple, or a string for one part; prepended to every key. It may be the empty key.
+
+    Raises:
+        TypeError: `hub` is no Hub.
+        InvalidKey: The prefix is no exact key.
     """
 
     # Full keys cached; beyond it the cache is cleared.
@@ -27,6 +31,8 @@ class Publisher(Generic[T]):
     __slots__ = ("_full", "hub", "prefix")
 
     def __init__(self, hub: Hub, prefix: KeyLike[T]) -> None:
+        if not isinstance(hub, Hub):
+            raise TypeError(f"a Publisher needs a Hub, then a prefix: {describe(hub)} is no Hub")
         self.hub = hub
         self.prefix: Key[T] = publishable(prefix) if prefix != () else Key()
         self._full: dict[tuple[str, ...] | str, Key[T]] = {}

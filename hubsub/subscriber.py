@@ -35,6 +35,9 @@ class Subscriber:
     Args:
         hub: Where to subscribe.
         id_: A name, shown in logs and errors.
+
+    Raises:
+        TypeError: `hub` is no Hub.
     """
 
     DEFAULT_SUBSCRIPTION_ID = "default"
@@ -45,6 +48,8 @@ class Subscriber:
     __slots__ = ("_called", "_finishing", "_listeners", "_most", "_options", "_subscriptions", "hub", "id")
 
     def __init__(self, hub: Hub, id_: str) -> None:
+        if not isinstance(hub, Hub):
+            raise TypeError(f"a Subscriber needs a Hub, then an id: {describe(hub)} is no Hub")
         self.hub = hub
         self.id = id_
         self._subscriptions: dict[Hashable, Queue[Any]] = {}

@@ -103,6 +103,13 @@ def test_publish_event_takes_an_event_and_nothing_else(wrong: Any) -> None:
     assert got == []
 
 
+@pytest.mark.parametrize("kind", [Publisher, Subscriber])
+@pytest.mark.parametrize("arguments", [("x", Hub()), (None, "x"), (Hub, "x")], ids=["swapped", "None", "its class"])
+def test_what_is_no_hub_is_refused_at_once(kind: Any, arguments: Any) -> None:
+    with pytest.raises(TypeError, match=rf"^a {kind.__name__} needs a Hub, then an? \w+: .* is no Hub$"):
+        kind(*arguments)
+
+
 def test_an_overflow_that_is_none_is_answered_with_those_there_are() -> None:
     with pytest.raises(ValueError, match=r"overflow must be one of Overflow\.GROW, .*, not 'grwo'"):
         Hub().subscribe("a", overflow="grwo")  # type: ignore[call-overload]
