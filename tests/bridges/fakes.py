@@ -218,6 +218,18 @@ class FakeLine:
     def cut_after(self, size: int) -> None:
         self.left = size
 
+    def abandon(self) -> None:
+        for connection in self.exchange.connections:
+            if connection.line is self:
+                connection.broken.set()
+                connection.news.set()
+        asyncio.get_running_loop().call_later(2 * HEARTBEAT, self.forget)
+
+    def forget(self) -> None:
+        for connection in list(self.exchange.connections):
+            if connection.line is self and connection.broken.is_set():
+                self.exchange.disconnect(connection)
+
     def stall(self) -> None:
         for way in self.ways.values():
             way.clear()

@@ -108,6 +108,7 @@ LONG_WITH_CLUSTER = {
 }
 # What has a Kafka or a RabbitMQ started again and again, or needs many round trips, or many seconds each way.
 LONG_WITH_KAFKA = {
+    "a_connection_that_only_the_broker_still_has",
     "a_broker_that_is_restarted_between_messages",
     "a_broker_that_is_killed_under_load_again_and_again",
     "a_narrow_line_is_not_a_dead_one",

@@ -483,6 +483,26 @@ async def test_a_queue_that_is_gone_is_one_loss_however_often_connecting_fails(
     await adapter.close()
 
 
+async def test_what_a_lost_connection_has_in_hand_comes_before_what_is_newer(
+    rabbitmq: RabbitMQ, namespace: str
+) -> None:
+    """RabbitMQ may learn of the loss long after the bridge is connected again."""
+    before, after = RabbitMQAdapter(rabbitmq.url), RabbitMQAdapter(rabbitmq.url)
+    await before.connect(link(namespace, window=2))
+    await before.send([Record(Key("k"), b"%d" % number) for number in range(2)])
+    found: list[Any] = []
+    while len(found) < 2:
+        found += await before.receive()
+    await after.connect(link(namespace))
+    await after.send([Record(Key("k"), b"%d" % number) for number in range(2, 4)])
+    await before.lost()
+    again: list[Any] = []
+    while len(again) < 4:
+        again += await after.receive()
+    assert [received.payload for received in again] == [b"0", b"1", b"2", b"3"]
+    await after.close()
+
+
 async def test_looking_for_an_exchange_that_is_deleted_meanwhile_does_not_make_it(
     rabbitmq: RabbitMQ, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,6 +23,7 @@ from .messages import own_headers, read_message
 from .names import ANYONE, RECREATED, Names
 from .options import Settings
 from .topology import (
+    ONE_READER,
     QUORUM,
     Lock,
     bind_exactly,
@@ -123,13 +124,10 @@ class AmqpLine(Line):
         names, channel = self.names, self.inward
         is_kept = bool(self._link.reader)
         patterns = [names.pattern(key) for key in self._link.incoming]
-        # Not the owner of a name: in one of a hundred kills, one that came at once got later messages first.
-        # A group is promised no order.
-        was_bound = is_there and self._link.group is not None and self._joined[names.queue] == patterns
-        expiring: dict[str, Any] = {"x-expires": int(self._settings.expires * 1000)}
-        methods: list[Any] = [
-            commands.Queue.Declare(queue=names.queue, durable=True, arguments=dict(QUORUM) if is_kept else expiring)
-        ]
+        was_bound = is_there and is_kept and self._joined[names.queue] == patterns
+        kind = QUORUM if is_kept else {"x-expires": int(self._settings.expires * 1000)}
+        arguments = kind if self._link.group is not None else kind | ONE_READER
+        methods: list[Any] = [commands.Queue.Declare(queue=names.queue, durable=True, arguments=dict(arguments))]
         if is_kept and not was_bound:
             await channel.call(*methods)
             await self._bind_exactly(patterns)

@@ -25,6 +25,9 @@ STREAMS_START = 2.0
 STARTING = ("is down or inaccessible", "replica on the local node")
 """Words of its refusals until then."""
 QUORUM: dict[str, Any] = {"x-queue-type": "quorum", "x-delivery-limit": MOST_DELIVERIES}
+# For RabbitMQ a lost connection, even one from before it was killed, can remain a consumer with messages in hand. The
+# next one has to wait until it is given up, or would get later messages first.
+ONE_READER: dict[str, Any] = {"x-single-active-consumer": True}
 
 
 async def exists(connection: Connection, method: Any) -> bool:

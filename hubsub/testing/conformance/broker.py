@@ -21,6 +21,14 @@ class Line(Protocol):
         """Break all connections; bytes on their way are lost."""
         ...
 
+    def abandon(self) -> None:
+        """Break all connections on the side of the adapters; the broker keeps its own, until `forget`."""
+        ...
+
+    def forget(self) -> None:
+        """Break on the side of the broker what was abandoned."""
+        ...
+
     def cut_after(self, size: int) -> None:
         """Break all connections when `size` more bytes have passed in one of them, in the middle of a message."""
         ...

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from contextlib import suppress
 from typing import Any
 from unittest import SkipTest
 
@@ -229,6 +230,24 @@ async def a_line_that_stalls(broker: Broker, **options: Any) -> None:
             await it.is_down()
             it.line.resume()
         await it.settle()
+        it.check()
+
+
+@fault()
+async def a_connection_that_only_the_broker_still_has(broker: Broker, **options: Any) -> None:
+    """The bridges connect again, while the broker goes on serving the connections that they have lost."""
+    if options.get("group") and not features_of(broker.adapter, **options).durable:
+        raise SkipTest("not promised: a member that is not durable loses its share until the broker misses it")
+    async with scene(broker, **options) as it:
+        async with it.publishing():
+            await asyncio.sleep(0.2)
+            it.line.abandon()
+            await it.is_down()
+            await asyncio.sleep(1)
+        await it.settle()
+        if it.keeps:
+            with suppress(AssertionError):
+                await until(lambda: it.confirmed.issubset(it.received), "what the lost connections had", PATIENCE)
         it.check()
 
 

@@ -35,6 +35,7 @@ class Proxy:
         self._server: asyncio.Server | None = None
         self._lines: dict[asyncio.Task[None], list[asyncio.StreamWriter]] = {}
         self._ended: set[asyncio.StreamWriter] = set()
+        self._abandoned: list[asyncio.StreamWriter] = []
         self._delay = 0.0
         self._left: int | None = None  # bytes left until everything is cut
         self._requests = _Direction()
@@ -92,6 +93,25 @@ class Proxy:
             for writer in writers:
                 _reset(writer)
             line.cancel()
+        self.forget()
+
+    def abandon(self) -> None:
+        """Reset all connections on the clients' side only: the broker is not told, and nobody reads what it sends.
+
+        So it is where a client's network has changed, or a router between them has forgotten the connection.
+        """
+        for line, writers in self._lines.items():
+            client, *targets = writers
+            self._abandoned += targets
+            writers[:] = [client]
+            _reset(client)
+            line.cancel()
+
+    def forget(self) -> None:
+        """Reset on the broker's side what was abandoned."""
+        for writer in self._abandoned:
+            _reset(writer)
+        self._abandoned.clear()
 
     def cut_after(self, size: int) -> None:
         """Cut when `size` more bytes have passed, in any direction of any connection."""

@@ -266,6 +266,7 @@ async def heal(broker: Broker) -> None:
     broker.line.slow(None)
     broker.line.delay(0)
     broker.line.resume()
+    broker.line.forget()
     await broker.line.accept()
     broker.thaw()
     await broker.start()
