@@ -24,6 +24,8 @@ UNSAID = (
     "the MQTT broker closed the connection and did not say why: look in its log; if another client has the same client"
     " id, give each bridge a name= or client_id= of its own"
 )
+CONNACK = b"\x20"
+"""How everything begins that a broker sends."""
 OLD_CONNACK = b"\x20\x02"
 """How the answer of MQTT 3.1.1 begins, which has no properties."""
 
@@ -273,6 +275,10 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
+        if not self.received and data[:1] != CONNACK:
+            # Read as a packet, it would seem to have a length, and would be waited for.
+            self._fail(self._stranger(data))
+            return
         self.received += len(data)
         if self._buffer:
             self._buffer += data
@@ -285,8 +291,12 @@ class Connection(asyncio.Protocol):
             elif rest:
                 self._buffer += data[-rest:]
         except Exception as error:
-            is_old = not self._connack.done() and (bytes(self._buffer) or data).startswith(OLD_CONNACK)
-            self._fail(BridgeError(OLD) if is_old else error)
+            self._fail(error if self._connack.done() else self._stranger(bytes(self._buffer) or data))
+
+    def _stranger(self, said: bytes) -> Exception:
+        if said.startswith(OLD_CONNACK):
+            return BridgeError(OLD)
+        return ConnectionError(f"it is no MQTT broker: it has sent {said[:24]!r}")
 
     def _read(self, data: memoryview) -> int:
         """Handle all packets that are there; return how many bytes are left."""

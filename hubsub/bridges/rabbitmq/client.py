@@ -351,7 +351,7 @@ class Connection(asyncio.Protocol):
         try:
             while end - at > 7:
                 kind, number, size = frames.HEAD.unpack_from(buffer, at)
-                if kind == GREETING[0]:
+                if kind > frames.HEARTBEAT:  # also of the greeting by which it asks for another protocol
                     raise ConnectionError("it is no RabbitMQ, or speaks another protocol than AMQP 0-9-1")
                 stop = at + 7 + size
                 if stop >= end:

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ...describe import describe_error
 from ...errors import BridgeError
 from ..adapter import bytes_moved
 from .answers import error_of, is_denied, is_unknown, sound
@@ -48,6 +49,7 @@ class Connection(asyncio.Protocol):
         """Size of the last replies, in bytes."""
         self.seconds = 0.0
         """Seconds between the first and the last of these bytes."""
+        self._is_logged_in = False
         self.round_trip = 0.0
         """Seconds that the login took."""
         self.unread = 0
@@ -80,6 +82,7 @@ class Connection(asyncio.Protocol):
         began = self._loop.time()
         replies = await self.ask(*login, *commands)
         self.round_trip = self._loop.time() - began
+        self._is_logged_in = True
         for command, reply in zip(login, replies, strict=False):
             if isinstance(reply, Exception) and not command[:2] == may_fail:
                 raise reply
@@ -214,6 +217,8 @@ class Connection(asyncio.Protocol):
             replies = self._parser.feed(data, is_flow=False)
             while replies:
                 replies = self._answer(replies)
+        except ValueError as error:
+            self._fail(error if self._is_logged_in else ConnectionError(f"it is no Redis: it has sent {data[:24]!r}"))
         except Exception as error:
             self._fail(error)
 
@@ -240,7 +245,7 @@ class Connection(asyncio.Protocol):
         """Mark it as failed, and wake every caller with an error."""
         if self.error is not None:
             return
-        self.error = cause or ConnectionResetError(f"the connection of {self._adapter} to Redis is closed")
+        self.error = cause or ConnectionResetError(self._closed)
         while self._exchanges:
             future = self._exchanges.popleft().future
             if not future.done():
@@ -252,10 +257,15 @@ class Connection(asyncio.Protocol):
 
     def failure(self) -> Exception:
         """Return a new exception that says why the connection failed, for each caller its own."""
-        failure = ConnectionResetError(f"the connection of {self._adapter} to Redis is closed")
-        if self.error is not None:
-            failure.__cause__ = self.error
+        cause = self.error
+        why = "" if cause is None or str(cause) == self._closed else f": {describe_error(cause)}"
+        failure = ConnectionResetError(self._closed + why)
+        failure.__cause__ = cause
         return failure
+
+    @property
+    def _closed(self) -> str:
+        return f"the connection of {self._adapter} to Redis is closed"
 
     def reason(self) -> Exception:
         """Return why the connection was lost: an error that the server has sent, if that was the reason."""

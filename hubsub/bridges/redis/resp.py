@@ -51,7 +51,7 @@ class Replies(Protocol):
                 where a piece ends.
 
         Raises:
-            Exception: This is not RESP2.
+            ValueError: This is not RESP2.
         """
         ...
 
@@ -75,17 +75,21 @@ _MORE = object()
 class HiredisParser:
     """Parses replies by hiredis, which is in C: those of streams in a sixth of the time."""
 
-    __slots__ = ("_feed", "_next")
+    __slots__ = ("_feed", "_next", "_wrong")
 
     def __init__(self, hiredis: Any, error: Callable[[str], Exception]) -> None:
         reader = hiredis.Reader(replyError=error, notEnoughData=_MORE)
+        self._wrong: type[Exception] = hiredis.ProtocolError
         self._feed: Callable[[bytes], None] = reader.feed
         self._next: Callable[[], Any] = reader.gets
 
     def feed(self, piece: bytes, *, is_flow: bool = True) -> list[Any]:
-        """As `Replies.feed`; what is no RESP2 raises a hiredis.ProtocolError."""
+        """As `Replies.feed`."""
         self._feed(piece)
-        return list(iter(self._next, _MORE))
+        try:
+            return list(iter(self._next, _MORE))
+        except self._wrong as error:
+            raise ValueError(f"not a reply of Redis: {error}") from None
 
 
 class Parser:
@@ -107,7 +111,7 @@ class Parser:
         self._enough = 0  # the size at which to parse again
 
     def feed(self, piece: bytes, *, is_flow: bool = True) -> list[Any]:
-        """As `Replies.feed`; what is no RESP2 raises a ValueError."""
+        """As `Replies.feed`."""
         self._pieces.append(piece)
         self._size += len(piece)
         # Parsing a long reply with every piece would take time by the square of its length. Its last piece ends with a
