@@ -155,7 +155,7 @@ class Receiver:
         if headers and (plain := self._wire.unpack_plain(key, payload, headers, live, about)) is not None:
             message, meta = plain
         else:
-            kind, message, some_meta = self._wire.unpack(key, payload, headers, live)
+            kind, message, some_meta = self._wire.unpack_other(key, payload, headers, live)
             if kind != MESSAGE:
                 self.durable.skip(received)
                 return

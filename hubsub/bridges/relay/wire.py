@@ -367,11 +367,15 @@ class Wire:
                 `meta` is what could be read of the metadata.
             SignatureError: It is not signed, or its signature is wrong.
         """
+        if headers and (plain := self.unpack_plain(key, payload, headers, live)) is not None:
+            return Unpacked(MESSAGE, *plain)
+        return self.unpack_other(key, payload, headers, live)
+
+    def unpack_other(self, key: Key[Any], payload: bytes | None, headers: Mapping[str, str], live: bool) -> Unpacked:
+        """As `unpack`, of what `unpack_plain` returns None for."""
         try:
             if key not in self._short and (why := self._short.check(key)):
                 raise DecodeError(key, why)
-            if headers and (plain := self.unpack_plain(key, payload, headers, live)) is not None:
-                return Unpacked(MESSAGE, *plain)
             if self._signer is not None:
                 return self._unpack_signed(self._signer, key, payload, headers, live)
             if headers:
