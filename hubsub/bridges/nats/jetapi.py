@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 NANO = 1_000_000_000
 PATIENCE = 5.0
 """Seconds without any reply after which the connection counts as lost."""
-MISSING, BUSY = 404, 500
-"""Statuses in JetStream's errors: there is no such thing; this and all above, it cannot do it now."""
+DENIED, MISSING, BUSY = 403, 404, 500
+"""Statuses in JetStream's errors: there is no such thing; `BUSY` and all above, it cannot do it now. `DENIED` is ours,
+where the server has not permitted a subject."""
+BATCH = b"Nats-Batch-Id: "
+"""What stands in a message that is stored together with others; nothing but what belongs to it follows."""
 OFF = "JetStream is off at this server, or for this account: start nats-server with -js, or enable it"
 
 Reply = Callable[[Message, int], None]
@@ -53,6 +56,10 @@ class Refused(BridgeError):
         """Return the error that a reply describes."""
         message = f"JetStream refuses it: {error.get('description')}"
         return cls(message, int(error.get("code", 0)), int(error.get("err_code", 0)))
+
+
+class Silence(ConnectionResetError):
+    """JetStream has not replied, though the server has: a stream may lack a leader, or the server its cluster."""
 
 
 class JetApi:
@@ -167,7 +174,38 @@ class JetApi:
             OSError: There is no reply; nobody knows which ones are stored.
         """
         errors: list[dict[str, Any] | None] = [None] * len(messages)
-        left = len(messages)
+        errors_of = await self._confirmed(messages, range(len(messages)))
+        for index, error in errors_of.items():
+            errors[index] = error
+        return errors
+
+    async def publish_whole(self, messages: Sequence[tuple[bytes, bytes, bytes]]) -> dict[str, Any] | None:
+        """Store two messages or more of one stream, which has to allow it, or none of them; return the error, or None.
+
+        Raises:
+            OSError: There is no reply; nobody knows whether they are stored.
+        """
+        self._count += 1
+        last = len(messages) - 1
+        begin = b"%b%b-%d\r\nNats-Batch-Sequence: " % (BATCH, self._prefix.rpartition(b".")[2], self._count)
+        lines = [b"%b%d\r\n\r\n" % (begin, number) for number in range(1, len(messages))]
+        lines.append(b"%b%d\r\nNats-Batch-Commit: 1\r\n\r\n" % (begin, len(messages)))
+        whole = [
+            (subject, head[:-2] + line, payload) for (subject, head, payload), line in zip(messages, lines, strict=True)
+        ]
+        # The first reply says why it cannot begin, the last one that all are stored.
+        errors = await self._confirmed(whole, (0, last))
+        for subject, _, _ in messages if self.writer.denied else ():
+            if (refused := denied(self.writer, subject)) is not None:
+                errors[0] = {"code": DENIED, "description": str(refused)}
+        return errors.get(0, errors.get(last))
+
+    async def _confirmed(
+        self, messages: Sequence[tuple[bytes, bytes, bytes]], asked: Sequence[int]
+    ) -> dict[int, dict[str, Any]]:
+        """Publish messages; return the errors of these ones of them, by their indices, when each has a reply."""
+        errors: dict[int, dict[str, Any]] = {}
+        left = len(asked)
         done = asyncio.get_running_loop().create_future()
 
         def stored(message: Message, index: int) -> None:
@@ -182,23 +220,25 @@ class JetApi:
 
         name = self._expect(stored)
         reply = b"%b.w.%b" % (self._prefix, name)
+        replies = [b""] * len(messages)
+        for index in asked:
+            replies[index] = b" %b-%d" % (reply, index)
         lines = [
-            b"HPUB %b %b-%d %d %d\r\n%b%b\r\n"
-            % (subject, reply, index, len(head), len(head) + len(payload), head, payload)
-            for index, (subject, head, payload) in enumerate(messages)
+            b"HPUB %b%b %d %d\r\n%b%b\r\n" % (subject, to, len(head), len(head) + len(payload), head, payload)
+            for (subject, head, payload), to in zip(messages, replies, strict=True)
         ]
         self._waiting.add(done)
         try:
             await self.writer.ask(b"".join(lines))
-            for index, (subject, _, _) in enumerate(messages if self.writer.denied else ()):
-                if (error := denied(self.writer, subject)) is not None:
-                    errors[index] = {"code": 403, "description": str(error)}
+            for index in asked if self.writer.denied else ():
+                if (error := denied(self.writer, messages[index][0])) is not None:
+                    errors[index] = {"code": DENIED, "description": str(error)}
                     left -= 1
             while not done.done() and left:
                 before = left
                 await self.wait(done, self.writer)
                 if left == before and not done.done():
-                    raise ConnectionResetError(f"JetStream has not confirmed {left} messages within {PATIENCE:g} s")
+                    raise Silence(f"JetStream has not confirmed {left} messages within {PATIENCE:g} s")
             if left:
                 await done
         finally:
@@ -254,7 +294,7 @@ class JetApi:
                 raise error
             await self.wait(done)
             if not done.done():
-                raise ConnectionResetError(f"JetStream has not replied within {PATIENCE:g} s")
+                raise Silence(f"JetStream has not replied within {PATIENCE:g} s")
             return await done
         finally:
             self._waiting.discard(done)

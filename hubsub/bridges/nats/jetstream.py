@@ -7,30 +7,27 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ...errors import BridgeError, EncodeError, PayloadTooLarge
+from ...errors import BridgeError, BrokerBusy
 from ...key import Key
-from ..adapter import Buried, Features, Link, Received, Record, SentBack
+from ..adapter import Buried, Features, Link, Received, Record
 from ..log import LogAdapter, LogState, Row, letter_number
 from ..together import together
 from ..urls import Option, count, or_none, seconds
 from .connection import Message
 from .core import HEADROOM
 from .group import Member
-from .headers import pack, unpack
-from .jetapi import MISSING, JetApi, Refused, denied, stream_name
-from .letters import ID, READER, bury, listed, send_back
-from .pulls import MOST_BYTES, Pull, Stored
+from .headers import unpack
+from .jetapi import DENIED, PATIENCE, JetApi, Refused, Silence, denied, stream_name
+from .letters import bury, listed, send_back
+from .pulls import MOST_BYTES, Pull
+from .records import read, write
 from .server import TEXT, Server
-from .storing import Error, Storable, Storing
+from .storing import Storing
 from .streams import Setup, Streams, from_number, from_time
-from .subjects import LONGEST
-
-as_tuple = tuple.__new__
 
 LEASE = 3.0
 AHEAD = 1000
 """Messages that a reader without a group asks for at a time."""
-ID_LINE = f"\r\n{ID}: ".encode()
 OWN: Mapping[str, Option] = {
     "stream": TEXT,
     "maxlen": or_none(count("messages")),
@@ -102,7 +99,9 @@ class JetStreamAdapter(LogAdapter):
         link = self.link
         api = self._api = JetApi(self._server, self.inbox)
         self._holding = asyncio.Lock()  # what we write ourselves is no sign of another owner
+        self._is_silent = False  # JetStream has not confirmed what was sent last
         self._pull: Pull | None = None
+        self._ahead_since: float | None = None  # what has come is ahead of what the leader of the stream has
         self._follows = -1  # the number before the first that `_pull` brings
         await api.open()
         self._streams = streams = Streams(api, link.namespace, self._setup)
@@ -144,41 +143,25 @@ class JetStreamAdapter(LogAdapter):
     # Sending
 
     async def send(self, records: Sequence[Record]) -> Mapping[int, Exception]:
-        api, streams, sender, refused = self._connected(), self._streams, self.link.sender, dict[int, Exception]()
-        stored: list[Storable] = []
-        indices: list[int] = []
-        control: list[tuple[int, bytes, bytes]] = []
-        most, stream, id = api.writer.client.max_payload, "", b""
-        for index, (key, payload, headers, sequence, is_control) in enumerate(records):
-            try:
-                if is_control:
-                    subject = streams.control.subject(key)
-                else:
-                    stream, subject = await streams.place(key)
-                head = pack(headers)
-                if len(subject) > LONGEST:
-                    raise ValueError(f"its subject has {len(subject)} bytes, and NATS takes {LONGEST}")
-            except (OSError, BridgeError):
-                raise
-            except Exception as error:
-                refused[index] = EncodeError(key, f"it cannot be stored: {error}")
-                refused[index].__cause__ = error
-                continue
-            if not is_control:
-                id = b"%b-%d" % (sender.encode(), sequence)
-                head = b"%b%b%b\r\n\r\n" % (head[:-4], ID_LINE, id)
-            if (size := len(head) + len(payload)) > most:
-                refused[index] = PayloadTooLarge(key, size, most)
-            elif is_control:
-                line = b"HPUB %b %d %d\r\n%b%b\r\n" % (subject, len(head), size, head, payload)
-                control.append((index, subject, line))
-            else:
-                indices.append(index)
-                stored.append(as_tuple(Storable, (stream, id, subject, head, payload)))
+        api = self._connected()
+        try:
+            refused = await self._send(api, records)
+        except Silence as error:
+            # No message is to blame for it, so that none is given up.
+            if self._is_silent:
+                api.reader.lost(error)  # another server may be better off
+            self._is_silent = True
+            raise BrokerBusy(str(error)) from error
+        self._is_silent = False
+        return refused
+
+    async def _send(self, api: JetApi, records: Sequence[Record]) -> Mapping[int, Exception]:
+        most = api.writer.client.max_payload
+        stored, indices, control, refused = await write(self._streams, records, self.link.sender, most)
         errors = await self._storing.store(stored) if stored else ()
-        for index, found in zip(indices, errors, strict=False):
-            if found is not None:
-                refused[index] = await self._judged(found)
+        for index, error in zip(indices, errors, strict=False):
+            if error is not None:
+                refused[index] = BridgeError(error["description"]) if error["code"] == DENIED else Refused.of(error)
         # Behind the stored ones: if JetStream stores nothing for now, none is sent.
         if control:
             await api.writer.ask(b"".join([line for *_, line in control]))
@@ -186,17 +169,6 @@ class JetStreamAdapter(LogAdapter):
                 if (trouble := denied(api.writer, subject)) is not None:
                     refused[index] = trouble
         return refused
-
-    async def _judged(self, error: Error) -> Exception:
-        """Return the error of a record that is refused for good.
-
-        Raises:
-            ConnectionResetError: The stream is gone; the next connection makes it again.
-        """
-        streams = self._streams
-        if error["code"] == MISSING and (self._setup.route or await streams.look_at(streams.name) is None):
-            raise ConnectionResetError(f"a stream of {self.link.namespace!r} was deleted")
-        return BridgeError(error["description"]) if error["code"] == 403 else Refused.of(error)
 
     async def listen(self, keys: Sequence[Key[Any]]) -> None:
         await together(map(self._listen, keys))
@@ -216,7 +188,18 @@ class JetStreamAdapter(LogAdapter):
         assert state is not None
         if not limit or after >= state.last:
             return state, []
-        return state, await self._streams.read(self._streams.name, limit, **from_number(after + 1))
+        streams, clock = self._streams, asyncio.get_running_loop().time
+        until = clock() + PATIENCE
+        while True:
+            rows = await streams.read(streams.name, limit, **from_number(after + 1))
+            last = rows[-1][0] if rows else after
+            is_whole = len(rows) == limit or last >= state.last or not streams.has_replicas
+            if is_whole or not await streams.has_after(last):
+                return state, rows
+            # They were read from a replica that lags behind.
+            if clock() > until:
+                raise ConnectionResetError(f"a server lacks the end of {streams.name!r} since {PATIENCE:g} s")
+            await asyncio.sleep(0.02)
 
     async def follow(self, after: int, limit: int) -> tuple[LogState, Sequence[Row]]:
         self._connected()
@@ -231,36 +214,35 @@ class JetStreamAdapter(LogAdapter):
         if not pull.rows:
             state = await streams.look_at()
             assert state is not None
-            is_coming = state.last > after and await self._is_coming(pull)
+            is_coming = await self._is_coming(pull, after) if state.last > after else self._is_ahead(state.last < after)
             if not pull.rows:
                 return (state._replace(last=after) if is_coming else state), []
         rows = pull.pop(limit)
         self._follows = last = rows[-1][0]
         return streams.state._replace(last=last + len(pull.rows) + pull.pending), rows
 
-    async def _is_coming(self, pull: Pull) -> bool:
-        """True if the consumer has messages that have not come; False if the last ones of the stream were deleted."""
+    async def _is_coming(self, pull: Pull, after: int) -> bool:
+        """True if messages have not come that the consumer has; False if the last ones of the stream were deleted."""
         info = await self._connected().find(f"CONSUMER.INFO.{self._streams.name}.{pull.consumer}")
         if info is None:
             # Nobody has asked it for so long that it was removed. Of some servers a request to it gets no reply.
             pull.gone = pull.gone or "it was removed"
             return True
-        return bool(info["num_pending"]) or info["delivered"]["consumer_seq"] > pull.delivered
+        if info["num_pending"] or info["delivered"]["consumer_seq"] > pull.delivered:
+            return True
+        return self._streams.has_replicas and await self._streams.has_after(after)
+
+    def _is_ahead(self, is_ahead: bool) -> bool:
+        """True if messages have come which the leader of the stream does not have yet, since it is new, for example."""
+        now = asyncio.get_running_loop().time()
+        if not is_ahead or not self._streams.has_replicas:
+            self._ahead_since = None
+            return False
+        self._ahead_since = self._ahead_since or now
+        return now - self._ahead_since < PATIENCE
 
     def received(self, row: Row, position: str | None, token: Any = None) -> Received:
-        assert isinstance(row, Stored)
-        _, subject, _, head, payload = row.message
-        headers: dict[str, str] = {}
-        own: Mapping[str, str] = {}
-        if head:
-            at = head.rfind(ID_LINE)
-            if at > 0 and head.find(b"\r\n", at + 2) == len(head) - 4:
-                head = head[:at] + b"\r\n\r\n"  # what is left is alike for many, and is read once
-            _, headers, own = unpack(head)
-        reader = own.get(READER) if own else None
-        key = self._streams.key(subject)
-        found = as_tuple(Received, (key, payload, headers, None, position, token, row[5], row[3], False, False, None))
-        return found if reader is None else SentBack.to(reader, found)
+        return read(self._streams, row, position, token)
 
     async def before(self, moment: float) -> int:
         # The server compares nanoseconds, and a float is not that exact: what is near is compared here.

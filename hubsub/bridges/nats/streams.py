@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, NamedTuple
@@ -68,8 +68,12 @@ class Streams:
         self.bucket = Bucket(api, f"{self.name}_readers")
         self.state = LogState("", 1, 0)
         """The state of the stream that is read, when it was looked at last."""
+        self.has_replicas = False
+        """Whether it had replicas then."""
         self.may_be_full: set[str] = set()
         """Streams that refuse messages when they are full, as far as that is known."""
+        self.whole: set[str] = set()
+        """Streams with replicas that store a batch as a whole or not at all."""
         self._routes: dict[str, Route] = {}
         self._by_token: dict[bytes, Subjects] = {}  # by the first token of a subject
         self._own = Subjects(space) if setup.route is None and setup.sources is None else None
@@ -103,8 +107,7 @@ class Streams:
     async def _make(self, name: str, subject: str | None, **more: Any) -> None:
         """Have a stream there."""
         if (found := await self.api.find(f"STREAM.INFO.{name}")) is not None:
-            if found["config"]["discard"] == "new":
-                self.may_be_full.add(name)
+            self._note(name, found["config"])
             return
         if subject is None and "sources" not in more:
             raise BridgeError(f"there is no stream {name!r}; create it, or give a namespace")
@@ -122,12 +125,21 @@ class Streams:
         }
         config["duplicate_window"] = int(min(DUPLICATES, config["max_age"] / NANO or DUPLICATES) * NANO)
         try:
-            await self.api.ask(f"STREAM.CREATE.{name}", config)
+            found = await self.api.ask(f"STREAM.CREATE.{name}", config)
         except Refused as error:
             if error.code == OVERLAPS:
                 raise BridgeError(f"another stream has subjects of {subject!r}: name it with stream=") from error
-            if error.code != OTHERWISE:  # another bridge has just made it
+            if error.code != OTHERWISE:
                 raise
+            found = await self.api.ask(f"STREAM.INFO.{name}")  # another bridge has just made it
+        self._note(name, found["config"])
+
+    def _note(self, name: str, config: Mapping[str, Any]) -> None:
+        if config["discard"] == "new":
+            self.may_be_full.add(name)
+        # Without replicas the server would keep a whole batch in files of its own first, which is far slower.
+        if config.get("allow_atomic") and config["num_replicas"] > 1:
+            self.whole.add(name)
 
     async def route(self, name: str) -> str:
         """Return the stream of a route, which exists then."""
@@ -138,7 +150,9 @@ class Streams:
             subjects = Subjects(space)
             stream = stream_name(space) if name or self.setup.stream is None else stream_name(self.setup.stream)
             subject = subjects.pattern(EVERYTHING)
-            await self._make(stream, subject.decode() if space else None)
+            # Servers before 2.12 do not know it, and ignore it.
+            whole = {"allow_atomic": True} if self.setup.replicas > 1 else {}
+            await self._make(stream, subject.decode() if space else None, **whole)
             found = self._routes[name] = Route(stream, subjects)
             self._by_token[subject.partition(b".")[0]] = subjects
         return found.stream
@@ -176,8 +190,27 @@ class Streams:
             return None
         state = LogState(found["created"], found["state"]["first_seq"] or 1, found["state"]["last_seq"])
         if name is None:
-            self.state = state
+            self.state, self.has_replicas = state, found["config"]["num_replicas"] > 1
         return state
+
+    async def has_after(self, number: int) -> bool:
+        """True if there is a message behind a number in the stream that is read, by the word of its leader.
+
+        Any replica may deliver what consumers get, one that lags behind, or one that is ahead of what the leader says.
+        """
+        next_one = {"seq": number + 1, "next_by_subj": ">"}
+        return await self.api.find(f"STREAM.MSG.GET.{self.name}", next_one) is not None
+
+    async def subjects(self, stream: str) -> list[bytes]:
+        """Return the subjects that a stream stores, which may have wildcards.
+
+        Raises:
+            ConnectionResetError: The stream is gone.
+        """
+        found = await self.api.find(f"STREAM.INFO.{stream}")
+        if found is None:
+            raise ConnectionResetError(f"the stream {stream!r} was deleted")
+        return [subject.encode() for subject in found["config"].get("subjects", ())]
 
     async def consumer(
         self, stream: str, came: Callable[[Stored | None], None], **begin: Any
