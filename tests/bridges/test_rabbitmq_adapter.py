@@ -429,8 +429,9 @@ async def test_what_is_deleted_is_one_gap_and_made_again(
         assert "deleted" in two.gaps[0].reason
 
 
-async def test_a_member_that_is_back_reads_while_the_streams_are_not_open_and_then_unbinds_what_others_have_bound(
-    rabbitmq: RabbitMQ, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("options", [{"group": "readers"}, {"name": "reader"}], ids=["group", "name"])
+async def test_who_is_back_reads_while_the_streams_are_not_open_and_then_unbinds_what_others_have_bound(
+    options: dict[str, Any], rabbitmq: RabbitMQ, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     are_open = asyncio.Event()
     bind_exactly = topology.bind_exactly
@@ -441,8 +442,8 @@ async def test_a_member_that_is_back_reads_while_the_streams_are_not_open_and_th
 
     async with rabbitmq.proxy() as line, sites(lambda: RabbitMQAdapter(f"{line.url}?heartbeat=1")) as those:
         one = await those.add(outgoing=ALL, adapter=RabbitMQAdapter(rabbitmq.url))
-        two = await those.add(("k", "+"), incoming=("k", "+"), group="readers")
-        names = Names(link(those.namespace, group="readers"), None)
+        two = await those.add(("k", "+"), incoming=("k", "+"), **options)
+        names = Names(link(those.namespace, **options), None)
         async with channel_of(rabbitmq) as channel:
             await channel.queue_bind(names.queue, those.namespace, "other.#")
             bound = json.dumps([*map(names.pattern, [Key("k", "+")]), "other.#"]).encode()
