@@ -27,7 +27,7 @@ PACKAGE = ROOT / "hubsub"
 
 GROUND = {"errors", "describe", "log", "key", "confirm", "event"}
 CONTRACT = {
-    f"bridges.{name}" for name in ("adapter", "address", "inbox", "lines", "log", "schemes", "together", "urls")
+    f"bridges.{name}" for name in ("adapter", "address", "inbox", "lines", "log", "schemes", "tls", "together", "urls")
 }
 PUBLIC = {"__init__", "bridges"}
 

@@ -25,6 +25,7 @@ from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.protocol.group import JoinGroupRequest, SyncGroupRequest
 
 from ..adapter import bytes_each_way
+from ..tls import Tls
 from .line import SENT, Line
 from .metadata import TopicsRequest, denied_topic, in_old_form, missing_topic
 
@@ -140,6 +141,7 @@ class Client(AIOKafkaClient):  # type: ignore[misc]
     """A client of the driver with watched connections, which keeps the reason when it cannot connect."""
 
     line: Line
+    tls: Tls | None
     connections: set[Connection]
     """All connections, including those that are being made."""
     failure: BaseException | None
@@ -155,11 +157,11 @@ class Client(AIOKafkaClient):  # type: ignore[misc]
     _md_update_fut: Any
 
     @classmethod
-    def adopt(cls, client: Any, line: Line) -> Client:
+    def adopt(cls, client: Any, line: Line, tls: Tls | None) -> Client:
         """Turn an unused client of the driver into one of these, since the driver refers to it in many places."""
         client.__class__ = cls
         client.line, client.connections, client.failure, client.ids = line, set(), None, {}
-        client.is_in_doubt = False
+        client.tls, client.is_in_doubt = tls, False
         client._locks, client._asked_at, client._is_closed = {}, 0.0, False
         line.add(client)
         return client  # type: ignore[no-any-return]
@@ -215,7 +217,7 @@ class Client(AIOKafkaClient):  # type: ignore[misc]
             port,
             client_id=self._client_id,
             request_timeout_ms=self._request_timeout_ms,
-            ssl_context=self._ssl_context,
+            ssl_context=None if self.tls is None else self.tls.context(),
             security_protocol=self._security_protocol,
             on_close=self._on_connection_closed,
             max_idle_ms=self._connections_max_idle_ms,

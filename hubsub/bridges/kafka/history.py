@@ -35,7 +35,7 @@ async def reading(options: Options) -> AsyncIterator[Any]:
     """A consumer for one call, which gives up when the broker is silent."""
     consumer = AIOKafkaConsumer(**options.consumer)
     line = Line(options.fetch_wait)
-    client = Client.adopt(consumer._client, line)
+    client = Client.adopt(consumer._client, line, options.tls)
     try:
         async with line.patience(silence=CONNECT):
             await consumer.start()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import re
-import ssl
 from collections.abc import Mapping, Sequence
 from copy import copy
 from hashlib import sha256
@@ -13,6 +12,7 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
+from ..tls import Tls
 from . import quiet
 
 # What the adapter decides: retries, commits, and what a position out of range means.
@@ -88,8 +88,11 @@ class Options:
                 raise TypeError(f"KafkaAdapter decides by itself about {name}")
             if name not in _CONSUMER and name not in _PRODUCER:
                 raise TypeError(f"neither the producer nor the consumer of aiokafka has an option {name}")
-        if "SSL" in settings.get("security_protocol", "") and settings.get("ssl_context") is None:
-            settings["ssl_context"] = ssl.create_default_context(cafile=cafile)
+        self.tls: Tls | None = None
+        """What makes a context for each connection; None without TLS."""
+        if "SSL" in settings.get("security_protocol", "") and (cafile is None or not settings.get("ssl_context")):
+            self.tls = Tls(settings.get("ssl_context"), cafile=cafile)
+            settings["ssl_context"] = self.tls.context()
         elif cafile is not None:
             raise TypeError("ssl_cafile needs security_protocol SSL or SASL_SSL, and no ssl_context")
         common = {

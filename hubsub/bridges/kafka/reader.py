@@ -161,7 +161,7 @@ class Reader:
             )
             settings["partition_assignment_strategy"] = [self._assignor]
         consumer = AIOKafkaConsumer(group_id=self._group, **settings)
-        client = Client.adopt(consumer._client, self.line)
+        client = Client.adopt(consumer._client, self.line, self._options.tls)
         try:
             async with self.line.patience(silence=CONNECT, most=CONNECT_TIMEOUT):
                 if self._make is None:

@@ -130,7 +130,7 @@ class Writer:
             await self.ping()
             return
         producer = AIOKafkaProducer(**self._options.producer)
-        client = Client.adopt(producer.client, self.line)
+        client = Client.adopt(producer.client, self.line, self._options.tls)
         client.cluster.add_listener(self._look_at_partitions)
         producer._sender._request_timeout_ms = REPLICAS_MS
         producer._message_accumulator._pending_batches = _Batches()

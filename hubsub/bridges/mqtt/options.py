@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
 from ...errors import MissingDriver
 from ...key import PLUS, STAR, Key
+from ..tls import CONTEXT, read_tls
 from ..urls import Option, Url, count, read_options, read_url, seconds
 from .connection import Connection
 
@@ -43,12 +43,6 @@ def _key(value: Any) -> Key[Any]:
     return key
 
 
-def _context(value: Any) -> ssl.SSLContext:
-    if not isinstance(value, ssl.SSLContext):
-        raise ValueError
-    return value
-
-
 OPTIONS: Mapping[str, Option] = {
     "qos": Option("0, 1 or 2", _qos),
     "retain": Option("a pattern, in a URL in its text form: state/*", _pattern, several=True),
@@ -61,9 +55,8 @@ OPTIONS: Mapping[str, Option] = {
     "cafile": Option("the path of a file", _text),
     "certfile": Option("the path of a file", _text),
     "keyfile": Option("the path of a file", _text),
-    "ssl_context": Option("an ssl.SSLContext", _context),
+    "ssl_context": CONTEXT,
 }
-FOR_TLS = ("cafile", "certfile", "keyfile", "ssl_context")
 
 
 class Server:
@@ -106,29 +99,10 @@ class Server:
         self.client_id: str | None = values.get("client_id")
         self.session = int(values.get("session", WEEK))
         self.keep_alive: int = min(LONGEST_NAME, values.get("keep_alive", 30))
-        self._context = self._secured(adapter, values)
+        self._tls = read_tls(values, None if read.tls else "mqtts")
 
     def __repr__(self) -> str:
         return ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in self._url.hosts)
-
-    def _secured(self, adapter: str, values: Mapping[str, Any]) -> ssl.SSLContext | None:
-        given = [name for name in FOR_TLS if name in values]
-        if not self._url.tls:
-            if given:
-                raise ValueError(f"{', '.join(given)} is for TLS: begin the URL with mqtts://")
-            return None
-        if "ssl_context" in values:
-            if len(given) > 1:
-                raise TypeError(f"{adapter} has an ssl_context, which says what {', '.join(given[:-1])} would say")
-            context: ssl.SSLContext = values["ssl_context"]
-            return context
-        try:
-            context = ssl.create_default_context(cafile=values.get("cafile"))
-            if "certfile" in values:
-                context.load_cert_chain(values["certfile"], values.get("keyfile"))
-        except OSError as error:
-            raise ValueError(f"the files for TLS cannot be read: {error}") from error
-        return context
 
     async def connect(
         self,
@@ -153,11 +127,12 @@ class Server:
             keep_alive=self.keep_alive,
             **hello,
         )
+        context = None if self._tls is None else self._tls.context()
         for number, (host, port) in enumerate(self._url.hosts, 1):
             connection = Connection(self.driver, take, taken, lost)
             opened.append(connection)
             try:
-                return connection, await connection.open(host, port, self._context, packet)
+                return connection, await connection.open(host, port, context, packet)
             except OSError:
                 opened.remove(connection)
                 if number == len(self._url.hosts):

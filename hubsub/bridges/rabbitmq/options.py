@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ...errors import MissingDriver
+from ..tls import CONTEXT, read_tls
 from ..urls import Option, count, read_options, read_url, seconds
 
 if TYPE_CHECKING:
@@ -31,12 +31,6 @@ def _exchange(value: Any) -> str:
     return str(value)
 
 
-def _context(value: Any) -> ssl.SSLContext:
-    if not isinstance(value, ssl.SSLContext):
-        raise ValueError
-    return value
-
-
 _FILE = Option("the name of a file", _text)
 OPTIONS: Mapping[str, Option] = {
     "exchange": Option(f"the name of a topic exchange, of 1 to {MOST_NAME} bytes", _exchange),
@@ -45,7 +39,7 @@ OPTIONS: Mapping[str, Option] = {
     "connection_name": Option("text", _text),
     "user": Option("text", _text),
     "password": Option("text", _text, is_secret=True),
-    "ssl_context": Option("an ssl.SSLContext", _context),
+    "ssl_context": CONTEXT,
     "cafile": _FILE,
     "certfile": _FILE,
     "keyfile": _FILE,
@@ -85,31 +79,12 @@ class Settings:
         self._vhost = read.path or "/"
         self._user = read.user or values.get("user", "guest")
         self._password = values.get("password", "guest") if read.password is None else read.password
-        self._tls = self._context(values) if read.tls else None
-        if not read.tls and (unused := values.keys() & {"ssl_context", "cafile", "certfile", "keyfile"}):
-            raise TypeError(f"{', '.join(sorted(unused))} need a URL that begins with amqps://")
+        self._tls = read_tls(values, None if read.tls else "amqps")
         self._heartbeat: int = values.get("heartbeat", 10)
         self._name: str = values.get("connection_name", "hubsub")
         self.exchange: str | None = values.get("exchange")
         self.expires: float = values.get("expires", 600.0)
         self._attempts = 0
-
-    @staticmethod
-    def _context(values: Mapping[str, Any]) -> ssl.SSLContext:
-        files = [values.get(name) for name in ("cafile", "certfile", "keyfile")]
-        if "ssl_context" in values:
-            if any(files):
-                raise TypeError("ssl_context and files of certificates say the same; give one of them")
-            context: ssl.SSLContext = values["ssl_context"]
-            return context
-        cafile, certfile, keyfile = files
-        try:
-            context = ssl.create_default_context(cafile=cafile)
-            if certfile is not None:
-                context.load_cert_chain(certfile, keyfile)
-        except (OSError, ssl.SSLError) as error:
-            raise ValueError("cafile, certfile and keyfile must be files of certificates that can be read") from error
-        return context
 
     def __repr__(self) -> str:
         hosts = ",".join(f"{host}:{port}" for host, port in self._hosts)
@@ -124,6 +99,7 @@ class Settings:
         """Return the login; each call names the next host."""
         from .client import Login
 
+        tls = None if self._tls is None else self._tls.context()
         host, port = self._hosts[self._attempts % len(self._hosts)]
         self._attempts += 1
-        return Login(host, port, self._vhost, self._user, self._password, self._tls, self._heartbeat, self._name)
+        return Login(host, port, self._vhost, self._user, self._password, tls, self._heartbeat, self._name)

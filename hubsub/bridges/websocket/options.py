@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import ssl
 from base64 import b64encode
 from collections.abc import Awaitable, Callable, Mapping
 from importlib import import_module
@@ -13,6 +12,7 @@ from urllib.parse import quote, urlencode
 
 from ...describe import describe
 from ...errors import MissingDriver
+from ..tls import CONTEXT, read_tls
 from ..urls import Option, count, one_of, read_options, read_url
 
 Token: TypeAlias = "str | Callable[[], str | Awaitable[str | None] | None]"
@@ -31,12 +31,6 @@ def _text(value: Any) -> str:
 
 def _token(value: Any) -> Any:
     return value if callable(value) else _text(value)
-
-
-def _context(value: Any) -> ssl.SSLContext:
-    if not isinstance(value, ssl.SSLContext):
-        raise TypeError
-    return value
 
 
 def _headers(value: Any) -> dict[str, str]:
@@ -75,7 +69,7 @@ OPTIONS = {
     "max_size": count("bytes"),
     "compression": one_of("deflate", "none"),
     "proxy": Option("the URL of a proxy, True for that of the system, or none", _proxy, is_secret=True),
-    "ssl_context": Option("an ssl.SSLContext", _context),
+    "ssl_context": CONTEXT,
     "ssl_ca_certs": TEXT,
     "ssl_certfile": TEXT,
     "ssl_keyfile": TEXT,
@@ -124,33 +118,21 @@ class Endpoint:
             login = f"{parts.user}:{parts.password or ''}".encode()
             headers = {"Authorization": f"Basic {b64encode(login).decode()}", **headers}
         compression = options.get("compression", "none")
-        self.settings: dict[str, Any] = {
+        self._settings: dict[str, Any] = {
             "additional_headers": headers,
             "max_size": options.get("max_size", MOST_BYTES),
             "compression": None if compression == "none" else compression,
             "proxy": options.get("proxy", True),
         }
-        self._read_tls(parts.tls, options)
-
-    def _read_tls(self, tls: bool, options: Mapping[str, Any]) -> None:
-        files = [name for name in ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile") if name in options]
-        context = options.get("ssl_context")
-        if not tls:
-            if files or context is not None:
-                raise TypeError(f"{', '.join(files) or 'ssl_context'}: for TLS the URL must be like {LIKE}")
-            return
-        if context is not None and files:
-            raise TypeError(f"ssl_context has all that {', '.join(files)} would say; give one or the other")
-        if context is None:
-            context = ssl.create_default_context(cafile=options.get("ssl_ca_certs"))
-            if "ssl_certfile" in options:
-                context.load_cert_chain(options["ssl_certfile"], options.get("ssl_keyfile"))
-            elif "ssl_keyfile" in options:
-                raise TypeError("ssl_keyfile needs ssl_certfile")
-        self.settings["ssl"] = context
+        self._tls = read_tls(options, None if parts.tls else "wss", ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"))
 
     def __repr__(self) -> str:
         return self._hosts[self._turn % len(self._hosts)]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the driver is given for a connection."""
+        return self._settings if self._tls is None else {**self._settings, "ssl": self._tls.context()}
 
     @property
     def url(self) -> str:
