@@ -936,6 +936,24 @@ async def test_a_batch_is_stored_in_order_while_its_stream_changes_its_leader(pr
             assert not reader.gaps
 
 
+async def test_a_group_reads_on_over_the_same_connection_when_its_consumer_changes_its_leader(private: Private) -> None:
+    servers = await cluster(private)
+    async with sites(make(servers[0], replicas=3)) as those:
+        sender = await those.add(outgoing=ALL)
+        reader = await those.add(ALL, incoming=ALL, group="g")
+        await sender.hub.publish_confirmed("k", 0, timeout=60)
+        await reader.see(0)
+        before = reader.bridge.health().reconnects
+        for number in range(1, 4):
+            stepped = await api(servers[0], f"CONSUMER.LEADER.STEPDOWN.{those.namespace}.g")
+            assert stepped.get("success") or number > 1, stepped  # it may have none at the moment
+            await sender.hub.publish_confirmed("k", number)
+            await reader.see(number)
+        assert reader.messages == [0, 1, 2, 3]
+        assert reader.bridge.health().reconnects == before
+        assert not reader.gaps
+
+
 @pytest.mark.long
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("harm", ["step down", "kill"])

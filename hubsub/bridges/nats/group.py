@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from .bucket import Entry
@@ -34,6 +34,7 @@ class Member:
         self._news = came
         self._pull = self._begin()
         self._in_hand = in_hand
+        self._created = ""  # when the consumer was made
         self._skipped = 0  # by how much the stream's numbers are ahead of the consumer's, in first deliveries
         self._again = 0  # messages that came again since then
         self._last = 0  # the number of the last first delivery
@@ -58,11 +59,17 @@ class Member:
             }
             data = {"stream_name": self._streams.name, "config": config}
             info = await self._api.ask(f"CONSUMER.DURABLE.CREATE.{self._consumer}", data)
+        self._created = info["created"]
+        self._count_from(info)
+        return is_new
+
+    def _count_from(self, info: Mapping[str, Any]) -> None:
+        """Count what is missing from the state of the consumer on."""
         # Some servers let `delivered` pass what is trimmed before anybody has asked for more. Where nothing is in hand,
         # the last acknowledgement was at the same place.
         at = info["delivered"] if info["num_ack_pending"] else info["ack_floor"]
         self._last, self._skipped = at["stream_seq"], at["stream_seq"] - at["consumer_seq"]
-        return is_new
+        self._again = 0
 
     async def take(self, limit: int) -> tuple[list[Stored], int]:
         """Return messages that have come, and how many are missing before them; ask for more if none have.
@@ -73,6 +80,12 @@ class Member:
         pull = self._pull
         if pull.is_forgotten and await self._api.find(f"CONSUMER.INFO.{self._consumer}") is None:
             pull.gone = pull.gone or "it was deleted"
+        if not pull.rows and pull.is_interrupted:
+            info = await self._api.find(f"CONSUMER.INFO.{self._consumer}")
+            await pull.end()
+            if info is not None and info["created"] == self._created and not pull.rows:
+                pull = self._pull = self._begin()
+                self._count_from(info)
         if not pull.rows and pull.gone:
             raise ConnectionResetError(f"JetStream ends the reading of a group: {pull.gone}")
         if not pull.rows:

@@ -187,7 +187,7 @@ class JetApi:
         """
         self._count += 1
         last = len(messages) - 1
-        begin = b"%b%b-%d\r\nNats-Batch-Sequence: " % (BATCH, self._prefix.rpartition(b".")[2], self._count)
+        begin = b"%b%b-%d\r\nNats-Batch-Sequence: " % (BATCH, self._prefix[-12:], self._count)
         lines = [b"%b%d\r\n\r\n" % (begin, number) for number in range(1, len(messages))]
         lines.append(b"%b%d\r\nNats-Batch-Commit: 1\r\n\r\n" % (begin, len(messages)))
         whole = [

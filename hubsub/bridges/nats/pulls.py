@@ -19,7 +19,9 @@ LATE = 5.0
 MOST_BYTES = 16 << 20
 """Bytes that a request brings at most, beyond which a server might take the bridge for a slow consumer."""
 ENDS = ("503", "409 Consumer Deleted", "409 Server Shutdown", "409 Leadership Change", "409 Consumer is push based")
-"""Statuses after which the consumer brings nothing more over this connection; all others end only the request."""
+"""Statuses after which the consumer brings nothing more here; all others end only the request."""
+INTERRUPTIONS = ("503", "409 Leadership Change")
+"""Those of them that the consumer may survive, with replicas."""
 
 as_tuple = tuple.__new__
 
@@ -82,6 +84,11 @@ class Pull:
     def is_forgotten(self) -> bool:
         """True if JetStream seems to have forgotten what it was asked for: the consumer may be gone."""
         return self.left > 0 and not self.is_asked
+
+    @property
+    def is_interrupted(self) -> bool:
+        """True if the consumer brings nothing more here, and may be there all the same."""
+        return self.gone.startswith(INTERRUPTIONS)
 
     async def ask(self, number: int) -> None:
         """Ask for the next `number` messages; return when the server has the request."""
