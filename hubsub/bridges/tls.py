@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from .urls import Option
@@ -21,51 +21,55 @@ CONTEXT = Option("an ssl.SSLContext", _context)
 
 
 class Tls:
-    """Has a context for each connection: the one that was given, or what files of certificates say at that moment.
+    """Has the context for each connection, and makes it anew when files of certificates have changed.
 
     Args:
-        context: The one that was given; then there are no files.
-        cafile: Trusted authorities in PEM; None for those of the system.
-        certfile: The certificate that clients show, with its chain, in PEM; None if they show none.
-        keyfile: The key of that certificate, if it is in a file of its own.
-
-    Raises:
-        OSError: A file cannot be read.
+        make: Makes a context of the files, which takes so long that the loop would stand still for each connection.
+        files: Their names.
     """
 
-    def __init__(
-        self,
-        context: ssl.SSLContext | None = None,
-        *,
-        cafile: str | None = None,
-        certfile: str | None = None,
-        keyfile: str | None = None,
-    ) -> None:
-        self._cafile, self._certfile, self._keyfile = cafile, certfile, keyfile
-        self._files = [] if context is not None else [file for file in (cafile, certfile, keyfile) if file is not None]
-        self._state = self._look()
-        self._context = context or self._read()
+    def __init__(self, make: Callable[[], ssl.SSLContext], files: Iterable[str] = ()) -> None:
+        self._make = make
+        self._files = tuple(files)
+        self._state: object = None
+        self._context: ssl.SSLContext | None = None
+
+    @classmethod
+    def of_files(cls, cafile: str | None = None, certfile: str | None = None, keyfile: str | None = None) -> Tls:
+        """Return one that makes contexts of the standard library.
+
+        Args:
+            cafile: Trusted authorities in PEM; None for those of the system.
+            certfile: The certificate that clients show, with its chain, in PEM; None if they show none.
+            keyfile: The key of that certificate, if it is in a file of its own.
+        """
+
+        def make() -> ssl.SSLContext:
+            context = ssl.create_default_context(cafile=cafile)
+            if certfile is not None:
+                context.load_cert_chain(certfile, keyfile)
+            return context
+
+        return cls(make, [file for file in (cafile, certfile, keyfile) if file is not None])
 
     def context(self) -> ssl.SSLContext:
         """Return the context for a new connection.
 
-        It is made anew when a file has changed, and only then: reading the authorities of a system stops the loop for
-        a while. While the files cannot be read, as in the middle of a renewal, it is the one of before.
+        While the files cannot be read, as in the middle of a renewal, it is the one of before.
+
+        Raises:
+            OSError: They cannot be read, and there is none of before.
         """
+        context = self._context
         try:
-            if (state := self._look()) != self._state:
-                self._context, self._state = self._read(), state
+            # Before they are read: if one is changed meanwhile, the next connection reads it.
+            state = [(at.st_dev, at.st_ino, at.st_mtime_ns, at.st_size) for at in map(os.stat, self._files)]
+            if context is None or state != self._state:
+                context = self._make()
+                self._context, self._state = context, state
         except OSError:
-            pass  # the next connection tries again
-        return self._context
-
-    def _look(self) -> list[tuple[int, ...]]:
-        return [(at.st_dev, at.st_ino, at.st_mtime_ns, at.st_size) for at in map(os.stat, self._files)]
-
-    def _read(self) -> ssl.SSLContext:
-        context = ssl.create_default_context(cafile=self._cafile)
-        if self._certfile is not None:
-            context.load_cert_chain(self._certfile, self._keyfile)
+            if context is None:
+                raise
         return context
 
 
@@ -91,12 +95,15 @@ def read_tls(
         return None
     if context is not None and given:
         raise TypeError(f"ssl_context has all that {', '.join(given)} would say; give one or the other")
-    cafile, certfile, keyfile = (values.get(name) for name in files)
-    if keyfile is not None and certfile is None:
+    if files[2] in given and files[1] not in given:
         raise TypeError(f"{files[2]} needs {files[1]}")
+    if context is not None:
+        return Tls(lambda: context)
+    tls = Tls.of_files(*(values.get(name) for name in files))
     try:
-        return Tls(context, cafile=cafile, certfile=certfile, keyfile=keyfile)
+        tls.context()
     except OSError as error:
         # Without the name: it may be from the URL, and so the rest of a password that was not encoded.
         why = error.strerror or type(error).__name__
         raise ValueError(f"{', '.join(given)} must be files of certificates that can be read: {why}") from None
+    return tls

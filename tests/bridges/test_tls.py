@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 import trustme
+from redis.asyncio import Redis
 
 from brokers.certificates import certificates
 from hubsub import Bridge, Hub
+from hubsub.bridges.redis import RedisAdapter
 from hubsub.bridges.tls import Tls, read_tls
 from hubsub.testing.conformance import until
 
@@ -75,7 +77,7 @@ async def test_a_renewed_authority_is_trusted_by_the_next_connection(scheme: str
 def test_a_context_is_made_anew_when_a_file_has_changed_and_only_then(tmp_path: Path) -> None:
     file = tmp_path / "authority.pem"
     write(file, authority())
-    tls = Tls(cafile=str(file))
+    tls = Tls.of_files(str(file))
     first = tls.context()
     assert tls.context() is first
     write(file, authority())
@@ -88,7 +90,7 @@ def test_a_context_is_made_anew_when_a_file_has_changed_and_only_then(tmp_path: 
 def test_while_a_file_is_being_written_the_context_is_the_one_of_before(tmp_path: Path) -> None:
     file, whole = tmp_path / "client.pem", certificates().key_and_chain.read_bytes()
     write(file, whole)
-    tls = Tls(certfile=str(file))
+    tls = Tls.of_files(certfile=str(file))
     before = tls.context()
     write(file, whole[: len(whole) // 2])
     assert tls.context() is before
@@ -100,7 +102,23 @@ def test_while_a_file_is_being_written_the_context_is_the_one_of_before(tmp_path
 
 def test_a_context_that_was_given_stays() -> None:
     context = certificates().context()
-    assert Tls(context).context() is context
+    tls = read_tls({"ssl_context": context}, None)
+    assert tls is not None
+    assert tls.context() is context
+
+
+def test_connections_to_redis_share_a_context_as_long_as_the_files_are_the_same(tmp_path: Path) -> None:
+    file = tmp_path / "authority.pem"
+    write(file, authority())
+    for address in (RedisAdapter(f"rediss://localhost?ssl_ca_certs={file}"), RedisAdapter(client=redis_of(file))):
+        one, two = (address._server._address.driver().ssl_context.get() for _ in range(2))
+        assert one is two
+        write(file, authority())
+        assert address._server._address.driver().ssl_context.get() is not one
+
+
+def redis_of(file: Path) -> Redis:
+    return Redis(ssl=True, ssl_ca_certs=str(file))
 
 
 @pytest.mark.parametrize(

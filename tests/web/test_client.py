@@ -358,7 +358,12 @@ async def test_tls_is_spoken_by_wss_with_the_authorities_that_are_named() -> Non
     ("url", "options", "kind", "says"),
     [
         ("ws://localhost", {"ssl_ca_certs": "x"}, TypeError, "is for TLS: begin the URL with wss://"),
-        ("ws://localhost", {"ssl_context": ssl.create_default_context()}, TypeError, "is for TLS: begin the URL with wss://"),
+        (
+            "ws://localhost",
+            {"ssl_context": ssl.create_default_context()},
+            TypeError,
+            "is for TLS: begin the URL with wss://",
+        ),
         ("wss://localhost", {"ssl_keyfile": "x"}, TypeError, "ssl_keyfile needs ssl_certfile"),
         ("ws://localhost", {"compression": "zip"}, ValueError, "compression must be one of deflate, none"),
         ("ws://localhost", {"headers": {"a": "b\r\nc"}}, ValueError, "headers must be a dict"),

@@ -90,8 +90,9 @@ class Options:
                 raise TypeError(f"neither the producer nor the consumer of aiokafka has an option {name}")
         self.tls: Tls | None = None
         """What makes a context for each connection; None without TLS."""
-        if "SSL" in settings.get("security_protocol", "") and (cafile is None or not settings.get("ssl_context")):
-            self.tls = Tls(settings.get("ssl_context"), cafile=cafile)
+        context = settings.get("ssl_context")
+        if "SSL" in settings.get("security_protocol", "") and (cafile is None or context is None):
+            self.tls = Tls.of_files(cafile) if context is None else Tls(lambda: context)
             settings["ssl_context"] = self.tls.context()
         elif cafile is not None:
             raise TypeError("ssl_cafile needs security_protocol SSL or SASL_SSL, and no ssl_context")

@@ -12,11 +12,11 @@ import inspect
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib import import_module
-from ssl import SSLContext
 from typing import Any, NamedTuple, TypeAlias
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from ...errors import BridgeError, MissingDriver
+from ..tls import Tls
 from ..together import together
 from .answers import is_denied, sound
 from .connection import Connection
@@ -107,8 +107,7 @@ class Server:
         """What `open` raises if a server cannot be reached."""
         if is_cluster:
             self._read_cluster()
-        for address in (self._address, *self._sentinels):
-            address.driver()  # raise now if values do not go together
+        self._address, *self._sentinels = (each.secured() for each in (self._address, *self._sentinels))
         self.database = int(self._address.settings.get("db") or 0)
 
     def __repr__(self) -> str:
@@ -144,6 +143,7 @@ class Server:
         connections = self._driver.connection
         kinds = (connections.Connection, connections.SSLConnection)
         context = settings.pop("ssl_context", None)
+        given = None if context is None else Tls(lambda: context)
         tls = bool(settings.pop("ssl", context is not None))
         their_tls = bool(theirs.pop("ssl", tls))
         if "path" in settings and (tls or hosts or "host" in settings):
@@ -154,9 +154,9 @@ class Server:
         if their_tls:
             theirs = {name: value for name, value in settings.items() if name.startswith("ssl_")} | theirs
         self._sentinels = [
-            ServerAddress(kinds[their_tls], {**theirs, **host}, context if their_tls else None) for host in hosts
+            ServerAddress(kinds[their_tls], {**theirs, **host}, given if their_tls else None) for host in hosts
         ]
-        return ServerAddress(kind, settings, context)
+        return ServerAddress(kind, settings, given)
 
     def _read_cluster(self) -> None:
         """Check what a cluster does not have; without a URL, the options name the only node."""
@@ -364,7 +364,7 @@ class ServerAddress(NamedTuple):
 
     kind: Any  # a class of redis-py's connections
     settings: dict[str, Any]
-    context: SSLContext | None = None
+    tls: Tls | None = None
 
     @classmethod
     def of(cls, pool: Any) -> ServerAddress:
@@ -378,6 +378,17 @@ class ServerAddress(NamedTuple):
         """Return a redis-py connection that is not connected yet."""
         ours = {"socket_connect_timeout": None, **self.settings, **where, **OURS, "retry_on_error": []}
         driver = self.kind(**ours)
-        if self.context is not None:
-            driver.ssl_context.context = self.context
+        if self.tls is not None:
+            driver.ssl_context.context = self.tls.context()
         return driver
+
+    def secured(self) -> ServerAddress:
+        """Return it with a context for all of its connections, if they use TLS: redis-py makes one for each.
+
+        Raises:
+            Exception: The settings do not go together.
+        """
+        if not hasattr(self.driver(), "ssl_context") or self.tls is not None:
+            return self
+        files = [self.settings.get(f"ssl_{name}") for name in ("ca_certs", "certfile", "keyfile")]
+        return self._replace(tls=Tls(lambda: self.driver().ssl_context.get(), filter(None, files)))
