@@ -24,6 +24,7 @@ from hubsub import BridgeError, BrokerBusy, EncodeError, Key, NameTaken, NoSuchL
 from hubsub.bridges.adapter import Link, Received, Record, SentBack
 from hubsub.bridges.nats import JetStreamAdapter, jetapi
 from hubsub.bridges.nats.jetapi import stream_name
+from hubsub.bridges.nats.streams import from_number
 from hubsub.testing.conformance import sites, until
 from hubsub.testing.conformance.bare import Bare, bare
 
@@ -936,6 +937,42 @@ async def test_a_batch_is_stored_in_order_while_its_stream_changes_its_leader(pr
             assert not reader.gaps
 
 
+async def test_a_replica_that_lags_or_is_ahead_is_no_gap(private: Private) -> None:
+    servers = await cluster(private)
+    async with sites(make(servers[0], replicas=3)) as those:
+        sender = await those.add(outgoing=ALL)
+        adapter: Any = JetStreamAdapter(jet_url(servers[0]))
+        reader = await those.add(ALL, adapter=adapter, incoming=ALL, name="reader")
+        await sender.hub.publish_confirmed("k", 1)
+        await reader.see(1)
+
+        def is_ahead() -> bool:
+            # As if a replica had delivered the next message, which the leader does not have yet.
+            adapter._place = adapter._place[0], 2
+            return adapter._ahead_since is not None
+
+        await until(is_ahead)
+        for number in (2, 3):
+            await sender.hub.publish_confirmed("k", number)
+        await reader.see(3)
+        # A consumer without the next message is like one at a replica that does not have it yet.
+        streams, asked = adapter._streams, asyncio.Event()
+        has_after = streams.has_after
+
+        async def note(number: int) -> bool:
+            asked.set()
+            return bool(await has_after(number))
+
+        streams.has_after = note
+        adapter._pull, _ = await streams.consumer(those.namespace, lambda row: None, **from_number(100))
+        await sender.hub.publish_confirmed("k", 4)
+        await asyncio.wait_for(asked.wait(), 20)
+        adapter._pull.gone = "it lags"
+        await reader.see(4)
+        assert reader.messages == [1, 3, 4]
+        assert not reader.gaps
+
+
 async def test_a_group_reads_on_over_the_same_connection_when_its_consumer_changes_its_leader(private: Private) -> None:
     servers = await cluster(private)
     async with sites(make(servers[0], replicas=3)) as those:
@@ -1001,6 +1038,36 @@ async def test_leaders_that_change_again_and_again_lose_and_double_nothing_and_k
             for key in range(0 if "group" in way else 5):
                 numbers = [number for number in site.messages if number % 5 == key]
                 assert numbers == sorted(numbers)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(180)
+async def test_a_message_waits_for_a_stream_that_has_no_leader_for_long(private: Private) -> None:
+    servers = await cluster(private)
+    async with sites(make(servers[0], replicas=3)) as those:
+        await those.add(outgoing=ALL)  # makes the stream
+        leader = await leader_of(servers, those.namespace)
+        site = await those.add(outgoing=ALL, adapter=JetStreamAdapter(jet_url(leader)))
+        await site.hub.publish_confirmed("k", 0, timeout=60)
+        others = [server for server in servers if server is not leader]
+        for server in others:
+            server.kill()
+        # What is left notices after some seconds that it leads nobody.
+        client = await leader.client()
+        stored_nowhere = {"Nats-Expected-Stream": "another"}
+        with pytest.raises(nats.errors.NoRespondersError):  # noqa: PT012 - the last of many
+            while True:
+                with suppress(nats.errors.TimeoutError):
+                    await client.request(f"{those.namespace}.k", b"", timeout=0.2, headers=stored_nowhere)
+        await client.close()
+        publishing = [asyncio.ensure_future(site.hub.publish_confirmed("k", at, timeout=120)) for at in range(1, 4)]
+        await site.until(lambda: "no leader" in str(site.bridge.health().last_error), "waiting for a leader", 60)
+        for server in others:
+            await server.start_wait()
+        await asyncio.gather(*publishing)
+        reader = await those.add(ALL, incoming=ALL, start="earliest", ready=False)
+        await reader.wait_for(4, 60)
+        assert reader.messages == [0, 1, 2, 3]
 
 
 @pytest.mark.long
