@@ -1,13 +1,15 @@
 """What is wrong with one record, one topic or one right concerns these alone, over Kafka."""
 
 import asyncio
+import gc
 import logging
 from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import NotEnoughReplicasError
+from aiokafka.errors import KafkaConnectionError, NotEnoughReplicasError
+from aiokafka.protocol.commit import OffsetCommitRequest
 from aiokafka.protocol.produce import ProduceRequest, ProduceResponse_v7
 
 from brokers import Kafka
@@ -413,6 +415,41 @@ async def test_a_dead_letter_that_cannot_be_written_now_is_tried_again(fragile: 
     await adapter.lost()
     await connect(adapter, sender="same")
     assert await adapter.bury(received, "why") is None
+
+
+async def test_a_position_that_is_not_stored_when_nobody_waits_any_more_is_nobody_s_error(
+    kafka: Kafka, connected: Open
+) -> None:
+    adapter = await connected(kafka, name="reader", start="earliest")
+    await adapter.send(records(1))
+    (received,) = await read(adapter, 1, ack=False)
+    reader: Any = adapter._reader
+    client, begun, may_fail = reader.consumer._client, asyncio.Event(), asyncio.Event()
+    send = client.send
+    committing: list[Any] = []
+
+    async def fail(node: Any, request: Any, **options: Any) -> Any:
+        if not isinstance(request, OffsetCommitRequest):
+            return await send(node, request, **options)
+        committing.append(asyncio.current_task())
+        begun.set()
+        await may_fail.wait()
+        raise KafkaConnectionError("the connection is lost")
+
+    client.send = fail
+    unheard: list[Any] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda loop, context: unheard.append(context))
+    storing = asyncio.ensure_future(adapter.ack([received.token]))
+    await begun.wait()
+    storing.cancel()
+    await asyncio.wait([storing])
+    may_fail.set()
+    await asyncio.wait(committing)
+    committing.clear()
+    client.send = send
+    gc.collect()
+    assert not unheard
 
 
 # Busy

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import uuid
 from pathlib import Path
+from typing import Any, Self
 
 from .broker import Broker, listens
 from .certificates import certificates
@@ -49,6 +50,26 @@ class Kafka(Broker):
         self._controller = self.reserve()
         self._proxied = self.reserve()
         self._settings = settings
+        # It may begin with a "-", and then would be taken for an option if it stood alone.
+        self._cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+
+    @classmethod
+    def of_cluster(cls, number: int = 3, **settings: Any) -> list[Self]:
+        """The brokers of a cluster, each with a copy of everything; a message is stored when two have it."""
+        nodes = [cls(**settings) for _ in range(number)]
+        voters = ",".join(f"{id}@127.0.0.1:{node._controller}" for id, node in enumerate(nodes, 1))
+        copies = ("default", "offsets_topic", "transaction_state_log")
+        for id, node in enumerate(nodes, 1):
+            node._cluster = nodes[0]._cluster
+            node._settings = {
+                "node_id": id,
+                "controller_quorum_voters": voters,
+                "min_insync_replicas": 2,
+                "transaction_state_log_min_isr": 2,
+                **{f"{name}_replication_factor": number for name in copies},
+                **settings,
+            }
+        return nodes
 
     @classmethod
     def missing(cls) -> str | None:
@@ -112,9 +133,7 @@ class Kafka(Broker):
         settings |= {name.replace("_", "."): value for name, value in self._settings.items()}
         self._conf.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
         (self.folder / "logging.properties").write_text(LOGGING)
-        # It may begin with a "-", and then would be taken for an option if it stood alone.
-        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        form = self._java("kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "-c", self._conf)
+        form = self._java("kafka.tools.StorageTool", "format", f"--cluster-id={self._cluster}", "-c", self._conf)
         done = subprocess.run(form, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         if done.returncode:
             raise RuntimeError(f"{self!r} could not be prepared:\n{done.stdout.decode(errors='replace')[-4000:]}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable
 from time import monotonic
 from typing import Any
@@ -33,6 +34,11 @@ class Listener(ConsumerRebalanceListener):  # type: ignore[misc]
         return self._taken(list(assigned)) if self._is_open() else None
 
 
+def _hear(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled():
+        task.exception()  # else asyncio logs it if nobody waits any more
+
+
 class Membership:
     """Knows when the group last counted this member.
 
@@ -45,8 +51,8 @@ class Membership:
         self._known_at = 0.0
 
     def watch(self, coordinator: Any) -> None:
-        """Observe the heartbeats of a member of the driver."""
-        heartbeat = coordinator._do_heartbeat
+        """Observe the heartbeats of a member of the driver, and how its commits end."""
+        heartbeat, commit = coordinator._do_heartbeat, coordinator._do_commit_offsets
 
         async def beat() -> bool:
             began = monotonic()
@@ -55,7 +61,13 @@ class Membership:
                 self._known_at = began
             return is_member
 
-        coordinator._do_heartbeat = beat
+        async def store(*arguments: Any) -> None:
+            # The driver gives it a task, which goes on when whoever waits for it is cancelled.
+            if (task := asyncio.current_task()) is not None:
+                task.add_done_callback(_hear)
+            await commit(*arguments)
+
+        coordinator._do_heartbeat, coordinator._do_commit_offsets = beat, store
 
     def confirm(self) -> None:
         """Note that the group has just assigned something to it."""
