@@ -157,7 +157,7 @@ class Client(AIOKafkaClient):  # type: ignore[misc]
     _md_update_fut: Any
 
     @classmethod
-    def adopt(cls, client: Any, line: Line, tls: Tls | None) -> Client:
+    def adopt(cls, client: Any, line: Line, tls: Tls | None = None) -> Client:
         """Turn an unused client of the driver into one of these, since the driver refers to it in many places."""
         client.__class__ = cls
         client.line, client.connections, client.failure, client.ids = line, set(), None, {}
