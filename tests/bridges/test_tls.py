@@ -47,6 +47,7 @@ def authority() -> bytes:
 @pytest.mark.parametrize("scheme", ADAPTERS)
 async def test_a_renewed_authority_is_trusted_by_the_next_connection(scheme: str, tmp_path: Path) -> None:
     file, are_met = tmp_path / "authority.pem", asyncio.Event()
+    begins_plainly = scheme in ("tls", "jetstream+tls", "postgres", "postgres-log")
     write(file, authority())
 
     async def meet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -56,14 +57,16 @@ async def test_a_renewed_authority_is_trusted_by_the_next_connection(scheme: str
             elif scheme.startswith("postgres"):
                 await reader.readexactly(8)
                 writer.write(b"S")
-            await writer.start_tls(context)
+            if begins_plainly:
+                await writer.start_tls(context)
             are_met.set()
             await reader.read()
         writer.close()
 
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificates().key_and_chain)
-    async with await asyncio.start_server(meet, "127.0.0.1", 0) as server, Hub() as hub:
+    tls = None if begins_plainly else context
+    async with await asyncio.start_server(meet, "127.0.0.1", 0, ssl=tls) as server, Hub() as hub:
         url = ADAPTERS[scheme].format(port=server.sockets[0].getsockname()[1], file=file)
         async with Bridge(hub, url, both="*") as bridge:
             await until(lambda: bridge.health().last_error, "the first attempt")
