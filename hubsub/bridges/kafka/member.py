@@ -34,11 +34,6 @@ class Listener(ConsumerRebalanceListener):  # type: ignore[misc]
         return self._taken(list(assigned)) if self._is_open() else None
 
 
-def _hear(task: asyncio.Task[Any]) -> None:
-    if not task.cancelled():
-        task.exception()  # else asyncio logs it if nobody waits any more
-
-
 class Membership:
     """Knows when the group last counted this member.
 
@@ -62,9 +57,9 @@ class Membership:
             return is_member
 
         async def store(*arguments: Any) -> None:
-            # The driver gives it a task, which goes on when whoever waits for it is cancelled.
+            # The driver gives it a task, which goes on when whoever waits for it is cancelled; its error is heard here.
             if (task := asyncio.current_task()) is not None:
-                task.add_done_callback(_hear)
+                task.add_done_callback(lambda task: task.cancelled() or task.exception())
             await commit(*arguments)
 
         coordinator._do_heartbeat, coordinator._do_commit_offsets = beat, store

@@ -173,11 +173,8 @@ class JetApi:
         Raises:
             OSError: There is no reply; nobody knows which ones are stored.
         """
-        errors: list[dict[str, Any] | None] = [None] * len(messages)
-        errors_of = await self._confirmed(messages, range(len(messages)))
-        for index, error in errors_of.items():
-            errors[index] = error
-        return errors
+        errors = await self._confirmed(messages, range(len(messages)))
+        return [errors.get(index) for index in range(len(messages))]
 
     async def publish_whole(self, messages: Sequence[tuple[bytes, bytes, bytes]]) -> dict[str, Any] | None:
         """Store two messages or more of one stream, which has to allow it, or none of them; return the error, or None.

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import random
-import ssl as tls
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from ...errors import BridgeError, MissingDriver
+from ..tls import CONTEXT, Tls
 from ..urls import Option, count, read_options, read_url
 
 LIKE = "nats://user:password@host:4222"
@@ -46,12 +46,6 @@ def _path(value: Any) -> Path:
     return value if isinstance(value, Path) else Path(_text(value))
 
 
-def _context(value: Any) -> tls.SSLContext:
-    if not isinstance(value, tls.SSLContext):
-        raise ValueError
-    return value
-
-
 FILE = Option("the path of a file", _path)
 TEXT = Option("text that is not empty", _text)
 OPTIONS: Mapping[str, Option] = {
@@ -61,7 +55,7 @@ OPTIONS: Mapping[str, Option] = {
     "user_credentials": FILE,
     "nkeys_seed": FILE,
     "nkeys_seed_str": Option("a seed, as text", _text, is_secret=True),
-    "tls": Option("an ssl.SSLContext", _context),
+    "tls": CONTEXT,
     "tls_ca": FILE,
     "tls_cert": FILE,
     "tls_key": FILE,
@@ -135,6 +129,12 @@ class Server:
         self._name = values.pop("client_name", "hubsub")
         self.inbox_prefix: str = values.get("inbox_prefix", "_INBOX")
         """What the subjects begin with to which servers and services reply."""
+        context, *files = (values.pop(name, None) for name in ("tls", "tls_ca", "tls_cert", "tls_key"))
+        self._tls: Tls | None = None
+        if context is not None:
+            self._tls = Tls(lambda: context)
+        elif self.is_tls or any(files):
+            self._tls = Tls.of_files(*files)
         self._values = values
         self.is_one_of_several = len(self._hosts) > 1
         random.shuffle(self._hosts)
@@ -163,7 +163,7 @@ class Server:
 
         try:
             options = await asyncio.to_thread(self._options)
-        except (OSError, ValueError, tls.SSLError) as error:
+        except (OSError, ValueError) as error:
             raise BridgeError(f"the bridge cannot say who it is to NATS: {error}") from error
         client = make(self._driver.Client)
         try:
@@ -190,12 +190,8 @@ class Server:
     def _options(self) -> dict[str, Any]:
         """What the driver is given, with what its files say now."""
         values = dict(self._values)
-        files = [values.pop(name, None) for name in ("tls_ca", "tls_cert", "tls_key")]
-        if self.is_tls or any(files):
-            context = values.get("tls") or tls.create_default_context(cafile=files[0])
-            if files[1]:
-                context.load_cert_chain(files[1], files[2])
-            values["tls"] = context
+        if self._tls is not None:
+            values["tls"] = self._tls.context()
         if (path := values.pop("user_credentials", None)) is not None:
             text = path.read_text()
             if not all(words in text for words in CREDENTIALS):

@@ -126,8 +126,8 @@ class AmqpLine(Line):
         patterns = [names.pattern(key) for key in self._link.incoming]
         was_bound = is_there and is_kept and self._joined[names.queue] == patterns
         kind = QUORUM if is_kept else {"x-expires": int(self._settings.expires * 1000)}
-        arguments = kind if self._link.group is not None else kind | ONE_READER
-        methods: list[Any] = [commands.Queue.Declare(queue=names.queue, durable=True, arguments=dict(arguments))]
+        arguments = kind | ({} if self._link.group is not None else ONE_READER)
+        methods: list[Any] = [commands.Queue.Declare(queue=names.queue, durable=True, arguments=arguments)]
         if is_kept and not was_bound:
             await channel.call(*methods)
             await self._bind_exactly(patterns)

@@ -8,7 +8,6 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from functools import partial
 from typing import Any
 
 from ... import ConfirmationTimeout, DeliveryError, Key
@@ -148,10 +147,13 @@ class Scene:
             await self.receiver.see(number, PATIENCE)
         await until(lambda: not self._going, lambda: f"{len(self._going)} confirmations", PATIENCE)
         if self.broker.keeps_leases and self.features.lease is not None:
-            # Within its lease, and a little: `check` says what is missing then.
-            with suppress(AssertionError):
-                came = partial(self.confirmed.issubset, self.received)
-                await until(came, "the leased messages", 2 * self.features.lease + SOON)
+            # Within its lease, and a little.
+            await self.give_time(2 * self.features.lease + SOON)
+
+    async def give_time(self, seconds: float) -> None:
+        """Wait until all confirmed messages have come, but no longer than this: `check` says what is missing then."""
+        with suppress(AssertionError):
+            await until(lambda: self.confirmed.issubset(self.received), "the confirmed messages", seconds)
 
     async def is_down(self, site: Site | None = None) -> None:
         """Wait until the receiver, or another site, has noticed that its connection is lost, if only for a moment."""
