@@ -24,7 +24,7 @@ class Tls:
     """Has the context for each connection, and makes it anew when files of certificates have changed.
 
     Args:
-        make: Makes a context of the files, which takes so long that the loop would stand still for each connection.
+        make: Makes a context of the files. That takes long, and the loop stands still meanwhile.
         files: Their names.
     """
 
@@ -80,7 +80,7 @@ def read_tls(
 
     Args:
         values: The options; `ssl_context` among them, perhaps.
-        scheme: With which a URL asks for TLS, if this one does not; else None.
+        scheme: The scheme that asks for TLS, if that of the URL does not; None if it does.
         files: The names of the options that are files: of authorities, of a certificate, and of its key.
 
     Raises:
